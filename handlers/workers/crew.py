@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 WORKERLESS_S = 300.0
-"""A batch system needs minutes to start workers: before, a cluster without workers is no reason to be not ready."""
+"""Time without workers after which a cluster is not ready: a batch system needs minutes to start workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +13,13 @@ class Member:
 
     host: str
     threads: int = 1
-    """Tiles that it makes at once."""
+    """Number of tiles that the worker can make at once."""
     tiles: int = 0
-    """Tiles that it makes now."""
+    """Number of tiles that the worker makes now."""
     problem: str = ""
-    """Why it gets no tiles, or none of some watch; empty if it gets all."""
+    """Why the worker gets no tiles, or no tiles of some watches; empty if it gets all."""
     is_usable: bool = True
-    """Whether it gets any tiles."""
+    """Whether the worker gets any tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class HostCrew:
     workers: int
     """Number of workers that get tiles."""
     refused: int
-    """Number of workers that get none."""
+    """Number of workers that get no tiles."""
     threads: int
     tiles: int
     problems: tuple[str, ...]
@@ -42,18 +42,18 @@ class Crew:
 
     members: tuple[Member, ...] = ()
     tiles: int = 0
-    """Tiles that were given to the workers or wait for one, and are not done."""
+    """Number of tiles that are not done: given to workers, or waiting for one."""
     scheduler: str = ""
     """Address of the scheduler; empty without one."""
     fault: str = ""
-    """Why the scheduler cannot be used now; empty if it can."""
+    """Why the scheduler cannot be used now; empty if it can be used."""
     without_worker_s: float = 0.0
-    """Time for which tiles have waited while no worker gets any."""
+    """Time for which tiles have waited without a usable worker."""
     notes: tuple[str, ...] = field(default=())
-    """Oddities that do not stop the work."""
+    """Warnings that do not stop the work."""
 
     def hosts(self) -> tuple[HostCrew, ...]:
-        """Return the workers by host, in the order of their names.
+        """Return the workers of each host, in the order of the hosts' names.
 
         >>> Crew((Member("b", 2, 1), Member("a", 2, 0, "sees no /data", is_usable=False), Member("b", 2))).hosts()[1]
         HostCrew(host='b', workers=2, refused=0, threads=4, tiles=1, problems=())
@@ -72,7 +72,7 @@ class Crew:
             yield f"the dask scheduler {self.scheduler} has had no worker for {minutes:.0f} min; {self._waiting()}"
 
     def warnings(self) -> Iterator[str]:
-        """Yield problems of single hosts, and oddities."""
+        """Yield the problems of single hosts, and the notes."""
         for host in self.hosts():
             for problem in host.problems:
                 which = "get no tiles" if not host.workers else "do not get all tiles"
@@ -84,6 +84,7 @@ class Crew:
 
 
 NOBODY = Crew()
+"""No workers."""
 
 
 def _host(host: str, crew: Crew) -> HostCrew:

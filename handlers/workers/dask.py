@@ -1,4 +1,4 @@
-"""The workers of a dask scheduler, on this machine or on others, as a backend of the pool."""
+"""Backend of the pool for the workers of a dask scheduler, on this machine or on others."""
 
 import importlib.util
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def dask_backend(
     paths: "tuple[WorkerPath, ...]" = (),
     visited: Path | None = None,
 ) -> Backend:
-    """Return the backend for the workers of a dask scheduler, which need not be there yet.
+    """Return the backend for the workers of a dask scheduler, which need not run yet.
 
     Parameters
     ----------
-    access : or the address of the scheduler alone.
-    memory_bytes : address space that a job may add to its worker's.
-    paths : where workers see the directories of this machine.
+    access : access to the scheduler, or its address.
+    memory_bytes : address space that a job may add to that of its worker.
+    paths : paths of this machine's directories on the workers' hosts.
     visited : file that keeps the directories in which workers write.
 
     Raises
@@ -48,7 +48,7 @@ def dask_backend(
     reached = access if isinstance(access, ClusterAccess) else ClusterAccess(access or "")
 
     def start(count: int) -> Executor:
-        del count  # the scheduler's workers are as many as they are
+        del count  # the scheduler determines the number of workers
         return ClusterExecutor(reached, memory_bytes, paths, visited)
 
     def alone(make: Make) -> Make:
@@ -75,7 +75,7 @@ def _cluster(executor: Executor) -> "ClusterExecutor":
 
 
 def _end(executor: Executor, timeout_s: float) -> None:
-    del timeout_s  # jobs under way end at the workers; nothing here waits for them
+    del timeout_s  # running jobs end on the workers, and this process does not wait for them
     _cluster(executor).shutdown()
 
 

@@ -1,4 +1,4 @@
-"""The fork server, from which worker processes are forked: how it starts, is reached, and ends.
+"""The fork server, from which worker processes are forked: starting it, connecting to it, and ending it.
 
 Worker processes import this module, so it imports little.
 """
@@ -19,10 +19,10 @@ from typing import Any
 PRELOADED = ["handlers.workers.preload"]
 """Modules that the fork server imports, once for all workers."""
 NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-"""A terminal or a service manager sends these to the whole group; the daemon decides what happens to the jobs."""
+"""Signals that a terminal or a service manager sends to the whole group. Only the daemon handles them."""
 ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Keeps Python from importing modules from the working directory, and numpy from starting threads: each worker has a
-core, and threads that wait for work on tiny matrices take twenty times the CPU of the work."""
+"""Prevents Python from importing modules from the working directory, and numpy from starting threads: each worker has
+one core, and idle threads for tiny matrices take twenty times the CPU of the work."""
 END_S = 3.0
 """Longest wait for the fork server to end."""
 OPEN_FILES = "/proc/self/fd/"
@@ -36,21 +36,22 @@ _address: list[int] = []
 def start_server() -> None:
     """Start the fork server if there is none.
 
-    A pool does this itself. A caller that will open a pool can let the server import its modules meanwhile.
+    A pool does this itself. A caller that will open a pool later can start the server early, which then imports its
+    modules meanwhile.
     """
     forkserver.set_forkserver_preload(PRELOADED)
     with _starting:
         with _environment():
-            resource_tracker.ensure_running()  # first: its start unblocks signals
+            resource_tracker.ensure_running()  # before the signals are blocked, since its start unblocks them
         with starting_workers():
             _start_without_address_file()
 
 
 def _start_without_address_file() -> None:
-    """Start the fork server, and remove the file of its socket: a descriptor of the file reaches the socket, too.
+    """Start the fork server, and delete the file of its socket: the socket can also be reached by a descriptor.
 
-    Python would keep the file in a new directory below the temporary directory as long as this process runs, and a
-    killed process would leave both. A descriptor that belongs to a dead server is replaced.
+    Python would keep the file in a new temporary directory as long as this process runs, and a killed process would
+    leave both. The descriptor of a dead server is replaced.
     """
     config: Any = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     before = config.get("tempdir")
@@ -74,8 +75,8 @@ def _close_address() -> None:
 def end_server() -> None:
     """End the fork server and multiprocessing's tracker of semaphores, and reap both.
 
-    Without this call they end a moment after this process, and a service manager kills and reports what is left.
-    Call it last: freeing a semaphore afterwards starts the tracker again.
+    Without this call they end shortly after this process, and a service manager kills and reports leftover processes.
+    Call it last: freeing a semaphore afterwards would start the tracker again.
     """
     deadline = time.monotonic() + END_S
     tracker: Any = resource_tracker._resource_tracker
@@ -97,14 +98,14 @@ def _reap(pid: int, deadline: float) -> None:
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
-    """Context in which this process starts workers or their server."""
+    """Context for starting workers or the fork server."""
     with _environment(), _without_main(), _blocked():
         yield
 
 
 @contextlib.contextmanager
 def _blocked() -> Iterator[None]:
-    """Block the signals that are not for workers in this thread; a process that it starts inherits the mask."""
+    """Block NOT_FOR_WORKERS in this thread; a process that the thread starts inherits the signal mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_WORKERS)
     try:
         yield
@@ -114,10 +115,11 @@ def _blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """Set what started processes read from their environment.
+    """Set ENVIRONMENT for the processes that are started.
 
-    Fork server and tracker run as `python -c`, which imports from the working directory first: whoever can write there
-    could have the service run a `selectors.py`. `python -c` is not in our hands, but reads its environment.
+    Fork server and tracker run as `python -c`, which imports from the working directory first: a user who can write
+    there could make the service run a `selectors.py`. multiprocessing builds this command, but Python reads the
+    environment.
     """
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
@@ -133,7 +135,7 @@ def _environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Hide the main module: worker processes would import it, and with it the whole daemon."""
+    """Hide the main module: worker processes would import it, and thereby the whole daemon."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

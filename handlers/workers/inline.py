@@ -1,4 +1,4 @@
-"""An executor without workers: each job is done in the thread that submits it."""
+"""An executor without workers: each job runs in the thread that submits it."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class InlineExecutor(Executor):
-    """Executor that does each job at once, in the caller's thread."""
+    """Executor that runs each job immediately, in the caller's thread."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Return a future that is already done."""
@@ -23,5 +23,5 @@ class InlineExecutor(Executor):
 
 
 def inline_backend() -> Backend:
-    """Return the backend that needs no other process."""
+    """Return the backend that runs jobs in this process."""
     return Backend(lambda count: InlineExecutor(), lambda executor, timeout_s: executor.shutdown())

@@ -1,7 +1,7 @@
-"""Memory limit of a worker: enough for the largest image by any method, and no more.
+"""Memory limit of a worker: enough for the largest image with any method, and no more.
 
-The files and answers that workers decode come from others. A damaged or hostile one can ask a decoder for any amount of
-memory; the limit makes that fail in this worker, for this tile.
+Workers decode files and answers of other programs. A damaged or hostile file can make a decoder request any amount of
+memory; with the limit, only this tile fails.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BYTES_PER_PX = 16
-"""Bytes for each pixel of level 0. The hungriest methods, Pillow's filters on 16 bits, take up to 10."""
+"""Bytes for each pixel of level 0. The methods that need most, Pillow's filters on 16 bits, take up to 10."""
 HEADROOM_BYTES = 512 << 20
 """Bytes for imported modules, buffers and thread stacks; enough for small images."""
 
 
 def worker_bytes(largest_image_px: int) -> int:
-    """Return the address space that jobs of a worker may add to what the worker has at its start.
+    """Return the address space in bytes that jobs may add to that of a worker at its start.
 
     >>> worker_bytes(50_000_000) >> 20
     1274
@@ -32,9 +32,9 @@ def limit_memory(added_bytes: int) -> None:
 
 
 class JobLimit:
-    """Limits the address space of a process that others use too, while it has jobs.
+    """Limits the address space of a process while it runs jobs. The process also does other work.
 
-    Each job may add the same number of bytes to what the process had when its first job began.
+    Each job may add the same number of bytes to the address space at the start of the first running job.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class JobLimit:
 
     @contextlib.contextmanager
     def added(self, job_bytes: int) -> Iterator[None]:
-        """Context of one job."""
+        """Context in which one job runs."""
         self._count(1, job_bytes)
         try:
             yield

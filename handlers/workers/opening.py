@@ -1,4 +1,4 @@
-"""Open the pool that mipmap jobs run in, with the workers of its kind: processes, dask or in-line."""
+"""Opening the pool for mipmap jobs with one kind of workers: processes, dask or in-line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -36,12 +36,12 @@ def open_executor(
     Parameters
     ----------
     kind : "processes" on this machine, "dask" for the workers of a scheduler, "inline" for the calling thread.
-    count : number of worker processes; dask has its own number.
-    scheduler : the dask scheduler, or its address.
-    worker_paths : where the workers of a dask scheduler see the directories of this machine.
-    visited : file that keeps the directories in which the workers of a dask scheduler write: temporary files of dead
-        ones are looked for there, also by the next daemon.
-    job_timeout_s : longest time that a worker may take for a job; None: no limit. Inline jobs have none.
+    count : number of worker processes; ignored by dask.
+    scheduler : access to the dask scheduler, or its address.
+    worker_paths : paths of this machine's directories on the hosts of dask's workers.
+    visited : file that keeps the directories in which dask's workers write. They are searched for temporary files of
+        dead workers, also by the next daemon.
+    job_timeout_s : longest time that a worker may take for a job; None: no limit. Ignored for inline jobs.
     largest_image_px : jobs with larger images are refused; worker processes get memory for an image of this size.
 
     Raises

@@ -1,4 +1,4 @@
-"""The pool that mipmap jobs run in: it replaces an executor that breaks, and gives up a job whose worker hangs.
+"""The pool in which mipmap jobs run. It replaces an executor that breaks, and gives up a job whose worker hangs.
 
 `run_job` turns every outcome of a job into a report.
 """
@@ -30,7 +30,7 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 END_TIMEOUT_S = 30.0
-"""Time for running jobs to end at shutdown; then their processes are killed."""
+"""Time for running jobs to end when the pool closes. Then their processes are killed."""
 
 
 class SubmitFailed(NotStarted):
@@ -66,20 +66,20 @@ class WorkerPool:
         self._closed = False
         self._suspects = Suspects()
         self.read_ahead = ReadAheadLimit(most_read_ahead(count) if backend.is_local else 0)
-        """Images that jobs may read ahead; none on other machines, where the worker of the next job is unknown."""
+        """Limit of images that jobs read ahead; 0 on other machines, where the worker of the next job is unknown."""
         self.rebuilt = 0
         """Number of executors that broke and were replaced."""
         self.hung = 0
         """Number of jobs that were given up because their workers hung."""
         self.on_death: Callable[[WorkerDeath], object] = lambda death: None
-        """Gets each worker that died."""
+        """Called with each worker that died."""
         self.scheduler_news: str | None = None
         """Last argument of `on_scheduler`."""
         self.on_scheduler: Callable[[str], object] = lambda fault: None
-        """Gets the fault when a scheduler is lost, and an empty text when it is there again; in another thread."""
+        """Called in another thread with the fault when a scheduler is lost, and with "" when it answers again."""
         self.drain_s = END_TIMEOUT_S
         """Time for running jobs to end when the pool closes."""
-        self._jobs = self._started(backend.start(count))  # last: its news may come at once
+        self._jobs = self._started(backend.start(count))  # last, since it may call `on_scheduler` immediately
 
     @property
     def executor(self) -> Executor:
@@ -97,16 +97,16 @@ class WorkerPool:
 
     @property
     def broken(self) -> tuple[type[BaseException], ...]:
-        """Exception of a job's future when the executor breaks while it has the job."""
+        """Exceptions of a job's future if the executor breaks while it has the job."""
         return self._backend.broken
 
     @property
     def killed_by_job(self) -> tuple[type[BaseException], ...]:
-        """Exception of a job's future when the job has killed its worker."""
+        """Exceptions of a job's future if workers died while they had the job."""
         return self._backend.killed_by_job
 
     def submit(self, job: MipmapJob) -> Future[MipmapReport]:
-        """Return the future of a job without time limit. Raises a member of `broken` if the executor is broken."""
+        """Return the future of a job without a time-out. Raises a member of `broken` if the executor is broken."""
         return self.executor.submit(make_mipmaps, job)
 
     async def run(self, job: MipmapJob) -> MipmapReport:
@@ -117,7 +117,7 @@ class WorkerPool:
         ImageFault
             If the image is too large for the workers.
         NotStarted
-            If the job has to be submitted again.
+            If the job must be submitted again.
         A member of `broken` or of `killed_by_job`
             If the executor broke while it had the job, or the job killed its workers.
         WorkerFault
@@ -132,11 +132,11 @@ class WorkerPool:
             raise
 
     async def run_politely(self, subject: str, fn: Callable[[J], R], job: J) -> R:
-        """Return `fn(job)` of a worker, run once at the lowest priority; what `fn` raises is raised here.
+        """Return `fn(job)`, run once in a worker at the lowest priority. Raises the exceptions of `fn`.
 
         Parameters
         ----------
-        subject : names the job in a fault.
+        subject : subject of a fault.
         fn : a function that workers can import.
 
         Raises
@@ -188,7 +188,7 @@ class WorkerPool:
         )
 
     async def _give_up(self, jobs: StartedJobs, future: Future[Any], key: str) -> None:
-        """Go on without the hanging worker. Other running jobs of the executor may end."""
+        """Replace the hanging worker, or its whole executor, whose other running jobs may end."""
         if self._backend.replace_worker:
             with jobs.replacing_worker():
                 await asyncio.to_thread(self._backend.replace_worker, jobs.executor, key, future.cancel)
@@ -239,9 +239,9 @@ class WorkerPool:
             return True
 
     async def run_alone(self, job: MipmapJob) -> MipmapReport:
-        """Return the report of a job that was in an executor when this broke; the job gets an executor of its own.
+        """Return the report of a suspect, a job that was in an executor when this broke. It runs in its own executor.
 
-        If a worker dies again, this job kills it, and the report has this fault.
+        If a worker dies again, this job is the cause, and the report contains this fault.
 
         Raises
         ------
@@ -256,14 +256,14 @@ class WorkerPool:
             try:
                 return await self._run_in(StartedJobs(executor, 1), str(job.level0), make_mipmaps, job)
             except self._broken:
-                pass  # reported below: how the worker died is known once the executor has ended
+                pass  # reported below: the cause of the death is known only after the executor has ended
             finally:
                 deaths += await self._end_broken(executor)
         how = next((f": {death.how}" for death in deaths if death.how), "")
         return worker_killed_report(job, f"killed its worker process, run alone{how}")
 
     async def _run_beside_worker(self, fn: Callable[[MipmapJob], MipmapReport], job: MipmapJob) -> MipmapReport:
-        """Return the report of a job that a worker runs in a process of its own."""
+        """Return the report of a job that a worker runs in a separate process."""
         try:
             return await self._run_in(self._jobs, str(job.level0), fn, job)
         except ProcessKilled as killed:
@@ -274,7 +274,7 @@ class WorkerPool:
             raise WorkersUnavailable(str(job.level0), f"workers died again beside it: {error}") from error
 
     def is_suspect(self, job: MipmapJob) -> bool:
-        """Whether the job killed its process before, so that it has to run alone."""
+        """Whether the job has killed its process before, so that it must run alone."""
         return job in self._suspects
 
     @property
@@ -288,7 +288,7 @@ class WorkerPool:
         return Crew(tuple(Member(host, 1, int(number < running)) for number in range(self._count)), under_way)
 
     def close(self) -> None:
-        """End the workers; jobs that have not started are dropped."""
+        """End the workers; jobs that have not started are cancelled."""
         self._closed = True
         self._backend.end(self.executor, self.drain_s)
 
@@ -296,9 +296,9 @@ class WorkerPool:
 async def run_job(pool: WorkerPool, job: MipmapJob) -> MipmapReport:
     """Return the report of a job, whatever happens to the job and to its worker.
 
-    When a worker process dies, every job of the executor fails, and nothing shows which job was in that worker; a dask
-    scheduler fails the jobs whose workers died several times. All these jobs run again, one at a time and alone, while
-    others go on. The job that kills its process again is reported as the cause.
+    When a worker process dies, every job of its executor fails, and the executor does not report which job the worker
+    had. A dask scheduler fails the jobs whose workers died several times. All these jobs run again alone, one at a
+    time, while other jobs continue. A job that kills its process again is reported as the cause.
     """
     try:
         while True:

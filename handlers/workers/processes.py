@@ -1,4 +1,4 @@
-"""Worker processes on this machine: a pool of them starts, ends, and is killed when a worker hangs."""
+"""Worker processes on this machine: a pool that starts them, ends them, and kills them if a worker hangs."""
 
 import contextlib
 import multiprocessing
@@ -21,7 +21,7 @@ T = TypeVar("T")
 START_TIMEOUT_S = 60.0
 """Longest wait for all worker processes to answer."""
 KILLED_S = 5.0
-"""Longest wait for killed processes to be gone. A process that reads a dead mount stays until the mount answers."""
+"""Longest wait for killed processes to end. A process that reads a dead mount ends only when the mount answers."""
 
 
 class ProcessExecutor(ProcessPoolExecutor):
@@ -35,7 +35,7 @@ class ProcessExecutor(ProcessPoolExecutor):
 
     def __init__(self, count: int, memory_bytes: int) -> None:
         self._count = count
-        start_server()  # first: the locks of the pool would start the tracker in their own way
+        start_server()  # first: otherwise the locks of the pool start the resource tracker without our environment
         self._context = WorkerContext()
         self._all_submitted = self._context.Semaphore(0)
         given = (memory_bytes, self._all_submitted)
@@ -53,7 +53,7 @@ class ProcessExecutor(ProcessPoolExecutor):
             future = _tolerate_cancelled(super().submit(run_with_tile_note, fn, *args, **kwargs))
         except (OSError, EOFError) as error:
             raise BrokenProcessPool(f"no worker process could be started: {error}") from error
-        # Python 3.11 sets the flag and then fails the pending futures without the lock that `submit` holds: a future
+        # Python 3.11 sets the flag, and then fails the pending futures without the lock that `submit` holds. A future
         # that is added in between never resolves.
         if broken := self._broken:
             raise BrokenProcessPool(str(broken))
@@ -77,10 +77,10 @@ class ProcessExecutor(ProcessPoolExecutor):
     def end(self, timeout_s: float) -> None:
         """Cancel waiting jobs, wait for running jobs, and kill the processes after the time-out.
 
-        A time-out of 0 kills at once. A broken pool needs that: a worker that died while it waited for work still holds
-        the lock of the queue, and a new worker would wait for this lock for ever.
+        A time-out of 0 kills immediately. A broken pool needs that: a worker that died while it waited for work still
+        holds the lock of the queue, and another worker would wait for this lock for ever.
 
-        Returns `KILLED_S` after the kill at the latest: a process that reads a dead mount cannot be killed.
+        Returns at the latest `KILLED_S` after the kill, since a process that reads a dead mount cannot be killed.
         """
         options = {"wait": True, "cancel_futures": True}
         ending = threading.Thread(target=self.shutdown, kwargs=options, name="end workers", daemon=True)
@@ -100,15 +100,15 @@ class ProcessExecutor(ProcessPoolExecutor):
         return [process.pid for process in self._context.started if process.pid and process.is_alive()]
 
     def deaths(self) -> list[WorkerDeath]:
-        """Return the workers that died, once the pool has ended; without those that the pool itself killed."""
+        """Return the workers that died, except those that the pool itself killed. Call it after the pool has ended."""
         return [death for process in self._context.started if (death := process.death())]
 
 
 def _tolerate_cancelled(future: Future[T]) -> Future[T]:
-    """Return the future, which ignores an exception that comes after its cancellation.
+    """Make a future ignore an exception that is set after its cancellation, and return it.
 
     When a pool breaks, Python 3.11 calls `set_exception` on every future. A cancelled future raises InvalidStateError,
-    and the futures behind it never resolve.
+    and the remaining futures never resolve.
     """
 
     def set_exception(exception: BaseException | None) -> None:
@@ -132,9 +132,9 @@ def processes_backend(memory_bytes: int) -> Backend:
 
 
 def exit_if_workers_hang(exit_code: int) -> None:
-    """End this process at once if worker processes are left that could not be killed; otherwise return.
+    """End this process immediately if there are worker processes that could not be killed; otherwise return.
 
-    At its end the interpreter joins its child processes, which takes as long as their mount does not answer.
+    At exit the interpreter joins its child processes, which would block until their mount answers.
     """
     if multiprocessing.active_children():
         sys.stdout.flush()
@@ -143,10 +143,10 @@ def exit_if_workers_hang(exit_code: int) -> None:
 
 
 def _start(count: int, memory_bytes: int) -> ProcessExecutor:
-    """Return a pool whose processes all run.
+    """Return a pool after all its processes have started.
 
-    A pool that starts its processes as jobs come may break while one of them starts; `concurrent.futures` does not
-    handle that.
+    A pool that starts its processes on demand may break while a process starts, which `concurrent.futures` does not
+    handle.
     """
     executor = ProcessExecutor(count, memory_bytes)
     try:

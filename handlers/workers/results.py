@@ -1,4 +1,4 @@
-"""Results of submitted jobs, awaited: with a time limit that counts from the start of the job."""
+"""Awaiting the results of submitted jobs, with a time-out that counts from the start of the job."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ from handlers.workers.started_jobs import StartedJobs
 T = TypeVar("T")
 
 LEAST_WAIT_S = 0.5
-"""Between two questions how long a job has run."""
+"""Shortest pause between two questions for how long a job has run."""
 
 
-class JobTimedOut(Exception):  # noqa: N818  not an error yet: the pool decides about the job
-    """A worker has had a job for longer than the limit."""
+class JobTimedOut(Exception):  # noqa: N818  not an error yet: the pool decides what to do
+    """A worker has had a job for longer than the time-out."""
 
 
 class NotStarted(Exception):  # noqa: N818  handled by submitting the job again
@@ -23,7 +23,7 @@ class NotStarted(Exception):  # noqa: N818  handled by submitting the job again
 
 
 class JobDropped(BrokenExecutor):
-    """An executor cancelled a job, and the pool had not asked for it."""
+    """An executor cancelled a job without a request of the pool."""
 
 
 async def result_of(future: Future[T]) -> T:
@@ -32,7 +32,7 @@ async def result_of(future: Future[T]) -> T:
     Raises
     ------
     JobDropped
-        If the executor cancelled the future. A CancelledError would look like the cancellation of this task.
+        If the executor cancelled the future. A CancelledError would be taken for the cancellation of this task.
     """
     try:
         return await asyncio.wrap_future(future)
@@ -59,10 +59,10 @@ async def result_in_time(jobs: StartedJobs, future: Future[T], timeout_s: float)
             if not jobs.was_replacing_worker(since=began):
                 break
     except BaseException:
-        result.cancel()  # this cancels the future, too, unless a worker has it
+        result.cancel()  # this also cancels the job, unless a worker runs it
         raise
     if not result.done():
-        raise JobTimedOut  # the job stays in the executor: `replace_worker` finds its worker by it
+        raise JobTimedOut  # the job stays in the executor, since `replace_worker` finds its worker by the job
     return result.result()
 
 
@@ -73,9 +73,9 @@ async def result_of_running(
 
     Parameters
     ----------
-    running_s : seconds that a worker has had the job; None while it waits for one.
-    is_replacing : whether a worker was being replaced at any time from this one on (`time.monotonic`): jobs of the same
-        worker take longer.
+    running_s : returns the seconds for which a worker has run the job; None while the job waits for a worker.
+    is_replacing : whether a worker was being replaced at any time since the given time (`time.monotonic`), which
+        delays other jobs.
     """
     result: asyncio.Future[T] = asyncio.ensure_future(result_of(future))
     result.add_done_callback(_retrieve)
@@ -88,7 +88,7 @@ async def result_of_running(
                 return result.result()
             ran_s = running_s() or 0.0
             if ran_s >= timeout_s and not is_replacing(began):
-                raise JobTimedOut  # the job stays in the executor: `replace_worker` finds its worker by it
+                raise JobTimedOut  # the job stays in the executor, since `replace_worker` finds its worker by the job
             wait_s = max(LEAST_WAIT_S, timeout_s - ran_s)
     except asyncio.CancelledError:
         result.cancel()
@@ -96,6 +96,6 @@ async def result_of_running(
 
 
 def _retrieve(result: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a job that was given up: asyncio would log it as never retrieved."""
+    """Retrieve the exception of a job that was given up, which asyncio would log as never retrieved."""
     if not result.cancelled():
         result.exception()

@@ -1,4 +1,4 @@
-"""Started jobs of an executor: no executor reports them, and time limits count from the start of a job."""
+"""Started jobs of an executor. Executors do not report the start of a job, from which its time-out counts."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,9 @@ from typing import Any
 
 
 class StartedJobs:
-    """An executor, and the order in which its workers start jobs.
+    """An executor, and its unfinished jobs in the order of submission, which is the order of their start.
 
-    Executors start jobs in the order of submission. So a job has started once fewer unfinished jobs are before it than
-    there are workers.
+    So a job has started when fewer unfinished jobs are before it than there are workers.
     """
 
     def __init__(self, executor: Executor, workers: int) -> None:
@@ -41,11 +40,11 @@ class StartedJobs:
             self._replaced_at = time.monotonic()
 
     def was_replacing_worker(self, since: float) -> bool:
-        """Return whether a worker was being replaced at any time from `since` (`time.monotonic`) until now."""
+        """Whether a worker was being replaced at any time from `since` (`time.monotonic`) until now."""
         return self._replacements > 0 or self._replaced_at >= since
 
     def add(self, future: Future[Any]) -> asyncio.Future[bool]:
-        """Return a future that is True once the job has started, False if it never starts."""
+        """Add a job. Return a future that becomes True when the job starts, and False if it never will."""
         loop = asyncio.get_running_loop()
         start: asyncio.Future[bool] = loop.create_future()
         self._unfinished.add(future)
@@ -60,7 +59,7 @@ class StartedJobs:
         return start
 
     def retire(self, hanging: Future[Any]) -> None:
-        """Let running jobs end, and report to the others that they never start here."""
+        """Retire the executor because of a hanging job: other running jobs may end, waiting jobs will not start."""
         self.is_retired = True
         self._unfinished.discard(hanging)
         for start in self._waiting:
@@ -69,7 +68,7 @@ class StartedJobs:
         self._waiting.clear()
 
     def remove(self, future: Future[Any]) -> bool:
-        """Remove a job that nobody awaits any more. Return whether it was the last of a retired executor."""
+        """Remove a job that is no longer awaited. Return whether it was the last job of a retired executor."""
         self._unfinished.discard(future)
         if not self.is_retired or self._unfinished or self._is_empty:
             return False
@@ -86,7 +85,7 @@ class StartedJobs:
     def _end(self, future: Future[Any], start: asyncio.Future[bool]) -> None:
         self._unfinished.discard(future)
         if not start.done():
-            start.set_result(True)  # it ended before its start was counted, so it never occupied a worker
+            start.set_result(True)  # it ended before its start was counted, so no worker becomes free
         elif start.result():
             self._free += 1
         self._start_next()

@@ -1,4 +1,4 @@
-"""Jobs that killed their worker: how they are reported, and which have to run alone from then on."""
+"""Jobs that killed their worker: their reports, and which of them must run alone from then on."""
 
 from handlers.errors import WorkerFault
 from handlers.mipmaps.job import MipmapJob
@@ -8,7 +8,7 @@ MOST_SUSPECTS = 1_000
 
 
 class Suspects:
-    """Tile ids of jobs that killed a process of their own; the latest thousand."""
+    """Tile ids of the latest jobs that killed their own process, at most MOST_SUSPECTS."""
 
     def __init__(self) -> None:
         self._tile_ids: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""Images that the workers read ahead: those of the next jobs, within a limit of bytes."""
+"""Images of the next jobs, which workers read ahead within a limit of bytes."""
 
 import os
 from collections.abc import Sequence
@@ -9,41 +9,41 @@ from handlers.images.read_ahead import UpcomingImage
 from handlers.mipmaps.job import MipmapJob
 
 BYTES_PER_WORKER = 256 << 20
-"""Read ahead for each worker: enough for the delay of a distant file server, while the images before are made."""
+"""Bytes to read ahead per worker: enough to hide the delay of a distant file server."""
 MOST_SHARE_OF_MEMORY = 8
-"""At most an eighth of the machine's memory: pages that are dropped before they are used would be read twice."""
+"""At most an eighth of the machine's memory is used: pages that are evicted before they are used are read twice."""
 MOST_PIXEL_BYTES = 2
 MOST_EXTRA_BYTES = 1 << 20
-"""Bytes for headers and metadata."""
+"""Bytes for headers and metadata of an image."""
 
 
 def most_read_ahead(workers: int) -> int:
-    """Return how many bytes workers of this machine may read ahead."""
+    """Return the number of bytes that the workers of this machine may read ahead."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(workers * BYTES_PER_WORKER, memory // MOST_SHARE_OF_MEMORY)
 
 
 class ReadAheadLimit:
-    """Bytes that all users of a pool together may have read ahead of their jobs."""
+    """Limit of the bytes that are read ahead for all users of a pool."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self._free = most_bytes
 
     def take(self, count: int) -> bool:
-        """Take bytes, if there are enough left."""
+        """Take bytes if enough are free. Return whether they were taken."""
         if count > self._free:
             return False
         self._free -= count
         return True
 
     def give_back(self, count: int) -> None:
-        """Give back bytes that a job has used."""
+        """Give back the bytes of a job that has ended."""
         self._free += count
 
 
 class UpcomingImages:
-    """The images of jobs that one user submits in order. The worker of an earlier job reads each ahead, once."""
+    """Images of jobs that one user submits in order. The worker of an earlier job reads each image ahead, once."""
 
     def __init__(self, jobs: Sequence[MipmapJob], limit: ReadAheadLimit) -> None:
         self._jobs = jobs
@@ -52,7 +52,7 @@ class UpcomingImages:
         self._taken: dict[int, int] = {}
 
     def before(self, number: int) -> MipmapJob:
-        """Return a job that also reads the next images ahead, as far as the limit allows."""
+        """Return the job with this number, which also reads the next images ahead as far as the limit allows."""
         images: list[UpcomingImage] = []
         self._next = max(self._next, number + 1)
         while self._next < len(self._jobs):
@@ -67,17 +67,17 @@ class UpcomingImages:
         return replace(job, upcoming=tuple(images)) if images else job
 
     def done(self, number: int) -> None:
-        """Give back what a job has used."""
+        """Give back the bytes of a job that has ended."""
         self._limit.give_back(self._taken.pop(number, 0))
 
     def end(self) -> None:
-        """Give back everything: no further job is submitted."""
+        """Give back all bytes, since no further job is submitted."""
         for number in tuple(self._taken):
             self.done(number)
 
 
 def _image_of(job: MipmapJob) -> UpcomingImage | None:
-    """Return the file that a job reads; None if it is in an object store or a stack, or render-ws reads it."""
+    """Return the file that a job reads; None if it is an object, a section of an MRC file, or read by render-ws."""
     if not isinstance(job.level0, Path) or job.stack or job.source:
         return None
     return UpcomingImage(job.level0, job.root, MOST_PIXEL_BYTES * job.width * job.height + MOST_EXTRA_BYTES)

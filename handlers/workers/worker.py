@@ -1,4 +1,4 @@
-"""Start, work and end of a worker process.
+"""A worker process: its start, its jobs and its end.
 
 Worker processes import this module, so it imports little.
 """
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NICENESS = 5
-"""Added to the niceness of the parent process, whose event loop comes first on a busy machine."""
+"""Added to the niceness of the parent process, so that its event loop has priority on a busy machine."""
 LOWEST_PRIORITY = 19
-"""Niceness of polite jobs."""
+"""Niceness of jobs of `run_politely`."""
 NOTE_BYTES = 512
-"""Bytes for the tile id of a worker's job; a longer id is cut."""
+"""Bytes for the tile id of a worker's job; a longer id is truncated."""
 UNKNOWN_EXIT = 255
 """Exit code that multiprocessing reports for a process whose end it did not see."""
 OOM_SCORE = 500
-"""Makes the kernel kill a worker, not the daemon, when memory runs out."""
+"""Makes the kernel kill a worker, and not the daemon, when memory runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +48,41 @@ class WorkerDeath:
     """A worker process that died."""
 
     tile_id: str
-    """The tile that the worker had; empty if it had none."""
+    """The tile that the worker was making; empty if it had none."""
     how: str
-    """As in "signal SIGKILL"; empty if it is not known."""
+    """Signal or exit code, as in "signal SIGKILL"; empty if it is not known."""
 
 
 class WorkerProcess(ForkServerProcess):
-    """A process forked from the fork server, which has imported what workers need and nothing else."""
+    """A process forked from the fork server, which has imported only the modules that workers need."""
 
     tile_note: Any
-    """Shared memory in which the worker keeps the tile id of its job; it survives the worker."""
+    """Shared memory in which the worker writes the tile id of its job; it survives the worker."""
     was_killed_here = False
-    """Whether this process killed it; a worker that died by itself, or was killed from outside, has False."""
+    """Whether this process killed the worker. False if the worker died by itself or was killed from outside."""
 
     def start(self) -> None:
-        """Start the process, and the fork server if there is none; both block the daemon's signals."""
+        """Start the process, and the fork server if there is none. Both block the signals NOT_FOR_WORKERS."""
         start_server()
         with starting_workers():
             super().start()
 
     def terminate(self) -> None:
-        """Kill the process: SIGTERM, by which a broken pool ends its other workers, is blocked."""
+        """Kill the process. A broken pool calls this for its other workers, in which SIGTERM is blocked."""
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process, and remember that if it still runs. Does not read its exit status."""
+        """Kill the process, and remember that it was killed here if it still runs. Does not read its exit status."""
         if _has_bytes(self.sentinel):
-            return  # its exit status: the server has reaped it, and another process may have its number now
-        # The pipe is ready from the end of the process on, but for a moment after another thread read the status.
+            return  # the exit status is in the pipe: the server has reaped the process, and its pid may be reused
+        # The pipe is ready after the end of the process, except shortly after another thread has read the status.
         popen: Any = self._popen  # type: ignore[attr-defined]
         if not connection.wait([self.sentinel], 0) and popen.returncode is None:
             self.was_killed_here = True
         super().kill()
 
     def death(self) -> "WorkerDeath | None":
-        """Return how the worker died; None if it runs, ended in order, or was killed by this process."""
+        """Return the death of the worker; None if it runs, ended normally, or was killed by this process."""
         code = self.exitcode
         if not code or self.was_killed_here:
             return None
@@ -90,7 +90,7 @@ class WorkerProcess(ForkServerProcess):
 
 
 class WorkerContext(ForkServerContext):
-    """Multiprocessing context that makes worker processes, and remembers them."""
+    """Multiprocessing context that creates worker processes and remembers them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class WorkerContext(ForkServerContext):
     def kill(self) -> None:
         """Kill every process of this context that is not known to have ended.
 
-        Reads no exit status: the executor's thread does, and a status can be read only once.
+        Reads no exit status: a status can be read only once, and the executor's thread reads it.
         """
         for process in self.started:
             if process.pid is not None:
@@ -116,16 +116,16 @@ class WorkerContext(ForkServerContext):
 
 
 def run_with_tile_note(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Run a job in a worker. While it runs, the tile id of its first argument is in the note of the worker."""
-    _take_note(getattr(args[0], "tile_id", "") if args else "")
+    """Run a job in a worker. While it runs, the worker's note contains the tile id of its first argument."""
+    _set_note(getattr(args[0], "tile_id", "") if args else "")
     try:
         return fn(*args, **kwargs)
     finally:
-        _take_note("")
+        _set_note("")
 
 
 def make_mipmaps(job: "MipmapJob") -> "MipmapReport":
-    """Do `handlers.mipmaps.make.make_mipmaps`: a process that only submits jobs does not import what it needs."""
+    """Call `handlers.mipmaps.make.make_mipmaps`, imported at the first call: a process that only submits jobs skips it."""
     return _maker()(job)
 
 
@@ -137,10 +137,10 @@ def _maker() -> "Callable[[MipmapJob], MipmapReport]":
 
 
 def run_politely(fn: Callable[[Any], T], job: Any) -> T:
-    """Return `fn(job)`, run at the lowest priority: work that a person waits for, but that no tile has to wait for.
+    """Return `fn(job)`, run at the lowest priority, so that it does not delay tiles.
 
-    Linux gives each thread a priority of its own, and a process without privileges can only lower one. So the job runs
-    in a thread, and the worker keeps its priority for the next job.
+    On Linux each thread has its own priority, which a process without privileges can only lower. So the job runs in a
+    separate thread, and the worker keeps its priority for the next job.
     """
     result: Future[T] = Future()
     thread = threading.Thread(target=_run_last, args=(result, fn, job), name="polite job")
@@ -153,14 +153,14 @@ def _run_last(result: "Future[T]", fn: Callable[[Any], T], job: Any) -> None:
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         result.set_result(fn(job))
-    except BaseException as error:  # noqa: BLE001  it is raised in the worker's own thread
+    except BaseException as error:  # noqa: BLE001  raised in the thread that waits
         result.set_exception(error)
 
 
 _note: Any = None
-"""Note of this worker's job; None in processes that are no worker."""
+"""Note of this worker's job; None in a process that is not a worker."""
 _all_submitted: "Semaphore"
-"""Gets one release for each job that occupies a worker, once all are submitted."""
+"""Released once for each job that occupies a worker, when all of them have been submitted."""
 
 
 def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None:
@@ -169,13 +169,13 @@ def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None
     target(*args)
 
 
-def _take_note(tile_id: str) -> None:
+def _set_note(tile_id: str) -> None:
     if _note is not None:
         _note.value = tile_id.encode("utf-8", "replace")[: NOTE_BYTES - 1]
 
 
 def _has_bytes(pipe: int) -> bool:
-    """Whether a pipe holds bytes. One that is closed at its other end is ready as well: the server may be dead."""
+    """Whether a pipe contains bytes. Readiness does not show that: a pipe closed at its other end is ready, too."""
     count = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, count)
     return count[0] > 0
@@ -188,16 +188,16 @@ def _exit_text(code: int) -> str:
 
 
 def begin_work(memory_bytes: int, all_submitted: "Semaphore") -> None:
-    """Prepare a worker process: it ends with its parent, gives way to it, and is killed first when memory runs out.
+    """Prepare a worker process: it ends with its parent, has a lower priority, and is killed first if memory runs out.
 
     Parameters
     ----------
-    memory_bytes : address space that its jobs may take.
+    memory_bytes : address space that the jobs may add.
     all_submitted : see `occupy_worker`.
     """
     global _all_submitted  # noqa: PLW0603  set once, at the start of the process
     _all_submitted = all_submitted
-    # A killed daemon cannot end its workers; they must not write beside the workers of the next daemon.
+    # A killed daemon cannot end its workers, which must not write at the same time as those of the next daemon.
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_with, args=(parent.sentinel,), name="parent watch", daemon=True).start()

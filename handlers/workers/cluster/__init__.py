@@ -1,1 +1,1 @@
-"""The workers of a dask scheduler that is not ours: found, proved, given jobs, and waited for."""
+"""The workers of an external dask scheduler: finding them, testing the files that they see, giving them jobs."""

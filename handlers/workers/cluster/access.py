@@ -1,4 +1,4 @@
-"""Access to a dask scheduler: its address, the files of TLS, and the paths on its workers' hosts."""
+"""Access to a dask scheduler: its address, the TLS files, and the paths on the hosts of its workers."""
 
 import ssl
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _FOR_TLS = ("dask_ca_file", "dask_certificate_file", "dask_key_file")
 
 @dataclass(frozen=True, slots=True)
 class WorkerPath:
-    """An entry: a directory as this machine and as some workers see it."""
+    """An entry of the path map: a directory as this machine and as some workers see it."""
 
     hosts: str
     """Pattern of host names, as in "node*"."""
@@ -24,13 +24,13 @@ class WorkerPath:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """Access to a scheduler. Names files; holds no secret.
+    """Access to a scheduler. Contains names of files, and no secret.
 
     Parameters
     ----------
-    scheduler : as in "tcp://host:8786" or "tls://host:8786".
-    ca_file : certificates of the authorities that signed those of the cluster.
-    certificate_file, key_file : in PEM; the key may stand in the certificate's file.
+    scheduler : address, as in "tcp://host:8786" or "tls://host:8786".
+    ca_file : certificates of the authorities that signed the certificates of the cluster.
+    certificate_file, key_file : in PEM; the key may be in the certificate's file.
     """
 
     scheduler: str
@@ -61,8 +61,8 @@ class ClusterAccess:
         Raises
         ------
         WorkersUnavailable
-            If a file cannot be read, is open to other users, or holds no certificate or key. The text shows nothing of
-            the content.
+            If a file cannot be read, is open to other users, or contains no certificate or key. The text shows no
+            content.
         """
         if not self.is_tls:
             return None

@@ -1,6 +1,6 @@
-"""A suspect: a job whose workers died, done in a process of its own beside the worker.
+"""Running a suspect, a job whose workers died, in a separate process beside the worker.
 
-The worker sees how the process ends. So the job is blamed only for its own process, and costs no further worker.
+The worker sees how this process ends. So the job is blamed only if it kills its own process, and kills no other worker.
 """
 
 import os
@@ -22,12 +22,12 @@ class ProcessKilled(Exception):  # noqa: N818  the pool reports it as the fault 
 
 
 def in_own_process(make: Callable[[Any], Any], job: Any) -> Any:
-    """Return `make(job)`, made in a process of its own.
+    """Return `make(job)`, called in a separate process.
 
     Raises
     ------
     ProcessKilled
-        If the process died; the text says how.
+        If the process died; the text gives the signal or exit code.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(  # noqa: S603  our own command
@@ -46,7 +46,7 @@ def in_own_process(make: Callable[[Any], Any], job: Any) -> Any:
 
 
 def serve() -> None:
-    """Do the job that standard input holds, and write its result to standard output."""
+    """Read a job from standard input, run it, and write its result to standard output."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     make, job = pickle.load(sys.stdin.buffer)  # noqa: S301  bytes of our own worker
     result = pickle.dumps(make(job))
@@ -55,7 +55,7 @@ def serve() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the worker is gone: a hanging job would never end."""
+    """End this process when the worker has ended: a hanging job would never end by itself."""
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_S)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The connection to a dask scheduler: opened, asked, closed. Its failures are one exception, in one line of words."""
+"""The connection to a dask scheduler. Every failure is a SchedulerAway with one line of text."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
 _MOST_TEXT = 300
 _DEFAULT_PORT = 8786
 _OF_NO_WORKER = "temwatch: tiles wait for workers"
-"""A resource that no worker has."""
+"""Name of a resource that no worker has."""
 
 
-class SchedulerAway(Exception):  # noqa: N818  waited for
-    """The scheduler cannot be used now. The text says why."""
+class SchedulerAway(Exception):  # noqa: N818  not an error: the executor waits for the scheduler
+    """The scheduler cannot be used now. The text gives the reason."""
 
 
 def opening_delay_s(attempt: int) -> float:
-    """Return the seconds until the next attempt to connect, doubling from 1 s to 30 s with 25 % jitter."""
+    """Return the seconds until the next attempt to connect: doubling from 1 s to 30 s, with 25 % jitter."""
     plain = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30))
     return plain * random.uniform(0.75, 1.25)  # noqa: S311  jitter
 
@@ -59,13 +59,13 @@ class Connection:
 
         from handlers.workers.cluster.lean_client import LeanClient, report_end
 
-        # Versions are reported in one line: see `versions`.
+        # `versions` reports different versions in one line.
         warnings.filterwarnings("ignore", category=VersionMismatchWarning)
         try:
             security = await asyncio.to_thread(access.security)
         except WorkersUnavailable as fault:
             raise SchedulerAway(str(fault)) from None
-        await _knock(access)  # a client that cannot connect takes its time, and says less
+        await _require_listener(access)  # dask's client would take longer to fail, and report less
         asyncio.get_running_loop().set_exception_handler(report_end)
         client: Any = LeanClient(  # type: ignore[no-untyped-call]
             access.scheduler,
@@ -95,7 +95,12 @@ class Connection:
         }
 
     async def _ask(self, question: Awaitable[T], what: str) -> T:
-        """Return the answer of the scheduler. Raises SchedulerAway."""
+        """Return the answer of the scheduler. Raises SchedulerAway.
+
+        Parameters
+        ----------
+        what : the action of the scheduler, for the text of SchedulerAway, as in "list its workers".
+        """
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await question
@@ -112,13 +117,13 @@ class Connection:
             raise SchedulerAway(f"{self._scheduler} closed the connection")
 
     async def workers(self) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler knows of each worker, by address. Raises SchedulerAway."""
+        """Return the scheduler's record of each worker by address. Raises SchedulerAway."""
         identity: dict[str, Any] = await self._ask(self._client.scheduler.identity(), "list its workers")
         found: dict[str, dict[str, Any]] = identity["workers"]
         return found
 
     def submit(self, function: Callable[[bytes], object], payload: bytes, key: str, workers: frozenset[str]) -> Any:
-        """Return dask's future of a task for one of the workers; None if the connection is lost."""
+        """Submit a task to the given workers, and return dask's future; None if the connection is lost."""
         try:
             return self._client.submit(
                 function, payload, key=key, workers=sorted(workers), allow_other_workers=False, pure=False
@@ -127,14 +132,14 @@ class Connection:
             return None
 
     def submit_for_nobody(self, key: str) -> Any:
-        """Return dask's future of a task that no worker can do; None if the connection is lost."""
+        """Submit a task that no worker can run, and return dask's future; None if the connection is lost."""
         try:
             return self._client.submit(len, (), key=key, resources={_OF_NO_WORKER: 1}, pure=False)
         except Exception:  # noqa: BLE001  as in `submit`
             return None
 
     async def result(self, remote: Any) -> Any:
-        """Return the result of a task, or the exception that it ended with.
+        """Return the result of a task, or its exception.
 
         Raises
         ------
@@ -149,32 +154,32 @@ class Connection:
             return error
 
     def release(self, remote: Any) -> None:
-        """Let the scheduler forget a task, done or not."""
+        """Have the scheduler forget a task, whether it has ended or not."""
         with contextlib.suppress(Exception):
             remote.release()
 
     @staticmethod
     def is_killed_worker(error: object) -> bool:
-        """Return whether the scheduler gave a task up because the workers that had it died."""
+        """Whether the scheduler gave up a task because its workers died."""
         from distributed import KilledWorker
 
         return isinstance(error, KilledWorker)
 
     async def run(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a coroutine function returns in a worker, beside the worker's tasks; or its exception."""
+        """Run a coroutine function in a worker, beside the worker's tasks. Return its result or its exception."""
         try:
             found = await self._client.run(function, *arguments, workers=[address], on_error="return")
-        except Exception as error:  # noqa: BLE001  the worker left meanwhile, or the scheduler did
+        except Exception as error:  # noqa: BLE001  the worker or the scheduler went away meanwhile
             return error
         return found.get(address)
 
     async def restart(self, address: str, timeout_s: float) -> None:
-        """Have the nanny of a worker restart it. Raises ValueError if it has none."""
+        """Have the nanny of a worker restart the worker. Raises ValueError if it has no nanny."""
         await self._client.restart_workers([address], timeout=timeout_s, raise_for_error=False)
 
 
-async def _knock(access: ClusterAccess) -> None:
-    """Raise SchedulerAway unless something accepts connections there, with a certificate that verifies."""
+async def _require_listener(access: ClusterAccess) -> None:
+    """Raise SchedulerAway unless the address accepts connections and, with TLS, its certificate verifies."""
     protocol, _, _ = access.scheduler.rpartition("://")
     if protocol not in ("", "tcp", "tls"):
         return
@@ -207,7 +212,7 @@ def _host_and_port(scheduler: str) -> tuple[str, int]:
 
 def _tls_context(access: ClusterAccess) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=access.ca_file)
-    context.check_hostname = False  # as dask: its certificates are of a CA of the cluster's own
+    context.check_hostname = False  # as in dask: the certificates come from the cluster's own authority
     assert access.certificate_file is not None
     context.load_cert_chain(access.certificate_file, access.key_file or access.certificate_file, password=b"")
     return context

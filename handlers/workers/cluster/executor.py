@@ -1,7 +1,7 @@
-"""An executor whose jobs are done by the workers of a dask scheduler, however often scheduler and workers go away.
+"""An executor that runs jobs on the workers of a dask scheduler, and survives the loss of scheduler and workers.
 
-All its work runs in one thread with an event loop of its own. A job stays here until it is done: what the scheduler or
-a worker loses is submitted again. The future of a job stays pending meanwhile.
+All its work runs in one thread with its own event loop. A job stays here until it is done: if the scheduler or a worker
+loses it, it is submitted again. Meanwhile the future of the job stays pending.
 """
 
 import asyncio
@@ -32,28 +32,28 @@ T = TypeVar("T")
 LOOK_S = 1.0
 """Pause between checks of the workers."""
 CLOSE_S = 5.0
-"""Longest time for the connection to close."""
+"""Longest time to close the connection."""
 AHEAD = 8
-"""Tasks at the scheduler for each thread that may do them. Other jobs wait here: workers that join get them at once."""
+"""Tasks at the scheduler per thread of usable workers. Other jobs wait here, ready for workers that join."""
 KEY_PREFIX = "temwatch_tile"
-"""Prefix of the tasks' names, in the scheduler's own pages."""
+"""Prefix of the names of tasks, as the scheduler's own pages show them."""
 
 MOST_FAILURES = 3
-"""Failures of a task that are the scheduler's own, after which its job fails."""
+"""Number of failures of a task because of the scheduler, after which its job fails."""
 
 
 class WorkersDied(Exception):  # noqa: N818  the job then runs alone
-    """Several workers died while they had the job, which may be the cause or not."""
+    """Several workers died while they had the job. The job may be the cause."""
 
 
 class ClusterExecutor(Executor):
-    """Executor of a scheduler that need not be there yet.
+    """Executor of a dask scheduler, which need not run yet.
 
     Parameters
     ----------
-    memory_bytes : address space that a job may add to its worker's.
-    paths : where workers see the directories of this machine.
-    visited : file that keeps the directories in which workers write; None: a restart forgets them.
+    memory_bytes : address space that a job may add to that of its worker.
+    paths : paths of this machine's directories on the workers' hosts.
+    visited : file that keeps the directories in which workers write; None: they are lost at a restart.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ClusterExecutor(Executor):
         self._paths = paths
         self._jobs: dict[str, Job] = {}
         self._sent: set[str] = set()
-        """Keys of the jobs that the scheduler has."""
+        """Keys of the jobs that are at the scheduler."""
         self._wanted = Wanted(KEY_PREFIX)
         self._wake = asyncio.Event()
         self._members = Members(paths, self._wake.set)
@@ -80,14 +80,14 @@ class ClusterExecutor(Executor):
         self._loop = asyncio.new_event_loop()
         self._crew = Crew(scheduler=access.scheduler, fault=self._fault)
         self.on_change: Callable[[str], object] = lambda fault: None
-        """Gets the fault when the scheduler is lost, and an empty text when it is there again; in this thread."""
+        """Called in this thread with the fault when the scheduler is lost, and with "" when it answers again."""
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
         self._thread.start()
 
-    # --- for other threads
+    # --- called by other threads
 
     def submit(self, fn: Callable[..., T], /, *args: Any, key: str | None = None, **kwargs: Any) -> Future[T]:  # type: ignore[override]
-        """Return the future of a job, whose workers may come later.
+        """Submit a job and return its future. Its workers may come later.
 
         Raises
         ------
@@ -107,21 +107,21 @@ class ClusterExecutor(Executor):
 
     @property
     def crew(self) -> Crew:
-        """The workers, as they were at the last look."""
+        """The workers at the time of the last check."""
         return self._crew
 
     def running_s(self, key: str) -> float | None:
-        """Return the seconds that a worker has had a job, by its last sign of life; None while no worker runs it."""
+        """Return the seconds for which a worker has run a job, by its last heartbeat; None if no worker runs it."""
         return self._members.running_s(f"{KEY_PREFIX}-{key}")
 
     def replace_worker(self, key: str, forget: Callable[[], object], timeout_s: float) -> None:
         """Restart the worker that runs a job, after `forget`, which cancels the job. Blocking."""
         holder = self._members.holder(f"{KEY_PREFIX}-{key}")
-        forget()  # before the restart: the scheduler would give the job to the next worker
+        forget()  # before the restart: otherwise the scheduler would give the job to the next worker
         if holder is None or self._connection is None:
             return
         restart = self._connection.restart(holder, timeout_s)
-        with contextlib.suppress(Exception):  # the scheduler went away meanwhile, or the worker has no nanny
+        with contextlib.suppress(Exception):  # the scheduler is lost, or the worker has no nanny
             asyncio.run_coroutine_threadsafe(restart, self._loop).result(timeout_s + CLOSE_S)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -195,7 +195,7 @@ class ClusterExecutor(Executor):
 
     def _found(self) -> None:
         is_news, self._fault = bool(self._fault), ""
-        self._describe()  # first: the callback reads the workers
+        self._describe()  # before the callback, which reads `crew`
         if is_news:
             self.on_change("")
 
@@ -250,7 +250,7 @@ class ClusterExecutor(Executor):
             self._loop.call_soon_threadsafe(call, *arguments)
 
     def _drop(self, job: Job) -> None:
-        """Forget a job that is done or was cancelled, and release its task at the scheduler at once."""
+        """Forget a job that is done or cancelled, and release its task at the scheduler immediately."""
         if self._jobs.pop(job.key, None):
             self._leftovers.end(job.directories)
         if job.task and job.outcome.cancelled():
@@ -263,7 +263,7 @@ class ClusterExecutor(Executor):
                 full.add(job.ground)
 
     def _dispatch(self, job: Job) -> bool:
-        """Submit a job to the workers that are proved to see its files. Return False if none has room."""
+        """Submit a job to the workers that are proved to see its files. Return False if all have enough tasks."""
         usable = self._members.usable(job.ground)
         if not (connection := self._connection) or len(self._sent) >= AHEAD * self._members.threads(usable):
             return False
@@ -276,7 +276,7 @@ class ClusterExecutor(Executor):
         return True
 
     def _resend_stranded(self) -> None:
-        """Take back the jobs whose workers are all gone: the scheduler would keep them for ever."""
+        """Take back the jobs whose workers have all left: the scheduler would keep these jobs for ever."""
         present = self._members.addresses
         for job in self._jobs.values():
             if job.remote is not None and job.sent_to and not job.sent_to & present:
@@ -285,7 +285,7 @@ class ClusterExecutor(Executor):
                     job.task.cancel()
 
     async def _follow(self, job: Job, remote: Any, connection: Connection) -> None:
-        """Wait for the answer of a worker. What is lost on the way is submitted again."""
+        """Wait for the answer of a worker, and set the outcome of the job; if the task is lost, submit it again."""
         outcome: Callable[[], object] | None = None
         try:
             answer = await connection.result(remote)
@@ -300,7 +300,7 @@ class ClusterExecutor(Executor):
                 job.remote = job.task = None
                 self._sent.discard(job.key)
             if outcome and not job.outcome.done():
-                with contextlib.suppress(Exception):  # it was cancelled at this moment
+                with contextlib.suppress(Exception):  # the future was cancelled at this moment
                     outcome()
             if job.outcome.done():
                 self._dispatch_waiting()
@@ -308,7 +308,7 @@ class ClusterExecutor(Executor):
                 self._wake.set()
 
     def _outcome_of(self, job: Job, answer: Any) -> Callable[[], object] | None:
-        """Return what gives a job its outcome; None if it has to be submitted again."""
+        """Return a function that sets the outcome of a job; None if the job must be submitted again."""
         if isinstance(answer, Answer) and answer.error is None:
             return lambda: job.outcome.set_result(answer.result)
         if isinstance(answer, Answer):
@@ -322,7 +322,7 @@ class ClusterExecutor(Executor):
         return lambda: job.outcome.set_exception(WorkersUnavailable(self._access.scheduler, problem))
 
     async def _is_fault_of_worker(self, job: Job, answer: Answer) -> bool:
-        """Return whether the worker does not see the files any more, so that another one can do the job."""
+        """Whether a job failed because its worker no longer sees the files, so that another worker can run it."""
         if job.ground is None or getattr(answer.result, "fault", None) is None:
             return False
         return await self._members.fails_now(answer.worker, job.ground)

@@ -1,8 +1,8 @@
-"""The directories that a job needs, and the proof that a worker sees them as the daemon does.
+"""The directories of a job, and the proof that a worker sees the same directories as the daemon.
 
-A directory of the same name may be another one on another host: a mount that is missing there leaves an empty
-directory. So the daemon writes a token beside the output and the worker reads it, the worker writes its own and the
-daemon reads that, and both read the same bytes of a level 0.
+On another host, a directory of the same name may be a different one: if its mount is missing there, an empty directory
+is left. So there are three tests: the daemon writes a token beside the output and the worker reads it; the worker
+writes a reply and the daemon reads it; both read the same bytes of a level-0 file.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from handlers.regular_file import NotRegular, read_regular
 from handlers.sharing import Sharing, make_directories
 
 PROOF_PREFIX = ".temwatch-proof-"
-"""Prefix of the files that are written beside the output, and deleted after the proof."""
+"""Prefix of the files that are written beside the output and deleted after the proof."""
 SAMPLE_BYTES = 1 << 16
-"""Read from the beginning of level 0."""
+"""Bytes that are compared, at the beginning of level 0."""
 ABANDONED_S = 3600.0
-"""Tokens older than this were left by a daemon that was killed."""
+"""Age from which a token counts as left by a daemon that was killed."""
 _MOST_TOKEN_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Directories in which a job reads and writes. Jobs of one watch have the same ground."""
+    """The directories in which a job reads and writes. Jobs of one watch have the same ground."""
 
     images: Place
     """Directory of level 0."""
@@ -45,23 +45,24 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Sample of a level-0 file."""
+    """Size and first bytes of a level-0 file."""
 
     path: Path
     size: int
+    """Bytes of the whole file."""
     digest: bytes
-    """Digest of its first bytes."""
+    """Digest of the first SAMPLE_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Proof that a worker has to give."""
+    """The proof that a worker must give."""
 
     ground: Ground
     sample: Sample | None
-    """None: level 0 lies in an object store, or is gone."""
+    """None: level 0 is in an object store, or does not exist."""
     token: Path | None
-    """File beside the output that the worker reads; None: the output lies in an object store."""
+    """File beside the output that the worker reads; None: the output is in an object store."""
     level0: Place
     text: str
     """Content of the token."""
@@ -69,16 +70,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A worker's answer to a proof."""
+    """A worker's answer to a task."""
 
     problem: str = ""
-    """Why it cannot take jobs, in words; empty if it can, as far as it knows."""
+    """Why the worker cannot take jobs; empty if its own tests pass."""
     reply: Path | None = None
-    """The file that it wrote beside the output."""
+    """The file that the worker wrote beside the output."""
 
 
 def ground_of(job: Any) -> Ground | None:
-    """Return the ground of a job; None for other work than mipmaps, which any worker may do."""
+    """Return the ground of a job; None for work other than mipmaps, which any worker may do."""
     if not isinstance(job, MipmapJob) or not job.outputs:
         return None
     images = job.root.path if job.root else job.level0.parent
@@ -87,7 +88,7 @@ def ground_of(job: Any) -> Ground | None:
 
 
 def sharing_of(job: Any) -> Sharing:
-    """Return how the job shares the directories that it makes."""
+    """Return mode and group of the directories that the job makes."""
     assert isinstance(job, MipmapJob)
     return job.sharing
 
@@ -96,7 +97,7 @@ def sharing_of(job: Any) -> Sharing:
 
 
 def begin_proof(ground: Ground, level0: Place, token: str, sharing: Sharing) -> Task:
-    """Write the token, and return what a worker has to prove. Blocking.
+    """Write the token, and return the task for a worker. Blocking.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def begin_proof(ground: Ground, level0: Place, token: str, sharing: Sharing) -> 
 
 
 def conclude_proof(task: Task, proof: Proof) -> str:
-    """Return why the worker cannot take jobs, after reading what it wrote; empty if it can. Blocking."""
+    """Read the worker's reply, and return why the worker cannot take jobs; empty if it can. Blocking."""
     if proof.problem or task.token is None:
         return proof.problem
     try:
@@ -143,7 +144,7 @@ def _sample_of(level0: Place) -> Sample | None:
     try:
         content, status = read_regular(level0, SAMPLE_BYTES)
     except (OSError, NotRegular):
-        return None  # the job will report it
+        return None  # the job itself reports it
     return Sample(level0, status.st_size, _digest(content))
 
 
@@ -159,11 +160,11 @@ def _remove_abandoned(output: Path) -> None:
 
 
 def prove(task: Task, name: str) -> Proof:
-    """Return what this process finds. The paths of the task are those of this host. Blocking.
+    """Test what this process sees, and return the answer. The paths of the task are those of this host. Blocking.
 
     Parameters
     ----------
-    name : of this worker, for the file that it writes.
+    name : name of this worker, for the file that it writes.
     """
     try:
         problem = next(_problems(task, name), "")
@@ -212,7 +213,7 @@ def _write_object(place: ObjectPlace, text: str) -> None:
     try:
         store.write(place, text.encode(), "application/octet-stream")
     except Fault:
-        with contextlib.suppress(Fault):  # it may be there
+        with contextlib.suppress(Fault):  # the object may have been written
             store.delete(place)
         raise
     store.delete(place)

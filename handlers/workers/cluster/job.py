@@ -18,16 +18,16 @@ class Job:
     ground: Ground | None
     outcome: Future[Any]
     directories: frozenset[Path] = frozenset()
-    """Where it writes."""
+    """Directories in which the job writes."""
     sent_to: frozenset[str] = frozenset()
-    """Addresses of the workers that may do it; empty while it waits here."""
+    """Addresses of the workers that may run the job; empty while it waits here."""
     remote: Any = None
     """dask's future; None while the job waits here."""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
     failures: int = 0
-    """Failures of its task at the scheduler for other reasons than the job."""
+    """Failures of the task because of the scheduler, not of the job."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has to be submitted."""
+        """Whether the job must be submitted."""
         return self.remote is None and not self.outcome.done()

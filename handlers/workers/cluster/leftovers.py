@@ -1,7 +1,7 @@
-"""Temporary files that dead workers left: looked for in each directory once no job writes there any more.
+"""Temporary files that dead workers left. Each directory is searched for them when no job writes there any more.
 
-Only a process of the same machine can know that a writer is dead. So a worker of that machine removes the file; where
-there is none, the age of the file decides. A restart of the daemon forgets no directory that has to be looked at.
+Only a process of the same machine can know that a writer is dead. So a worker of that machine removes the file; if
+there is none, the age of the file decides. Directories that have to be searched are kept over a restart of the daemon.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from handlers.workers.cluster.spare_thread import in_spare_thread
 from handlers.workers.cluster.visited import Visited
 
 QUIET_S = 2.0
-"""A directory without a job for so long is looked at."""
+"""Time without a job after which a directory is searched."""
 RETRY_S = 15.0
-"""Pause between looks at a directory that still holds temporary files, or that cannot be listed."""
+"""Pause between searches of a directory that still holds temporary files, or that cannot be listed."""
 MISSING_S = 3600.0
-"""A directory that is missing for so long was deleted. Until then its mount may come back."""
+"""A directory that is missing for longer counts as deleted; until then its mount may come back."""
 MOST = 4096
-"""Directories that are remembered, and files that are removed at one look."""
+"""Most directories that are remembered, and most files that are removed at a time."""
 
 
 def directories_of(job: Any) -> frozenset[Path]:
@@ -38,7 +38,7 @@ def directories_of(job: Any) -> frozenset[Path]:
 
 
 class Leftovers:
-    """What workers left. All methods run in the executor's event loop.
+    """Temporary files that workers left. All methods run in the executor's event loop.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Leftovers:
         self._quiet_since: dict[Path, float] = dict.fromkeys(visited.read(), time.monotonic())
         self._missing_since: dict[Path, float] = {}
         self._waiting: set[Path] = set()
-        """Quiet directories that were looked at and have to be looked at again."""
+        """Directories without jobs that were searched and must be searched again."""
         self._tried_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -63,7 +63,7 @@ class Leftovers:
             self._forget(directory)
 
     def end(self, directories: Iterable[Path]) -> None:
-        """Note that the job is over."""
+        """Note that the job has ended."""
         for directory in directories:
             self._in_use[directory] -= 1
             if not self._in_use[directory]:
@@ -73,7 +73,7 @@ class Leftovers:
             self._forget(next(iter(self._quiet_since)))
 
     def look(self, connection: Connection) -> None:
-        """Look at directories that became quiet, and again at those that wait. Does not wait for it."""
+        """Start to search directories without jobs, also those that must be searched again. Does not wait for the end."""
         if self._task and not self._task.done():
             return
         now = time.monotonic()
@@ -88,7 +88,7 @@ class Leftovers:
         self._task = asyncio.get_running_loop().create_task(self._tidy(connection, quiet), name="leftovers")
 
     def stop(self) -> None:
-        """Stop looking: the connection is lost."""
+        """Stop searching, because the connection is lost."""
         if self._task:
             self._task.cancel()
 
@@ -122,7 +122,7 @@ class Leftovers:
                 await connection.run(address, remove_left_here, tuple(paths), self._members.paths)
 
     def _conclude(self, directory: Path, left: list[Path] | None) -> None:
-        """Forget a directory without temporary files; look at any other one again."""
+        """Forget a directory without temporary files; search any other one again."""
         now = time.monotonic()
         if left is not None:
             self._missing_since.pop(directory, None)
@@ -134,7 +134,7 @@ class Leftovers:
 
 
 def _left_in(directories: Iterable[Path]) -> dict[Path, list[Path] | None]:
-    """Return what is left in each directory after this machine removed what it can; None: it cannot be listed."""
+    """Return the temporary files left in each directory after removal by this machine; None: it cannot be listed."""
     return {directory: _left(directory) for directory in directories}
 
 

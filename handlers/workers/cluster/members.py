@@ -1,4 +1,4 @@
-"""The workers of a scheduler: identity, proofs of the files that they see, jobs under way."""
+"""The workers of a scheduler: identity, proofs of the files that they see, running jobs."""
 
 import asyncio
 import contextlib
@@ -20,9 +20,9 @@ from handlers.workers.cluster.versions import differences, refusal
 from handlers.workers.crew import Member
 
 RETRY_S = 15.0
-"""Pause before a worker that failed is asked again."""
+"""Pause before a worker that failed a proof is asked again."""
 FRESH_S = 5.0
-"""A proof of this age is believed when a job fails."""
+"""Age up to which a proof is not repeated when a job fails."""
 CHECK_S = 45.0
 """Longest time for all proofs of a worker."""
 END_S = 2.0
@@ -47,7 +47,7 @@ class _Worker:
     versions: dict[str, str] = field(default_factory=dict)
     is_introduced: bool = False
     problem: str = ""
-    """Why it gets no jobs at all."""
+    """Why the worker gets no jobs at all; empty if it may get jobs."""
     asked_at: float = float("-inf")
     proofs: dict[Ground, _Proved] = field(default_factory=dict)
     running: dict[str, float] = field(default_factory=dict)
@@ -70,8 +70,8 @@ class Members:
 
     Parameters
     ----------
-    paths : where workers see the directories of this machine.
-    on_change : called when a worker was asked.
+    paths : paths of this machine's directories on the workers' hosts.
+    on_change : called after a worker was asked.
     """
 
     def __init__(self, paths: tuple[WorkerPath, ...], on_change: Callable[[], object]) -> None:
@@ -83,11 +83,11 @@ class Members:
         self._here = versions_here()
 
     def begin(self, connection: Connection) -> None:
-        """Start with a new connection."""
+        """Use a new connection."""
         self._connection = connection
 
     async def end(self) -> None:
-        """Forget the workers: they may be others when the scheduler is back. Waits until proofs have no files left."""
+        """Forget the workers, which may differ when the scheduler answers again. Waits until proofs removed their files."""
         checks = [worker.check for worker in self._workers.values() if worker.check and not worker.check.done()]
         self._workers.clear()
         self._connection = None
@@ -96,7 +96,7 @@ class Members:
         if checks:
             await asyncio.wait(checks, timeout=END_S)
 
-    # --- what is known
+    # --- known workers
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -104,42 +104,42 @@ class Members:
         return frozenset(self._workers)
 
     def usable(self, ground: Ground | None) -> frozenset[str]:
-        """Return the addresses of the workers that may do jobs on a ground; None: jobs that need none."""
+        """Return the addresses of the workers that may run jobs on a ground; None: jobs without files."""
         return frozenset(worker.address for worker in self._workers.values() if worker.is_usable(ground))
 
     def threads(self, addresses: Iterable[str]) -> int:
-        """Return the number of jobs that workers can do at once."""
+        """Return the number of jobs that workers can run at once."""
         return sum(self._workers[address].threads for address in addresses)
 
     def running_s(self, key: str) -> float | None:
-        """Return the seconds that a job has run, by the last sign of life of its worker."""
+        """Return the seconds for which a job has run, by the last heartbeat of its worker; None if none runs it."""
         return next((worker.running[key] for worker in list(self._workers.values()) if key in worker.running), None)
 
     def holder(self, key: str) -> str | None:
-        """Return the address of the worker that runs a job."""
+        """Return the address of the worker that runs a job; None if none does."""
         return next((worker.address for worker in list(self._workers.values()) if key in worker.running), None)
 
     def on_machine(self, machine: str) -> str | None:
-        """Return the address of a worker on a machine, as temporary files name it; None if it has none."""
+        """Return the address of a worker on a machine, which temporary files name; None if there is none."""
         of_it = (worker for worker in self._workers.values() if worker.machine == machine and not worker.problem)
         return next((worker.address for worker in of_it), None)
 
     def described(self) -> tuple[Member, ...]:
-        """Return the workers for people."""
+        """Return the workers as shown to people."""
         return tuple(worker.described() for worker in self._workers.values())
 
     def notes(self) -> tuple[str, ...]:
-        """Return the versions that differ, in one line."""
+        """Return a line about versions that differ, if any do."""
         if self._connection is None:
             return ()
         introduced = {worker.host: worker.versions for worker in self._workers.values() if worker.versions}
         line = differences(self._here, self._connection.scheduler_versions, introduced)
         return (f"versions differ in the cluster: {line}",) if line else ()
 
-    # --- looks
+    # --- checks
 
     async def look(self) -> None:
-        """Ask the scheduler for its workers, and new workers for what they see. Raises SchedulerAway."""
+        """Ask the scheduler for its workers, and new workers for their proofs. Raises SchedulerAway."""
         assert self._connection is not None
         found = await self._connection.workers()
         for address in self._workers.keys() - found.keys():
@@ -154,14 +154,14 @@ class Members:
         self._ask_all()
 
     def learn(self, ground: Ground, level0: Place, sharing: Sharing) -> None:
-        """Remember a ground and an image on it. Workers are asked about a new one at once."""
+        """Remember a ground and an image on it. Workers are asked about a new ground immediately."""
         is_new = ground not in self._grounds
         if is_new and len(self._grounds) >= MOST_GROUNDS:
             oldest = next(iter(self._grounds))
             del self._grounds[oldest]
             for worker in self._workers.values():
                 worker.proofs.pop(oldest, None)
-        self._grounds.pop(ground, None)  # those of the latest jobs stay
+        self._grounds.pop(ground, None)  # moved to the end: the grounds of the latest jobs are kept
         self._grounds[ground] = (level0, sharing)
         if is_new:
             self._ask_all()
@@ -177,11 +177,11 @@ class Members:
                 worker.check = asyncio.get_running_loop().create_task(self._ask(worker, unproved), name="ask worker")
 
     async def asked(self) -> None:
-        """Wait until all workers that are being asked have answered, or did not in time."""
+        """Wait until all workers that are being asked have answered or timed out."""
         await asyncio.gather(*(worker.check for worker in self._workers.values() if worker.check))
 
     def problems(self, ground: Ground) -> dict[str, str]:
-        """Return by host why its workers get no jobs on a ground; empty texts if they get some."""
+        """Return for each host why its workers get no jobs on a ground; an empty text if they get some."""
         found: dict[str, str] = {}
         for worker in self._workers.values():
             proved = worker.proofs.get(ground)
@@ -192,7 +192,7 @@ class Members:
         return dict(sorted(found.items()))
 
     async def fails_now(self, address: str, ground: Ground) -> bool:
-        """Return whether a worker does not see a ground any more. It is asked, unless it was a moment ago."""
+        """Whether a worker no longer sees a ground. The worker is asked unless its last proof is recent."""
         worker = self._workers.get(address)
         proved = worker.proofs.get(ground) if worker else None
         if worker is None or proved is None:
@@ -205,13 +205,13 @@ class Members:
     # --- one worker
 
     async def _ask(self, worker: _Worker, grounds: Sequence[Ground]) -> None:
-        """Ask a worker who it is and what it sees, and note the outcome."""
+        """Ask a worker for its identity and proofs, and note the outcome."""
         worker.asked_at = time.monotonic()
         tasks: list[Task] = []
         found: object = None
         try:
             for ground in self._grounds.keys() & set(grounds):
-                # If the daemon cannot write there itself, nothing can be proved: it is tried again at the next look.
+                # If the daemon itself cannot write there, nothing can be proved; the next check tries again.
                 with contextlib.suppress(StorageFault):
                     level0, sharing = self._grounds[ground]
                     tasks.append(await in_spare_thread(begin_proof, ground, level0, uuid.uuid4().hex, sharing))

@@ -1,6 +1,6 @@
 """Code that runs in the workers of a dask scheduler.
 
-A worker imports this module, so it imports little. The scheduler imports nothing of temwatch: see `Call`.
+Workers import this module, so it imports little. The scheduler imports no module of temwatch: see `Call`.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from handlers.workers.cluster.spare_thread import in_spare_thread
 from handlers.workers.memory import JobLimit
 
 METRIC = "temwatch"
-"""Key of the metrics that a worker sends with each sign of life: its running jobs, each with its seconds."""
+"""Key of the metric that a worker sends with each heartbeat: its running jobs, each with its seconds."""
 PROOF_TIMEOUT_S = 20.0
 """Longest time for a proof. A read from a dead mount never returns."""
 _PACKAGES = ("temwatch", "distributed")
 
 _limit = JobLimit()
 _running: dict[str, float] = {}
-"""Key and begin of each job in this process, of all daemons."""
+"""Key of each job in this process -> time of its start; jobs of all daemons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +47,22 @@ class Answer:
 
 
 class Call:
-    """A job that is done when it is unpickled.
+    """A job that runs when it is unpickled.
 
-    The scheduler unpickles the tasks that it gets. `pickle.loads(payload)` is a task that it can unpickle without
-    temwatch, whatever its version of Python is: the payload, which holds the job, is unpickled by the worker.
+    The scheduler unpickles the tasks that it gets. The task `pickle.loads(payload)` can be unpickled without temwatch
+    and by any version of Python; the payload, which contains the job, is unpickled only by the worker.
     """
 
     def __init__(self, *arguments: Any) -> None:
         self._arguments = arguments
 
     def __reduce__(self) -> tuple[Callable[..., Answer], tuple[Any, ...]]:
-        """Return what to do in place of making a `Call`."""
+        """Return the function that is called instead of making a `Call`, and its arguments."""
         return perform, self._arguments
 
 
 def payload_of(call: "Work", function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
-    """Return a job as bytes. `function` and what it takes have to be importable by workers."""
+    """Return a job as bytes. Workers must be able to import `function` and the classes of its arguments."""
     return pickle.dumps(Call(call, function, arguments))
 
 
@@ -72,9 +72,9 @@ class Work:
 
     key: str
     memory_bytes: int
-    """Address space that it may add to its worker's."""
+    """Address space that the job may add to that of its worker."""
     submitter: str
-    """The process that submitted it: a worker within it has no limit, which would be the submitter's."""
+    """The process that submitted the job. A worker in this process sets no limit, which would limit the submitter."""
     paths: tuple[WorkerPath, ...]
 
 
@@ -86,7 +86,7 @@ def perform(work: Work, function: Callable[..., Any], arguments: tuple[Any, ...]
             arguments = tuple(paths.job_to_worker(each) for each in arguments)
             with _limit.added(work.memory_bytes) if work.submitter != this_process() else contextlib.nullcontext():
                 return Answer(paths.report_to_local(function(*arguments)), worker=_address())
-        except Exception as error:  # noqa: BLE001  the daemon raises it where the job is awaited
+        except Exception as error:  # noqa: BLE001  the daemon raises it in the task that awaits the job
             return Answer(error=_portable(error), worker=_address())
 
 
@@ -97,7 +97,7 @@ def _address() -> str:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the exception, or one with its text if it cannot be pickled."""
+    """Return the exception, or a RuntimeError with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  our own bytes
     except Exception:  # noqa: BLE001  whatever its methods raise
@@ -115,7 +115,7 @@ def _noted(key: str) -> Iterator[None]:
 
 
 def running_jobs(_worker: Any = None) -> dict[str, float]:
-    """Return the seconds that each job in this process has taken so far, by its key."""
+    """Return the seconds for which each job in this process has run, by its key."""
     now = time.monotonic()
     return {key: now - began for key, began in dict(_running).items()}
 
@@ -137,7 +137,7 @@ class Introduction:
 
     host: str
     machine: str
-    """By which temporary files name it."""
+    """Name of the machine in the names of temporary files."""
     versions: dict[str, str]
     proofs: tuple[Proof, ...]
     """One proof for each task, in their order."""
@@ -153,7 +153,7 @@ def versions_here() -> dict[str, str]:
 
 
 async def introduce(tasks: tuple[Task, ...], paths: tuple[WorkerPath, ...], dask_worker: Any) -> Introduction:
-    """Return who the worker is and what it sees. Runs in the event loop of the worker, beside its jobs."""
+    """Return the worker's identity and its proofs. Runs in the event loop of the worker, beside its jobs."""
     dask_worker.metrics[METRIC] = running_jobs
     name = f"{re.sub('[^A-Za-z0-9.-]', '_', socket.gethostname())}-{os.getpid()}-{os.urandom(4).hex()}"
     here = paths_here(paths)
@@ -162,7 +162,7 @@ async def introduce(tasks: tuple[Task, ...], paths: tuple[WorkerPath, ...], dask
 
 
 async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
-    """Return a proof, also if a mount does not answer. Paths of the result are those of the daemon."""
+    """Return a proof, even if a mount does not answer. The paths of the result are those of the daemon."""
     try:
         async with asyncio.timeout(PROOF_TIMEOUT_S):
             proof = await in_spare_thread(_found, task, paths, name)
@@ -174,7 +174,7 @@ async def _prove(task: Task, paths: HostPaths, name: str) -> Proof:
 
 
 async def remove_left_here(files: tuple[Path, ...], paths: tuple[WorkerPath, ...]) -> None:
-    """Remove those temporary files whose writers were processes of this machine and are dead."""
+    """Remove the temporary files whose writers were processes of this machine and are dead."""
     here = paths_here(paths)
     await in_spare_thread(remove_left, [str(here.to_worker(path)) for path in files])
 
@@ -182,5 +182,5 @@ async def remove_left_here(files: tuple[Path, ...], paths: tuple[WorkerPath, ...
 def _found(task: Task, paths: HostPaths, name: str) -> Proof:
     try:
         return prove(paths.job_to_worker(task), name)
-    except Exception as error:  # noqa: BLE001  said in words at the daemon
+    except Exception as error:  # noqa: BLE001  the daemon reports its text
         return Proof(f"{type(error).__name__}: {error}")

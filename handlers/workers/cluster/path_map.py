@@ -1,6 +1,7 @@
-"""Paths of this machine's directories on the workers' hosts. Pure.
+"""Translating paths between the daemon's machine and the workers' hosts. Pure.
 
-The two directions are inverse, or a path is refused: no worker may read or write another file under a right name.
+The two directions are inverse to each other. A path for which they are not is refused: a worker would read or write
+another file.
 """
 
 import fnmatch
@@ -19,7 +20,11 @@ _KEY = "workers.path_map"
 
 
 def of_host(entries: Iterable[WorkerPath], names: Iterable[str]) -> "HostPaths":
-    """Return the paths of a host, by its names: of the machine, and of the worker.
+    """Return the path pairs of a host, whose name matches the pattern of an entry.
+
+    Parameters
+    ----------
+    names : names of the host, with and without its domain.
 
     >>> of_host([WorkerPath("node*", Path("/data"), Path("/mnt/em"))], ["node7"]).to_worker(Path("/data/a.tif"))
     PosixPath('/mnt/em/a.tif')
@@ -38,15 +43,15 @@ def of_host(entries: Iterable[WorkerPath], names: Iterable[str]) -> "HostPaths":
 
 @dataclass(frozen=True, slots=True)
 class HostPaths:
-    """Pairs of directories (on the daemon's machine, on a worker's host); of several that match, the longest counts."""
+    """Pairs of directories (on the daemon's machine, on a worker's host); the longest match applies."""
 
     pairs: tuple[tuple[Path, Path], ...] = ()
 
     def to_worker(self, path: Path) -> Path:
-        """Return a path as the host sees it. Raises SettingsFault if the host has another file of the daemon there."""
+        """Return a path as the host sees it. Raises SettingsFault if that maps back to another path of the daemon."""
         seen = _moved(path, self.pairs)
         if self.to_local(seen) != path:
-            problem = f"{path} would be {seen} on the workers, which is {self.to_local(seen)} here"
+            problem = f"{path} maps to {seen} of the workers, which maps back to {self.to_local(seen)} of the daemon"
             raise SettingsFault(_KEY, problem, "correct the entries")
         return seen
 
@@ -55,17 +60,17 @@ class HostPaths:
         return _moved(path, [(worker, local) for local, worker in self.pairs])
 
     def text_to_local(self, text: str) -> str:
-        """Return a text in which paths of the host are those of the daemon."""
+        """Return a text with the paths of the host replaced by those of the daemon."""
         for local, worker in sorted(self.pairs, key=lambda pair: len(pair[1].parts), reverse=True):
             text = text.replace(f"{worker}/", f"{local}/")
         return text
 
     def job_to_worker(self, job: T) -> T:
-        """Return a job with the paths of the host."""
+        """Return a job with its paths replaced by those of the host."""
         return _with_paths(job, self.to_worker, lambda text: text) if self.pairs else job
 
     def report_to_local(self, report: T) -> T:
-        """Return a report with the paths of the daemon, also in the texts of faults and notes."""
+        """Return a report with its paths replaced by those of the daemon, also in the texts of faults and notes."""
         return _with_paths(report, self.to_local, self.text_to_local) if self.pairs else report
 
 
@@ -78,12 +83,12 @@ def _moved(path: Path, pairs: Iterable[tuple[Path, Path]]) -> Path:
 
 
 def _with_paths(value: Any, moved: Callable[[Path], Path], text: Callable[[str], str]) -> Any:
-    """Return a value with other paths, wherever they are in it."""
+    """Return a value with all paths and texts in it replaced, also in nested tuples and dataclasses."""
     if isinstance(value, Path):
         return moved(value)
     if isinstance(value, Container):
         path = moved(value.path)
-        # Resolved on another machine or at another path: "" makes the worker resolve it.
+        # Resolved on another machine at another path: host "" makes the worker resolve it again.
         return value if path == value.path else Container(path, path, host="")
     if isinstance(value, FaultReport):
         return replace(value, subject=text(value.subject), problem=text(value.problem), hint=text(value.hint))

@@ -1,4 +1,4 @@
-"""A scheduler and its workers, asked once: versions, and what each worker sees."""
+"""Asking a scheduler and its workers once, for `check-config --probe`: versions, and the files that workers see."""
 
 import asyncio
 import importlib.util
@@ -18,25 +18,25 @@ from handlers.workers.crew import Crew
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What workers have to prove."""
+    """A ground for which workers must give a proof."""
 
     ground: Ground
     level0: Place
-    """An image on it; it need not exist."""
+    """An image on the ground, which need not exist."""
     sharing: Sharing
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a scheduler and its workers said."""
+    """Answers of a scheduler and its workers."""
 
     crew: Crew
     problems: tuple[dict[str, str], ...]
-    """For each trial the problem of each host that was asked; an empty one if its workers pass."""
+    """For each trial: the problem of each host that was asked; an empty text if its workers pass."""
 
 
 async def ask_cluster(access: ClusterAccess, paths: tuple[WorkerPath, ...], trials: Sequence[Trial]) -> Asked:
-    """Connect to a scheduler, and have each of its workers prove what it sees.
+    """Connect to a scheduler, and have each of its workers give the proofs.
 
     Raises
     ------

@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 async def in_spare_thread(work: Callable[..., T], *arguments: Any) -> T:
-    """Return `work(*arguments)`, done in a daemon thread of its own.
+    """Return `work(*arguments)`, called in its own daemon thread.
 
     A thread of `asyncio.to_thread` would delay the end of the event loop and of the process for as long as its mount
-    does not answer, and take a place from other work.
+    does not answer, and it would occupy a thread of the pool.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -25,7 +25,7 @@ async def in_spare_thread(work: Callable[..., T], *arguments: Any) -> T:
     def run() -> None:
         try:
             outcome: tuple[Callable[[Any], None], object] = done.set_result, work(*arguments)
-        except Exception as error:  # noqa: BLE001  raised where it is awaited
+        except Exception as error:  # noqa: BLE001  the awaiting task raises it
             outcome = done.set_exception, error
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(conclude, *outcome)

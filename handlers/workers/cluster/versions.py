@@ -1,4 +1,4 @@
-"""Versions of the daemon, the scheduler and the workers: what differs, and whether it forbids jobs. Pure."""
+"""Differences between the versions of daemon, scheduler and workers, and whether they forbid jobs. Pure."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ Versions = Mapping[str, str]
 
 
 def refusal(here: Versions, there: Versions) -> str:
-    """Return why a worker with these versions gets no jobs; empty if it gets some.
+    """Return why a worker with these versions gets no jobs; empty if it may get jobs.
 
-    Another temwatch could make other levels, under the same names.
+    Another version of temwatch could make other levels under the same names.
 
     >>> refusal({"temwatch": "0.2.0"}, {"temwatch": "0.1.0"})
     'has temwatch 0.1.0 and the daemon 0.2.0: install the same version there'
@@ -23,14 +23,14 @@ def refusal(here: Versions, there: Versions) -> str:
 
 
 def differences(here: Versions, scheduler: Versions, workers: Mapping[str, Versions]) -> str:
-    """Return in one line which versions differ from the daemon's; empty if none does.
+    """Return one line about the versions that differ from the daemon's; empty if none does.
 
-    Of Python the first two numbers count.
+    Only the first two numbers of Python's version are compared.
 
     Parameters
     ----------
-    scheduler : without temwatch, which a scheduler does not need.
-    workers : by host.
+    scheduler : versions of the scheduler, which does not need temwatch.
+    workers : versions of the workers by host.
 
     >>> here = {"python": "3.12.1", "distributed": "2025.1.0"}
     >>> differences(here, here, {"node7": {"python": "3.11.9", "distributed": "2025.1.0"}, "node8": here})

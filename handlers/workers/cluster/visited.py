@@ -1,4 +1,4 @@
-"""Directories in which workers write, kept in a file: leftovers of dead workers are found after a restart, too."""
+"""Directories in which workers write, kept in a file: after a restart they are searched for leftovers of dead workers."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ class Visited:
         self._kept: frozenset[Path] | None = None
 
     def read(self) -> list[Path]:
-        """Return the directories of the file. A file that is missing or damaged holds none."""
+        """Return the directories of the file; an empty list if it is missing or damaged."""
         if self._path is None:
             return []
         try:
@@ -31,11 +31,11 @@ class Visited:
         return [Path(name) for name in names if isinstance(name, str) and name.startswith("/")]
 
     def keep(self, directories: Iterable[Path]) -> None:
-        """Replace the directories of the file, unless it holds these."""
+        """Write these directories to the file, unless it holds them already."""
         now = frozenset(directories)
         if self._path is None or now == self._kept:
             return
-        # Tried again at the next look. Workers go on: a disk that is full or gone stops the journal beside it, too.
+        # The next search tries again. A disk that is full or missing stops the journal beside the file, too.
         with contextlib.suppress(OSError):
             _replace(self._path, json.dumps(sorted(map(str, now))))
             self._kept = now

@@ -1,4 +1,4 @@
-"""Tasks that no worker can do: by them a scheduler sees that tiles wait here, and an adaptive cluster grows."""
+"""Placeholder tasks, which no worker can run: they show the scheduler that tiles wait, so an adaptive cluster grows."""
 
 import uuid
 from typing import Any
@@ -9,9 +9,9 @@ MOST_WANTED = 128
 
 
 class Wanted:
-    """The tasks of this kind at a scheduler. All methods run in the executor's event loop.
+    """The placeholder tasks at a scheduler. All methods run in the executor's event loop.
 
-    They have the name of tiles, so that each counts as long as a tile takes.
+    They are named like tiles, so that the scheduler expects each to take as long as a tile.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -19,7 +19,7 @@ class Wanted:
         self._remotes: list[Any] = []
 
     def show(self, connection: Connection, waiting: int) -> None:
-        """Have about as many tasks at the scheduler as jobs wait: the next power of two, which seldom changes."""
+        """Set the number of placeholders to that of waiting jobs, rounded up to a power of two to change seldom."""
         number = min(MOST_WANTED, 1 << (waiting - 1).bit_length()) if waiting else 0
         # A scheduler may fail tasks that wait too long (`distributed.scheduler.no-workers-timeout`).
         self._remotes = [remote for remote in self._remotes if remote.status == "pending"]
@@ -32,5 +32,5 @@ class Wanted:
             self._remotes.append(remote)
 
     def forget(self) -> None:
-        """Start again: the connection is lost, and with it the tasks."""
+        """Forget the placeholders, which are lost with the connection."""
         self._remotes.clear()
