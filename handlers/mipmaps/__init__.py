@@ -1,1 +1,1 @@
-"""Arrays to mipmap levels and their files: the plan, the reductions, the job of one tile, each level put in place."""
+"""Making mipmap levels and their files: the plan, the reductions, and the job of one tile."""

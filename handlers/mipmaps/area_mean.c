@@ -1,9 +1,9 @@
-/* Levels by area mean, row pair by row pair: while a pair is in the first-level cache, each level of which it completes
- * a row is summed, rounded and written.
+/* Levels by area mean. Level 0 is processed in pairs of rows: while a pair is in the first-level cache, every row of a
+ * level that the pair completes is summed, rounded and written.
  *
- * Computes what area_mean.py computes with numpy, bit for bit; tests compare the two. Plain C without libraries, memory
- * or state of its own; its only system call reads bytes of a file. The portable loops are written so that the compiler
- * vectorises them: constant shifts, accumulators as narrow as the values.
+ * The results equal those of area_mean.py, bit for bit; tests compare the two. Plain C without libraries, and without
+ * memory or state of its own; its only system call reads bytes of a file. The portable loops are written so that the
+ * compiler vectorises them: constant shifts, accumulators as narrow as the values.
  */
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-/* Tests define PORTABLE to run the code of other processors. */
+/* Tests define PORTABLE to compile the code for other processors. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__) && !defined(PORTABLE)
 #include <immintrin.h>
 #define X86 1
@@ -22,7 +22,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-/* Two neighbours, read at once; rows of odd length begin at odd addresses. */
+/* Two neighbours that are read at once. Rows of odd length begin at odd addresses, so they are not aligned. */
 typedef uint16_t __attribute__((aligned(1), may_alias)) pair_of_8;
 typedef uint32_t __attribute__((aligned(1), may_alias)) pair_of_16;
 typedef uint64_t __attribute__((aligned(1), may_alias)) pair_of_32;
@@ -32,11 +32,11 @@ enum method { SHIFT, MULTIPLY, MULTIPLY_WIDE, DIVIDE };
 /* The order of the fields is that of `_Level` in kernel.py. */
 typedef struct {
     int64_t width, height;
-    int64_t rows;       /* done so far */
+    int64_t rows;       /* number of rows that are done */
     uint64_t remainder; /* sum of the remainders of all pixels */
     void *out;          /* pixels of the level; NULL if they are not wanted */
     void *sums;         /* two rows of block sums */
-    uint64_t low, high; /* sums are clipped to these */
+    uint64_t low, high; /* sums are clipped to this range */
     uint64_t factor, half, divisor, multiplier;
     int32_t before, after;         /* shifts before and after the multiplication */
     int32_t sum_bytes, out_bytes;  /* 2 or 4; 1 or 2 */
@@ -57,10 +57,10 @@ SUMS(sums_of_16, uint16_t, pair_of_16, 16, uint16_t)
 SUMS(wide_sums_of_16, uint16_t, pair_of_16, 16, uint32_t)
 SUMS(sums_of_32, uint32_t, pair_of_32, 32, uint32_t)
 
-/* Pixels after which a narrow accumulator is emptied: 256 remainders below 256 fit 16 bits. */
+/* Number of pixels after which a narrow accumulator is emptied: 256 remainders below 256 fit 16 bits. */
 #define RUN 256
 
-/* To the nearest; ties up where row + column is even, down where it is odd. Returns the sum of the remainders. */
+/* Rounds to nearest; ties go up where row + column is even, down where it is odd. Returns the sum of the remainders. */
 #define ROUND(NAME, SUM, OUT)                                                                                          \
     INLINE uint64_t NAME##_by(const SUM *sums, OUT *out, int64_t width, int64_t y, const int shift) {                  \
         SUM halves[RUN];                                                                                               \
@@ -82,7 +82,7 @@ SUMS(sums_of_32, uint32_t, pair_of_32, 32, uint32_t)
         return remainder;                                                                                              \
     }                                                                                                                  \
     FAST static uint64_t NAME(const SUM *sums, OUT *out, int64_t width, int64_t y, int shift) {                        \
-        switch (shift) { /* known shifts are narrow operations */                                                      \
+        switch (shift) { /* constant shifts are faster */                                                              \
         case 2: return NAME##_by(sums, out, width, y, 2);                                                              \
         case 4: return NAME##_by(sums, out, width, y, 4);                                                              \
         case 6: return NAME##_by(sums, out, width, y, 6);                                                              \
@@ -94,7 +94,7 @@ ROUND(round_16_to_8, uint16_t, uint8_t)
 ROUND(round_32_to_8, uint32_t, uint8_t)
 ROUND(round_32_to_16, uint32_t, uint16_t)
 
-/* The same for any divisor: (sum >> before) * multiplier >> after is the quotient; the caller has proved it. */
+/* The same for any divisor: (sum >> before) * multiplier >> after is the quotient, as the caller has proved. */
 #define SCALE(NAME, PRODUCT)                                                                                           \
     INLINE uint64_t NAME##_within(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level,  \
                                   const int whole_range) {                                                             \
@@ -131,7 +131,7 @@ ROUND(round_32_to_16, uint32_t, uint16_t)
 SCALE(scale_by_32, uint32_t)
 SCALE(scale_by_64, uint64_t)
 
-/* The same if 32 bits are too few. Slow, and only needed for small levels with odd ranges. */
+/* The same with 64-bit division. It is slow, and only needed for small levels with unusual ranges. */
 static uint64_t divide(const uint32_t *sums, uint8_t *out, int64_t width, int64_t y, const level_t *level) {
     uint64_t remainder = 0;
     for (int64_t x = 0; x < width; x++) {
@@ -156,17 +156,17 @@ static uint64_t write_pixels(const level_t *level, const void *sums, void *out, 
     return round_32_to_16(sums, out, width, y, level->after);
 }
 
-/* The same with registers of 256 bits, faster than what compilers make of the loops above. Most of the work on most
- * images is done here. Each function does as many columns as fill registers, and returns their number. */
+/* The same with 256-bit registers, faster than the compiled loops above. Most of the work for most images is done here.
+ * Each function processes the columns that fill whole registers, and returns their number. */
 #if X86
 #define AVX2 __attribute__((target("avx2")))
 
 AVX2 INLINE __m256i load(const void *from) { return _mm256_loadu_si256(from); }
 AVX2 INLINE void store(void *to, __m256i lanes) { _mm256_storeu_si256(to, lanes); }
-/* Packing takes the halves of two registers in turn; this puts them in order. */
+/* Packing interleaves the halves of two registers; this restores their order. */
 AVX2 INLINE __m256i in_order(__m256i packed) { return _mm256_permute4x64_epi64(packed, 0xd8); }
 
-/* Sums of 16 blocks; of rows of 8-bit pixels, or of sums below 2^14. */
+/* Sums of 16 blocks, from rows of 8-bit pixels or of sums below 2^14. */
 AVX2 INLINE __m256i narrow_sums(const char *above, const char *below, const int value_bytes) {
     if (value_bytes == 1) {
         const __m256i ones = _mm256_set1_epi8(1);
@@ -178,7 +178,7 @@ AVX2 INLINE __m256i narrow_sums(const char *above, const char *below, const int 
     return in_order(_mm256_packus_epi32(left, right));
 }
 
-/* Sums of 8 blocks, of rows of 16 or 32-bit values. */
+/* Sums of 8 blocks, from rows of 16-bit or 32-bit values. */
 AVX2 INLINE __m256i wide_sums(const char *above, const char *below, const int value_bytes) {
     if (value_bytes == 2) {
         const __m256i even = _mm256_set1_epi32(0xffff), a = load(above), b = load(below);
@@ -192,7 +192,7 @@ AVX2 INLINE __m256i wide_sums(const char *above, const char *below, const int va
     return in_order(_mm256_add_epi32(even, odd));
 }
 
-/* Steps after which the remainders of narrow lanes are emptied: twice 128 of at most 255 fit 16 bits. */
+/* Number of steps after which the remainders of narrow lanes are emptied: 2 x 128 values of at most 255 fit 16 bits. */
 #define STEPS 128
 
 AVX2 INLINE uint64_t sum_of_narrow(__m256i lanes) {
@@ -211,7 +211,7 @@ AVX2 INLINE uint64_t sum_of_wide(__m256i lanes) {
     return sum;
 }
 
-/* 8-bit pixels of 16-bit sums, 32 columns at a time. */
+/* 8-bit pixels from 16-bit sums, 32 columns at a time. */
 AVX2 INLINE int64_t narrow_row(level_t *level, const char *above, const char *below, uint16_t *sums, uint8_t *out,
                                int64_t y, const int value_bytes) {
     const int64_t columns = level->width / 32 * 32;
@@ -237,7 +237,7 @@ AVX2 INLINE int64_t narrow_row(level_t *level, const char *above, const char *be
     return columns;
 }
 
-/* 32-bit sums alone, 16 columns at a time. */
+/* 32-bit sums only, 16 columns at a time. */
 AVX2 INLINE int64_t wide_sums_row(const level_t *level, const char *above, const char *below, uint32_t *sums,
                                   const int value_bytes) {
     const int64_t columns = level->width / 16 * 16;
@@ -249,7 +249,7 @@ AVX2 INLINE int64_t wide_sums_row(const level_t *level, const char *above, const
     return columns;
 }
 
-/* 16-bit pixels of 32-bit sums, 16 columns at a time. */
+/* 16-bit pixels from 32-bit sums, 16 columns at a time. */
 AVX2 INLINE int64_t wide_row(level_t *level, const char *above, const char *below, uint32_t *sums, uint16_t *out,
                              int64_t y, const int value_bytes) {
     const int64_t columns = level->width / 16 * 16;
@@ -265,7 +265,7 @@ AVX2 INLINE int64_t wide_row(level_t *level, const char *above, const char *belo
         store(sums + x, left), store(sums + x + 8, right);
         const __m256i a = _mm256_add_epi32(left, halves), b = _mm256_add_epi32(right, halves);
         store(out + x, in_order(_mm256_packus_epi32(_mm256_srl_epi32(a, shift), _mm256_srl_epi32(b, shift))));
-        /* Below 2^17 in each step: no row is so long that this overflows. */
+        /* Each step adds less than 2^17, and no row is long enough for an overflow. */
         remainders = _mm256_add_epi32(remainders, _mm256_and_si256(a, mask));
         remainders = _mm256_add_epi32(remainders, _mm256_and_si256(b, mask));
     }
@@ -296,7 +296,7 @@ static void write_sums(const level_t *level, const void *above, const void *belo
     else wide_sums_of_16(above, below, sums, width);
 }
 
-/* Makes a row of the level from the two rows under it, and every second time a row of the next level from two rows. */
+/* Makes a row of the level from two rows of the level below, and after every second row a row of the next level. */
 static void add_row(level_t *level, int64_t levels, const char *above, const char *below, int32_t value_bytes) {
     const int64_t y = level->rows++;
     char *sums = (char *)level->sums + (y & 1) * level->width * level->sum_bytes;
@@ -314,10 +314,10 @@ static void add_row(level_t *level, int64_t levels, const char *above, const cha
         add_row(level + 1, levels - 1, level->sums, sums, level->sum_bytes);
 }
 
-/* Lets a caller check that its level_t is the compiled one. */
+/* Returns the size of level_t, with which a caller checks that its own is the same. */
 int64_t temwatch_level_bytes(void) { return (int64_t)sizeof(level_t); }
 
-/* Takes the next rows of level 0, an even number unless they are the last; pixel_bytes is 1 or 2. */
+/* Processes the next rows of level 0, an even number unless they are the last. pixel_bytes is 1 or 2. */
 void temwatch_add_rows(level_t *level, int64_t levels, const void *rows, int64_t row_bytes, int64_t count,
                        int32_t pixel_bytes) {
     const char *row = rows;
@@ -325,11 +325,12 @@ void temwatch_add_rows(level_t *level, int64_t levels, const void *rows, int64_t
         add_row(level, levels, row, row + row_bytes, pixel_bytes);
 }
 
-/* Extremes of an image so far, and how many pixels are 0 or bright. The order of the fields is that of `GreyRange`. */
+/* Extremes of an image so far, and the numbers of pixels that are 0 or bright. The order of the fields is that of
+ * `GreyRange` in kernel.py. */
 typedef struct {
     uint64_t pixels, black, white;
     uint32_t darkest, brightest;
-    uint32_t bright; /* the least value that counts as white */
+    uint32_t bright; /* the smallest value that counts as white */
 } range_t;
 
 #define RANGE(NAME, VALUE)                                                                                             \
@@ -347,8 +348,8 @@ typedef struct {
 RANGE(range_of_8, uint8_t)
 RANGE(range_of_16, uint16_t)
 
-/* The same with registers of 256 bits: lanes of 8 or 16 bits count the pixels of 255 steps. Returns the number of pixels
- * that were done. */
+/* The same with 256-bit registers: lanes of 8 or 16 bits count the pixels of 255 steps. Returns the number of pixels
+ * that were processed. */
 #if X86
 #define COUNTED 255
 
@@ -403,8 +404,8 @@ void temwatch_add_range(range_t *range, const void *pixels, int64_t count, int32
     else range_of_16(range, (const uint16_t *)pixels + done, count - done, (uint16_t)bright);
 }
 
-/* Adds the Laplacian of each inner pixel of a row, and its square. Squares of 8-bit pixels are below 2^20: RUN of them fit
- * 32 bits. */
+/* Adds the Laplacian of each inner pixel of a row, and its square. Squares for 8-bit pixels are below 2^20, so RUN of
+ * them fit 32 bits. */
 #define LAPLACIAN(NAME, VALUE, SUM, SQUARES)                                                                           \
     FAST static void NAME(const VALUE *above, const VALUE *row, const VALUE *below, int64_t width, int64_t *sum,       \
                           uint64_t *squares) {                                                                         \
@@ -436,14 +437,14 @@ void temwatch_add_laplacian(const void *pixels, int64_t width, int64_t height, i
     }
 }
 
-/* Whole rows, one behind the other in a file; `Run` of tiff_header.py. */
+/* Rows that follow each other in a file without gaps; `Run` of tiff_header.py. */
 typedef struct {
     int64_t offset, rows;
 } run_t;
 
 enum { WHOLE = 0, CUT_SHORT = 1 };
 
-/* WHOLE, CUT_SHORT, or the error's number, negative. */
+/* Returns WHOLE, CUT_SHORT, or the negative errno. */
 static int32_t read_whole(int32_t descriptor, char *place, int64_t bytes, int64_t offset) {
     while (bytes > 0) {
         const ssize_t count = pread(descriptor, place, (size_t)bytes, (off_t)offset);
@@ -454,8 +455,8 @@ static int32_t read_whole(int32_t descriptor, char *place, int64_t bytes, int64_
     return WHOLE;
 }
 
-/* Where in a page the processor's block copy writes. A little after the place where it reads (modulo a page) it takes
- * four times as long, since it cannot tell its stores from its next loads. */
+/* Returns an address to which the processor's block copy is fast. If it writes a little after the address from which it
+ * reads (modulo a page), it takes four times as long, since it cannot distinguish its stores from its next loads. */
 #define PAGE 4096
 #define APART 2048
 #define LINE 64
@@ -466,11 +467,11 @@ static char *away_from(int64_t offset, char *memory) {
     return (char *)(aligned + (wanted - aligned) % PAGE);
 }
 
-/* Gets each piece of the file while it is in the cache: its address, length and offset. */
+/* Called with each piece of the file while it is in the cache: its address, length and offset. */
 typedef void (*seen_t)(const char *piece, int64_t bytes, int64_t offset);
 
-/* Reads all rows of level 0 from a file, through a strip of an even number of rows that stays in the cache; its memory
- * is two pages longer. Adds the pixels to a range, unless it is NULL. Returns what `read_whole` returns. */
+/* Reads all rows of level 0 from a file through a strip, which has an even number of rows and stays in the cache. The
+ * memory is two pages longer than the strip. Adds the pixels to a range unless it is NULL. Returns as `read_whole`. */
 int32_t temwatch_take_file(level_t *level, int64_t levels, int32_t descriptor, const run_t *runs, int64_t run_count,
                            int64_t row_bytes, int32_t pixel_bytes, char *memory, int64_t strip_rows, seen_t seen,
                            range_t *range) {

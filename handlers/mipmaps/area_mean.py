@@ -1,8 +1,7 @@
-"""Levels by area mean: the default, and the code that most of the processor's time goes into.
+"""Levels by area mean: the default method, in which workers spend most of their time.
 
-Integer block sums stay exact from level to level, so each pixel is rounded once and errors never add up. Rows are taken
-a few at a time, as they are read, and all levels are made from them while they are in the cache: touching memory for
-the first time costs more than the arithmetic.
+Integer block sums stay exact from level to level, so each pixel is rounded once and errors do not add up. All levels
+are made from a few rows at a time, while these are in the cache: accessing new memory costs more than the arithmetic.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,12 @@ from handlers.mipmaps.strips import Strip, strip_rows
 def means(
     width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
 ) -> "CompiledMeans | MeansByNumpy":
-    """Return the fastest object that fills the levels of images of one size.
+    """Return the fastest filler of levels by mean, for images of one size.
 
     Parameters
     ----------
     depth : bits per pixel of level 0, 8 or 16.
-    outputs : level -> the array for its pixels, of its size and type.
+    outputs : level -> array for its pixels, in the size and type of the level.
     to_8bit : the 16-bit values that become 0 and 255; None: 16-bit images keep 16 bits.
     """
     kind = CompiledMeans if CompiledMeans.can_do(frozenset(outputs)) else MeansByNumpy
@@ -42,7 +41,7 @@ def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | N
 
 
 def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
-    """Return a level whose rounding errors are carried from pixel to pixel: its mean equals the mean of the image."""
+    """Return a level with rounding errors carried from pixel to pixel, so that its mean equals that of the image."""
     brightest, (height, width) = int(np.iinfo(image.dtype).max), image.shape
     sums = np.empty((height >> level, width >> level), _type_for(brightest, level))
     rows_at_once = strip_rows(width * image.itemsize, level)
@@ -55,7 +54,7 @@ def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:
 
 
 class MeansByNumpy:
-    """`CompiledMeans` without compiled code, and for sums of more than 32 bits."""
+    """The filler of levels by mean in numpy: without compiled code, and for sums of more than 32 bits."""
 
     def __init__(
         self, width: int, height: int, depth: int, outputs: Mapping[int, Grey], to_8bit: IntensityRange | None
@@ -69,11 +68,13 @@ class MeansByNumpy:
         self._excess: dict[int, int] = {}
 
     def add_image(self, image: Grey) -> None:
+        """Fill the levels from level 0, (H, W)."""
         self._begin()
         for start in range(0, len(image), self._strip.rows):
             self._add(image[start : start + self._strip.rows])
 
     def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
         self._begin()
         for _, rows in self._strip.read(descriptor, runs, seen):
             if grey_range is not None:
@@ -95,6 +96,7 @@ class MeansByNumpy:
         self._row += len(rows)
 
     def biased(self) -> list[int]:
+        """Return the levels of the last image whose mean error exceeds the limit."""
         return [
             level
             for level, rule in self._rules.items()
@@ -103,12 +105,12 @@ class MeansByNumpy:
 
 
 def _type_for(brightest: int, level: int) -> np.dtype[np.unsignedinteger]:
-    """Return the type that holds the sums of a level, plus half a block."""
+    """Return the smallest type for the block sums of a level plus the half that is added for rounding."""
     return smallest_type(brightest * 4**level + 4**level // 2)
 
 
 def _sums_of_four(sums: Sums, wide: np.dtype[np.unsignedinteger]) -> Sums:
-    """Return the sums of 2 x 2 neighbours, without an odd last row or column."""
+    """Return the sums of 2 x 2 neighbours; an odd last row or column is dropped."""
     height, width = (size // 2 * 2 for size in sums.shape)
     rows = np.add(sums[0:height:2, :width], sums[1:height:2, :width], dtype=wide)
     return rows[:, 0::2] + rows[:, 1::2]

@@ -1,4 +1,4 @@
-"""Levels by another function of each block than its mean: minimum, maximum, median, most frequent value. Pure.
+"""Levels by the minimum, maximum, median or most frequent value of each block. Pure.
 
 Each pixel is a function of its whole 2^n x 2^n block of level 0.
 """
@@ -15,13 +15,13 @@ from handlers.images.pixels import Grey, IntensityRange, scaled
 Blocks = npt.NDArray[Any]
 """(n, H, W), uint8 or uint16: the n pixels of each block along axis 0, in any order."""
 BAND = 1 << 21
-"""Pixels of level 0 that are sorted at once: more leave the cache, fewer cost more in calls than in comparisons."""
+"""Pixels of level 0 that are sorted at once. More do not fit the cache; with fewer, calls dominate the cost."""
 
 
 def min_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
     """Yield levels whose pixels are the smallest of their blocks.
 
-    A mask of two values keeps these two values, and an opaque pixel never covers a clear pixel of level 0.
+    A mask of two values keeps these values, and an opaque pixel never covers a transparent pixel of level 0.
     """
     yield from _level_by_level(np.minimum, image, levels, to_8bit)
 
@@ -32,17 +32,17 @@ def max_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | No
 
 
 def median_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
-    """Yield levels whose pixels are the medians of their blocks: the mean of the middle two, rounded half to even."""
+    """Yield levels whose pixels are the medians of their blocks: the mean of the middle two values, rounded to even."""
     yield from _from_level_0(median, image, levels, to_8bit)
 
 
 def mode_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
-    """Yield levels whose pixels are the most frequent values of their blocks, the smallest of several: for labels."""
+    """Yield levels of the most frequent values of the blocks, for labels; if several are as frequent, the smallest."""
     yield from _from_level_0(most_frequent, image, levels, to_8bit)
 
 
 def median(blocks: Blocks) -> Grey:
-    """Return the medians along axis 0, whose length is a power of 2; a half is rounded to the even neighbour.
+    """Return the medians along axis 0, whose length is a power of 2; a half is rounded to even.
 
     >>> median(np.array([[[0, 0]], [[1, 2]], [[2, 3]], [[9, 9]]], np.uint8)).tolist()
     [[2, 2]]
@@ -56,7 +56,7 @@ def median(blocks: Blocks) -> Grey:
 
 
 def most_frequent(blocks: Blocks) -> Grey:
-    """Return the most frequent values along axis 0, whose length is a power of 2; the smallest of several.
+    """Return the most frequent values along axis 0, whose length is a power of 2; if several, the smallest.
 
     >>> most_frequent(np.array([[[7, 9]], [[3, 4]], [[7, 9]], [[1, 4]]], np.uint8)).tolist()
     [[7, 4]]
@@ -66,7 +66,7 @@ def most_frequent(blocks: Blocks) -> Grey:
     run = np.ones(value.shape, np.min_scalar_type(len(blocks)))
     longest = run.copy()
     for before, now in pairwise(ordered):
-        # Equal values are neighbours. The first of the longest runs is that of the smallest value.
+        # Equal values are adjacent, so the first of the longest runs has the smallest value.
         run *= before == now
         run += 1
         np.copyto(value, now, where=run > longest)
@@ -77,8 +77,8 @@ def most_frequent(blocks: Blocks) -> Grey:
 def in_order(blocks: Blocks) -> Blocks:
     """Return the pixels of each block in ascending order along axis 0, whose length is a power of 2.
 
-    All blocks go through one sorting network at once: its comparisons are minima and maxima of whole arrays, which is
-    many times as fast as sorting one block after the other.
+    All blocks pass one sorting network together: its comparisons are minima and maxima of whole arrays, which is many
+    times faster than sorting the blocks one by one.
 
     Source: Batcher, Sorting networks and their applications (1968), odd-even merging.
 
@@ -101,7 +101,7 @@ def in_order(blocks: Blocks) -> Blocks:
 
 
 def _exchange(pairs: Blocks) -> None:
-    """Put the smaller of two values into place 0 of axis 2, the larger into place 1."""
+    """Put the smaller of two values at index 0 of axis 2, the larger at index 1."""
     low, high = pairs[:, :, 0], pairs[:, :, 1]
     smaller = np.minimum(low, high)
     np.maximum(low, high, out=high)
@@ -111,7 +111,7 @@ def _exchange(pairs: Blocks) -> None:
 def _level_by_level(
     function: np.ufunc, image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None
 ) -> Iterator[tuple[int, Grey]]:
-    """Yield each level, made from the level before: the smallest of four smallest is the smallest of all."""
+    """Yield each level, made from the level before: the minimum of four minima is the minimum of all."""
     for level in range(1, max(levels, default=0) + 1):
         height, width = (size // 2 * 2 for size in image.shape)
         first, *others = (image[y:height:2, x:width:2] for y in (0, 1) for x in (0, 1))
@@ -125,7 +125,7 @@ def _level_by_level(
 def _from_level_0(
     function: Callable[[Blocks], Grey], image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None
 ) -> Iterator[tuple[int, Grey]]:
-    """Yield each level, made from level 0: the median of four medians is not the median of all, nor is the mode."""
+    """Yield each level, made from level 0: the median of four medians is not the median of all (likewise the mode)."""
     for level in sorted(levels):
         yield level, scaled(_reduced(image, 2**level, function), to_8bit)
 

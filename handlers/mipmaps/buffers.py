@@ -1,7 +1,7 @@
-"""The memory in which a worker makes levels, kept from tile to tile.
+"""The memory in which a worker makes levels, reused from tile to tile.
 
 New pages of memory cost more than the arithmetic. So every strip of level 0 is read into the same memory, and levels
-are written straight into the content of their files, which lies where that of the previous tile lay.
+are written directly into the content of their files, for which the memory of the previous tile is reused.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,13 +22,12 @@ from handlers.mipmaps.resize import OF_NEIGHBOURS
 from handlers.mipmaps.resize_kernel import CompiledResize
 
 KEPT = 2
-"""Number of unused buffers that are kept; a process with several threads has more of them in use. Of those with a whole
-level 0 only one is kept."""
+"""Number of idle buffers that are kept. At most one of them has memory for all rows of level 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Images and levels that need the same buffers."""
+    """Key of buffers: images and levels of the same kind can use the same buffers."""
 
     width: int
     height: int
@@ -40,36 +39,36 @@ class Kind:
 
     @property
     def takes_all_rows(self) -> bool:
-        """Whether a strip has all rows of an image."""
+        """Whether a strip has memory for all rows of an image."""
         is_compiled = CompiledResize.can_do(self.reduction, self.width, self.height)
         return self.reduction.function in OF_NEIGHBOURS and not is_compiled
 
 
 class LevelBuffers:
-    """A strip of level 0, and the files of its levels."""
+    """Memory for a strip of level 0 and for the files of the levels."""
 
     def __init__(self, kind: Kind) -> None:
         to_8bit = kind.to_8bit if kind.bits == 16 else None
         bits = 8 if to_8bit else kind.bits
         self.pages = {n: plain_page(*level_size(kind.width, kind.height, n), bits) for n in kind.levels}
-        """Level -> its file, once it is filled."""
+        """Level -> its file, valid after it is filled."""
         outputs = {level: page.pixels for level, page in self.pages.items()}
         self._filler = filler(kind.width, kind.height, kind.bits, outputs, to_8bit, kind.reduction)
 
     def fill_from_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> list[int]:
-        """Fill the levels from rows as they are read. Return the levels whose mean error exceeds the limit.
+        """Fill the levels from the rows of an open file. Return the levels whose mean error exceeds the limit.
 
         Parameters
         ----------
-        seen : gets each piece of the file as it is read.
-        grey_range : gets the pixels of level 0, if it is given.
+        seen : called with each piece of the file after it is read.
+        grey_range : if given, the pixels of level 0 are added to it.
 
         Raises
         ------
         EOFError
-            If the file ends before its rows do.
+            If the file ends before the last row.
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         self._filler.add_file(descriptor, runs, seen, grey_range)
         return self._filler.biased()
@@ -90,18 +89,18 @@ def reduced(
     reduction: Reduction = MEAN,
     grey_range: GreyRange | None = None,
 ) -> Iterator[Mapping[int, Page]]:
-    """Context with the levels of an image; its memory is used again after it.
+    """Context with the levels of an image. Their memory is reused after the context.
 
-    Rows are read straight from the file if they lie there as in memory; otherwise the image is decoded first.
+    Rows are read directly from the file if it stores them uncompressed; otherwise the image is decoded first.
 
     Parameters
     ----------
-    grey_range : gets the pixels of level 0 while they are in the cache, if it is given.
+    grey_range : if given, the pixels of level 0 are added to it while they are in the cache.
 
     Raises
     ------
     Fault
-        As level 0 raises; ImageChanging if the file changed until all of it was read.
+        As raised by `level0`; ImageChanging if the file changed while it was read.
     """
     image = None if level0.runs else level0.pixels()
     bits = image.itemsize * 8 if image is not None else level0.bits
@@ -127,7 +126,7 @@ _idle: list[tuple[Kind, LevelBuffers]] = []
 
 @contextmanager
 def buffers_for(kind: Kind) -> Iterator[LevelBuffers]:
-    """Context with buffers that nobody else uses meanwhile; used ones if there are any of this kind."""
+    """Context with buffers for exclusive use: idle buffers of this kind, or new ones."""
     buffers = _take_idle(kind.__eq__) or LevelBuffers(kind)
     try:
         yield buffers
@@ -144,7 +143,7 @@ def _keep(kind: Kind, buffers: LevelBuffers) -> None:
 
 
 def _take_idle(is_wanted: Callable[[Kind], bool]) -> LevelBuffers | None:
-    """Take buffers out of the idle ones. Each call of a list's method is atomic among threads."""
+    """Remove buffers from the idle ones and return them; None if there are none. Each list operation is atomic."""
     for entry in reversed(_idle.copy()):
         if is_wanted(entry[0]):
             try:

@@ -1,4 +1,4 @@
-"""Level 0 of a tile inside a stack: written as a TIFF of its own, since render-ws reads no stack."""
+"""Extracting level 0 from an MRC file into a TIFF, since render-ws reads no MRC files."""
 
 from handlers.container import Container
 from handlers.errors import storage_fault
@@ -11,7 +11,7 @@ from handlers.stores.choose import store_of
 
 
 def extract_level0(job: MipmapJob) -> FileContent:
-    """Write level 0 of a job, unless it is there; return the identity of the stack and the digest of level 0.
+    """Write level 0 of a job unless it already exists. Return the MRC file's identity and the digest of level 0.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def extract_level0(job: MipmapJob) -> FileContent:
 
 
 def container_here(directory: Container | None) -> Container | None:
-    """Return a directory that must contain a file, as this machine resolves it; None: any. Raises StorageFault."""
+    """Return a container as this machine resolves it; None stays None. Raises StorageFault."""
     if directory is None:
         return None
     try:

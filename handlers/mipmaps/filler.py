@@ -1,4 +1,4 @@
-"""Fillers of levels, image after image, by any method, from a file's rows or from a decoded image."""
+"""Fillers, which fill the levels of one image after another from the rows of a file or from a decoded image."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -15,7 +15,7 @@ from handlers.mipmaps.strips import STRIP_BYTES, Strip, strip_rows
 
 
 class LevelFiller(Protocol):
-    """Fills the levels of image after image."""
+    """Fills the levels of one image after another."""
 
     def add_image(self, image: Grey) -> None:
         """Fill the levels from level 0, (H, W), contiguous."""
@@ -25,7 +25,8 @@ class LevelFiller(Protocol):
 
         Parameters
         ----------
-        grey_range : gets all pixels of level 0, if it is given.
+        seen : called with each piece of the file after it is read.
+        grey_range : if given, all pixels of level 0 are added to it.
         """
 
     def biased(self) -> list[int]:
@@ -40,12 +41,12 @@ def filler(
     to_8bit: IntensityRange | None,
     reduction: Reduction = MEAN,
 ) -> LevelFiller:
-    """Return what fills the levels of images of one size.
+    """Return the fastest filler of levels for images of one size and a reduction.
 
     Parameters
     ----------
-    bits : per pixel of level 0, 8 or 16.
-    outputs : level -> the array for its pixels, of its size and type.
+    bits : bits per pixel of level 0, 8 or 16.
+    outputs : level -> array for its pixels, in the size and type of the level.
     to_8bit : the 16-bit values that become 0 and 255; None: 16-bit images keep 16 bits.
     """
     if reduction.function == MEAN.function:
@@ -56,7 +57,10 @@ def filler(
 
 
 class ByStrips:
-    """Levels by any function but the mean. A strip holds whole blocks; all rows, where pixels depend on neighbours."""
+    """Filler for any function except the mean.
+
+    A strip contains whole blocks; if pixels depend on neighbouring blocks, all rows.
+    """
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class ByStrips:
             self._fill(top, rows)
 
     def biased(self) -> list[int]:
-        """Return no level: only means are of no bias."""
+        """Return no levels: only means are corrected for bias."""
         return []
 
     def _fill(self, top: int, rows: Grey) -> None:

@@ -1,4 +1,4 @@
-"""The job of a worker: the levels of one image."""
+"""The job of a worker: making the levels of one image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ from handlers.parcel import Parcel
 from handlers.place import Place
 from handlers.sharing import AS_MADE, Sharing
 
-if TYPE_CHECKING:  # most importers only describe jobs
+if TYPE_CHECKING:  # most modules that import this one only describe jobs
     from handlers.images.render_source import RenderSource
     from handlers.mipmaps.overlap import Neighbour
 
 
 @dataclass(frozen=True, slots=True)
 class MipmapJob(Parcel):
-    """The levels to make of one image."""
+    """The levels to make from one image, and how."""
 
     tile_id: str
     level0: Place
@@ -36,43 +36,43 @@ class MipmapJob(Parcel):
     intensity_range: IntensityRange | None = None
     """The 16-bit values that become 0 and 255; None: 0 and 65535."""
     root: Container | None = None
-    """Directory that must contain the image, or its stack, after all links are followed; None: any."""
+    """Directory that must contain the image, or its MRC file, after all links are followed; None: any."""
     stack: StackSection | None = None
-    """The image inside a stack of which level 0 is made first; None: level 0 is there."""
+    """Section of an MRC file from which level 0 is extracted first; None: level 0 exists."""
     container: Container | None = None
     """Directory of all outputs, below which no link is followed; None: links are followed."""
     output_dir: Place | None = None
-    """Of all outputs, as configured; None: it is not known."""
+    """Directory of all outputs, as configured; None: not known."""
     sharing: Sharing = AS_MADE
-    """Modes and group of the files and of directories that are made."""
+    """Modes and group of new files and directories."""
     is_mask: bool = False
     """Whether the image is a mask. A mask may have 1 bit per pixel, and must not have 16."""
     force: bool = True
     """Whether to make valid existing levels again. A level is valid if it decodes, has the right size, mode and format,
-    and its text names the present bytes of level 0 and this way of making it."""
+    and its text has the digest of the present level 0 and the settings of this job."""
     maximum_intensity: float | None = None
-    """The value that the tile spec shows white. The report has a note if it does not suit the bits of the image."""
+    """The value that the tile spec shows white. The report has a note if it does not match the bits of the image."""
     measure: bool = False
-    """Whether the report has numbers of the image and digests of its levels."""
+    """Whether the report contains numbers of the image and digests of the levels."""
     neighbours: "tuple[Neighbour, ...]" = ()
-    """Tiles whose overlap with this one is compared, if the job measures and makes level 3."""
+    """Tiles whose overlap with this tile is compared, if `measure` is set and level 3 is made."""
     source: "RenderSource | None" = None
-    """Source of level 0 at render-ws; None: the file is read. Method "render" needs a source."""
+    """Address of level 0 at render-ws; None: the file is read. Method "render" requires it."""
     upcoming: tuple[UpcomingImage, ...] = ()
-    """Images of later jobs, which this machine's kernel fetches meanwhile."""
+    """Images of later jobs, which the kernel of the worker's machine is to fetch meanwhile."""
 
     @property
     def to_8bit(self) -> IntensityRange | None:
-        """The range that 16-bit values are scaled from; None: they are not scaled."""
+        """The range from which 16-bit values are scaled to 8 bits; None: they are not scaled."""
         return (self.intensity_range or FULL_RANGE) if self.convert_to_8bit else None
 
     def level_bits(self, level0_bits: int) -> int:
-        """Return the bits per pixel of the levels, by those of level 0.
+        """Return the bits per pixel of the levels, given those of level 0.
 
         Raises
         ------
         SettingsFault
-            If the format cannot hold them.
+            If the format cannot store them.
         """
         bits = 16 if level0_bits == 16 and not self.convert_to_8bit else 8
         if bits not in self.encoding.depths:
@@ -84,12 +84,14 @@ class MipmapJob(Parcel):
         return bits
 
     def require_possible(self) -> None:
-        """Raise a Fault if the job contradicts itself: checks everything that needs no image."""
+        """Raise a Fault if the job contradicts itself. Checks everything that can be checked without the image."""
         levels = [level for level, _ in self.outputs]
         if self.is_mask and not self.encoding.lossless:
             raise SettingsFault("mipmaps.format", f"{self.encoding.extension} blurs the masks", "use tif or png")
         if self.reduction.method == "render" and self.source is None:
-            raise SettingsFault("mipmaps.method", "method render needs to know where render-ws serves the image")
+            raise SettingsFault(
+                "mipmaps.method", "method 'render' requires the address at which render-ws serves the image"
+            )
         if len(set(levels)) < len(levels) or min(levels, default=1) < 1:
             raise SettingsFault("mipmaps.levels", f"expected different levels from 1 on, found {levels}")
         if any(path == self.level0 for _, path in self.outputs):

@@ -1,4 +1,4 @@
-"""Existing levels that a job need not make again."""
+"""Existing levels that are valid, so that a job keeps them."""
 
 from collections.abc import Iterator
 
@@ -16,9 +16,9 @@ from handlers.place import Place
 
 
 def valid_levels(job: MipmapJob, level0: OpenLevel0) -> Iterator[MadeLevel]:
-    """Yield the levels whose files were made of the present level 0 in the way of this job, and still decode.
+    """Yield the levels whose files were made from the present level 0 with the job's settings, and decode.
 
-    A level with any problem is made again; a disk that causes the problem is reported then.
+    A level with any problem is made again. If a disk is the cause, that write reports it.
     """
     texts = LevelText(job, level0.bits)
     for level, path in job.outputs:
@@ -26,7 +26,7 @@ def valid_levels(job: MipmapJob, level0: OpenLevel0) -> Iterator[MadeLevel]:
         if text is None:
             continue
         said = without_pixels(text)
-        # Level 0 is read only if the rest of the text fits.
+        # Level 0 is read only if the rest of the text matches.
         if not said.endswith(f" {texts.how(level)}") or not (digest := level0.known_digest()):
             continue
         if said == texts.provenance(level, digest) and (valid := _valid_level(job, level0.bits, level, path, text)):

@@ -1,7 +1,7 @@
-"""The area mean in compiled code (area_mean.c), if it was built; numpy in `area_mean` does the same more slowly.
+"""The area mean in compiled code (area_mean.c), if it was built. numpy in `area_mean` computes the same more slowly.
 
-The code is a plain library, called through ctypes, not an extension module: one build serves every Python, and other
-threads run while it works.
+The code is a plain library that is called through ctypes, not an extension module: one build serves every version of
+Python, and other threads can run meanwhile.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ import numpy.typing as npt
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
 
 Runs = Sequence[tuple[int, int]]
-"""Places of an image in a file, from its first row to its last: (offset in bytes, number of whole rows there)."""
+"""Runs of rows in a file, from the first row of the image to the last: (offset in bytes, number of rows)."""
 LIBRARY = Path(__file__).with_name("libarea_mean.so")
 HIGHEST_LEVEL = 8
-"""Sums of 4^8 16-bit pixels fit 32 bits; sums of more do not."""
+"""Highest level of the compiled code: sums of 4^8 16-bit pixels fit 32 bits, larger sums do not."""
 BYTES_AT_ONCE = 192 * 1024
-"""Bytes of level 0: few enough to stay in the second-level cache until they are summed, enough to make calls cheap."""
+"""Bytes of level 0 in a strip: few enough to stay in the second-level cache, enough to make calls cheap."""
 CUT_SHORT = "the file became shorter while it was read"
 
 Seen = Callable[[int, memoryview], object]
-"""Gets the offset and the bytes of each piece of a file as it is read, while it is in the cache."""
+"""Called with the offset and the bytes of each piece of a file after it is read, while it is in the cache."""
 _Seen = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 """seen_t of area_mean.c."""
 
@@ -47,11 +47,11 @@ class _Level(ctypes.Structure):
 
 
 WHITE: Mapping[int, int] = {8: 255, 16: 0xFFF0}
-"""Bits per pixel -> least value at full scale. Cameras of 12 bits shift their values by 4: their white is 0xfff0."""
+"""Bits per pixel -> smallest value that counts as full scale. 12-bit cameras shift values by 4: white is 0xfff0."""
 
 
 class GreyRange(ctypes.Structure):
-    """range_t of area_mean.c: extremes of an image so far, and the number of its pixels that are 0 or at full scale."""
+    """range_t of area_mean.c: extremes of an image so far, and the numbers of pixels that are 0 or at full scale."""
 
     _fields_ = (
         *((name, ctypes.c_uint64) for name in ("pixels", "black", "white")),
@@ -65,7 +65,7 @@ class GreyRange(ctypes.Structure):
 
     @classmethod
     def of_bits(cls, bits: int) -> "GreyRange":
-        """Return the range of no pixels of 8 or 16 bits."""
+        """Return the range of an image without pixels, of 8 or 16 bits."""
         return cls(darkest=(1 << bits) - 1, bright=WHITE[bits])
 
     def add(self, image: Grey) -> None:
@@ -89,7 +89,7 @@ class GreyRange(ctypes.Structure):
 
 @functools.cache
 def compiled_code() -> ctypes.CDLL | None:
-    """Return the compiled code; None if it was not built, or for another machine or version."""
+    """Return the compiled code; None if it was not built, or was built for another machine or version."""
     size, short, place = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
@@ -110,12 +110,12 @@ def compiled_code() -> ctypes.CDLL | None:
 
 
 class CompiledMeans:
-    """`area_mean.MeansByNumpy`, compiled: the same pixels.
+    """The filler of levels by mean in compiled code, which makes the same pixels as `area_mean.MeansByNumpy`.
 
     Raises
     ------
     OSError
-        If there is no compiled code; `can_do` tells beforehand.
+        If there is no compiled code; `can_do` reports that beforehand.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class CompiledMeans:
 
     @staticmethod
     def can_do(levels: frozenset[int]) -> bool:
-        """Return whether there is compiled code, and its integers hold the sums of these levels."""
+        """Whether there is compiled code, and the sums of these levels fit its integers."""
         return max(levels, default=0) <= HIGHEST_LEVEL and compiled_code() is not None
 
     def _begin(self) -> None:
@@ -186,7 +186,7 @@ class CompiledMeans:
         ]
 
     def _excess(self, level: int, rule: Rounding) -> int:
-        """Return by how much all pixels together are too bright: what the halves added, less the remainders."""
+        """Return the sum of the rounding errors, times divisor: the added halves minus the remainders."""
         pixels = self._outputs[level].size
         return rule.divisor // 2 * pixels - pixels // 2 - int(self._levels[level - 1].remainder)
 
@@ -210,10 +210,10 @@ def _set_output(entry: _Level, output: Grey, rule: Rounding) -> None:
 
 
 def division(divisor: int, largest: int) -> tuple[int, int, int, int]:
-    """Return (method, shift before, multiplier, shift after) that divide every number up to the largest, rounded down.
+    """Return (method, shift before, multiplier, shift after) with which every number up to the largest is divided.
 
-    For each number n, ((n >> before) * multiplier) >> after equals n // divisor if the multiplier exceeds 2^after / odd
-    by less than 2^after / n; it always exceeds it by less than 1.
+    ((n >> before) * multiplier) >> after equals n // divisor for each number n, if the multiplier exceeds 2^after / odd
+    by less than 2^after / n. It always exceeds it by less than 1.
 
     Source: Granlund and Montgomery, Division by Invariant Integers using Multiplication (1994), theorem 4.2.
 
@@ -227,7 +227,7 @@ def division(divisor: int, largest: int) -> tuple[int, int, int, int]:
     for after in range(64):
         multiplier = -(-(1 << after) // odd)
         if most * (multiplier * odd - (1 << after)) < 1 << after:
-            # Remainders of 256 pixels are added up in as many bits as the product has.
+            # The remainders of 256 pixels are added in an integer as wide as the product.
             if most * multiplier < 1 << 32 and divisor < 1 << 24:
                 return MULTIPLY, before, multiplier, after
             if multiplier < 1 << 32:

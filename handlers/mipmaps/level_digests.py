@@ -1,4 +1,4 @@
-"""Digests of the level files of a tile: read, or proved by a store that answers with a checksum."""
+"""Digests of the level files of a tile: computed from the files, or taken from the checksums of an object store."""
 
 from collections.abc import Iterable
 
@@ -13,23 +13,23 @@ Levels = Iterable[tuple[int, Place]]
 
 
 def level_digests(levels: Levels) -> dict[int, bytes]:
-    """Return the digest of each level's file. Blocking. Raises OSError or StoreFault if one cannot be read."""
+    """Return the digest of each level's file. Blocking. Raises OSError or StoreFault if a file cannot be read."""
     return {level: store_of(place).known_digest(place) or _read(place) for level, place in levels}
 
 
 def are_proved(levels: Levels, expected: bytes) -> bool:
-    """Return whether the store proves without reading that the levels hold the bytes that were written. Blocking.
+    """Whether the checksums of the store prove that the levels have the bytes that were written. Blocking.
 
     Parameters
     ----------
-    expected : by `digest_of_levels`.
+    expected : digest of the levels when they were written, by `digest_of_levels`.
     """
     digests: dict[int, bytes] = {}
     for level, place in levels:
         try:
             digest = store_of(place).known_digest(place)
         except StoreFault:
-            return False  # reported where the level is read
+            return False  # reported when the level is read
         if digest is None:
             return False
         digests[level] = digest

@@ -1,4 +1,4 @@
-"""The text in a level's file that says how and of what the level was made. Does no input or output."""
+"""The text in the file of a level: the digest of level 0 and the settings. No input or output."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class LevelText:
     level0_bits: int
 
     def how(self, level: int) -> str:
-        """Return how a level is made."""
+        """Return the settings with which a level is made, as text."""
         return recipe_of(
             level,
             self.job.reduction,
@@ -31,10 +31,10 @@ class LevelText:
         )
 
     def provenance(self, level: int, digest: bytes | None) -> str:
-        """Return how a level is made, and of which bytes; empty if nobody read these bytes."""
+        """Return the settings of a level and the digest of level 0; empty if the digest is not known."""
         return provenance(digest, self.how(level)) if digest else ""
 
     def of_pixels(self, level: int, digest: bytes | None, pixels: Grey) -> str:
-        """Return the text for the file of a level: with the digest of its pixels, unless the format changes pixels."""
+        """Return the text for the file of a level, with the digest of its pixels if the format is lossless."""
         text = self.provenance(level, digest)
         return with_pixels(text, pixels) if self.job.encoding.lossless else text

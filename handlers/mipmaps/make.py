@@ -1,7 +1,6 @@
-"""The job of one tile: read level 0, reduce it to levels, put these in place.
+"""Running the job of one tile: read level 0, reduce it to levels, put these in place.
 
-`make_mipmaps` runs in a worker process. It takes a job and returns a report; a fault of input or disk is in the report,
-never an exception.
+`make_mipmaps` runs in a worker process. It takes a job and returns a report, which contains any fault of input or disk.
 """
 
 import time
@@ -29,14 +28,14 @@ from handlers.place import ObjectPlace
 
 
 def make_mipmaps(job: MipmapJob) -> MipmapReport:
-    """Make and verify the levels of a job. Reports every fault of input or disk instead of raising it."""
+    """Make and verify the levels of a job. A fault of input or disk is in the report and not raised."""
     read_ahead(job.upcoming)
     if not isinstance(job.level0, ObjectPlace):
         return _made(job)
     from handlers.objects.files import reading_once
 
     with reading_once():
-        return replace(_made(job), level0=None)  # its identity would be that of the copy in memory
+        return replace(_made(job), level0=None)  # the identity would be that of the copy in memory
 
 
 def _made(job: MipmapJob) -> MipmapReport:
@@ -83,9 +82,9 @@ def _made(job: MipmapJob) -> MipmapReport:
 
 
 def open_level0(job: MipmapJob) -> OpenLevel0:
-    """Return level 0, whose header was compared with the job. Raises a Fault if it cannot be used."""
+    """Open level 0 and compare its header with the job. Raises a Fault if it cannot be used."""
     level0 = _level0_of(job, Level0File(job.level0, job.width, job.height, _root_of(job), job.is_mask))
-    job.level_bits(level0.bits)  # raises if the format cannot hold them
+    job.level_bits(level0.bits)  # raises if the format cannot store them
     return level0
 
 
@@ -104,7 +103,7 @@ def _level0_of(job: MipmapJob, file: Level0File) -> OpenLevel0:
 
 
 def _root_of(job: MipmapJob) -> Container | None:
-    """Return the directory that must contain the image, as this machine resolves it; None: any."""
+    """Return the container of the image, as this machine resolves it; None: any directory."""
     return container_here(job.container if job.stack else job.root)
 
 
@@ -112,8 +111,8 @@ def _root_of(job: MipmapJob) -> Container | None:
 def _reduced(
     job: MipmapJob, levels: AbstractSet[int], level0: OpenLevel0, measurement: Measurement | None
 ) -> Iterator[Iterable[ReducedLevel]]:
-    """Context with the levels, lowest first; their memory is used again after it."""
-    # The pixels that render-ws serves are not those of the file.
+    """Context with the levels, lowest first. Their memory is reused after the context."""
+    # The pixels that render-ws serves differ from those of the file, so they are not measured.
     grey_range = measurement.level0 if measurement and not job.source else None
     size, numbers = (job.width, job.height), tuple(sorted(levels))
     with reduced(level0, *size, numbers, job.to_8bit, job.reduction, grey_range) as pages:
@@ -121,7 +120,7 @@ def _reduced(
 
 
 def _measured(job: MipmapJob, level0: OpenLevel0, levels: Iterable[MadeLevel], measurement: Measurement) -> Measured:
-    """Return the numbers of an image. Kept levels were not made: what was not seen then is read."""
+    """Return the numbers of an image. Files are read for numbers that are missing because levels were kept."""
     if not measurement.level0.pixels and not job.source:
         measurement.level0.add(level0.pixels())
         level0.require_unchanged()

@@ -1,4 +1,4 @@
-"""Numbers of an image, taken while its pixels are in memory for its levels."""
+"""Measuring an image while its pixels are in memory for making its levels."""
 
 import ctypes
 import math
@@ -23,35 +23,35 @@ UNKNOWN: Final = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Measured(Parcel):
-    """Numbers of one image; NaN where unknown."""
+    """Numbers of one image. Unknown numbers are NaN."""
 
     bits: float = UNKNOWN
-    """Bits of a pixel of level 0."""
+    """Bits per pixel of level 0."""
     darkest: float = UNKNOWN
-    """Least pixel of level 0, in the file's own grey values, as is `brightest`."""
+    """Smallest pixel value of level 0 in grey values of the file; `brightest`: the largest."""
     brightest: float = UNKNOWN
     dark_share: float = UNKNOWN
-    """Share of the pixels that are 0."""
+    """Fraction of the pixels that are 0."""
     saturated_share: float = UNKNOWN
-    """Share of the pixels at full scale."""
+    """Fraction of the pixels at full scale."""
     sharpness: float = UNKNOWN
     """Variance of the Laplacian of level 3 on the scale 0 to 255."""
     levels: int = 0
     """The highest level in `levels_digest`."""
     levels_digest: bytes = b""
-    """Digest of all level files together, by `digest_of_levels`; empty if they are not known."""
+    """Digest of all level files together, by `digest_of_levels`; empty if not known."""
     overlaps: tuple[Overlap, ...] = ()
-    """With the neighbours whose level 3 was there, and showed enough."""
+    """Overlaps with the neighbours whose level 3 existed and had enough contrast."""
 
     def to_bytes(self) -> bytes:
-        """Return the numbers as the journal keeps them."""
+        """Return the numbers in the form that the journal stores."""
         numbers = self.bits, self.darkest, self.brightest, self.dark_share, self.saturated_share, self.sharpness
         overlaps = (_OVERLAP.pack(each.side, each.x, each.y, each.error) for each in self.overlaps)
         return _ROW.pack(*numbers, self.levels, self.levels_digest) + b"".join(overlaps)
 
     @classmethod
     def from_bytes(cls, row: bytes) -> Self:
-        """Return the numbers of `to_bytes`."""
+        """Return the numbers in the bytes of `to_bytes`."""
         bits, darkest, brightest, dark, saturated, sharpness, levels, digest = _ROW.unpack_from(row)
         overlaps = tuple(Overlap(Side(side), *rest) for side, *rest in _OVERLAP.iter_unpack(row[_ROW.size :]))
         known = digest if any(digest) else b""
@@ -59,7 +59,12 @@ class Measured(Parcel):
 
 
 def digest_of_levels(digests: Mapping[int, bytes]) -> bytes:
-    """Return one digest for the files of all levels, from the digest of each by its level."""
+    """Return one digest for the files of all levels.
+
+    Parameters
+    ----------
+    digests : level -> digest of its file.
+    """
     whole = xxhash.xxh3_128()
     for level, digest in sorted(digests.items()):
         whole.update(bytes([level]) + digest)
@@ -71,13 +76,13 @@ class Measurement:
 
     Parameters
     ----------
-    bits : per pixel of level 0.
-    neighbours : tiles whose overlap with this one is compared.
+    bits : bits per pixel of level 0.
+    neighbours : tiles whose overlap with this tile is compared.
     """
 
     def __init__(self, bits: int, neighbours: Sequence[Neighbour] = ()) -> None:
         self.level0 = GreyRange.of_bits(bits)
-        """Gets the pixels of level 0."""
+        """The caller adds the pixels of level 0 to it."""
         self._bits = bits
         self._sharpness = UNKNOWN
         self._files: dict[int, bytes] = {}
@@ -85,19 +90,19 @@ class Measurement:
         self._overlaps: tuple[Overlap, ...] = ()
 
     def see_level(self, level: int, pixels: Grey) -> None:
-        """Take the pixels of a level, whose file is in place: a neighbour that is made later must find it."""
+        """Measure the pixels of a level. Its file must be in place, so that neighbours that are made later find it."""
         if level == LEVEL:
             self._sharpness = sharpness_of(pixels)
             found = (compare_with(neighbour, pixels) for neighbour in self._neighbours)
             self._overlaps = tuple(overlap for overlap in found if overlap is not None)
 
     def see_file(self, level: int, digest: bytes) -> None:
-        """Take the digest of a level's file."""
+        """Add the digest of a level's file."""
         self._files[level] = digest
 
     @property
     def has_sharpness(self) -> bool:
-        """Whether level 3 was seen."""
+        """Whether level 3 was measured."""
         return not math.isnan(self._sharpness)
 
     def result(self, levels: Collection[int]) -> Measured:
@@ -109,7 +114,7 @@ class Measurement:
 
 
 def range_of(found: GreyRange, bits: int) -> Measured:
-    """Return the numbers of a range; unknown without a pixel."""
+    """Return the numbers in a range; all are unknown if it has no pixels."""
     if not found.pixels:
         return Measured()
     return Measured(bits, found.darkest, found.brightest, found.black / found.pixels, found.white / found.pixels)
@@ -118,7 +123,7 @@ def range_of(found: GreyRange, bits: int) -> Measured:
 def sharpness_of(level3: Grey) -> float:
     """Return the variance of the Laplacian over the inner pixels, on the scale 0 to 255.
 
-    The Laplacian is the sum of the four neighbours less four times the pixel. 0 if there is no inner pixel.
+    The Laplacian is the sum of the four neighbours minus four times the pixel. 0 if there is no inner pixel.
 
     >>> sharpness_of(np.array([[0, 0, 0, 0], [0, 8, 0, 0], [0, 0, 0, 0]], np.uint8))
     400.0

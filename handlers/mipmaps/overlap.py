@@ -1,4 +1,4 @@
-"""Positions of a tile's neighbours, measured in their overlap at level 3."""
+"""Measuring the positions of a tile's neighbours in their overlap at level 3."""
 
 import functools
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from handlers.parcel import Parcel
 from handlers.place import Place
 
 LEVEL: Final = 3
-"""Coarse enough that the camera's noise is gone, fine enough for the edges of membranes."""
+"""Level that is compared: coarse enough to average out the camera's noise, fine enough for the edges of membranes."""
 SCALE: Final = 2**LEVEL
 FINENESS: Final = 16
-"""Steps per pixel of level 3: half a pixel of level 0."""
+"""Steps per pixel of level 3, each half a pixel of level 0."""
 LONGEST_PX, WIDEST_PX = 256, 96
 """Largest window that is compared, along the overlap and across it, in pixels of level 3."""
 NARROWEST_PX: Final = 8
 MOST_ERROR: Final = 0.9
-"""Windows that differ by more show nothing in common. Unrelated ones were seen to differ by 0.98 and more, the same
-tissue under heavy noise by 0.85."""
+"""Largest error of windows that show the same. Unrelated windows had errors of at least 0.98 in tests, and the same
+tissue with heavy noise 0.85."""
 LEAST_CONTRAST: Final = 2.0
-"""Least standard deviation of a window's Laplacian, on the scale 0 to 255. Rounding gives 1.3, and the steps that it
-makes of an even shading look alike in both windows; tissue has 5 and more."""
+"""Smallest standard deviation of a window's Laplacian, on the scale 0 to 255. Rounding alone gives 1.3, and its steps
+in an even shading look the same in both windows. Tissue has at least 5."""
 _Floats = npt.NDArray[np.float32]
 
 
@@ -48,12 +48,12 @@ class Neighbour(Parcel):
 
     side: Side
     level3: Place
-    """Its level 3, which may not be made yet."""
+    """Place of its level 3, which may not exist yet."""
     width: int
-    """Width of its level 0, as `height` is."""
+    """Width of the neighbour's level 0; `height`: its height."""
     height: int
     x: float
-    """Its position less the tile's, by the tile specs, in level-0 pixels."""
+    """Position of the neighbour minus that of the tile by their tile specs, in level-0 pixels; `y` likewise."""
     y: float
 
 
@@ -63,25 +63,25 @@ class Overlap(Parcel):
 
     side: Side
     x: float
-    """Its position less the tile's, as seen, less that of the tile specs; in level-0 pixels."""
+    """Measured position of the neighbour minus that by the tile specs, in level-0 pixels; `y` likewise."""
     y: float
     error: float
-    """RMS difference of the two windows once aligned, relative to their contrast: 0 is equal, 1 unrelated."""
+    """RMS difference of the two aligned windows, relative to their contrast: 0 is equal, 1 is unrelated."""
 
 
 def compare_with(neighbour: Neighbour, level3: Grey) -> Overlap | None:
-    """Return where a neighbour is seen; None if its level 3 is not made yet, or the overlap shows too little. Blocking.
+    """Measure the position of a neighbour; None if its level 3 does not exist yet or contrast is too low. Blocking.
 
-    Both tiles of a pair compare: whichever is made last finds the level of the other.
+    Both tiles of a pair call this function: the tile that is made last finds the level of the other.
 
     Parameters
     ----------
-    level3 : of the tile itself, (H, W).
+    level3 : level 3 of the tile itself, (H, W).
     """
     try:
         other, _ = read_image(neighbour.level3, *level_size(neighbour.width, neighbour.height, LEVEL))
     except (Fault, OSError):
-        return None  # an invalid file is found when it is made, or by verify
+        return None  # an invalid file is reported when it is made, or by verify
     seen = displacement(level3, other, neighbour.x / SCALE, neighbour.y / SCALE)
     if seen is None:
         return None
@@ -90,18 +90,18 @@ def compare_with(neighbour: Neighbour, level3: Grey) -> Overlap | None:
 
 
 def displacement(image: Grey, other: Grey, x: float, y: float) -> tuple[float, float, float] | None:
-    """Return where another image is seen, and the error estimate; None if the overlap shows too little in common.
+    """Return the measured position (x, y) of another image, and the error; None if they have too little in common.
 
     Parameters
     ----------
     image, other : (H, W) each.
-    x, y : expected position of the other image less that of the image, pixels.
+    x, y : expected position of the other image minus that of the image, pixels.
 
-    Source of the method: Guizar-Sicairos, Thurman and Fienup (2008), in scikit-image. The Laplacians are compared: they
-    have no shading, and their peak is narrow.
+    Source of the method: Guizar-Sicairos, Thurman and Fienup (2008), in scikit-image. The Laplacians are compared, since
+    they contain no shading and their correlation has a narrow peak.
     """
     place = round(x), round(y)
-    for _ in range(2):  # the second time where the first has found it, so that the windows show the same
+    for _ in range(2):  # the second time at the position that was found, so that the windows show the same
         windows = _windows(image, other, *place)
         if windows is None:
             return None
@@ -118,21 +118,21 @@ def displacement(image: Grey, other: Grey, x: float, y: float) -> tuple[float, f
 
 
 def _windows(image: Grey, other: Grey, x: int, y: int) -> tuple[Grey, Grey] | None:
-    """Return the windows of both images that show the same if the other one is at x, y; None if they hardly overlap.
+    """Return windows of both images that show the same if the other is at x, y; None if the overlap is too small.
 
-    Of three places along the overlap the one with the greatest contrast is taken: elsewhere may be empty resin.
+    Of three windows along the overlap, that with the highest contrast is used, since the others may show empty resin.
     """
     left, right = max(0, x), min(image.shape[1], x + other.shape[1])
     top, bottom = max(0, y), min(image.shape[0], y + other.shape[0])
     if min(right - left, bottom - top) < NARROWEST_PX:
         return None
-    columns, rows = _places(left, right, bottom - top), _places(top, bottom, right - left)
+    columns, rows = _ranges(left, right, bottom - top), _ranges(top, bottom, right - left)
     pairs = [(image[a:b, c:d], other[a - y : b - y, c - x : d - x]) for a, b in rows for c, d in columns]
     return max(pairs, key=lambda pair: min(pair[0].std(), pair[1].std()))
 
 
-def _places(start: int, end: int, across: int) -> list[tuple[int, int]]:
-    """Return at most three ranges within a range, as long as a window may be, of lengths quick to transform."""
+def _ranges(start: int, end: int, across: int) -> list[tuple[int, int]]:
+    """Return at most three ranges within a range, at most as long as a window, of lengths with a fast transform."""
     length, limit = end - start, LONGEST_PX if end - start >= across else WIDEST_PX
     taken = min(length, limit)
     taken -= (taken - 2) % 4
@@ -142,7 +142,7 @@ def _places(start: int, end: int, across: int) -> list[tuple[int, int]]:
 
 
 def _curvature(window: Grey) -> _Floats:
-    """Return the Laplacian of a window on the scale 0 to 255; 1 pixel smaller on each side."""
+    """Return the Laplacian of a window on the scale 0 to 255. It is one pixel smaller on each side."""
     grey = window.astype(np.float32)
     if window.itemsize == 2:
         grey /= 257
@@ -151,7 +151,7 @@ def _curvature(window: Grey) -> _Floats:
 
 
 def _faded(curved: _Floats) -> _Floats:
-    """Return the same without mean, fading to 0 at the edges."""
+    """Return a window without its mean, multiplied by a Hann window, which is 0 outside the edges."""
     height, width = curved.shape
     faded: _Floats = (curved - curved.mean()) * _fading(height)[:, np.newaxis] * _fading(width)
     return faded

@@ -1,4 +1,4 @@
-"""The plan of mipmaps: how levels are made, and which files belong to a tile."""
+"""The plan of mipmaps: the settings with which levels are made, and the files that belong to a tile."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,9 +22,9 @@ from handlers.stores.choose import store_of
 from handlers.uris import mipmap_path
 
 LevelFiles = Mapping[int, tuple[Place, Place | None]]
-"""Level -> its file, and that of the mask's level."""
+"""Level -> (image file, mask file or None)."""
 LevelUris = Mapping[int, tuple[str, str | None]]
-"""level -> (image URI, mask URI or None)."""
+"""Level -> (image URI, mask URI or None)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Level0:
     width: int
     height: int
     maximum_intensity: float = 255
-    """From the tile spec; above 255 the image has 16 bits."""
+    """Maximum intensity of the tile spec; above 255 the image has 16 bits."""
     stack: StackSection | None = None
-    """Place of the image inside a stack file; `image` is then the file that temwatch makes of it."""
+    """Section of an MRC file from which temwatch makes the file `image`; None: `image` is a file of the microscope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +49,16 @@ class MipmapPlan:
     Parameters
     ----------
     levels : the highest level; levels 1 to this level are made.
-    reduction : of images; masks always take the minimum.
-    encoding : of images. Masks are written as png if it would blur them.
+    reduction : reduction of images; masks are always reduced by the minimum.
+    encoding : encoding of images. Masks are encoded as png if this encoding is not lossless.
     range_16bit : the 16-bit values that become 0 and 255 when 16-bit images are converted.
     force : whether valid existing levels are made again.
-    container : output_dir, resolved once; no link below it is followed then. See `contained`.
-    sharing : modes and group of the files and of directories that are made.
-    path_map : by which paths render-ws sees images, masks and levels.
-    url : what tile specs name in place of output_dir; empty: output_dir itself, as render-ws sees it.
-    is_derived : whether a path builder of render-ws derives the levels' paths, from the path at which it sees level 0.
-    stack_url, authorization, access : the stack whose tiles render-ws serves, and the login there; see `served_by`.
+    container : output_dir, resolved once, so that no link below it is followed; see `contained`.
+    sharing : modes and group of new files and directories.
+    path_map : translates the paths of images, masks and levels into those of render-ws.
+    url : base URL of the levels in tile specs; empty: output_dir as render-ws sees it.
+    is_derived : whether a path builder of render-ws derives the paths of levels from its path of level 0.
+    stack_url, authorization, access : stack whose tiles render-ws serves, and the login for it; see `served_by`.
     """
 
     output_dir: Place
@@ -78,14 +78,14 @@ class MipmapPlan:
     access: Access = NO_LOGIN
 
     def served_by(self, service: BaseUrl, stack: StackId, access: Access = NO_LOGIN) -> Self:
-        """Return the plan for tiles of a stack: with method "render", render-ws serves level 0."""
+        """Return the plan for the tiles of a stack, from which render-ws serves level 0 with method "render"."""
         if self.reduction.method != "render":
             return self
         login = service.authorization
         return replace(self, stack_url=service.url + stack.path, authorization=login, access=access)
 
     def contained(self, containers: Containers) -> Self:
-        """Return the plan with its output_dir resolved; make it if it is missing. Blocking. Raises StorageFault."""
+        """Make output_dir if it is missing, and return the plan with it resolved. Blocking. Raises StorageFault."""
         if isinstance(self.output_dir, ObjectPlace):
             return self
         try:
@@ -105,7 +105,7 @@ class MipmapPlan:
         return self.encoding if self.encoding.lossless else Encoding("png")
 
     def path(self, level: int, level0: Place, *, mask: bool = False) -> Place:
-        """Return the file of a level of an image or mask, for the writer and for the stack."""
+        """Return the place of a level's file for an image or mask; the same for the writer and for the stack."""
         extension = self.mask_encoding.extension if mask else self.extension
         return mipmap_path(self.output_dir, level, self._source(level0), extension)
 
@@ -123,7 +123,7 @@ class MipmapPlan:
         return place.url if isinstance(place, ObjectPlace) else self.path_map.to_url(place)
 
     def place_of_url(self, url: str) -> Place | None:
-        """Return the place of a level that a tile spec names; None if it is not below `url` or the store's address."""
+        """Return the place of a level from its URL in a tile spec; None if this is not below `url` or the store."""
         base = self.url.rstrip("/") or (self.output_dir.url if isinstance(self.output_dir, ObjectPlace) else "")
         if not base or not url.startswith(f"{base}/"):
             return None
@@ -137,7 +137,7 @@ class MipmapPlan:
         return str(place.relative_to(path_of(self.output_dir)))
 
     def path_builder(self) -> dict[str, object]:
-        """Return the mipmapPathBuilder by which render derives the same files."""
+        """Return the mipmapPathBuilder with which render-ws derives the same paths."""
         root = self.path_map.root_path(path_of(self.output_dir))
         return {"rootPath": root, "numberOfLevels": self.levels, "extension": self.extension}
 
@@ -156,21 +156,21 @@ def level_uris(tile: Level0, plan: MipmapPlan) -> LevelUris:
 
 
 def uris_of(files: LevelFiles, plan: MipmapPlan) -> LevelUris:
-    """Return the URIs of the files of a tile's levels."""
+    """Return the URIs of a tile's level files, as render-ws sees them."""
     return {level: (plan.url_of(image), plan.url_of(mask) if mask else None) for level, (image, mask) in files.items()}
 
 
 def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan, files: Iterable[LevelFiles] | None = None) -> list[Place]:
-    """Return the files of levels that are missing or empty, level 0 among them if temwatch makes it.
+    """Return the level files that are missing or empty, including level 0 if temwatch makes it. Blocking.
 
     Parameters
     ----------
-    files : of the tiles' levels, if the caller has them.
+    files : level files of each tile, if the caller has them.
 
     Raises
     ------
     StoreFault
-        If a store cannot be asked.
+        If an object store cannot be listed.
     """
     extracted = [tile.image for tile in tiles if tile.stack is not None]
     pairs = [pair for levels in files or (level_files(tile, plan) for tile in tiles) for pair in levels.values()]
@@ -182,7 +182,7 @@ def absent_levels(tiles: Sequence[Level0], plan: MipmapPlan, files: Iterable[Lev
 
 
 def _absent_objects(places: Iterable[Place]) -> list[Place]:
-    """Return those that their directories do not list: a request for each object would take far longer."""
+    """Return the objects that their directories do not list. A request for each object would take far longer."""
     listed: dict[Place, set[str]] = {}
     absent: list[Place] = []
     for place in places:
@@ -203,7 +203,7 @@ def _has_content(path: Path) -> bool:
 
 
 def level0_of(spec: Mapping[str, Any], path_map: PathMap) -> Level0:
-    """Return the raw image of a tile as a stack names it, at its path on this machine.
+    """Return the raw image that a tile spec names, with its path on this machine.
 
     Parameters
     ----------
@@ -212,8 +212,8 @@ def level0_of(spec: Mapping[str, Any], path_map: PathMap) -> Level0:
     Raises
     ------
     Fault
-        If the tile has no image, several channels, no size, or a URL of neither a file nor an object; or if the path
-        map has no path of it here.
+        If the tile has no image, several channels, no size, or a URL that is neither a file nor an object; or if the
+        path map refuses the URL.
     """
     tile_id = str(spec.get("tileId"))
     entry = level_0(image_holder(spec)) or {}
@@ -238,17 +238,17 @@ def level0_of(spec: Mapping[str, Any], path_map: PathMap) -> Level0:
 
 
 def _place_of(url: str, path_map: PathMap) -> Place:
-    """Return the place that a stack names. An object's address is reached as the environment says."""
+    """Return the place of a URL. An object is accessed as the environment says."""
     if not is_object_address(url):
         return path_map.to_path(url)
     try:
         return parse_object(unquote(url, errors="strict"))
     except ValueError as error:
-        raise ImageFault(url, f"is no address of an object: {error}", "ingest its metafile again") from None
+        raise ImageFault(url, f"is not the address of an object: {error}", "ingest its metafile again") from None
 
 
 def faulty_levels(tile: Level0, plan: MipmapPlan) -> str:
-    """Return the first problem of the files of a tile's levels, by their headers; empty if each has its size.
+    """Return the first problem of a tile's level files by their headers; empty if each has the right size.
 
     >>> faulty_levels(Level0("a", Path("/d/a.tif"), None, 64, 64), MipmapPlan(Path("/nowhere"), levels=1))
     '/nowhere/1/d/a.tif.tif is missing'

@@ -1,4 +1,4 @@
-"""Reduced levels become files: encoded with their text, written atomically, verified."""
+"""Putting reduced levels into files: encoding them with their text, writing them atomically, verifying them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ from handlers.stores.choose import store_of
 from handlers.stores.level_store import BegunLevel
 
 ReducedLevel = tuple[int, Grey | Page]
-"""A level and its pixels; a page if the pixels already lie in the content of an uncompressed TIFF."""
+"""A level and its pixels; a page if the pixels are already in the content of an uncompressed TIFF."""
 
 
 def put_levels(
@@ -30,16 +30,16 @@ def put_levels(
     made: list[MadeLevel],
     measurement: Measurement | None = None,
 ) -> None:
-    """Put the files of the levels in place, and add to `made` those that will stay.
+    """Put the files of the levels in place, and append the levels that were put to `made`.
 
     Parameters
     ----------
-    measurement : gets the levels; the digest of each file is taken for it.
+    measurement : if given, measures the levels, and the digest of each file is computed.
 
     Raises
     ------
     StorageFault, SettingsFault
-        As `LevelStore.put`. Levels that were made before stay in `made`.
+        As `LevelStore.put`. Levels that were put before stay in `made`.
     """
     places, texts = dict(job.outputs), LevelText(job, level0.bits)
     store = store_of(job.outputs[0][1], job.container, job.sharing)
@@ -65,7 +65,7 @@ def put_levels(
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A level that is written, and may not be synced yet."""
+    """A level that is written but not finished: it may not be synced and in place yet."""
 
     level: int
     place: Place
@@ -74,7 +74,7 @@ class _Begun:
     digest: bytes | None
 
     def finished(self) -> MadeLevel:
-        """Finish it."""
+        """Finish the level and return it."""
         replaced, page = self.put.finish(), self.page
         height, width = page.pixels.shape
         return MadeLevel(self.level, self.place, width, height, page.mode, len(page.content), replaced, self.digest)
@@ -86,7 +86,7 @@ def _put_in_turn(
     made: list[MadeLevel],
     measurement: Measurement | None,
 ) -> None:
-    """Write all levels, then finish them; levels that were written before a failure are finished, too."""
+    """Write all levels, then finish them. Levels that were written before a failure are also finished."""
     begun: deque[_Begun] = deque()
     try:
         try:
@@ -110,7 +110,7 @@ def _put_at_once(
     made: list[MadeLevel],
     measurement: Measurement | None,
 ) -> None:
-    """Put several levels at the same time; return when none is under way, and raise the fault of the lowest level."""
+    """Put several levels at the same time, wait for all of them, and then raise the fault of the lowest level."""
     under_way: list[tuple[int, Page, Future[MadeLevel]]] = []
     try:
         with ThreadPoolExecutor(most, "put") as threads:

@@ -1,7 +1,7 @@
-"""Mipmap levels of one image as arrays, by any method. Pure.
+"""Reducing one image to mipmap levels as arrays, by any method. Pure.
 
-Level n of an image is its reduction by 2^n in x and y. Each level is a function of level 0 itself, never of a rounded
-level between. The functions are in `area_mean`, `block_functions` and `resize`.
+Level n of an image is its reduction by 2^n in x and y. Each level is a function of level 0, and not of another rounded
+level. The functions are in `area_mean`, `block_functions` and `resize`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,12 +20,12 @@ Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple
 FUNCTIONS: Mapping[str, Reducer] = MappingProxyType(
     {"mean": mean_levels, "median": median_levels, "min": min_levels, "max": max_levels, "mode": mode_levels}
 )
-"""Name -> function that makes levels by it."""
+"""Name of a function of block_reduce -> function that makes levels."""
 REDUCERS: Mapping[str, Mapping[str, Reducer]] = MappingProxyType(
     {"block_reduce": FUNCTIONS, "PIL": FILTERS, "render": MappingProxyType({"mean": mean_levels})}
 )
-"""Method -> function name -> function, for all names in `reduction.METHODS`. With "render" the pixels of level 0 come
-from render-ws, and are reduced in the same way."""
+"""Method -> name of its function -> function that makes levels, for all names in `reduction.METHODS`. With "render",
+pixels of level 0 from render-ws are reduced."""
 
 
 def reduce_levels(
@@ -35,10 +35,10 @@ def reduce_levels(
 
     Parameters
     ----------
-    image : (H, W), uint8 or uint16: level 0.
+    image : level 0, (H, W), uint8 or uint16.
     levels : numbers from 1 on, in any order.
-    to_8bit : the range from which levels of 16-bit images are scaled to 8 bits, after the reduction; None: they keep 16
-        bits. 8-bit images stay as they are.
+    to_8bit : range from which levels of 16-bit images are scaled to 8 bits after the reduction; None: they keep 16
+        bits. Ignored for 8-bit images.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The report of a worker: what became of a job, as it travels between processes."""
+"""The report of a worker about a job, in a form that is sent between processes."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from handlers.images.digest import Digest, FileContent
 from handlers.parcel import Parcel
 from handlers.place import Place
 
-if TYPE_CHECKING:  # most importers only read reports
+if TYPE_CHECKING:  # most modules that import this one only read reports
     from handlers.mipmaps.measure import Measured
 
 
@@ -18,14 +18,14 @@ class FaultReport:
     """A fault as values."""
 
     kind: str
-    """Name of its class in `errors`."""
+    """Name of the fault's class in `errors`."""
     subject: str
     problem: str
     hint: str
 
     @classmethod
     def of(cls, fault: Fault) -> "FaultReport":
-        """Return the report of a fault. A class that `errors` lacks becomes its nearest base class there."""
+        """Return the report of a fault. A class that is not in `errors` is replaced by its nearest base class there."""
         kind = next(base for base in type(fault).__mro__ if getattr(errors, base.__name__, None) is base)
         return cls(kind.__name__, fault.subject, fault.problem, fault.hint)
 
@@ -47,9 +47,9 @@ class MadeLevel(Parcel):
     """L for 8 bits, I;16 for 16."""
     bytes: int
     replaced: bool = False
-    """Whether there was a file before."""
+    """Whether an older file was replaced."""
     digest: Digest | None = None
-    """XXH3-128 of the file's bytes as they were read back; None unless the job measures."""
+    """XXH3-128 of the file's bytes when they were read back; None unless the job measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,16 @@ class MipmapReport(Parcel):
 
     tile_id: str
     made: tuple[MadeLevel, ...] = ()
-    """Levels that were written; with a fault those that were written before it."""
+    """Levels that were written; if there is a fault, those that were written before it."""
     seconds: float = 0.0
     fault: FaultReport | None = None
     notes: tuple[str, ...] = ()
-    """Remarks about the image for a person; its levels were made all the same."""
+    """Warnings about the image, which did not prevent its levels."""
     kept: tuple[MadeLevel, ...] = ()
-    """Levels that existed and were valid, so that the job left them."""
+    """Valid existing levels, which the job kept."""
     level0_bits: int | None = None
     """Bits per pixel of level 0; None if its header was not read."""
     level0: FileContent | None = None
-    """The file from which the levels were made; None with a fault, or if only render-ws can read the file."""
+    """Identity and digest of level 0; None if there is a fault, level 0 is an object, or only render-ws can read it."""
     measured: "Measured | None" = None
-    """Numbers of the image; None with a fault, or unless the job measures."""
+    """Numbers of the image; None if there is a fault or the job does not measure."""

@@ -1,15 +1,15 @@
-/* Levels by the filters of Pillow's resize, row by row. While a row of level 0 is in the first-level cache, it is filtered
- * across for each level, and added to those rows of the level whose windows it lies in.
+/* Levels by the filters of Pillow's resize, row by row. While a row of level 0 is in the first-level cache, it is
+ * filtered horizontally for each level, and added to the rows of the level whose windows contain it.
  *
- * Computes what Pillow computes, bit for bit; tests compare the two. 8 bits: integer weights of 22 bits, sums rounded half
- * up and clipped in each direction. 16 bits: double sums, added in the order of the pixels, which become floats in each
- * direction. Plain C without libraries, memory or state of its own.
+ * The results equal those of Pillow, bit for bit; tests compare the two. 8 bits: integer weights of 22 bits; sums are
+ * rounded half up and clipped in each direction. 16 bits: sums are doubles, added in the order of the pixels, and become
+ * floats in each direction. Plain C without libraries, and without memory or state of its own.
  */
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tests define PORTABLE to run the code of other processors. No fused multiplication: Pillow has none. */
+/* Tests define PORTABLE to compile the code for other processors. No fused multiplication, since Pillow has none. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__) && !defined(PORTABLE)
 #define FAST __attribute__((target_clones("avx2", "default")))
 #else
@@ -17,9 +17,9 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define LANES 16 /* columns of a level that are computed at once: a group */
-#define MARGIN 4 /* zeros before the first block of a phase: windows begin at most 3 blocks before their own */
-#define EDGE 3   /* rows and columns at each edge whose windows may be cut off */
+#define LANES 16 /* columns of a level that are computed at once, which form a group */
+#define MARGIN 4 /* zeros before the first block of a phase: windows begin at most 3 blocks before their pixel's block */
+#define EDGE 3   /* rows and columns at each edge whose windows may be truncated */
 #define PRECISION 22
 
 typedef int32_t __attribute__((vector_size(32))) ints;
@@ -28,24 +28,24 @@ typedef float __attribute__((vector_size(16), aligned(4), may_alias)) floats_at;
 typedef int32_t __attribute__((vector_size(32), aligned(4), may_alias)) ints_at;
 typedef double __attribute__((vector_size(32), aligned(8), may_alias)) doubles_at;
 
-/* The order of the fields is that of `_Level` in resize_kernel.py. Types for 8 bits, or for 16. */
+/* The order of the fields is that of `_Level` in resize_kernel.py. Of two types, the first is for 8 bits. */
 typedef struct {
     int64_t width, height;
     int64_t number;     /* n: blocks have sides of 2^n */
-    int64_t first;      /* where a window begins, from the beginning of the pixel's block */
-    int64_t taps;       /* pixels of a window, whole blocks */
-    int64_t stride;     /* from phase to phase */
-    int64_t tail;       /* first group behind group 0 whose windows may be cut off */
+    int64_t first;      /* first pixel of a window, relative to the beginning of the pixel's block */
+    int64_t taps;       /* number of pixels in a window, whole blocks */
+    int64_t stride;     /* distance of two phases */
+    int64_t tail;       /* first group after group 0 whose windows may be truncated */
     void *out;          /* uint8_t or uint16_t: pixels of the level; NULL if they are not wanted */
-    void *phases;       /* int32_t or float: phase p has the pixels p of all blocks of the row */
-    void *filtered;     /* int32_t or float: the row, filtered across */
+    void *phases;       /* int32_t or float: phase p has pixel p of each block of the row */
+    void *filtered;     /* int32_t or float: the row, filtered horizontally */
     void *sums;         /* int32_t or double: the rows of the level that are not complete */
-    const void *across; /* int32_t or double, as all weights: those of a window that is not cut off */
-    const void *edges;  /* of group 0 and those from `tail` on: for each tap the weights of the group's columns */
-    const void *down;   /* of the first rows, of those between, and of the last rows */
+    const void *across; /* int32_t or double, as all weights: weights of a window that is not truncated */
+    const void *edges;  /* weights of group 0 and of the groups from `tail` on: for each tap, those of its columns */
+    const void *down;   /* weights of the first rows, of a row between, and of the last rows */
 } level_t;
 
-/* Sorts the pixels of phases of half as many, or of a row of level 0, into those of even and of odd blocks. */
+/* Splits a phase of the level below, or a row of level 0, into the pixels of even and of odd blocks. */
 #define SPLIT(NAME, FROM, TO)                                                                                          \
     FAST static void NAME(const FROM *from, int64_t count, TO *restrict even, TO *restrict odd) {                      \
         for (int64_t x = 0; x < count / 2; x++) even[x] = (TO)from[2 * x], odd[x] = (TO)from[2 * x + 1];               \
@@ -78,7 +78,7 @@ INLINE int32_t clipped(int32_t sum) {
     return grey < 0 ? 0 : grey > 255 ? 255 : grey;
 }
 
-/* Walks through a window: TAP sees `from`, the first column's pixel, and `tap`. */
+/* Iterates over a window: TAP uses `from`, the pixel of the first column, and `tap`. */
 #define WALK(PHASE, TAP)                                                                                               \
     const int64_t side = (int64_t)1 << level->number, stride = level->stride, taps = level->taps;                      \
     int64_t phase = level->first & (side - 1);                                                                         \
@@ -93,7 +93,7 @@ INLINE int32_t clipped(int32_t sum) {
 #define DOUBLES(FROM) (*(const doubles_at *)(FROM))
 #define FLOATS(FROM) __builtin_convertvector(*(const floats_at *)(FROM), doubles)
 
-/* `edge` is 1 if each column has weights of its own. */
+/* `edge` is 1 if each column has its own weights. */
 INLINE void group_8(const level_t *level, int64_t x, const int32_t *weights, const int edge) {
     const ints half = (ints){0} + (1 << (PRECISION - 1));
     ints left = half, right = half;
@@ -140,7 +140,7 @@ INLINE void group_16(const level_t *level, int64_t x, const double *weights, con
 ACROSS(across_8, int32_t, group_8)
 ACROSS(across_16, double, group_16)
 
-/* Adds a filtered row to a row of sums, which begins with `start` if the row is its first. */
+/* Adds a filtered row to a row of sums, which begins with START if the row is the first of its window. */
 #define ADD(NAME, FILTERED, SUM, START)                                                                                \
     FAST static void NAME(SUM *restrict sums, const FILTERED *row, int64_t width, SUM weight, int is_first) {          \
         if (is_first)                                                                                                  \
@@ -155,7 +155,7 @@ FAST static void write_8(uint8_t *restrict out, const int32_t *sums, int64_t wid
     for (int64_t x = 0; x < width; x++) out[x] = (uint8_t)clipped(sums[x]);
 }
 
-/* To the nearest, ties to even: a float has no fraction once this is added. */
+/* Rounds to nearest, ties to even, when it is added: a float of this size has no fraction. */
 #define WHOLE 8388608.0f
 
 FAST static void write_16(uint16_t *restrict out, const double *sums, int64_t width) {
@@ -165,7 +165,7 @@ FAST static void write_16(uint16_t *restrict out, const double *sums, int64_t wi
     }
 }
 
-/* Adds row y of `height` to the rows of the level in whose windows it lies, and writes those that it completes. */
+/* Adds row y of `height` to the rows of the level whose windows contain it, and writes the rows that it completes. */
 static void down(const level_t *level, int64_t y, int64_t height, int32_t pixel_bytes) {
     const int64_t side = (int64_t)1 << level->number, slots = level->taps / side;
     int64_t row = (y - level->first - level->taps + side) >> level->number;
@@ -186,15 +186,15 @@ static void down(const level_t *level, int64_t y, int64_t height, int32_t pixel_
     }
 }
 
-/* Whether a row lies in the window of any row of the level. */
+/* Whether the window of any row of the level contains a row. */
 static int is_used(const level_t *level, int64_t y) {
     return y < ((level->height - 1) << level->number) + level->first + level->taps;
 }
 
-/* Lets a caller check that its level_t is the compiled one. */
+/* Returns the size of level_t, with which a caller checks that its own is the same. */
 int64_t temwatch_resized_level_bytes(void) { return (int64_t)sizeof(level_t); }
 
-/* Takes rows of level 0, from row y on; `levels` begin with level 1. */
+/* Processes rows of level 0, from row y on; `levels` begin with level 1. */
 void temwatch_resize_rows(const level_t *levels, int64_t count, const void *rows, int64_t width, int64_t height,
                           int64_t y, int64_t row_count, int32_t pixel_bytes) {
     const char *row = rows;
@@ -209,10 +209,10 @@ void temwatch_resize_rows(const level_t *levels, int64_t count, const void *rows
     }
 }
 
-/* Copies every pixel `side` apart, from the middle of the first block on. */
+/* Copies every pixel at a distance of `side`, from the middle of the first block on. */
 #define PICK(NAME, PIXEL)                                                                                              \
     FAST static void NAME(const PIXEL *row, PIXEL *restrict out, int64_t width, int64_t side) {                        \
-        if (side == 2) /* a constant is vectorised */                                                                  \
+        if (side == 2) /* a constant distance is vectorised */                                                         \
             for (int64_t x = 0; x < width; x++) out[x] = row[2 * x + 1];                                               \
         else                                                                                                           \
             for (int64_t x = 0; x < width; x++) out[x] = row[x * side + side / 2];                                     \
@@ -220,7 +220,7 @@ void temwatch_resize_rows(const level_t *levels, int64_t count, const void *rows
 PICK(pick_8, uint8_t)
 PICK(pick_16, uint16_t)
 
-/* The same by NEAREST, which takes the pixel right below the middle of each block: a row serves one level only. */
+/* The same for NEAREST, which takes the pixel to the lower right of each block's middle. A row serves one level. */
 void temwatch_pick_rows(const level_t *levels, int64_t count, const void *rows, int64_t width, int64_t y,
                         int64_t row_count, int32_t pixel_bytes) {
     const char *row = rows;

@@ -1,4 +1,4 @@
-"""Levels by Pillow's filters in compiled code (resize.c), if it was built; `resize` does the same with Pillow."""
+"""Levels by Pillow's filters in compiled code (resize.c), if it was built. `resize` computes the same with Pillow."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ from handlers.mipmaps.kernel import GreyRange, Runs, Seen, compiled_code
 from handlers.mipmaps.strips import Strip
 
 BYTES_AT_ONCE = 384 * 1024
-"""Of level 0: many enough to make calls cheap, few enough to stay in the second-level cache."""
+"""Bytes of level 0 in a strip: enough to make calls cheap, few enough to stay in the second-level cache."""
 LANES, MARGIN = 16, 4
-"""As in resize.c."""
+"""The values of resize.c."""
 
 
 class _Level(ctypes.Structure):
@@ -29,7 +29,7 @@ class _Level(ctypes.Structure):
 
 
 def resizing_code() -> ctypes.CDLL | None:
-    """Return the compiled code; None if it was not built, or for another version."""
+    """Return the compiled code; None if it was not built, or was built for another version."""
     if (code := compiled_code()) is None:
         return None
     size, short, place = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
@@ -46,12 +46,12 @@ def resizing_code() -> ctypes.CDLL | None:
 
 
 class CompiledResize:
-    """`filler.ByStrips` for Pillow's filters, compiled: the same pixels.
+    """The filler by Pillow's filters in compiled code, which makes the same pixels as `filler.ByStrips`.
 
     Raises
     ------
     OSError
-        If there is no compiled code; `can_do` tells beforehand.
+        If there is no compiled code; `can_do` reports that beforehand.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class CompiledResize:
 
     @staticmethod
     def can_do(reduction: Reduction, width: int, height: int) -> bool:
-        """Return whether there is compiled code for a reduction, and it works in Pillow's order.
+        """Whether there is compiled code for a reduction, and it has the same order of directions as Pillow.
 
-        Pillow 13 filters high images down before across, and each direction rounds; those are left to it.
+        Pillow 13 filters tall images vertically first, and rounds after each direction. Such images are left to Pillow.
         """
         if reduction.method != "PIL" or resizing_code() is None:
             return False
@@ -103,7 +103,7 @@ class CompiledResize:
         return resize if function in windows.FILTERS else pick
 
     def _prepare(self, level: _Level, width: int, height: int, bits: int, name: str) -> None:
-        """Give a level its memory and its weights."""
+        """Set the memory and the weights of a level."""
         kept, summed, weigh = (
             (np.int32, np.int32, windows.as_integers) if bits == 8 else (np.float32, np.float64, np.ascontiguousarray)
         )
@@ -123,7 +123,7 @@ class CompiledResize:
         level.down = self._keep(weigh(windows.kinds(name, number, height)))
 
     def _keep(self, array: npt.NDArray[Any]) -> int:
-        """Return the address of an array, which stays as long as this."""
+        """Keep an array alive as long as this object, and return its address."""
         self._kept.append(array)
         return array.ctypes.data
 
@@ -141,7 +141,7 @@ class CompiledResize:
         self._scale()
 
     def biased(self) -> list[int]:
-        """Return no level: only means are of no bias."""
+        """Return no levels: only means are corrected for bias."""
         return []
 
     def _scale(self) -> None:

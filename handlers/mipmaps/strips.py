@@ -1,4 +1,4 @@
-"""The rows of level 0, strip by strip, read into the same memory: new pages of memory cost more than the arithmetic."""
+"""Reading level 0 strip by strip into the same memory, since new pages of memory cost more than the arithmetic."""
 
 import mmap
 import os
@@ -10,7 +10,7 @@ from handlers.images.pixels import Grey
 from handlers.mipmaps.kernel import CUT_SHORT, Runs, Seen
 
 STRIP_BYTES = 512 * 1024
-"""Bytes of level 0 for numpy: with fewer its calls cost more than the sums, with more the rows leave the cache."""
+"""Bytes of a strip for numpy: with fewer, calls cost more than the sums; with more, rows do not stay in the cache."""
 _LINE = 64
 _APART = 2048
 
@@ -20,9 +20,9 @@ class Strip:
 
     Parameters
     ----------
-    width : of an image, pixels.
-    bits : per pixel, 8 or 16.
-    rows : that fit at once.
+    width : width of an image, pixels.
+    bits : bits per pixel, 8 or 16.
+    rows : number of rows that the memory holds.
     """
 
     def __init__(self, width: int, bits: int, rows: int) -> None:
@@ -34,16 +34,18 @@ class Strip:
         self._address = self._memory.ctypes.data
 
     def read(self, descriptor: int, runs: Runs, seen: Seen) -> Iterator[tuple[int, Grey]]:
-        """Yield the strip each time it is full of new rows, and the part of it that the last rows fill.
+        """Yield (number of the first row, rows) each time the strip is full, and for the last rows.
 
-        Before the rows stands the number of the first one.
+        Parameters
+        ----------
+        seen : called with each piece of the file after it is read.
 
         Raises
         ------
         EOFError
-            If the file ends before its rows do.
+            If the file ends before the last row.
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         """
         place, filled, top = self._memory, 0, 0
         for start, count in runs:
@@ -63,7 +65,7 @@ class Strip:
             yield top, self._image(place, filled)
 
     def _away_from(self, offset: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-        """Return the memory from where a block of the file is copied quickly to: see `away_from` of area_mean.c."""
+        """Return the memory from an address to which the file is copied fast: see `away_from` of area_mean.c."""
         aligned = -self._address % _LINE
         wanted = (offset + _APART) // _LINE * _LINE
         return self._memory[aligned + (wanted - self._address - aligned) % mmap.PAGESIZE :]
@@ -74,7 +76,7 @@ class Strip:
 
 
 def strip_rows(row_bytes: int, level: int, strip_bytes: int = STRIP_BYTES) -> int:
-    """Return the number of rows of level 0 that fill a strip, a multiple of those under a row of the level."""
+    """Return the number of rows of level 0 in a strip: a multiple of the rows of a block of the level."""
     return max(1, strip_bytes // row_bytes >> level) << level
 
 

@@ -1,4 +1,4 @@
-"""The jobs that make the mipmap files of a tile and of its mask, by a plan."""
+"""Jobs that make the mipmap files of a tile and of its mask by a plan."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +16,8 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, m
 
     Parameters
     ----------
-    root : directory that must contain the image, or its stack, after all links are followed; None: any.
-    measure : whether the report has numbers of the image and digests of its levels.
+    root : directory that must contain the image, or its MRC file, after all links are followed; None: any.
+    measure : whether the report contains numbers of the image and digests of the levels.
     """
     return MipmapJob(
         tile_id=tile.tile_id,
@@ -42,9 +42,9 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, m
 
 
 def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
-    """Return the job that makes the levels of a tile's mask, with the tile's sizes. Its `tile_id` is the mask's path.
+    """Return the job that makes the levels of a tile's mask. Its `tile_id` is the mask's path.
 
-    Many tiles share one mask. A pixel of a level is opaque only if its whole block is.
+    Many tiles share one mask, which has their size. A pixel of a level is opaque only if its whole block is.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def mask_job(tile: Level0, plan: MipmapPlan) -> MipmapJob:
 
 
 def _source(plan: MipmapPlan, make: Callable[..., RenderSource], *of: object) -> RenderSource | None:
-    """Return where render-ws serves an image or mask; None if the plan reads the file."""
+    """Return the address at which render-ws serves an image or mask; None if the plan reads the file."""
     if plan.stack_url is None:
         return None
     return replace(make(plan.stack_url, *of), authorization=plan.authorization, access=plan.access)

@@ -1,6 +1,6 @@
-"""Weights of the pixels from which Pillow's filters make a pixel of a level. Pure.
+"""Windows of Pillow's filters: the weights of the pixels of level 0 from which a pixel of a level is made. Pure.
 
-Computed as Pillow computes them, operation by operation: levels depend on the last bit.
+They are computed with the same operations as in Pillow, since levels depend on the last bit.
 """
 
 import functools
@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 EDGE = 3
-"""Number of pixels at each end of a line whose windows may be cut off."""
+"""Number of pixels at each end of a line whose windows may be truncated."""
 PRECISION = 22
 """Bits of the integer weights of 8-bit pixels."""
 Weights = npt.NDArray[np.float64]
 
 
 def first_of(reach: float, number: int) -> int:
-    """Return where a pixel's window begins, from the beginning of its block; its length is `length_of`."""
+    """Return the first pixel of a window, relative to the beginning of the pixel's block; its length is `length_of`."""
     return (1 << number) // 2 - length_of(reach, number) // 2
 
 
 def length_of(reach: float, number: int) -> int:
-    """Return the number of pixels of a window.
+    """Return the number of pixels in a window.
 
     >>> first_of(3.0, 1), length_of(3.0, 1)
     (-5, 12)
@@ -34,13 +34,13 @@ def length_of(reach: float, number: int) -> int:
 
 @functools.lru_cache(maxsize=128)
 def window(name: str, number: int, length: int, pixel: int) -> Weights:
-    """Return the weights of a pixel of level `number`; 0 where its window is cut off.
+    """Return the weights of the window of a pixel of level `number`; 0 beyond the ends of the line.
 
     Parameters
     ----------
-    name : of the filter.
-    length : of the line of level 0, pixels.
-    pixel : of the line of the level.
+    name : name of the filter.
+    length : length of the line of level 0, pixels.
+    pixel : index of the pixel in the line of the level.
 
     Source: `precompute_coeffs` in Resample.c of Pillow.
 
@@ -54,21 +54,21 @@ def window(name: str, number: int, length: int, pixel: int) -> Weights:
     total = 0.0
     for tap in range(max(0, -begin), min(taps, length - begin)):
         weights[tap] = weight = weigh((begin + tap - center + 0.5) / side)
-        total += weight  # sum() would be more precise than Pillow
+        total += weight  # sum() would be more precise than Pillow is
     weights /= total
     weights.flags.writeable = False
     return weights
 
 
 def kinds(name: str, number: int, length: int) -> Weights:
-    """Return the weights of the first EDGE pixels of a line, of those between, and of the last EDGE ones."""
+    """Return the weights of the first EDGE pixels of a line, of a pixel between, and of the last EDGE pixels."""
     width = length >> number
     pixels = (*range(EDGE), between(number, length), *range(width - EDGE, width))
     return np.array([window(name, number, length, min(max(pixel, 0), width - 1)) for pixel in pixels])
 
 
 def of_columns(name: str, number: int, length: int, columns: range) -> Weights:
-    """Return for each tap the weights of some columns; 0 beyond the last column of the level."""
+    """Return the weights of some columns for each tap, (taps, columns); 0 beyond the last column of the level."""
     width = length >> number
     weights = np.zeros((length_of(FILTERS[name][1], number), len(columns)))
     for index, column in enumerate(columns):
@@ -79,7 +79,7 @@ def of_columns(name: str, number: int, length: int, columns: range) -> Weights:
 
 
 def between(number: int, length: int) -> int:
-    """Return a pixel of a line whose window is not cut off, if there is one."""
+    """Return a pixel of a line whose window is not truncated, if there is one."""
     return min(EDGE, (length >> number) - 1)
 
 
@@ -107,7 +107,7 @@ def _hamming(place: float) -> float:
 
 
 _FLOAT_54, _FLOAT_46 = float(np.float32(0.54)), float(np.float32(0.46))
-"""Pillow has these as floats of 32 bits."""
+"""The constants of Pillow, which are 32-bit floats."""
 
 
 def _bicubic(place: float) -> float:
@@ -135,5 +135,5 @@ FILTERS: Mapping[str, tuple[Callable[[float], float], float]] = MappingProxyType
         "LANCZOS": (_lanczos, 3.0),
     }
 )
-"""Filter -> (weight of a place, blocks that a window reaches to each side). No window has a place 0, since blocks have
-even sides."""
+"""Filter -> (weight of a position, number of blocks that a window reaches to each side). No window has a position 0,
+since blocks have even sides."""

@@ -1,4 +1,4 @@
-"""Directories in which workers write, kept in a file: after a restart they are searched for leftovers of dead workers."""
+"""Directories in which workers write, kept in a file: leftovers of dead workers there are removed after a restart."""
 
 import contextlib
 import json
