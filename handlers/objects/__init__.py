@@ -1,1 +1,1 @@
-"""Object stores: the connection of each process, requests and their faults, objects read as files."""
+"""Object stores: the connection of each process, requests and their faults, and objects as files."""

@@ -1,8 +1,8 @@
 """The connection of this process to a bucket.
 
-obstore has threads of its own, which a fork does not copy: a child that uses a connection of its parent waits for ever.
-So it is imported and opened at the first use, and a process that was forked after that is refused.
-docs/decisions/stores.md says more.
+obstore has its own threads, which a fork does not copy: a child process that uses a connection of its parent waits for
+ever. So obstore is imported at the first use, and a process that was forked after that is refused.
+docs/decisions/stores.md gives the reasons.
 """
 
 import os
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 CONNECT_S, REQUEST_S = 5, 60
 MOST_RETRIES, RETRY_S = 4, 20
-"""Retries of one request: a store that is away longer is reported, and the montage waits."""
+"""Limits of the retries of one request. A store that does not answer for longer is reported, and the montage waits."""
 
 _ENDPOINT_NAMES = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
-"""Variables of the environment, by scheme: those that obstore reads, of AWS in the order of its programs."""
+"""Scheme -> variables of the environment that obstore reads; those of AWS in the order of its programs."""
 
 _lock = threading.Lock()
 _open: dict[Bucket, "ObjectStore"] = {}
@@ -61,19 +61,19 @@ def connection(bucket: Bucket) -> "ObjectStore":
 
 
 def reconnect(bucket: Bucket) -> None:
-    """Close the connection to a bucket; the next use opens another one and reads files and environment again."""
+    """Drop the connection to a bucket. The next use opens a new one, and reads files and environment again."""
     with _lock:
         _open.pop(bucket, None)
 
 
 def environment_endpoint(scheme: str) -> str:
-    """Return the URL of a store that the environment names; empty: that of the provider."""
+    """Return the URL of the store in the environment; empty if the environment names none."""
     return next((url for name in _ENDPOINT_NAMES[scheme] if (url := os.environ.get(name))), "")
 
 
 def _opened(bucket: Bucket) -> "ObjectStore":
     try:
-        from obstore import store  # imports its threads' machinery: never in what workers are forked from
+        from obstore import store  # it prepares threads, so the fork server must never import it
     except ImportError:
         hint = "install the extra: pip install 'temwatch[object-store]'"
         raise SettingsFault("mipmaps.output_dir", f"{bucket} needs the package obstore", hint) from None
@@ -83,7 +83,7 @@ def _opened(bucket: Bucket) -> "ObjectStore":
         match bucket.scheme:
             case "s3":
                 if keys := from_file(access):
-                    keys()  # raises what is wrong with the file
+                    keys()  # raises a fault if the file is invalid
                     options["credential_provider"] = keys
                 return store.S3Store(bucket.name, config=_s3_config(bucket.name, access), **options)
             case "gs":
@@ -141,10 +141,10 @@ def _retries() -> dict[str, Any]:
 
 def _s3_config(bucket: str, access: StoreAccess) -> "S3Config":
     path_style = bool(access.endpoint) if access.path_style is None else access.path_style
-    # With SHA-256 the server compares what it got with what was sent.
+    # With SHA-256 the server compares the bytes that it received with those that were sent.
     config: S3Config = {"checksum_algorithm": "sha256", "virtual_hosted_style_request": not path_style}
     if access.endpoint:
-        # Not the key "endpoint": AWS_ENDPOINT_URL_S3 in the environment would count before it.
+        # Not the key "endpoint", over which AWS_ENDPOINT_URL_S3 in the environment would take precedence.
         config["aws_endpoint_url_s3"] = access.endpoint if path_style else host_style(access.endpoint, bucket)
     if access.region:
         config["region"] = access.region
@@ -152,7 +152,7 @@ def _s3_config(bucket: str, access: StoreAccess) -> "S3Config":
 
 
 def host_style(endpoint: str, bucket: str) -> str:
-    """Return an endpoint with the bucket in the name of its host, where obstore takes it as it is.
+    """Return an endpoint with the bucket in the name of its host, as obstore requires it for this style.
 
     >>> host_style("https://store.example.org:9000", "em")
     'https://em.store.example.org:9000'

@@ -1,4 +1,4 @@
-"""Keys for S3 from a credentials file, as the AWS programs read it."""
+"""Reading keys for S3 from a credentials file, by the rules of the AWS programs."""
 
 import configparser
 import os
@@ -10,16 +10,16 @@ from handlers.errors import StoreFault
 from handlers.place import StoreAccess
 
 KEPT_S = 60.0
-"""The file is read again after this time: keys in it may be exchanged at any time."""
+"""Time after which the file is read again, since the keys may be replaced at any time."""
 
 Keys = dict[str, object]
 _HINT = "check mipmaps.store.credentials_file, or ~/.aws/credentials"
 
 
 def from_file(access: StoreAccess) -> Callable[[], Keys] | None:
-    """Return what reads the keys of a profile; None if they come from the environment or the machine's role.
+    """Return a function that reads the keys of a profile; None if they come from the environment or the machine's role.
 
-    A file or profile that is configured counts before the environment; the usual file after it.
+    A configured file or profile takes precedence over the environment, and the environment over the usual file.
     """
     path = access.credentials_file or _usual_file()
     is_configured = bool(access.credentials_file or access.profile)
@@ -27,7 +27,7 @@ def from_file(access: StoreAccess) -> Callable[[], Keys] | None:
         return None
     profile = access.profile or os.environ.get("AWS_PROFILE") or "default"
     if not is_configured and "AWS_PROFILE" not in os.environ and not _has_profile(path, profile):
-        return None  # a file of other profiles does not hide the machine's role
+        return None  # a file without the profile does not override the machine's role
     return lambda: _keys(path, profile)
 
 
@@ -46,7 +46,7 @@ def _read(path: Path) -> configparser.RawConfigParser:
     except (OSError, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StoreFault(str(path), f"the credentials cannot be read: {problem}", _HINT) from error
-    except configparser.Error:  # its message may hold a key
+    except configparser.Error:  # its message may contain a key
         raise StoreFault(str(path), "is not a valid INI file", _HINT) from None
     return parser
 

@@ -1,4 +1,4 @@
-"""Objects as open files: read into memory by ranges, so that decoders see a file with a descriptor."""
+"""Objects as open files: they are read into memory by ranges, so that decoders get a file with a descriptor."""
 
 import os
 import threading
@@ -13,11 +13,11 @@ from handlers.text import byte_size
 
 RANGE_BYTES = 4 << 20
 MOST_BYTES = 4 << 30
-"""Limit of an object that is read. An image of the largest size with 16 bits and all its metadata is smaller."""
+"""Limit of an object that is read. The largest image, with 16 bits and metadata, is smaller."""
 
 
 class _Kept(threading.local):
-    """Descriptors of the objects that this thread has read."""
+    """Descriptors of the objects that a thread has read; None outside `reading_once`."""
 
     files: dict[ObjectPlace, int] | None = None
 
@@ -43,18 +43,18 @@ def reading_once() -> Iterator[None]:
 
 @contextmanager
 def open_object(place: ObjectPlace, objects: Objects | None = None) -> Iterator[BinaryIO]:
-    """Open an object for reading, all of one content.
+    """Open an object for reading. All bytes are of the same content of the object.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If the object does not exist.
     ImageFault
-        If it is larger than any image.
+        If the object is larger than any image.
     ImageChanging
-        If it is replaced while it is read.
+        If the object is replaced while it is read.
     StoreFault
-        If it cannot be read.
+        If the object cannot be read.
     """
     files = _kept.files
     if files is None:
@@ -64,7 +64,7 @@ def open_object(place: ObjectPlace, objects: Objects | None = None) -> Iterator[
         return
     if place not in files:
         files[place] = _read(place, objects or Objects(place.bucket))
-    with open(f"/proc/self/fd/{files[place]}", "rb") as file:  # noqa: PTH123  with a position of its own
+    with open(f"/proc/self/fd/{files[place]}", "rb") as file:  # noqa: PTH123  a new position in the same file
         yield file
 
 

@@ -1,4 +1,4 @@
-"""Requests to a bucket: each raises a fault that names the object, the store's reason, and a hint."""
+"""Requests to a bucket. A failure is a fault with the object, the store's reason and a hint."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 MOST_REASON = 300
-"""Characters of a store's own words."""
+"""Characters of a store's reason that a fault quotes."""
 _CODE = re.compile(r"<Code>\s*([^<]{1,100}?)\s*</Code>")
 _MESSAGE = re.compile(r"<Message>\s*([^<]*?)\s*</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3}[^:]*)")
@@ -27,12 +27,12 @@ _HINTS = {
     "TokenRefreshRequired": "renew the credentials; temwatch reads their file again by itself",
     "InvalidAccessKeyId": "check the credentials",
     "SignatureDoesNotMatch": "check the credentials and mipmaps.store.region",
-    "AccessDenied": "let these credentials read, write and list there",
+    "AccessDenied": "allow these credentials to read, write and list there",
     "RequestTimeTooSkewed": "correct this machine's clock, or the store's",
     "NoSuchBucket": "create the bucket, or correct mipmaps.output_dir and mipmaps.store",
     "SlowDown": "the store limits the rate of requests; retries continue",
 }
-_REFUSED_HINT = "check the credentials, and let them read, write and list there"
+_REFUSED_HINT = "check the credentials, and allow them to read, write and list there"
 _AWAY_HINT = "check the store and mipmaps.store; retries continue"
 
 
@@ -42,16 +42,16 @@ class ObjectStat:
 
     size: int
     etag: str | None
-    """Changes with the content; of S3 often its MD5."""
+    """Tag that changes with the content; at S3 often the MD5."""
     content_type: str | None = None
-    """None also in listings, which do not have it."""
+    """None also in listings, which do not contain it."""
     version: str | None = None
-    """Generation at Google, which a conditional write names in place of the ETag."""
+    """Generation at Google, which is the condition of a write instead of the ETag."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Metadata from its writer; listings do not have it."""
+    """Metadata from the writer; empty in listings, which do not contain them."""
 
     def as_condition(self) -> dict[str, str]:
-        """Return what a conditional write has to name, as obstore has it."""
+        """Return the condition of a write that replaces this object, in the form of obstore."""
         named = {"e_tag": self.etag, "version": self.version}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -61,7 +61,7 @@ class Objects:
 
     Parameters
     ----------
-    store : None: this process's connection to the bucket, opened at the first request.
+    store : connection; None: this process's connection to the bucket, opened at the first request.
     """
 
     def __init__(self, bucket: Bucket, store: "ObjectStore | None" = None) -> None:
@@ -73,7 +73,7 @@ class Objects:
         return self._given or connection(self._bucket)
 
     def stat(self, place: ObjectPlace) -> ObjectStat | None:
-        """Return what the store says of an object; None if there is none. Raises StoreFault."""
+        """Return the facts of an object; None if it does not exist. Raises StoreFault."""
         import obstore
 
         with self._asking(place, "look it up"):
@@ -96,19 +96,19 @@ class Objects:
     ) -> str | None:
         """Write an object in one request, and return its ETag.
 
-        It is never sent in parts: no upload is left open, and no reader sees half of it.
+        It is never sent in parts: so no upload stays open, and no reader sees a part of the object.
 
         Parameters
         ----------
-        replaces : the object that is replaced; None: there must be none.
-        metadata : kept beside the object; names of letters, digits and `_`, which every store takes.
+        replaces : the object that is replaced; None: the object must not exist.
+        metadata : stored with the object; names of letters, digits and `_`, which every store accepts.
 
         Raises
         ------
         OtherObject
             If another program wrote the object meanwhile.
         StoreFault
-            If it cannot be written.
+            If the object cannot be written.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -127,7 +127,7 @@ class Objects:
             except errors as error:
                 if "status code: 501" not in str(error):
                     raise
-                # A store without conditional writes: whoever writes last wins, as in a directory.
+                # The store has no conditional writes: the last writer wins, as in a directory.
                 done = obstore.put(self._store, place.key, content, attributes=attributes, use_multipart=False)
             return done["e_tag"]
 
@@ -137,11 +137,11 @@ class Objects:
         Raises
         ------
         OtherObject
-            If the object is another one now.
+            If the object was replaced.
         FileNotFoundError
-            If there is none.
+            If the object does not exist.
         StoreFault
-            If it cannot be read.
+            If the object cannot be read.
         """
         import obstore
         from obstore.exceptions import PreconditionError
@@ -154,7 +154,7 @@ class Objects:
                 raise OtherObject(str(place), "was replaced while it was read", "retries continue") from error
 
     def list(self, directory: ObjectPlace) -> Iterator[tuple[str, ObjectStat]]:
-        """Yield the name and size of each object in a directory, not of those in further directories below it."""
+        """Yield name and facts of each object in a directory, except those in directories below it."""
         import obstore
 
         with self._asking(directory, "list it"):
@@ -174,7 +174,7 @@ class Objects:
 
     @contextmanager
     def _asking(self, place: ObjectPlace, tried: str) -> Iterator[None]:
-        """Context of a request, whose errors it raises as StoreFault; a FileNotFoundError of reading passes."""
+        """Context of a request, which turns its errors into StoreFault; reading may raise FileNotFoundError."""
         errors = store_errors()
         try:
             yield
@@ -186,7 +186,7 @@ class Objects:
             raise self._fault(place, tried, error) from error
 
     def _fault(self, place: ObjectPlace, tried: str, error: Exception, code: str = "") -> StoreFault:
-        """Return the fault of an exception. Refused credentials are read again for the next request."""
+        """Return the fault of an exception. If the credentials were refused, the next request reads them again."""
         text = str(error)
         code = _first(_CODE, text) or code
         status = _first(_STATUS, text)
@@ -203,7 +203,7 @@ class Objects:
 
 
 class OtherObject(StoreFault):
-    """The object is not the one that was expected: another program wrote it."""
+    """The object is not the expected one, since another program wrote it."""
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
@@ -212,7 +212,7 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _innermost(text: str) -> str:
-    """Return the first line of an error without the URL and the counts of retries."""
+    """Return the first line of an error without its URL and numbers of retries."""
     first = text.splitlines()[0] if text else "no reason given"
     first = re.sub(r"Error performing \S+ \S+ ", "", first)
     return re.sub(r"in [\d.]+\w+(, after .*?retry_timeout: \S+)?\s+- ", "", first).strip()

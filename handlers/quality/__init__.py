@@ -1,1 +1,1 @@
-"""Quality of a section: numbers of its tiles, the verdict on them, heatmaps. Does no input or output."""
+"""Quality of a section: numbers of its tiles, the verdict on them, heatmaps. No input or output."""

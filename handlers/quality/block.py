@@ -1,7 +1,7 @@
-"""Numbers of a section as one compressed block, column by column. Pure.
+"""Packing the numbers of a section into one compressed block, column by column. Pure.
 
-A block of 2,772 tiles has about 100 kB, half of it digests. A column is stored as whole multiples of its step, either
-the values or the differences from tile to tile, bytes of equal weight together.
+A block of 2,772 tiles has about 100 kB, half of it digests. A column is stored in multiples of its step: either the
+values or the differences from tile to tile. The bytes of equal significance are stored together.
 """
 
 import json
@@ -18,24 +18,24 @@ from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
 DIGEST_BYTES: Final = 16
 LAYOUT: Final = 1
 _EXACT: Final = 2.0**52
-"""Multiples of a step below it are exact in float64, and their differences fit 64 bits."""
+"""Smaller multiples of a step are exact in float64, and their differences fit 64 bits."""
 _Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A section's quality in the journal."""
+    """Quality of a section, as the journal stores it."""
 
     tiles: TileNumbers
     section: SectionNumbers
     levels: int = 0
     """The highest level whose file is in the digests."""
     level_digests: Mapping[str, bytes] = field(default_factory=dict)
-    """Tile id -> digest of its level files, by `measure.digest_of_levels`; tiles without a known one are absent."""
+    """Tile id -> digest of its level files, by `measure.digest_of_levels`; tiles without a known digest are absent."""
 
 
 def pack(quality: Quality) -> bytes:
-    """Return the block."""
+    """Return the block for the numbers."""
     ids = quality.tiles.tile_ids
     columns = {name: _pack_column(column, name) for name, column in quality.tiles.columns.items() if _is_known(column)}
     digests = [quality.level_digests.get(tile_id, b"") for tile_id in ids]
@@ -75,17 +75,17 @@ def _is_known(column: Floats) -> bool:
 
 
 def _per_unit(name: str) -> float:
-    """Return how many steps of a column make one unit: dividing by it gives the nearest decimal fraction."""
+    """Return the number of steps per unit of a column. Dividing by it gives the nearest decimal fraction."""
     return round(1 / UNITS[name].step)
 
 
 def _pack_column(column: Floats, name: str) -> tuple[dict[str, Any], bytes]:
-    """Return how a column is packed, and its bytes: places of the unknown values, then the values."""
+    """Return the form in which a column is packed, and its bytes: a mask of unknown values, then the values."""
     unknown = np.isnan(column)
     mask = np.packbits(unknown).tobytes() if unknown.any() else b""
     filled = np.where(unknown, column[~unknown][0], column)
     multiples = np.rint(filled * _per_unit(name)) if np.abs(filled).max() < _EXACT else np.full(1, np.inf)
-    if np.abs(multiples).max() >= _EXACT:  # nothing that a microscope writes
+    if np.abs(multiples).max() >= _EXACT:  # no microscope writes such values
         return {"as": "floats", "mask": len(mask)}, zlib.compress(mask + filled.astype("<f8").tobytes())
     whole = multiples.astype(np.int64)
     ways = [("values", whole), ("differences", np.diff(whole, prepend=0))]

@@ -1,4 +1,4 @@
-"""Numbers that the microscope recorded. Pure."""
+"""Quality numbers that the microscope recorded. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,29 +17,38 @@ _OF_MATCH = ("dx", "dy", "distance", "rotation")
 
 
 def quality_of(acquisition: Acquisition, tile_ids: Sequence[str]) -> Quality:
-    """Return the numbers that the microscope recorded of a region; measured ones are unknown."""
+    """Return the numbers that the microscope recorded of a region. Numbers that workers measure are unknown.
+
+    Parameters
+    ----------
+    tile_ids : in the order of the region's tiles.
+    """
     if acquisition.metafile is not None:
         return Quality(tile_numbers(acquisition.metafile, tile_ids), section_numbers(acquisition.metafile))
-    tiles, places = acquisition.tiles, section_cells(acquisition.tiles)
+    tiles, cells = acquisition.tiles, section_cells(acquisition.tiles)
     columns = {
-        "raster_col": np.array([place and place[0] for place in places], np.float64),
-        "raster_row": np.array([place and place[1] for place in places], np.float64),
+        "raster_col": np.array([cell and cell[0] for cell in cells], np.float64),
+        "raster_row": np.array([cell and cell[1] for cell in cells], np.float64),
         "raster_index": np.array([tile.raster_index for tile in tiles], np.float64),
     }
     recorded = {name for tile in tiles for name in tile.numbers} & UNITS.keys() - columns.keys()
     columns |= {name: np.array([tile.numbers.get(name) for tile in tiles], np.float64) for name in recorded}
-    return Quality(TileNumbers.of(tuple(tile_ids), columns), SectionNumbers(overlap=overlap_of(tiles, places)))
+    return Quality(TileNumbers.of(tuple(tile_ids), columns), SectionNumbers(overlap=overlap_of(tiles, cells)))
 
 
-def overlap_of(tiles: Sequence[Tile], places: Sequence[tuple[int, int] | None]) -> float | None:
-    """Return the usual overlap of raster neighbours by their positions, a fraction of the frame's shorter side.
+def overlap_of(tiles: Sequence[Tile], cells: Sequence[tuple[int, int] | None]) -> float | None:
+    """Return the median overlap of raster neighbours by their positions, as a fraction of the frame's shorter side.
 
-    None without neighbours, or where they do not overlap. Rotated and scaled tiles are not compared.
+    None without neighbours, or if they do not overlap. Rotated and scaled tiles are not compared.
+
+    Parameters
+    ----------
+    cells : column and row of each tile, by `section_cells`.
     """
     at = {
-        place: tile
-        for place, tile in zip(places, tiles, strict=True)
-        if place and tile.width and tile.height and not tile.rotation_deg and tile.scale == 1
+        cell: tile
+        for cell, tile in zip(cells, tiles, strict=True)
+        if cell and tile.width and tile.height and not tile.rotation_deg and tile.scale == 1
     }
     pairs = [(tile, at.get((col - 1, row)), at.get((col, row - 1))) for (col, row), tile in at.items()]
     across = [(left.width or 0) + left.position_px[0] - tile.position_px[0] for tile, left, _ in pairs if left]
@@ -51,11 +60,11 @@ def overlap_of(tiles: Sequence[Tile], places: Sequence[tuple[int, int] | None]) 
 
 
 def tile_numbers(metafile: Metafile, tile_ids: Sequence[str]) -> TileNumbers:
-    """Return the numbers of every tile that the metafile states; measured ones are unknown.
+    """Return the numbers of every tile that the metafile states. Numbers that workers measure are unknown.
 
     Parameters
     ----------
-    tile_ids : of the tiles, in the order of the metafile.
+    tile_ids : in the order of the metafile.
     """
     tiles = metafile.tiles
     columns = {name: _column(tiles, name) for name in _OF_TILE}
@@ -66,7 +75,7 @@ def tile_numbers(metafile: Metafile, tile_ids: Sequence[str]) -> TileNumbers:
 
 
 def section_numbers(metafile: Metafile) -> SectionNumbers:
-    """Return the numbers of the region."""
+    """Return the numbers of the region as a whole."""
     header = metafile.header
     beam: dict[str, Any] = header.beam_centering or {}
     offset = beam.get("offset")
@@ -92,7 +101,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _column(tiles: Sequence[TileRecord], name: str) -> Floats:
-    """Return a value of each tile, NaN for None."""
+    """Return a field of each tile, (n,), float64; NaN for None."""
     return np.array([getattr(tile, name) for tile in tiles], np.float64)
 
 
@@ -107,38 +116,38 @@ def _match_columns(tiles: Sequence[TileRecord]) -> dict[str, Floats]:
 
 
 def _match(tile: TileRecord, side: EdgeSide) -> EdgeMatch | None:
-    """Return the match on a side; None where the metafile has none or says that there is no neighbour (-1)."""
+    """Return the match on a side; None if the metafile has none, or if its quality -1 means no neighbour."""
     found = (each for each in tile.matcher or () if each.side is side)
     match = next(found, None)
     return None if match is None or match.match_quality is None or match.match_quality < 0 else match
 
 
 def _of_match(match: EdgeMatch | None, name: str) -> float | None:
-    """Return a value of a match; None where nothing was matched, so that the microscope left a 0 there."""
+    """Return a value of a match; None without matches, for which the microscope writes 0."""
     return getattr(match, name) if match is not None and match.match_quality else None
 
 
 def raster_offsets(metafile: Metafile) -> tuple[Floats, Floats]:
-    """Return each tile's stage position less its place in the ideal raster, x and y in level-0 pixels.
+    """Return each tile's stage position minus its position in the ideal raster, x and y in level-0 pixels, (n,) each.
 
-    In the ideal raster columns and rows are one frame less the nominal overlap apart. Its origin is chosen such that
-    the median offset is 0. Unknown where the header has no overlap.
+    In the ideal raster, the distance of columns and of rows is one frame minus the nominal overlap. Its origin is
+    chosen so that the median offset is 0. NaN if the header has no overlap.
     """
     camera, tiles = metafile.header.camera, metafile.tiles
     if metafile.header.overlap is None:
         return np.full(len(tiles), np.nan), np.full(len(tiles), np.nan)
     step = 1 - metafile.header.overlap
-    places = np.array([tile.position_px for tile in tiles]) - step * np.array(
+    offsets = np.array([tile.position_px for tile in tiles]) - step * np.array(
         [(camera.width * tile.raster_col, camera.height * tile.raster_row) for tile in tiles]
     )
-    offsets = places - np.median(places, axis=0)
+    offsets -= np.median(offsets, axis=0)
     return offsets[:, 0], offsets[:, 1]
 
 
 def intervals_s(tiles: Sequence[TileRecord]) -> Floats:
-    """Return the seconds between the time in each tile's name and that of the tile before in order of acquisition.
+    """Return the seconds since the preceding tile in the order of acquisition, (n,), by the times in the tiles' names.
 
-    Unknown for the first tile, where a name has no time, and where time runs backwards (daylight saving).
+    NaN for the first tile, if a name has no time, and if the interval is negative (daylight saving time).
     """
     times = np.array([_seconds(tile.time_stamp) for tile in tiles])
     indices = _column(tiles, "raster_index")
@@ -150,7 +159,7 @@ def intervals_s(tiles: Sequence[TileRecord]) -> Floats:
 
 
 def _seconds(stamp: str | None) -> float:
-    """Return a time YYYYMMDDHHMMSSmmm as seconds from a fixed origin; NaN if it is none.
+    """Return a time YYYYMMDDHHMMSSmmm as seconds from a fixed origin; NaN if it is invalid.
 
     >>> _seconds("20170829130150500") - _seconds("20170829130148000")
     2.5

@@ -1,4 +1,4 @@
-"""Heatmaps: one number of each tile of a section as a colour in the raster of the montage, drawn as a PNG."""
+"""Drawing heatmaps: one number of each tile of a section as a colour in the raster of the montage, as a PNG."""
 
 import io
 import math
@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 MOST_PX = 1000
-"""Longest side of the raster in the picture."""
+"""Longest side of the raster in the picture, pixels."""
 LARGEST_CELL_PX = 64
 SMALLEST_CELL_PX = 2
 _MARGIN, _BAR_WIDTH, _FONT_PX = 12, 320, 14
@@ -29,29 +29,29 @@ class Heatmap:
     """Content of a heatmap."""
 
     title: str
-    """Printable; the number with its unit, and the section."""
+    """The number with its unit, and the section; printable."""
     columns: Ints
     """Raster column of each tile."""
     rows: Ints
     """Raster row of each tile."""
     values: Floats
-    """The number of each tile; NaN where it is unknown."""
+    """The number of each tile; NaN if it is unknown."""
     scale: tuple[float, float]
-    """Values at both ends of the colours."""
+    """Values at the two ends of the colour map."""
     outside: Flags
-    """Tiles that the limit excludes: they are outlined."""
+    """Whether each tile is outside the limit, so that it is outlined."""
     limit: float | None = None
-    """Drawn in the legend; None: the number has no limit, or its rule is off."""
+    """Limit that the legend shows; None: the number has no limit, or its rule is off."""
     limit_text: str = ""
-    """As in "at least 16"."""
+    """Description of the limit, as in "at least 16"."""
     is_diverging: bool = False
     """Whether zero is the middle of the scale."""
 
 
 def common_scale(columns: Iterable[Floats], limit: float | None = None, *, is_diverging: bool) -> tuple[float, float]:
-    """Return the scale on which sections are compared: it holds every known value and the limit.
+    """Return the scale on which sections are compared: it contains every known value and the limit.
 
-    A diverging scale is symmetric. Without any known value the scale is from 0 to 1, or from -1 to 1.
+    A diverging scale is symmetric. Without any known value, the scale is from 0 to 1, or from -1 to 1.
 
     >>> common_scale([np.array([17.0, np.nan]), np.array([23.0])], 16.0, is_diverging=False)
     (16.0, 23.0)
@@ -76,24 +76,24 @@ def common_scale(columns: Iterable[Floats], limit: float | None = None, *, is_di
 def draw_heatmap(heatmap: Heatmap) -> bytes:
     """Return the picture as PNG."""
     table = DIVERGING if heatmap.is_diverging else SEQUENTIAL
-    columns, rows = _places(heatmap.columns), _places(heatmap.rows)
+    columns, rows = _from_zero(heatmap.columns), _from_zero(heatmap.rows)
     across, down = int(columns.max()) + 1, int(rows.max()) + 1
     cell = max(SMALLEST_CELL_PX, min(LARGEST_CELL_PX, MOST_PX // max(across, down)))
     return _with_legend(heatmap, table, _raster(heatmap, table, columns, rows, (across, down), cell))
 
 
-def _places(positions: Ints) -> Ints:
-    """Return positions from 0 on; without the gaps, if they would make the picture too large."""
-    places: Ints = positions - positions.min()
-    if places.max() >= MOST_PX // SMALLEST_CELL_PX:
-        places = np.unique(places, return_inverse=True)[1]
-    return places
+def _from_zero(positions: Ints) -> Ints:
+    """Return columns or rows counted from 0; without gaps if these would make the picture too large."""
+    counted_from_0: Ints = positions - positions.min()
+    if counted_from_0.max() >= MOST_PX // SMALLEST_CELL_PX:
+        counted_from_0 = np.unique(counted_from_0, return_inverse=True)[1]
+    return counted_from_0
 
 
 def _raster(
     heatmap: Heatmap, table: Colours, columns: Ints, rows: Ints, size: tuple[int, int], cell: int
 ) -> Image.Image:
-    """Return the cells of the tiles, with crosses through unknown ones and outlines of those outside the limit."""
+    """Return the picture of the cells, with crosses for unknown numbers and outlines for tiles outside the limit."""
     across, down = size
     cells = np.full((down, across, 3), _GROUND, np.uint8)
     known = np.isfinite(heatmap.values)
@@ -115,7 +115,7 @@ def _raster(
 
 
 def _with_legend(heatmap: Heatmap, table: Colours, raster: Image.Image) -> bytes:
-    """Return the PNG of the raster below its title and above its legend."""
+    """Return the PNG: title, raster and legend."""
     font = ImageFont.load_default(_FONT_PX)
     lines = _legend_lines(heatmap)
     texts = [heatmap.title, *lines, _corner_text(heatmap)]
@@ -143,7 +143,7 @@ def _draw_bar(
     top: int,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Draw the colours with the values of both ends, and a mark at the limit."""
+    """Draw the colour map with the values of both ends, and a mark at the limit."""
     low, high = heatmap.scale
     line_px = _FONT_PX + 6
     bar = table[np.linspace(0, 255, _BAR_WIDTH).astype(np.intp)][np.newaxis].repeat(line_px - 4, axis=0)

@@ -1,4 +1,4 @@
-"""Numbers that workers measured become columns, beside those of the metafile. Pure."""
+"""Columns of the numbers that workers measured. Pure."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,12 +16,12 @@ MEASURED: Final = ("bits", "darkest", "brightest", "dark_share", "saturated_shar
 
 @dataclass(frozen=True, slots=True)
 class MadeTile:
-    """A tile whose mipmaps are made."""
+    """A tile whose mipmaps were made."""
 
     digest: bytes | None
     """Digest of the bytes of level 0; None if they were not read."""
     measured: Measured | None
-    """None if they were made without being measured."""
+    """None if the job did not measure."""
 
 
 def measured_columns(
@@ -31,8 +31,8 @@ def measured_columns(
 
     Parameters
     ----------
-    made : by tile id.
-    former : of the same section, before some of its images changed; the other tiles were not measured again.
+    made : tiles by tile id.
+    former : quality of the same section before some of its images changed. Other tiles keep their former numbers.
     """
     rows = [made[tile_id].measured if tile_id in made else None for tile_id in tile_ids]
     columns = {name: _column(rows, name) for name in MEASURED}
@@ -49,7 +49,7 @@ def _column(rows: Sequence[Measured | None], name: str) -> Floats:
 
 
 def level_digests(made: Mapping[str, MadeTile], former: Quality | None, levels: int) -> dict[str, bytes]:
-    """Return the digest of each tile's level files, by tile id; tiles without a known one are absent."""
+    """Return the digest of each tile's level files by tile id; tiles without a known digest are absent."""
     known = dict(former.level_digests) if former and former.levels == levels else {}
     for tile_id, tile in made.items():
         if tile.measured is not None:
@@ -58,12 +58,12 @@ def level_digests(made: Mapping[str, MadeTile], former: Quality | None, levels: 
 
 
 def repeats(numbers: TileNumbers, made: Mapping[str, MadeTile]) -> Floats:
-    """Return the column `repeat_of`: the place of the first acquired tile with the same image.
+    """Return the column `repeat_of`: the index of the first acquired tile with the same image.
 
     Images are the same if their files have the same bytes. A camera that repeats a frame may write another time into
-    its file: images are also the same if every measured number is equal to the last bit, unless they are blank.
+    the file, so images also count as the same if all measured numbers are equal, unless the images are blank.
     """
-    order = np.argsort(numbers.raster_index, kind="stable")  # unknown ones last, in the order of the metafile
+    order = np.argsort(numbers.raster_index, kind="stable")  # unknown numbers last, in the order of the metafile
     same: defaultdict[Hashable, list[int]] = defaultdict(list)
     for place in order.tolist():
         for key in _keys(made.get(numbers.tile_ids[place])):
@@ -75,7 +75,7 @@ def repeats(numbers: TileNumbers, made: Mapping[str, MadeTile]) -> Floats:
 
 
 def _keys(tile: MadeTile | None) -> list[Hashable]:
-    """Return what identifies the image of a tile; several ways if there are several."""
+    """Return the keys of a tile's image. Tiles with a common key have the same image."""
     if tile is None:
         return []
     keys: list[Hashable] = [tile.digest] if tile.digest else []

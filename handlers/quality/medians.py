@@ -8,7 +8,7 @@ from handlers.quality.verdict import stage_error
 
 
 def trend_of(numbers: TileNumbers, pixel_size_nm: float | None) -> Trend:
-    """Return the medians of a section."""
+    """Return the medians of the tiles of a section."""
     return Trend(
         focus=_median(numbers.focus_score),
         std_dev=_median(numbers.std_dev),

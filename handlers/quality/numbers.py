@@ -1,6 +1,6 @@
 """Numbers of a montage's tiles, as columns. Pure.
 
-Every number of a tile is a field of `TileNumbers`; its unit and the step in which it is stored stand with it.
+Every number of a tile is a field of `TileNumbers`, annotated with its unit and the step in which it is stored.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ Floats = npt.NDArray[np.float64]
 
 
 class Unit(NamedTuple):
-    """Kind of a column's values."""
+    """Unit of a column's values."""
 
     text: str
-    """Unit, as shown beside a value; empty for counts, scores and shares."""
+    """Unit, as shown beside a value; empty for counts, scores and fractions."""
     step: float
-    """The journal stores the nearest multiple of it."""
+    """The journal stores the nearest multiple of this step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TileNumbers:
     """Numbers of n tiles, in the order of the metafile.
 
-    Every column is a float64 array of shape (n,); NaN where the number is unknown. "Grey 16" values are on the scale 0
-    to 65535 at any depth, "grey 8" values on 0 to 255. Pixels are those of level 0, x along a row of tiles, y along a
+    Every column is a float64 array of shape (n,). Unknown numbers are NaN. "Grey 16" values are on the scale 0 to 65535
+    at any depth, "grey 8" values on the scale 0 to 255. Pixels are those of level 0, x along a row of tiles, y along a
     column.
     """
 
@@ -36,75 +36,75 @@ class TileNumbers:
 
     # --- from the metafile
     raster_col: Annotated[Floats, Unit("", 1)]
-    """In one raster of the whole section: of several grids each stands right of those before."""
+    """Column in one raster of the whole section, in which several grids lie side by side; see `section_cells`."""
     raster_row: Annotated[Floats, Unit("", 1)]
     raster_index: Annotated[Floats, Unit("", 1)]
     """Order of acquisition, from 0."""
     focus_score: Annotated[Floats, Unit("", 0.01)]
-    """As the microscope computes it, about 20 to 25; higher is sharper."""
+    """Focus score of the microscope, about 20 to 25; higher is sharper."""
     mean: Annotated[Floats, Unit("grey 16", 1)]
     minimum: Annotated[Floats, Unit("grey 16", 1)]
     maximum: Annotated[Floats, Unit("grey 16", 1)]
     std_dev: Annotated[Floats, Unit("grey 8", 0.01)]
-    """On another scale than `mean`."""
+    """Standard deviation; on another scale than `mean`."""
     left_quality: Annotated[Floats, Unit("", 1)]
-    """Matches found with the left neighbour; unknown where there is no neighbour that was imaged before."""
+    """Number of matches with the left neighbour; unknown if there is no neighbour that was imaged before."""
     left_dx: Annotated[Floats, Unit("px", 0.05)]
-    """Shift against the left neighbour; unknown where nothing was matched, as are `left_dy`, distance and rotation."""
+    """Shift relative to the left neighbour; like `left_dy`, distance and rotation unknown without a match."""
     left_dy: Annotated[Floats, Unit("px", 0.05)]
     left_distance: Annotated[Floats, Unit("px", 0.05)]
     left_rotation: Annotated[Floats, Unit("rad", 1e-5)]
     top_quality: Annotated[Floats, Unit("", 1)]
-    """The same with the neighbour above."""
+    """The same with the upper neighbour."""
     top_dx: Annotated[Floats, Unit("px", 0.05)]
     top_dy: Annotated[Floats, Unit("px", 0.05)]
     top_distance: Annotated[Floats, Unit("px", 0.05)]
     top_rotation: Annotated[Floats, Unit("rad", 1e-5)]
     right_quality: Annotated[Floats, Unit("", 1)]
-    """The same with the right neighbour, which was imaged before in rows that run to the left."""
+    """The same with the right neighbour, which was imaged before in rows that are acquired from right to left."""
     right_dx: Annotated[Floats, Unit("px", 0.05)]
     right_dy: Annotated[Floats, Unit("px", 0.05)]
     right_distance: Annotated[Floats, Unit("px", 0.05)]
     right_rotation: Annotated[Floats, Unit("rad", 1e-5)]
     raster_offset_x: Annotated[Floats, Unit("px", 0.1)]
-    """Stage position less the ideal raster: columns and rows one frame less the nominal overlap apart, median 0."""
+    """Stage position minus position in the ideal raster, whose step is a frame minus the nominal overlap; median 0."""
     raster_offset_y: Annotated[Floats, Unit("px", 0.1)]
     interval: Annotated[Floats, Unit("s", 0.001)]
-    """Since the tile before in order of acquisition; unknown for the first."""
+    """Time since the preceding tile in the order of acquisition; unknown for the first tile."""
     working_distance: Annotated[Floats, Unit("m", 1e-9)]
     """Working distance of a scanning microscope; a jump is a change of focus."""
     stigmation_x: Annotated[Floats, Unit("%", 0.001)]
     stigmation_y: Annotated[Floats, Unit("%", 0.001)]
     edge_correlation: Annotated[Floats, Unit("", 1e-4)]
-    """Lower correlation of the tile with the neighbours to the right and above; only SerialEM records it."""
+    """Lower correlation of the tile with its right and its upper neighbour; only SerialEM records it."""
 
     # --- measured while mipmaps are made
     bits: Annotated[Floats, Unit("", 1)]
-    """Bits per pixel of level 0, 8 or 16; those of `darkest` and `brightest`."""
+    """Bits per pixel of level 0, 8 or 16: the scale of `darkest` and `brightest`."""
     darkest: Annotated[Floats, Unit("grey", 1)]
-    """Least pixel of level 0, in the file's own grey values. A frame is blank where `brightest` is the same."""
+    """Smallest pixel value of level 0, in grey values of the file. A frame is blank if `brightest` is equal."""
     brightest: Annotated[Floats, Unit("grey", 1)]
     dark_share: Annotated[Floats, Unit("", 1e-5)]
-    """Share of level 0's pixels that are 0; from 0 to 1."""
+    """Fraction of the pixels of level 0 that are 0."""
     saturated_share: Annotated[Floats, Unit("", 1e-5)]
-    """Share of level 0's pixels at full scale, 255 or 65535; from 0 to 1."""
+    """Fraction of the pixels of level 0 at full scale: 255, or at least 0xfff0 with 16 bits."""
     sharpness: Annotated[Floats, Unit("grey 8 squared", 0.05)]
-    """Variance of the Laplacian at level 3: focus independent of the scope; higher is sharper."""
+    """Variance of the Laplacian at level 3, a measure of focus that does not depend on the scope; higher is sharper."""
     repeat_of: Annotated[Floats, Unit("", 1)]
-    """Place in this table of the first acquired tile whose file has the same bytes; unknown where there is none."""
+    """Index of the first acquired tile with the same image; unknown if there is none."""
 
     # --- overlaps of raster neighbours, compared at level 3
     left_stage_x: Annotated[Floats, Unit("px", 0.25)]
-    """Measured position relative to the left neighbour, less that of the tile specs; unknown where there is no
-    neighbour or too little structure in the overlap."""
+    """Measured position relative to the left neighbour, minus that by the tile specs; unknown without a neighbour or
+    without enough contrast in the overlap."""
     left_stage_y: Annotated[Floats, Unit("px", 0.25)]
     left_stage_error: Annotated[Floats, Unit("", 0.01)]
-    """Error estimate: RMS difference of the two strips once aligned, relative to their contrast; 0 is equal."""
+    """Error estimate: RMS difference of the two aligned windows, relative to their contrast; 0 is equal."""
     top_stage_x: Annotated[Floats, Unit("px", 0.25)]
     top_stage_y: Annotated[Floats, Unit("px", 0.25)]
     top_stage_error: Annotated[Floats, Unit("", 0.01)]
     stage_x: Annotated[Floats, Unit("px", 0.25)]
-    """Displacement of the tile from its stage position, relative to the tiles around it; from all its overlaps."""
+    """Displacement of the tile from its stage position, relative to the tiles around it, by all its overlaps."""
     stage_y: Annotated[Floats, Unit("px", 0.25)]
 
     @classmethod
@@ -124,7 +124,7 @@ class TileNumbers:
         return cls(tile_ids=tile_ids, **rest, **columns)
 
     def replaced(self, columns: Mapping[str, Floats]) -> Self:
-        """Return the same with some other columns; see `of`."""
+        """Return these numbers with some columns replaced. Raises as `of`."""
         return self.of(self.tile_ids, {**self.columns, **columns})
 
     @property
@@ -134,7 +134,7 @@ class TileNumbers:
 
     @property
     def is_blank(self) -> npt.NDArray[np.bool_]:
-        """Whether all pixels of a tile are equal; shape (n,). False where that is unknown."""
+        """Whether all pixels of each tile are equal, (n,); False if that is unknown."""
         blank: npt.NDArray[np.bool_] = self.darkest == self.brightest
         return blank
 
@@ -151,12 +151,12 @@ UNITS: Final[Mapping[str, Unit]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SectionNumbers:
-    """Numbers of a region as a whole, from its metafile; None where unknown."""
+    """Numbers of a region as a whole, from its metafile. Unknown numbers are None."""
 
     overlap: float | None = None
-    """Nominal, a fraction of the frame."""
+    """Nominal overlap of neighbours, as a fraction of the frame."""
     aperture_x_nm: float | None = None
-    """Stage position of the aperture's centre."""
+    """Stage position of the aperture's centre, x (`aperture_y_nm`: y)."""
     aperture_y_nm: float | None = None
     autofocus_value: float | None = None
     """Result of the last autofocus; 0 when it is off."""
@@ -164,5 +164,5 @@ class SectionNumbers:
     """Whether the beam was being centred."""
     beam_center_changed: bool | None = None
     beam_offset_x: float | None = None
-    """As the microscope records it, without a stated unit."""
+    """Beam offset in x (`beam_offset_y`: y), in the microscope's own unit, which it does not state."""
     beam_offset_y: float | None = None

@@ -1,4 +1,4 @@
-"""Rules of quality control, their limits, and what they found, as values. Pure; loads no numpy."""
+"""Rules of quality control, their limits and their findings, as values. Pure; imports no numpy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from typing import Any, Self
 class Verdict(StrEnum):
     """Verdict on a montage."""
 
-    PASS = "pass"  # noqa: S105  no password
+    PASS = "pass"  # noqa: S105  not a password
     REVIEW = "review"
-    """A person should look at it: a number differs from what this microscope usually gives."""
+    """A person should review the montage: a number differs from this microscope's usual values."""
     FAIL = "fail"
 
 
@@ -38,18 +38,19 @@ class Limits:
     min_std_dev: float | None = 5.0
     """Lowest mean of the tiles' standard deviations, on the scale 0 to 255. TileQC: min_mean_std_dev."""
     max_unmatched_edges: int | None = 0
-    """Edges between neighbours without any match. TileQC: max_match_0."""
+    """Largest number of edges between neighbours without any match. TileQC: max_match_0."""
     max_weak_edges: int | None = 0
-    """Edges between neighbours with one match. TileQC: max_match_1."""
+    """Largest number of edges between neighbours with one match. TileQC: max_match_1."""
     max_saturated_share: float | None = 0.01
-    """Largest share of a tile's pixels at full scale."""
+    """Largest fraction of a tile's pixels at full scale."""
     max_blank_tiles: int | None = 0
+    """Largest number of tiles whose pixels are all equal."""
     max_repeated_tiles: int | None = 0
-    """Tiles whose image equals that of a tile acquired before."""
+    """Largest number of tiles whose image equals that of a tile acquired before."""
     max_stage_error_share: float | None = 0.25
-    """Largest distance of a tile from where the stage said, as a share of the overlap."""
+    """Largest displacement of a tile from its stage position, as a fraction of the overlap."""
     max_focus_drop: float | None = 0.2
-    """Largest share by which the median focus score lies below that of the microscope's last sections."""
+    """Largest fraction by which the median focus score is below that of the microscope's last sections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,15 @@ class Finding:
 
     rule: Rule
     limit: float
-    """In the unit of `value`."""
+    """The limit, in the unit of `value`."""
     value: float | None
-    """None: the numbers for it are unknown, so the rule says nothing."""
+    """None: the numbers are unknown, so the rule decides nothing."""
     verdict: Verdict
     """PASS if the limit is kept or the value is unknown."""
     tiles: tuple[str, ...] = ()
-    """Tiles that break the limit, the worst first; none where it is kept. At most 100."""
+    """Tiles that break the limit, the worst first, at most 100; empty if the limit is kept."""
     tile_count: int = 0
-    """All tiles that break the limit."""
+    """Number of all tiles that break the limit."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON."""
@@ -94,12 +95,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict that the rules give."""
+    """The verdict of all rules."""
 
     verdict: Verdict
     """The worst verdict of all findings."""
     findings: tuple[Finding, ...]
-    """One for each rule that is not off, in the order of `Rule`."""
+    """One finding for each rule that is not off, in the order of `Rule`."""
 
     @property
     def tiles(self) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Facts for the rules that the tiles' numbers do not hold; None where unknown."""
+    """Values that rules need beside the numbers of the tiles. Unknown values are None."""
 
     overlap_px: float | None = None
     """Nominal overlap of two neighbours, level-0 pixels."""

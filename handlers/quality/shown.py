@@ -1,4 +1,4 @@
-"""The numbers that heatmaps show: where each comes from, and which rule limits it. Pure."""
+"""The numbers that heatmaps show: the column of each number, and the rule that limits it. Pure."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class _Shown:
 
 
 def _row_match(numbers: TileNumbers) -> Floats:
-    """Return the matches with the neighbour in the same row that was imaged before: the left one, or the right one."""
+    """Return the matches with the neighbour in the row that was imaged before, which is the left or the right one."""
     return np.where(np.isnan(numbers.left_quality), numbers.right_quality, numbers.left_quality)
 
 
@@ -67,7 +67,7 @@ _SHOWN: Final[Mapping[Number, _Shown]] = MappingProxyType(
 
 
 def values_of(number: Number, numbers: TileNumbers) -> Floats:
-    """Return a number of each tile; NaN where it is unknown."""
+    """Return a number of each tile, (n,); NaN if it is unknown."""
     return _SHOWN[number].values(numbers)
 
 
@@ -83,9 +83,9 @@ def heatmap_of(
 
     Parameters
     ----------
-    findings : of the montage's judgement; their limits are shown. A rule that is missing has no limit.
-    title : printable; names the section.
-    compared : values of the number in other sections, which the scale has to hold, too.
+    findings : findings of the montage, whose limits are shown. A missing rule has no limit.
+    title : name of the section; printable.
+    compared : values of the number in other sections, which the scale must also contain.
     """
     shown = _SHOWN[number]
     values = shown.values(numbers)
@@ -105,9 +105,9 @@ def heatmap_of(
 
 
 def _raster(numbers: TileNumbers) -> tuple[Ints, Ints, str]:
-    """Return column and row of each tile, and what the title says about them.
+    """Return column and row of each tile, and a note about them for the title.
 
-    Tiles of a format without a grid stand in rows of equal length, in the order of the file.
+    Tiles of a format without a grid are placed in rows of equal length, in the order of the file.
     """
     if np.isfinite(numbers.raster_col).all() and np.isfinite(numbers.raster_row).all():
         return numbers.raster_col.astype(np.int64), numbers.raster_row.astype(np.int64), ""
@@ -119,7 +119,7 @@ def _raster(numbers: TileNumbers) -> tuple[Ints, Ints, str]:
 def _limit(
     number: Number, shown: _Shown, numbers: TileNumbers, findings: Mapping[Rule, Finding]
 ) -> tuple[float | None, str, Flags]:
-    """Return the limit of a tile, in words, and which tiles are outside."""
+    """Return the limit of a tile, its description, and whether each tile is outside it."""
     values = shown.values(numbers)
     if number in (Number.ROW_MATCH, Number.COLUMN_MATCH):
         least = 2 if Rule.MAX_WEAK_EDGES in findings else 1 if Rule.MAX_UNMATCHED_EDGES in findings else None

@@ -1,19 +1,19 @@
-"""One number of each kind for a whole section, for trends over days. Pure; loads no numpy."""
+"""Medians of a section's numbers, for trends over days. Pure; imports no numpy."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Medians of the tiles of a section; None where unknown."""
+    """Medians of the tiles of a section. Unknown medians are None."""
 
     focus: float | None = None
     """Focus score of the microscope."""
     std_dev: float | None = None
-    """Grey values of 0 to 255."""
+    """Standard deviation, on the scale 0 to 255."""
     interval_s: float | None = None
-    """From tile to tile."""
+    """Time from tile to tile."""
     stage_error_px: float | None = None
-    """Distance of a tile from where the stage said."""
+    """Displacement of a tile from its stage position, level-0 pixels."""
     pixel_size_nm: float | None = None
-    """As the microscope was calibrated."""
+    """Pixel size by the calibration of the microscope."""

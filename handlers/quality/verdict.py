@@ -14,7 +14,7 @@ from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surrounding
 Flags = npt.NDArray[np.bool_]
 
 MOST_TILES = 100
-"""Tiles that a finding names, the worst first. Its count has no limit."""
+"""Largest number of tiles that a finding lists, the worst first. Its count has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class _Test:
     """Comparison of a rule's numbers with its limit."""
 
     of_tiles: Callable[[TileNumbers], Floats]
-    """The number of each tile; NaN where unknown."""
+    """Returns the number of each tile, (n,); NaN if it is unknown."""
     of_section: Callable[[Floats], float]
-    """The value that is compared with the limit, from the known numbers of tiles."""
+    """Returns the value that is compared with the limit, given the known numbers of tiles."""
     verdict: Verdict = Verdict.FAIL
-    """If the limit is broken."""
+    """Verdict if the limit is broken."""
     is_minimum: bool = False
     counts_tiles: bool = False
     """Whether the limit counts tiles or edges, so that a tile breaks it with any number above 0."""
@@ -42,7 +42,7 @@ def _edges_with(matches: int) -> Callable[[TileNumbers], Floats]:
 
 
 def stage_error(numbers: TileNumbers) -> Floats:
-    """Return the distance of each tile from where the stage said, level-0 pixels."""
+    """Return the displacement of each tile from its stage position, (n,), level-0 pixels."""
     distance: Floats = np.hypot(numbers.stage_x, numbers.stage_y)
     return distance
 
@@ -67,16 +67,16 @@ _TESTS: Final[Mapping[Rule, _Test]] = MappingProxyType(
         Rule.MAX_STAGE_ERROR_SHARE: _Test(stage_error, np.max, Verdict.REVIEW),
     }
 )
-"""Every rule that looks at tiles."""
+"""Tests of the rules about single tiles."""
 
 _ORDER = tuple(Verdict)
-
+"""Verdicts from the best to the worst."""
 
 _ALONE = Surroundings()
 
 
 def judge(numbers: TileNumbers, limits: Limits, around: Surroundings = _ALONE) -> Judgement:
-    """Return the verdict of every rule that is not off."""
+    """Return the findings of every rule that is not off, and the worst verdict."""
     findings = tuple(
         _finding(rule, float(limit), numbers, around) for rule in Rule if (limit := getattr(limits, rule)) is not None
     )
@@ -119,7 +119,12 @@ def median_focus(numbers: TileNumbers) -> float | None:
 
 
 def outside(rule: Rule, limit: float, numbers: TileNumbers) -> Flags:
-    """Return whether each tile is outside a rule's limit, in the unit of the finding; False where that is unknown."""
+    """Return whether each tile is outside a rule's limit, (n,); False if its number is unknown.
+
+    Parameters
+    ----------
+    limit : in the unit of the finding's value.
+    """
     test = _TESTS[rule]
     values = test.of_tiles(numbers)
     if test.counts_tiles:
@@ -128,7 +133,7 @@ def outside(rule: Rule, limit: float, numbers: TileNumbers) -> Flags:
 
 
 def tile_values(rule: Rule, numbers: TileNumbers) -> Floats | None:
-    """Return the number of each tile that a rule looks at; None for a rule about the section as a whole."""
+    """Return the number of each tile that a rule tests, (n,); None for a rule about the section as a whole."""
     test = _TESTS.get(rule)
     return None if test is None else test.of_tiles(numbers)
 

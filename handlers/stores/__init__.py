@@ -1,1 +1,1 @@
-"""Stores of levels: local directories and object stores behind one interface."""
+"""Stores of levels: local directories and object stores, with one interface."""

@@ -1,6 +1,6 @@
-"""Put a level's file in place, whole or not at all: write beside it, read back, rename, check the header.
+"""Putting a level's file in place atomically: write it under a temporary name, read it back, rename, check the header.
 
-docs/decisions/atomic-writes.md gives the reason for each step. The code calls the system directly: for small tiles
+docs/decisions/atomic-writes.md gives the reason for each step. The code uses system calls directly: for small tiles,
 Python's file objects and paths would take most of the time.
 """
 
@@ -24,14 +24,13 @@ from handlers.sharing import AS_MADE, Sharing, make_directories
 from handlers.stores.temporary import remove, sweep, temporary_name
 
 READ_BACK_BYTES = 64 * 1024
-"""Read at once, so that the bytes are compared while they are in the cache."""
+"""Bytes that are read back at once, so that they are compared while they are in the cache."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SYNC_FILE_RANGE_WRITE = 2
 
-
 Seen = Callable[[bytes | bytearray], object]
-"""Gets the bytes of a file, piece by piece."""
+"""Called with the bytes of a file, piece by piece."""
 
 
 def put_in_place(
@@ -59,13 +58,13 @@ def write_beside(
     seen: Seen | None = None,
     sharing: Sharing = AS_MADE,
 ) -> "LevelBeside":
-    """Write a level's file beside its place, and compare what is read back. The disk begins to write it.
+    """Write a level's file under a temporary name, and compare it after reading it back. Write-back is started.
 
     Parameters
     ----------
     container : directory of all levels, below which no link is followed; None: links are followed.
-    seen : gets the file's bytes as they are read back.
-    sharing : modes and group of the file, set before it gets its name, and of directories that are made.
+    seen : called with the file's bytes as they are read back.
+    sharing : modes and group of the file, set before it gets its name, and of new directories.
 
     Raises
     ------
@@ -88,7 +87,7 @@ def write_beside(
 
 @dataclass(slots=True)
 class LevelBeside:
-    """A level's file that has a temporary name and was compared. Ended by `finish` or `drop`."""
+    """A level's file that has a temporary name and was compared. The caller calls `finish` or `drop`."""
 
     level: int
     path: Path
@@ -96,24 +95,24 @@ class LevelBeside:
     is_plain: bool
     temporary: str
     directory: int
-    """Descriptor; paths by it are changed by no rename."""
+    """Descriptor of the directory. Paths by this descriptor stay valid if the directory is renamed."""
     descriptor: int
-    """Descriptor of the file, opened before it was written: a failed write-back is reported at its sync."""
+    """Descriptor of the file, opened before it was written, so that its sync reports a failed write-back."""
 
     def finish(self) -> None:
-        """Sync the file, give it its name, and check it there. It is durable after `sync_directories`.
+        """Sync the file, rename it into place, and check it there. The name is durable after `sync_directories`.
 
         Raises
         ------
         StorageFault
-            If the disk or mount fails. The former file is still in place, unless the new one differs in its place.
+            If the disk or mount fails. The former file is still in place, unless the check after the rename failed.
         """
         target = f"/proc/self/fd/{self.directory}/{self.path.name}"
         try:
             with _faults_of(self.level, self.path):
                 try:
                     os.fsync(self.descriptor)
-                    os.replace(self.temporary, target)  # noqa: PTH105  no path of it is wanted
+                    os.replace(self.temporary, target)  # noqa: PTH105  faster, for every level
                 except BaseException:
                     remove(self.temporary)
                     raise
@@ -122,7 +121,7 @@ class LevelBeside:
             self._close()
 
     def drop(self) -> None:
-        """Remove the file."""
+        """Remove the temporary file."""
         remove(self.temporary)
         self._close()
 
@@ -133,7 +132,7 @@ class LevelBeside:
 
 @contextmanager
 def _faults_of(level: int, path: Path) -> Iterator[None]:
-    """Context that writes a level."""
+    """Context for writing a level, which turns errors into faults."""
     try:
         yield
     except OSError as error:
@@ -158,7 +157,7 @@ def _open_parent(directory: Path, container: Container | None, sharing: Sharing)
 def _write_compared(
     temporary: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None, sharing: Sharing
 ) -> int:
-    """Return the descriptor of a temporary file that holds the page."""
+    """Write the page to a temporary file, compare it, and return the file's descriptor."""
     descriptor = os.open(temporary, _CREATE, 0o666)
     try:
         _write(descriptor, page.content, path, sharing)
@@ -174,7 +173,7 @@ def _write_compared(
 def sync_directories(directories: Iterable[Path]) -> None:
     """Make renames survive a power cut, before the journal records the levels. Raises StorageFault.
 
-    One call for all levels of a tile: a file system writes the same for one as for all of them.
+    It is called once for all levels of a tile, which costs a file system the same as one level.
     """
     for directory in directories:
         try:
@@ -184,9 +183,9 @@ def sync_directories(directories: Iterable[Path]) -> None:
 
 
 def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, seen: Seen | None) -> None:
-    """Raise a fault if the temporary file of a path reads back differently.
+    """Raise a fault if the temporary file reads back differently.
 
-    A plain file holds the pixels themselves, so its bytes are compared; any other file is decoded.
+    The bytes of an uncompressed file are compared; any other file is decoded.
     """
     if encoding.is_plain:
         if not _holds(temporary, page.content, seen):
@@ -201,7 +200,7 @@ def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, se
 
 
 def _require_in_place(path: Path, target: str, page: Page, is_plain: bool) -> None:
-    """Raise a fault if the file in place has another length or header than the file that was read back."""
+    """Raise a fault if the file in place has another length or header than the page."""
     if is_plain:
         start, file_bytes = _start_and_length(target)
         is_same = start == page.content[:PLAIN_START_BYTES]
@@ -224,7 +223,7 @@ def _start_and_length(path: str) -> tuple[bytes, int]:
 
 
 def _holds(path: str, content: bytes | bytearray, seen: Seen | None = None) -> bool:
-    """Return whether a file consists of these bytes, which `seen` gets while they are in the cache."""
+    """Whether a file has exactly these bytes. `seen` is called with them while they are in the cache."""
     piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
     descriptor = os.open(path, _READ)
     try:
@@ -253,9 +252,9 @@ def _write(descriptor: int, content: bytes | bytearray, path: Path, sharing: Sha
 
 
 def _start_writing_back(descriptor: int) -> None:
-    """Have the kernel begin to write a file to its disk; the sync waits for the end."""
+    """Have the kernel begin to write a file to its disk. The later sync waits for the end."""
     if (start := _sync_file_range()) is not None:
-        start(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)  # its failure is reported by the sync
+        start(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)  # the sync reports its failure
 
 
 @functools.cache
@@ -272,7 +271,7 @@ def _sync(directory: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system does not sync directories
             raise
     finally:
         os.close(descriptor)

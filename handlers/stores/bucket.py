@@ -1,4 +1,4 @@
-"""Levels in a bucket of an object store: each is written by one request, whole or not at all, and compared."""
+"""Levels in a bucket of an object store. Each is written atomically by one request, and then compared."""
 
 import hashlib
 import re
@@ -18,9 +18,9 @@ from handlers.stores.atomic_write import Seen
 from handlers.stores.level_store import LevelStat
 
 CONTENT_TYPES = {"tif": "image/tiff", "png": "image/png", "jpg": "image/jpeg"}
-"""By extension. render-ws does not guess."""
+"""Extension -> content type, which render-ws does not guess."""
 TRIES = 3
-"""Against a program that writes the same object at the same time."""
+"""Attempts to write an object that another program writes at the same time."""
 _MD5_NAME, _DIGEST_NAME = "md5", "xxh128"
 """Names of the metadata with the digests of the bytes that were put."""
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -29,16 +29,16 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class PutObject:
-    """A `BegunLevel` that is there."""
+    """A `BegunLevel` whose object is already in place."""
 
     replaced: bool
 
     def finish(self) -> bool:
-        """Return whether it replaced an object."""
+        """Return whether an object was replaced."""
         return self.replaced
 
     def drop(self) -> None:
-        """Leave it there."""
+        """Do nothing: the object stays."""
 
 
 class BucketStore:
@@ -46,32 +46,32 @@ class BucketStore:
 
     Parameters
     ----------
-    objects : None: by this process's connection, opened at the first request.
+    objects : the bucket; None: by this process's connection, opened at the first request.
     """
 
     puts_at_once = 6
-    """A put waits for three answers, most of the time for the network."""
+    """Each put waits for three answers, mostly for the network."""
 
     def __init__(self, bucket: Bucket, objects: Objects | None = None) -> None:
         self._objects = objects or Objects(bucket)
 
     def put(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> bool:
-        """Do `LevelStore.put`: write the object if it is the one that was seen before, then compare it."""
+        """Write the object if no other program has changed it meanwhile, then compare it; see `LevelStore.put`."""
         return self.begin(level, place, page, encoding, seen).finish()
 
     def begin(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> "PutObject":
-        """Do all of `put`: an object has its name as soon as it is there."""
-        del level  # the key names it
+        """Do all of `put`, since a new object has its final name."""
+        del level  # the key contains it
         replaced = self.write(_object(place), page.content, CONTENT_TYPES[encoding.extension])
         if seen:
             seen(page.content)
         return PutObject(replaced)
 
     def write(self, place: ObjectPlace, content: bytes | bytearray, content_type: str) -> bool:
-        """Write an object and verify it; return whether there was one before."""
+        """Write an object and verify it. Return whether it replaced another one."""
         if problem := key_problem(place.key):
             raise SettingsFault(
-                "mipmaps.output_dir", f"gives a name that object stores do not accept: {place} {problem}"
+                "mipmaps.output_dir", f"leads to a key that object stores do not accept: {place} {problem}"
             )
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         digests = {_MD5_NAME: md5, _DIGEST_NAME: xxhash.xxh3_128_hexdigest(content)}
@@ -90,7 +90,7 @@ class BucketStore:
     def _require_same(
         self, place: ObjectPlace, content: bytes | bytearray, content_type: str, etag: str | None, md5: str
     ) -> None:
-        """Raise StoreFault unless the store holds these bytes: by its MD5 of them, else by reading them back."""
+        """Raise StoreFault unless the store has these bytes, by its MD5 or by reading them back."""
         found = self._objects.stat(place)
         if found is None:
             raise _differs(place, "it is not there")
@@ -110,7 +110,7 @@ class BucketStore:
         return all(self._objects.range(place, *piece, etag) == expected[slice(*piece)] for piece in pieces)
 
     def sync(self, places: Iterable[Place]) -> None:
-        """Do nothing: a store has an object durably before it answers."""
+        """Do nothing: when a store answers, the object is durable."""
 
     def stat(self, place: Place) -> LevelStat | None:
         """Return size and ETag."""
@@ -118,7 +118,7 @@ class BucketStore:
         return None if found is None else _stat_of(found)
 
     def known_digest(self, place: Place) -> bytes | None:
-        """Return the digest that was put with an object, if the store's own MD5 is the one that was put with it."""
+        """Return the digest in an object's metadata, if the MD5 there equals the store's own MD5 of the object."""
         found = self._objects.stat(_object(place))
         if found is None or not (md5 := _md5_in(found.etag)) or md5 != found.metadata.get(_MD5_NAME):
             return None
@@ -142,7 +142,7 @@ class BucketStore:
         return _object(place).url
 
     def free_bytes(self, directory: Place) -> None:
-        """Return None: no store says what it can still take."""
+        """Return None: object stores do not report their free space."""
         return
 
 

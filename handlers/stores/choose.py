@@ -1,4 +1,4 @@
-"""Choice of the store for a place."""
+"""Choosing the store for a place."""
 
 from handlers.container import Container
 from handlers.place import Bucket, ObjectPlace, Place
@@ -22,6 +22,6 @@ def store_of(place: Place, container: Container | None = None, sharing: Sharing 
 
 def object_store(bucket: Bucket) -> LevelStore:
     """Return the store of a bucket. Opens nothing."""
-    from handlers.stores.bucket import BucketStore  # only where levels lie in an object store
+    from handlers.stores.bucket import BucketStore  # imported only if levels are in an object store
 
     return BucketStore(bucket)

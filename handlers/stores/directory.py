@@ -1,4 +1,4 @@
-"""Levels in a local directory: each file is written beside its place, synced, read back and renamed."""
+"""Levels in a local directory. Each file is written under a temporary name, read back, synced and renamed."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ class DirectoryStore:
     Parameters
     ----------
     container : directory of all levels, below which no link is followed; None: links are followed.
-    sharing : modes and group of the files, and of directories that are made.
+    sharing : modes and group of new files and directories.
     """
 
     puts_at_once = 1
@@ -36,11 +36,11 @@ class DirectoryStore:
         self._sharing = sharing
 
     def put(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> bool:
-        """Do `LevelStore.put`. The name is durable after `sync`."""
+        """Write a level's file and verify it; see `LevelStore.put`. Its name is durable after `sync`."""
         return self.begin(level, place, page, encoding, seen).finish()
 
     def begin(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> "BegunFile":
-        """Write the file beside its place by `write_beside`."""
+        """Write the file under a temporary name."""
         path = path_of(place)
         replaces = os.path.lexists(path)
         return BegunFile(write_beside(level, path, page, encoding, self._container, seen, self._sharing), replaces)
@@ -60,7 +60,7 @@ class DirectoryStore:
         return _stat_of(found) if stat.S_ISREG(found.st_mode) else None
 
     def known_digest(self, place: Place) -> None:
-        """Return None: only reading shows what a disk holds."""
+        """Return None: a disk has no checksums of files."""
         return
 
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
@@ -72,7 +72,7 @@ class DirectoryStore:
         try:
             with os.scandir(path_of(directory)) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # it was renamed since
+                    with suppress(FileNotFoundError):  # it was renamed meanwhile
                         if entry.is_file() and not is_temporary(entry.name):
                             yield entry.name, _stat_of(entry.stat())
         except (FileNotFoundError, NotADirectoryError):
@@ -107,7 +107,7 @@ class BegunFile:
     replaces: bool
 
     def finish(self) -> bool:
-        """Do `BegunLevel.finish`."""
+        """Sync the file and rename it into place. Return whether it replaced a file."""
         self.beside.finish()
         return self.replaces
 

@@ -1,4 +1,4 @@
-"""The interface of a place for levels. tests/unit/store_suite.py says what every store has to keep."""
+"""The interface of a store of levels. tests/unit/store_suite.py tests the promises that every store keeps."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from handlers.place import Place
 
-if TYPE_CHECKING:  # most importers only look for files
+if TYPE_CHECKING:  # most modules that import this one only look for files
     from handlers.images.encode import Encoding, Page
     from handlers.stores.atomic_write import Seen
 
@@ -18,67 +18,67 @@ class LevelStat:
 
     size: int
     version: str
-    """Another one after each change of the content, as far as the store knows."""
+    """Version that changes with the content, as far as the store knows."""
 
 
 class BegunLevel(Protocol):
-    """A level that is written, and may not have its name yet."""
+    """A level that is written, but may not be in place yet."""
 
     def finish(self) -> bool:
-        """Do the rest of `LevelStore.put`, and return the same."""
+        """Do the rest of `LevelStore.put`, and return its result."""
 
     def drop(self) -> None:
-        """Leave it: its name never appears, unless it has it already."""
+        """Give the level up. It is not put in place, unless it already is."""
 
 
 class LevelStore(Protocol):
     """Store of levels. All methods block.
 
-    Each raises StorageFault if the disk, mount or service fails, or refuses.
+    Each raises StorageFault if the disk, mount or service fails or refuses.
     """
 
     puts_at_once: int
     """Files of a tile that one worker puts at the same time."""
 
     def put(self, level: int, place: Place, page: "Page", encoding: "Encoding", seen: "Seen | None" = None) -> bool:
-        """Write a level's file whole and verify it; return whether there was a file before.
+        """Write a level's file atomically and verify it. Return whether it replaced a file.
 
-        No reader ever sees a part of it. If it fails, the former file is still there, unless the difference showed
-        after the exchange.
+        No reader ever sees a part of the file. If this fails, the former file is still in place, unless the check after
+        the replacement failed.
 
         Parameters
         ----------
-        seen : gets the file's bytes, piece by piece.
+        seen : called with the file's bytes, piece by piece.
         """
 
     def begin(
         self, level: int, place: Place, page: "Page", encoding: "Encoding", seen: "Seen | None" = None
     ) -> "BegunLevel":
-        """Do the first part of `put`; the caller finishes or drops it. Several levels are begun, then finished.
+        """Do the first part of `put`. The caller finishes or drops the level.
 
-        A disk syncs files that are written one after the other together.
+        All levels of a tile are begun before the first is finished, since a disk can then sync them together.
         """
 
     def sync(self, places: Iterable[Place]) -> None:
         """Make the names of files that were put survive a power cut."""
 
     def stat(self, place: Place) -> LevelStat | None:
-        """Return what the store says of a file; None if there is none."""
+        """Return the facts of a file; None if it does not exist."""
 
     def known_digest(self, place: Place) -> bytes | None:
-        """Return the XXH3-128 of a file's bytes if the store proves it without their being read; else None."""
+        """Return the XXH3-128 of a file's bytes if the store's checksum proves it, without reading; else None."""
 
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
-        """Open a file that has a descriptor, for reading. Raises FileNotFoundError if there is none."""
+        """Open a file for reading, with a descriptor. Raises FileNotFoundError if it does not exist."""
 
     def list(self, directory: Place) -> Iterator[tuple[str, LevelStat]]:
-        """Yield the name of each file in a directory that is not a temporary one; nothing if there is no directory."""
+        """Yield name and facts of each file in a directory, except temporary files; nothing if it does not exist."""
 
     def delete(self, place: Place) -> None:
-        """Delete a file, if there is one."""
+        """Delete a file if it exists."""
 
     def url(self, place: Place) -> str:
         """Return the URL of a file in this store, percent-encoded."""
 
     def free_bytes(self, directory: Place) -> int | None:
-        """Return how many bytes can still be written; None: the store is unlimited, or does not say."""
+        """Return the number of bytes that can still be written; None: the store does not report it."""

@@ -1,7 +1,7 @@
-"""Temporary files of levels: names that identify their writers, and the removal of those whose writers died.
+"""Temporary files of levels: names that identify the writer, and the removal of files whose writers are dead.
 
-A writer is a process of a machine. Only a process of the same machine can know that it is dead; on another machine, the
-age of the file decides.
+A writer is a process of a machine. Only a process of the same machine can know that the writer is dead; on another
+machine, the age of the file decides.
 """
 
 import functools
@@ -15,24 +15,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 STALE_S = 3600.0
-"""A temporary file of another machine that has not changed for this long has no writer."""
+"""Time without a change after which a temporary file of another machine counts as left by a dead writer."""
 _counter = itertools.count()
 _TEMPORARY = re.compile(r"\..+\.(?P<maker>(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-\d+)-\d+\.tmp")
 
 
 def temporary_name(name: str) -> str:
-    """Return a name in the same directory that identifies the writer; no other writer uses it."""
+    """Return a name for a temporary file that identifies this process. No other writer uses it."""
     short = name if len(os.fsencode(name)) <= 180 else hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
     return f".{short}.{_own_name(os.getpid())}-{next(_counter)}.tmp"
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a file of this name is being written, or was when its writer died."""
+    """Whether a name is that of a temporary file, of a running or a dead writer."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def machine_of(name: str) -> str:
-    """Return the machine whose process writes a temporary file, as `machine` returns it there; empty for other files.
+    """Return the machine in the name of a temporary file, which is the result of `machine` there; else an empty text.
 
     >>> machine_of(".image.tif.tif.0123abcd-4711-99-0.tmp")
     '0123abcd'
@@ -45,7 +45,7 @@ def machine_of(name: str) -> str:
 
 @functools.cache
 def machine() -> str:
-    """Return a digest of host and process namespace: process ids compare only within them."""
+    """Return a digest of host and process namespace, within which process ids can be compared."""
     text = f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
@@ -75,27 +75,27 @@ def maker(pid: int) -> str | None:
 def sweep(directory: str) -> None:
     """Remove temporary files of dead writers from a directory.
 
-    Once for each process and directory: a directory may hold all tiles of a section, and after a worker's death the
-    pool has new processes.
+    Each process does it once for each directory: a directory may contain all tiles of a section, and after a worker's
+    death the pool has new processes.
     """
     remove_left(temporaries_in(directory))
 
 
 def temporaries_in(directory: str) -> list[str]:
-    """Return the paths of the temporary files in a directory, also of writers at work. Raises OSError."""
+    """Return the paths of all temporary files in a directory, also of running writers. Raises OSError."""
     with os.scandir(directory) as entries:
         return [entry.path for entry in entries if entry.name.startswith(".") and is_temporary(entry.name)]
 
 
 def remove_left(paths: Iterable[str]) -> None:
-    """Remove those temporary files whose writers are dead, as far as this machine can know."""
+    """Remove the temporary files whose writers are dead, as far as this machine can know."""
     for path in paths:
         if _is_left(path):
             remove(path)
 
 
 def remove(path: str) -> None:
-    """Remove a temporary file. If that fails, `sweep` will do it, and the caller reports its own fault."""
+    """Remove a temporary file. If that fails, a later `sweep` removes it; the caller reports its own fault."""
     try:
         os.unlink(path)  # noqa: PTH108  the file may be named by a descriptor
     except OSError:

@@ -20,7 +20,7 @@ from handlers.mipmaps.measure import Measured
 from handlers.mipmaps.overlap import Neighbour, Overlap, Side, compare_with, displacement
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.reduce import reduce_levels
-from handlers.quality.neighbours import displacements, neighbours_of, places_of, stage_columns
+from handlers.quality.neighbours import displacements, indices_of, neighbours_of, stage_columns
 from handlers.workers.opening import open_executor
 
 SIDE, OVERLAP = 640, 0.2
@@ -167,7 +167,7 @@ def grid(columns: int, rows: int) -> list[Tile]:
 def test_neighbours_have_their_positions_in_the_tile_specs() -> None:
     tiles = grid(3, 2)
     images = [Level0(tile.name, Path(f"/d/{tile.img_path}"), None, SIDE, SIDE) for tile in tiles]
-    positions = [(tile.position_px[0] + place, tile.position_px[1]) for place, tile in enumerate(tiles)]
+    positions = [(tile.position_px[0] + index, tile.position_px[1]) for index, tile in enumerate(tiles)]
     found = neighbours_of(tiles, images, positions, MipmapPlan(Path("/m"), levels=3))
     assert [(each.side, each.x, each.y) for each in found["1_0"]] == [
         (Side.LEFT, -STEP - 1, 0),
@@ -214,46 +214,46 @@ def test_results_of_pairs_that_were_not_made_again_stay() -> None:
 
 def planted(columns: int, rows: int, off: dict[int, float]) -> tuple[dict[tuple[int, int], int], Any, Any]:
     """Errors of all overlaps of a grid in which some tiles are off."""
-    places = places_of(grid(columns, rows))
+    indices = indices_of(grid(columns, rows))
     errors = np.zeros(columns * rows)
-    for place, error in off.items():
-        errors[place] = error
+    for index, error in off.items():
+        errors[index] = error
     left, top = np.full(columns * rows, np.nan), np.full(columns * rows, np.nan)
-    for (col, row), place in places.items():
+    for (col, row), index in indices.items():
         if col:
-            left[place] = errors[place] - errors[places[col - 1, row]]
+            left[index] = errors[index] - errors[indices[col - 1, row]]
         if row:
-            top[place] = errors[place] - errors[places[col, row - 1]]
-    return places, left, top
+            top[index] = errors[index] - errors[indices[col, row - 1]]
+    return indices, left, top
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(5, 4), (6, 1), (1, 6)])
 def test_only_the_tile_that_is_off_is_blamed_wherever_it_is(columns: int, rows: int) -> None:
-    for place in range(columns * rows):
-        off = displacements(*planted(columns, rows, {place: 12.0}))
+    for index in range(columns * rows):
+        off = displacements(*planted(columns, rows, {index: 12.0}))
         expected = np.zeros(columns * rows)
-        expected[place] = 12
+        expected[index] = 12
         assert off.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_a_drift_of_the_stage_counts_for_no_tile() -> None:
-    places, left, top = planted(8, 8, {})
-    off = displacements(places, left + 0.5, top)
+    indices, left, top = planted(8, 8, {})
+    off = displacements(indices, left + 0.5, top)
     assert np.abs(off).max() <= 1.5
 
 
 def test_groups_without_an_overlap_between_them_do_not_count_for_each_other() -> None:
-    places, left, top = planted(4, 1, {})
+    indices, left, top = planted(4, 1, {})
     left[2] = np.nan
     left[1], left[3] = 3.0, 5.0
-    off = displacements(places, left, top)
+    off = displacements(indices, left, top)
     assert off.tolist() == pytest.approx([-1.5, 1.5, -2.5, 2.5], abs=1e-6)
 
 
 def test_without_a_known_overlap_nothing_is_known() -> None:
-    places = places_of(grid(3, 3))
-    assert np.isnan(displacements(places, np.full(9, np.nan), np.full(9, np.nan))).all()
-    places, left, top = planted(3, 3, {})
+    indices = indices_of(grid(3, 3))
+    assert np.isnan(displacements(indices, np.full(9, np.nan), np.full(9, np.nan))).all()
+    indices, left, top = planted(3, 3, {})
     left[:], top[:] = np.nan, np.nan
     left[1] = 0.0
-    assert np.isnan(displacements(places, left, top)).tolist() == [False, False, *[True] * 7]
+    assert np.isnan(displacements(indices, left, top)).tolist() == [False, False, *[True] * 7]
