@@ -97,8 +97,8 @@ def displacement(image: Grey, other: Grey, x: float, y: float) -> tuple[float, f
     image, other : (H, W) each.
     x, y : expected position of the other image minus that of the image, pixels.
 
-    Source of the method: Guizar-Sicairos, Thurman and Fienup (2008), in scikit-image. Laplacians are compared, since they
-    contain no shading and their correlation has a narrow peak.
+    Source of the method: Guizar-Sicairos, Thurman and Fienup (2008), in scikit-image. Laplacians are compared: they
+    contain no shading, and their correlation has a narrow peak.
     """
     place = round(x), round(y)
     for _ in range(2):  # the second time at the position that was found, so that the windows show the same
