@@ -125,7 +125,7 @@ def run_with_tile_note(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
 
 
 def make_mipmaps(job: "MipmapJob") -> "MipmapReport":
-    """Call `handlers.mipmaps.make.make_mipmaps`, imported at the first call: processes that only submit jobs skip it."""
+    """Call `handlers.mipmaps.make.make_mipmaps`, imported at the first call: a process that submits jobs skips it."""
     return _maker()(job)
 
 

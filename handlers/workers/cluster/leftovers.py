@@ -73,7 +73,7 @@ class Leftovers:
             self._forget(next(iter(self._quiet_since)))
 
     def look(self, connection: Connection) -> None:
-        """Start to search directories without jobs, also those that must be searched again. Does not wait for the end."""
+        """Start to search directories without jobs, also those to be searched again. Does not wait for the end."""
         if self._task and not self._task.done():
             return
         now = time.monotonic()

@@ -87,7 +87,7 @@ class Members:
         self._connection = connection
 
     async def end(self) -> None:
-        """Forget the workers, which may differ when the scheduler answers again. Waits until proofs removed their files."""
+        """Forget the workers, which may differ later. Waits until the proofs have removed their files."""
         checks = [worker.check for worker in self._workers.values() if worker.check and not worker.check.done()]
         self._workers.clear()
         self._connection = None
