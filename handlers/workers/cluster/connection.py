@@ -187,7 +187,8 @@ async def _require_listener(access: ClusterAccess) -> None:
     context = await asyncio.to_thread(_tls_context, access) if access.is_tls else None
     try:
         async with asyncio.timeout(ANSWER_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=context)
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+            is_accepted = not context or await _is_greeted(reader)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -200,6 +201,19 @@ async def _require_listener(access: ClusterAccess) -> None:
         raise SchedulerAway(f"{access.scheduler}: the host is not known: {error.strerror}") from None
     except OSError as error:
         raise SchedulerAway(f"{access.scheduler} does not answer: {_os_text(error)}") from None
+    if not is_accepted:
+        raise SchedulerAway(f"{access.scheduler} refuses the certificate in {access.certificate_file}")
+
+
+async def _is_greeted(reader: asyncio.StreamReader) -> bool:
+    """Whether the scheduler speaks first, as it does once the certificate of its client verifies.
+
+    In TLS 1.3 it verifies this certificate after the client's side of the handshake is done.
+    """
+    try:
+        return bool(await reader.read(1))
+    except OSError:  # ssl.SSLError is one
+        return False
 
 
 def _host_and_port(scheduler: str) -> tuple[str, int]:
