@@ -16,7 +16,7 @@ SCRIPTS = (
     *("pictures", "quality", "pages", "object_store", "filters", "end_to_end", "syncing", "cold", "cluster"),
     "cluster_soak",
 )
-ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest", "syncing")
+ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest", "syncing", "end_to_end")
 LONGEST_S = 300.0
 """Time-out of one script, so that a script that hangs does not stop the others."""
 

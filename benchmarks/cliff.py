@@ -9,9 +9,9 @@ from daemon.simulator.section import SectionPlan
 
 SIZE = (64, 64)
 LEVELS = 2
-TILES = {10: 10, 100: 4, 1000: 2, 10_000: 1}
+TILES = {10: 6, 100: 3, 1000: 1, 10_000: 1}
 """Tiles of a montage -> number of such montages, one after the other."""
-WAITING = {1: 15, 10: 3, 100: 1, 1000: 1}
+WAITING = {1: 8, 10: 2, 100: 1, 1000: 1}
 """Montages that arrive at once -> repetitions."""
 TILES_OF_WAITING = 4
 FLAT = 1.2

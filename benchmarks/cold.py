@@ -1,4 +1,7 @@
-"""Target 14: level 0 on a disk and on mounts that answer late, none of it in the cache; and all of it in the cache."""
+"""Target 14: level 0 on a disk and on mounts that answer late, none of it in the cache; and all of it in the cache.
+
+By the default number of workers. `--workers 8` measures another number, `--place mount-20` one place alone.
+"""
 
 import argparse
 import asyncio
@@ -57,7 +60,7 @@ def measure(options: Options, places: Sequence[str] = PLACES, workers: Sequence[
     rows: list[Row] = []
     try:
         with asyncio.Runner() as runner:
-            for count in workers or (cores(), default_processes(cores()), 4 * cores()):
+            for count in workers or (default_processes(cores()),):
                 with open_executor("processes", count) as pool:
                     bench = Bench(runner, pool, options.directory / "levels", side, rounds)
                     for place in places:

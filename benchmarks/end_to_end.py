@@ -1,29 +1,21 @@
-"""Target 13: a metafile to a stack with mipmaps, by the three commands, and by the libraries of the old tool.
+"""Target 13: a metafile to a stack with mipmaps, by the three commands, by the daemon, and by the old tool's libraries.
 
-The old pipeline is rebuilt from its libraries: render-python's objects for tile specs, scikit-image's `block_reduce` in
-a pool of processes, render-python's objects again to apply. Its Java clients are left out: tile specs go to the service
-in one HTTP request, so the figures favour the old tool by the time of its JVMs. It syncs and verifies nothing.
+Data in memory and on a disk. `benchmarks.old_pipeline` is the old pipeline without its Java clients: the figures favour
+it by the time of its JVMs, and it syncs and verifies nothing. CPU is that of every process, by a subreaper.
 """
 
 import ctypes
-import io
-import json
 import multiprocessing
 import os
 import resource
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from benchmarks import processes, sections
+from benchmarks import old_pipeline, processes, sections
 from benchmarks.common import (
     Options,
     Outcome,
@@ -35,53 +27,105 @@ from benchmarks.common import (
     number,
     run_script,
 )
-from handlers.acquisition.image_names import image_path
-from handlers.uris import path_to_uri, uri_to_path
+from benchmarks.import_commands import LEVELS, WORKERS, run_command
 
-LEVELS, Z, WORKERS = range(1, 7), 1000.0, 2
 SET_CHILD_SUBREAPER = 36
 """prctl(2)"""
-
-
-STEPS = ("ingest", "mipmaps", "apply", "NEAREST", "png")
-"""Of the three commands; then mipmaps once more, by PIL's NEAREST, and as png of some of the tiles."""
-WHOLE = STEPS[:3]
-NAMES = {
+WHOLE = ("ingest", "mipmaps", "apply")
+STEPS = {
     "ingest": "metafile to raw stack",
     "mipmaps": "mipmaps, mean, tif",
-    "apply": "apply mipmaps",
+    "apply": "apply mipmaps and close",
     "NEAREST": "mipmaps, PIL NEAREST, tif",
     "png": "mipmaps, mean, png",
+    "large": "metafile to raw stack",
 }
+"""The three commands; then other mipmaps, and a large section."""
+SECTION_OF = {"png": "few", "large": "large"}
+"""Step -> its section, unless it is "many"."""
+Times = dict[str, list[Taken]]
 
 
 def measure(options: Options) -> Outcome:
     """Run both pipelines in turn, step by step; each has stacks and level files of its own."""
-    tiles, few, side, runs = (8, 4, 256, 1) if options.quick else (100, 10, 3840, 3)
+    counts = {"many": 8, "few": 4, "large": 40} if options.quick else {"many": 60, "few": 10, "large": 2_772}
+    side, runs = (256, 1) if options.quick else (3840, 3)
     directory = options.directory
-    many, some = sections.plan(tiles, (side, side), 0), sections.plan(few, (side, side), 0)
     image = sections.write_image(directory / "image.tif", (side, side))
     metafiles = {}
-    for name, section in (("many", many), ("some", some)):
+    for name, tiles in counts.items():
+        section = sections.plan(tiles, (side, side), 0)
         sections.link_images(section, directory / name, image)
         metafiles[name] = sections.put_metafile(section, directory / name)
-    taken: dict[str, dict[str, list[Taken]]] = {step: {"temwatch": [], "old tool": []} for step in STEPS}
-    with processes.standin(directory) as (_, url):
+    taken: dict[str, Times] = {step: {"temwatch": [], "old tool": []} for step in STEPS}
+    daemon: list[Taken] = []
+    with processes.standin(directory) as (_, url), _Daemon.running(directory / "daemon", url, image, side) as watching:
         stack = f"{url}/owner/bench/project/old/stack"
-        _ours(url, "ingest", metafiles["some"], directory, "some")
-        _old(stack, "ingest", metafiles["some"], directory, "some")
+        run_command(url, "ingest", metafiles["few"], directory, "few")
+        _old(stack, "ingest", metafiles["few"], directory, "few")
+        watching.completed(counts["few"])
         for _ in range(runs):
             for step in STEPS:
-                which = "some" if step == "png" else "many"
+                which = SECTION_OF.get(step, "many")
                 given = step, metafiles[which], directory, which
-                taken[step]["temwatch"].append(of_whole_tree(partial(_ours, url, *given)))
+                taken[step]["temwatch"].append(of_whole_tree(partial(run_command, url, *given)))
                 taken[step]["old tool"].append(of_whole_tree(partial(_old, stack, *given)))
+            daemon.append(watching.completed(counts["many"]))
     made = sum(1 for _ in directory.glob("old/mipmaps/**/*.tif"))
-    assert made == len(many.tiles) * len(LEVELS), made
-    size = f"of {side}x{side}"
-    rows = [row(f"metafile to applied mipmaps by three commands, {tiles} tiles {size}", _summed(taken))]
-    rows += [row(f"{NAMES[step]}, {few if step == 'png' else tiles} tiles {size}", taken[step]) for step in STEPS]
-    return Outcome(rows)
+    assert made == counts["many"] * len(LEVELS), made
+    tiles = {step: f"{counts[SECTION_OF.get(step, 'many')]:,} tiles of {side}x{side}" for step in STEPS}
+    whole = _summed(taken)
+    by_daemon = {"temwatch": daemon, "old tool": whole["old tool"]}
+    rows = [
+        row(f"metafile to applied mipmaps by three commands, {tiles['mipmaps']}", whole),
+        row(f"metafile renamed to COMPLETE by the daemon, with {WAITS_S:g} s to wait, {tiles['mipmaps']}", by_daemon),
+    ]
+    return Outcome([*rows, *(row(f"{what}, {tiles[step]}", taken[step]) for step, what in STEPS.items())])
+
+
+SETTLE_S, CLOSE_AFTER_S = 0.5, 1.0
+WAITS_S = SETTLE_S + CLOSE_AFTER_S
+
+
+class _Daemon:
+    """A daemon that waits for sections of its own."""
+
+    def __init__(self, acquisition: Path, image: Path, side: int, program: processes.Program, url: str) -> None:
+        self._acquisition, self._image, self._side = acquisition, image, side
+        self._program, self._url = program, url
+        self._sections = 0
+
+    @classmethod
+    @contextmanager
+    def running(cls, directory: Path, render_url: str, image: Path, side: int) -> Iterator["_Daemon"]:
+        """Yield a daemon that is ready."""
+        acquisition = directory / "acquisition"
+        acquisition.mkdir(parents=True)
+        config = processes.write_config(
+            directory,
+            render_url,
+            acquisition,
+            watch={"settle_s": SETTLE_S},
+            stacks={"close_after_s": CLOSE_AFTER_S},
+            mipmaps={"levels": len(LEVELS)},
+            workers={"count": WORKERS},
+        )
+        with processes.daemon(directory, config) as (program, url):
+            yield cls(acquisition, image, side, program, url)
+
+    def completed(self, tiles: int) -> Taken:
+        """Deliver a section, and return what it takes until it is COMPLETE."""
+        section = sections.plan(tiles, (self._side, self._side), self._sections)
+        self._sections += 1
+        sections.link_images(section, self._acquisition, self._image)
+        began, before = time.perf_counter(), self._program.cpu_s()
+        sections.put_metafile(section, self._acquisition)
+        processes.wait_for(self._all_complete, 120, f"{tiles} tiles COMPLETE")
+        return Taken(time.perf_counter() - began, self._program.cpu_s() - before)
+
+    def _all_complete(self) -> bool:
+        answer = processes.fetch(f"{self._url}/api/montages?limit=1")
+        return bool(answer) and answer["counts"].get("bench", {}) == {"complete": self._sections}
 
 
 def _summed(taken: Mapping[str, Mapping[str, Sequence[Taken]]]) -> dict[str, list[Taken]]:
@@ -147,151 +191,12 @@ def _reap_and_report(work: Callable[[], object], sender: Any) -> None:
     sender.send((wall_s, sum(each.ru_utime + each.ru_stime for each in used)))
 
 
-def _ours(url: str, step: str, metafile: Path, directory: Path, stack: str) -> None:
-    """Run the command of a step."""
-    address = url.removesuffix("/render-ws/v1").removeprefix("http://")
-    host, _, port = address.partition(":")
-    render = [f"--render.{key}={value}" for key, value in _render(host, port).items()]
-    z, place = f"{Z:g}", directory / "temwatch" / step
-    mipmaps = ("generate_mipmaps", f"--input_stack={stack}", f"--z={z}", "--levels=6", f"--pool_size={WORKERS}")
-    applied = f"--mipmap_dir={directory / 'temwatch' / 'mipmaps'}"
-    arguments = {
-        "ingest": (
-            "generate_EM_tilespecs_from_metafile",
-            f"--metafile={metafile}",
-            f"--stack={stack}",
-            f"--z_index={z}",
-        ),
-        "mipmaps": (*mipmaps, "--method=block_reduce", f"--output_dir={place}"),
-        "apply": (
-            *("apply_mipmaps_to_render", f"--input_stack={stack}", "--output_stack=mips"),
-            *(f"--z={z}", applied, "--levels=6"),
-        ),
-        "NEAREST": (*mipmaps, "--method=PIL", "--PIL_filter=NEAREST", f"--output_dir={place}"),
-        "png": (*mipmaps, "--method=block_reduce", "--imgformat=png", f"--output_dir={place}"),
-    }
-    command = [sys.executable, "-m", "daemon", arguments[step][0], *render, *arguments[step][1:]]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-def _render(host: str, port: str) -> dict[str, str]:
-    return {"host": host, "port": port, "owner": "bench", "project": "ours"}
-
-
-# --- the old pipeline
-
-
 def _old(stacks: str, step: str, metafile: Path, directory: Path, stack: str) -> None:
-    """Run a step as a process."""
-    places = [str(directory / "old" / ("mipmaps" if step == "apply" else step)), f"{stacks}/{stack}", f"{stacks}/mips"]
-    command = [sys.executable, "-m", "benchmarks.end_to_end", "--old-step", step, str(metafile), *places]
-    subprocess.run(command, check=True)
-
-
-def old_step(step: str, metafile: Path, place: Path, stack: str, applied: str) -> None:
-    """Run one step of the old pipeline."""
-    if step == "ingest":
-        _create(stack)
-        _put(stack, _specs_of(json.loads(metafile.read_bytes()), metafile.parent))
-    elif step == "apply":
-        from renderapi.image_pyramid import MipMap
-
-        specs = _specs_in(stack)
-        for spec in specs:
-            image = uri_to_path(spec.ip[0].imageUrl)
-            for level in LEVELS:
-                spec.ip[level] = MipMap(imageUrl=path_to_uri(_level_path(image, place, level)))
-        _create(applied)
-        _put(applied, specs)
-    else:
-        images = [uri_to_path(spec.ip[0].imageUrl) for spec in _specs_in(stack)]
-        with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
-            if step == "NEAREST":
-                pool.starmap(_resized, [(image, place) for image in images])
-            else:
-                extension = ".png" if step == "png" else ".tif"
-                pool.starmap(_block_reduced, [(image, place, extension) for image in images])
-
-
-def _specs_of(content: Any, directory: Path) -> list[Any]:
-    from renderapi.image_pyramid import ImagePyramid, MipMap
-    from renderapi.tilespec import TileSpec
-    from renderapi.transform import AffineModel
-
-    header, data = content
-    camera = header["metadata"]["camera_info"]
-    return [
-        TileSpec(
-            tileId=f"{Path(tile['img_path']).stem}.{Z}",
-            z=Z,
-            width=camera["width"],
-            height=camera["height"],
-            minint=0,
-            maxint=255,
-            sectionId=str(Z),
-            stageX=tile["img_meta"]["stage_pos"][0],
-            stageY=tile["img_meta"]["stage_pos"][1],
-            tforms=[AffineModel(B0=tile["img_meta"]["stage_pos"][0], B1=tile["img_meta"]["stage_pos"][1])],
-            imagePyramid=ImagePyramid({0: MipMap(imageUrl=image_path(directory, tile["img_path"]).as_uri())}),
-        )
-        for tile in data["data"]
-    ]
-
-
-def _resized(image: Path, place: Path) -> None:
-    """Make each level from level 0."""
-    with Image.open(io.BytesIO(image.read_bytes())) as file:
-        for level in LEVELS:
-            path = _level_path(image, place, level)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            size = file.width >> level, file.height >> level
-            file.resize(size, Image.Resampling.NEAREST).save(path)
-
-
-def _block_reduced(image: Path, place: Path, extension: str) -> None:
-    """Make each level from the one before, truncated."""
-    from skimage.measure import block_reduce
-
-    with Image.open(image) as file:
-        pixels = np.array(file)
-    for level in LEVELS:
-        pixels = block_reduce(pixels, (2, 2), func=np.mean).astype(pixels.dtype)
-        path = _level_path(image, place, level, extension)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-
-
-def _level_path(image: Path, place: Path, level: int, extension: str = ".tif") -> Path:
-    return place / str(level) / f"{str(image).lstrip('/')}{extension}"
-
-
-def _create(stack: str) -> None:
-    _request(stack, "POST", json.dumps({"stackResolutionX": 4.0}).encode())
-
-
-def _put(stack: str, specs: Sequence[Any]) -> None:
-    from renderapi.resolvedtiles import ResolvedTiles
-    from renderapi.utils import renderdumps
-
-    _request(f"{stack}/z/{Z}/resolvedTiles?deriveData=true", "PUT", renderdumps(ResolvedTiles(specs)).encode())
-
-
-def _specs_in(stack: str) -> list[Any]:
-    from renderapi.resolvedtiles import ResolvedTiles
-
-    specs: list[Any] = ResolvedTiles(json=json.loads(_request(f"{stack}/z/{Z}/resolvedTiles", "GET"))).tilespecs
-    return specs
-
-
-def _request(url: str, method: str, body: bytes | None = None) -> bytes:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request) as answer:
-        content: bytes = answer.read()
-    return content
+    """Run the old pipeline's step."""
+    place = directory / "old" / ("mipmaps" if step == "apply" else step)
+    step = {"large": "ingest", "mipmaps": "mean"}.get(step, step)
+    old_pipeline.run_step(step, metafile, place, f"{stacks}/{stack}", f"{stacks}/mips")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--old-step"]:
-        old_step(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:])
-    else:
-        run_script("end_to_end", measure)
+    run_script("end_to_end", measure)

@@ -25,7 +25,7 @@ ASKS = 15
 LARGE_TILES = 2_772
 LARGE_SIZE = (256, 256)
 OPEN_PAGES = 20
-OPEN_S = 40.0
+OPEN_S = 20.0
 SHARE_OFFERED = 0.8
 """Share of the capacity that is offered while the pages are open, if the rate of six scopes is out of reach."""
 ROUNDS = 2

@@ -30,7 +30,7 @@ LEVELS = 6
 TILES = 48
 """Tiles of a section. Real sections have some hundreds to 3,000; the rate is the same, the bursts are more frequent."""
 SATURATED_SECTIONS = 8
-OFFERED_S = 75.0
+OFFERED_S = 45.0
 SHARE_OFFERED = 0.85
 """Share of the measured capacity that the second part of the run offers, if the target's rate is out of reach."""
 PROFILE_S = 8

@@ -38,7 +38,7 @@ class Tile:
 
 def measure(options: Options) -> Outcome:
     """Measure each number of workers in turn, and as many processes that move and sync the same bytes."""
-    side, tiles, rounds = (512, 6, 2) if options.quick else (3840, 48, 9)
+    side, tiles, rounds = (512, 6, 2) if options.quick else (3840, 48, 5)
     levels = options.directory / "levels"
     jobs = jobs_of(write_images(options.directory / "images", side, tiles), "tif", levels, side)
     counts = (cores(), default_processes(cores()), 2 * cores())

@@ -16,7 +16,7 @@ from daemon.watching.roots import WatchRoot
 DIRECTORIES = 10_000
 FILES = 100
 """Files of each directory, one of them a metafile."""
-IDLE_S = 30.0
+IDLE_S = 20.0
 PER_PARENT = 100
 
 

@@ -23,7 +23,7 @@ from handlers.workers.opening import open_executor
 from handlers.workers.pool import WorkerPool, run_job
 
 LEVELS = range(1, 7)
-IMPORTS = "import handlers.mipmaps.make, handlers.workers.worker"
+IMPORTS = "import handlers.workers.preload"
 SPIN = range(4_000_000)
 """Numbers to be summed in some 0.1 s without memory: the gain of two processes on this machine in any case."""
 
