@@ -12,6 +12,8 @@ BYTES_PER_WORKER = 256 << 20
 """Bytes to read ahead per worker: enough to hide the delay of a distant file server."""
 MOST_SHARE_OF_MEMORY = 8
 """At most an eighth of the machine's memory is used: pages that are evicted before they are used are read twice."""
+MOST_IMAGES = 4
+"""Images that one job announces. The first jobs share them, so that the threads of all workers open them."""
 MOST_PIXEL_BYTES = 2
 MOST_EXTRA_BYTES = 1 << 20
 """Bytes for headers and metadata of an image."""
@@ -55,7 +57,7 @@ class UpcomingImages:
         """Return the job with this number, which also reads the next images ahead as far as the limit allows."""
         images: list[UpcomingImage] = []
         self._next = max(self._next, number + 1)
-        while self._next < len(self._jobs):
+        while self._next < len(self._jobs) and len(images) < MOST_IMAGES:
             image = _image_of(self._jobs[self._next])
             if image is not None:
                 if not self._limit.take(image.most_bytes):

@@ -53,6 +53,14 @@ def test_a_job_that_begins_later_announces_nothing_that_an_earlier_one_did():
     assert [announced(upcoming.before(number)) for number in (1, 2, 3)] == [[], [], []]
 
 
+def test_the_first_jobs_share_the_images():
+    """One worker would open them all in turn."""
+    upcoming = UpcomingImages(jobs(11), ReadAheadLimit(99 * IMAGE_BYTES))
+    assert announced(upcoming.before(0)) == ["1", "2", "3", "4"]
+    assert announced(upcoming.before(1)) == ["5", "6", "7", "8"]
+    assert announced(upcoming.before(2)) == ["9", "10"]
+
+
 def test_a_job_that_ends_twice_gives_back_what_it_used_once():
     limit = ReadAheadLimit(IMAGE_BYTES)
     upcoming = UpcomingImages(jobs(2), limit)
