@@ -7,6 +7,7 @@ import asyncio
 import functools
 import mmap
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,16 @@ PIECE_BYTES = 1 << 20
 TIFF_HEADER_BYTES = 8
 
 
-async def all_moved(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int, *, writes: bool) -> None:
-    """Move the bytes of all jobs; images are announced as for the daemon's jobs."""
+async def all_moved(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int, *, writes: bool) -> list[float]:
+    """Move the bytes of all jobs, and return when each was done. Images are announced as for the daemon's jobs."""
     slots, upcoming = asyncio.Semaphore(at_once), UpcomingImages(jobs, pool.read_ahead)
+    done_at: list[float] = []
 
     async def work(number: int) -> None:
         try:
             await asyncio.wrap_future(pool.executor.submit(partial(move_bytes, writes=writes), upcoming.before(number)))
             upcoming.done(number)
+            done_at.append(time.perf_counter())
         finally:
             slots.release()
 
@@ -35,6 +38,7 @@ async def all_moved(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int, *
         for number in range(len(jobs)):
             await slots.acquire()
             group.create_task(work(number))
+    return done_at
 
 
 def move_bytes(job: MipmapJob, *, writes: bool) -> None:

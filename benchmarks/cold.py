@@ -45,15 +45,16 @@ class Taken:
     """One run over all tiles."""
 
     tiles_per_s: float
+    """While all workers had tiles, and the first tiles were made."""
     idle: float
-    """Share of the cores for which no worker was runnable."""
+    """Share of the cores for which no worker was runnable, meanwhile."""
     cpu_s: float
-    """Of the workers, all their threads counted."""
+    """Of the workers, all their threads and tiles counted."""
 
 
 def measure(options: Options, places: Sequence[str] = PLACES, workers: Sequence[int] | None = None) -> Outcome:
-    """Measure the disk, then each mount: with the next images announced, without, and the storage alone, in turn."""
-    side, tiles, rounds = (512, 6, 1) if options.quick else (3840, 24, 3)
+    """Measure the disk, then each mount: with the next images announced, and the storage alone, in turn."""
+    side, tiles, rounds = (512, 12, 1) if options.quick else (3840, 32, 3)
     DISK_RESULTS.mkdir(parents=True, exist_ok=True)
     source = DISK_RESULTS / "cold"  # images in memory are never cold
     images = write_images(source, side, tiles)
@@ -159,9 +160,8 @@ class Bench:
     def row(self, where: str, images: Sequence[Path], kind: str, *, writes: bool = False) -> Row:
         """Compare with the storage alone: either the workers or the storage should be busy."""
         jobs = jobs_of(images, kind, self._levels, self._side)
-        ahead, alone, storage = self._in_turn(
+        ahead, storage = self._in_turn(
             partial(self._made, jobs, images, limit=self._limit),
-            partial(self._made, jobs, images, limit=0),
             partial(self._moved, jobs, images, writes=writes),
         )
         of_storage = median_ratio(_rates(ahead), _rates(storage))
@@ -175,12 +175,10 @@ class Bench:
             at_most=False,
             floor=statistics.median(_rates(storage)),
             floor_is="the storage alone",
-            peer=statistics.median(_rates(alone)),
-            peer_is="only its own image announced",
             ratio=max(busy, of_storage),
             ratio_is="busy share of the workers, or of the storage",
             judged=max(busy, of_storage),
-            note=f"{_idle_text(ahead, alone)}; {of_storage:.2f} of the storage's own rate",
+            note=f"idle {1 - busy:.0%}; {of_storage:.2f} of the storage's own rate",
         )
 
     def _in_turn(self, *runs: Callable[[], Taken], rounds: int | None = None) -> list[list[Taken]]:
@@ -197,17 +195,18 @@ class Bench:
             all_moved(self._pool, jobs, at_once(len(self._pids)), writes=writes), images, self._limit, warm=False
         )
 
-    def _run(self, work: Coroutine[Any, Any, None], images: Sequence[Path], limit: int, *, warm: bool) -> Taken:
+    def _run(self, work: Coroutine[Any, Any, list[float]], images: Sequence[Path], limit: int, *, warm: bool) -> Taken:
         shutil.rmtree(self._levels, ignore_errors=True)
         for image in images:
             _ = image.read_bytes() if warm else drop(image)
         self._pool.read_ahead = ReadAheadLimit(limit)
         before = self._cpu_s()
         with Idleness(self._pids) as idleness:
-            began = time.perf_counter()
-            self._runner.run(work)
-            seconds = time.perf_counter() - began
-        return Taken(len(images) / seconds, idleness.share, self._cpu_s() - before)
+            done_at = self._runner.run(work)
+        skipped = min(len(self._pids), len(done_at) // 4)
+        began, ended = done_at[skipped - 1], done_at[-skipped - 1]
+        rate = (len(done_at) - 2 * skipped) / (ended - began)
+        return Taken(rate, idleness.share(began, ended), self._cpu_s() - before)
 
     def _cpu_s(self) -> float:
         files = [file for pid in self._pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
@@ -218,25 +217,23 @@ def _rates(many: Sequence[Taken]) -> list[float]:
     return [each.tiles_per_s for each in many]
 
 
-def _idle_text(ahead: Sequence[Taken], alone: Sequence[Taken]) -> str:
-    shares = [statistics.median(each.idle for each in many) for many in (ahead, alone)]
-    return f"idle {shares[0]:.0%}, peer {shares[1]:.0%}"
-
-
 def at_once(workers: int) -> int:
     """Return how many tiles the daemon gives to its workers at once."""
     return workers + max(2, workers // 2)
 
 
-async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int) -> None:
-    """Run all jobs as the daemon does."""
+async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int) -> list[float]:
+    """Run all jobs as the daemon does, and return when each was done."""
+    done_at: list[float] = []
 
     async def record(reports: list[MipmapReport]) -> None:
         for report in reports:
             if report.fault is not None:
                 raise RuntimeError(str(report.fault))
+            done_at.append(time.perf_counter())
 
     await make_all(pool, jobs, record, slots=asyncio.Semaphore(at_once), stop=asyncio.Event())
+    return done_at
 
 
 class Idleness:
@@ -246,7 +243,7 @@ class Idleness:
         self._states = [Path(f"/proc/{pid}/stat") for pid in pids]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="idleness")
-        self._samples: list[float] = []
+        self._samples: list[tuple[float, float]] = []
 
     def __enter__(self) -> "Idleness":
         self._thread.start()
@@ -256,14 +253,14 @@ class Idleness:
         self._ended.set()
         self._thread.join()
 
-    @property
-    def share(self) -> float:
-        return statistics.fmean(self._samples or [0.0])
+    def share(self, began: float, ended: float) -> float:
+        """Return the share between two times."""
+        return statistics.fmean([share for at, share in self._samples if began <= at <= ended] or [0.0])
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             runnable = sum(path.read_text().rpartition(")")[2].split()[0] == "R" for path in self._states)
-            self._samples.append(max(0, cores() - runnable) / cores())
+            self._samples.append((time.perf_counter(), max(0, cores() - runnable) / cores()))
 
 
 if __name__ == "__main__":
