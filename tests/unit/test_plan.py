@@ -182,6 +182,15 @@ def test_an_object_store_asks_for_more_workers_than_it_keeps_cores_busy() -> Non
     assert load_of(Facility(), 6, COSTS).workers < load.workers
 
 
+def test_a_distant_file_server_asks_for_more_workers_and_for_nothing_else() -> None:
+    near, distant = (load_of(Facility(raw="mount", delay_ms=delay_ms), 6, COSTS) for delay_ms in (1, 20))
+    assert replace(distant, workers=near.workers) == near
+    # Two openings of 18.4 tiles a second, in the usable 80 % of the workers' time.
+    assert distant.workers - near.workers == pytest.approx(18.4 * 2 * 0.019 / 0.8)
+    here = Facility(raw="disk", delay_ms=20)
+    assert load_of(here, 6, COSTS) == load_of(replace(here, delay_ms=1), 6, COSTS)
+
+
 def test_depth_costs_cores_and_bytes_and_compression_costs_cores_and_saves_bytes() -> None:
     def load(**of: object) -> Load:
         return load_of(Facility(**of), 1, COSTS)  # type: ignore[arg-type]
@@ -204,6 +213,7 @@ FACILITIES = st.builds(
     levels=st.integers(1, 12),
     format=st.sampled_from(["tif", "png", "jpg"]),
     raw=st.sampled_from(["disk", "mount"]),
+    delay_ms=st.floats(0.01, 1_000),
     store=st.sampled_from(["disk", "mount", "object"]),
 )
 
@@ -332,6 +342,8 @@ def test_a_microscope_that_is_too_much_for_a_server_ends_in_exit_code_1() -> Non
         ("--format webp", "--format"),
         ("--format jpg --depth 16 --level-depth 16", "--level-depth"),
         ("--raw tape", "--raw"),
+        ("--delay 0", "--delay"),
+        ("--delay nan", "--delay"),
         ("--store tape", "--store"),
         ("--cores nan", "--cores"),
         ("--disk 0", "--disk"),

@@ -75,6 +75,15 @@ DEPTHS = click.Choice(["8", "16"])
     help="Where level 0 lies: on the server, written over the network, or on a file server.",
 )
 @click.option(
+    "--delay",
+    "delay_ms",
+    default=1.0,
+    show_default=True,
+    type=Positive(60_000),
+    metavar="MS",
+    help="Until the file server with level 0 answers.",
+)
+@click.option(
     "--store",
     default="disk",
     show_default=True,

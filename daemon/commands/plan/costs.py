@@ -48,6 +48,12 @@ class Costs:
     put_wait: Constant = Constant(
         80, "ms", "time that a worker waits for the puts of a tile's levels", 'docs/decisions/stores.md, "12.5 tiles/s"'
     )
+    openings: Constant = Constant(
+        2,
+        "",
+        "answers of a file server that a worker waits for, for a tile",
+        'docs/decisions/cold-storage.md, "opened twice"',
+    )
     png: Constant = Constant(12.9, "ms/MP", "CPU of encoding png", 'docs/performance.md, "png of 1920x1920"')
     jpg: Constant = Constant(4.6, "ms/MP", "CPU of encoding jpg", 'docs/performance.md, "jpg of 1920x1920"')
     png_share: Constant = Constant(

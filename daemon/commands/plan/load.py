@@ -25,6 +25,8 @@ class Facility:
     format: Literal["tif", "png", "jpg"] = "tif"
     raw: Literal["disk", "mount"] = "disk"
     """Place of level 0: the server's disk, to which microscopes write over the network, or a file server."""
+    delay_ms: float = 1.0
+    """Time until the file server of level 0 answers."""
     store: Literal["disk", "mount", "object"] = "disk"
     """Place of the levels: a disk of the server, a file server, or an object store."""
 
@@ -61,7 +63,7 @@ class Load:
     daemon_cores: float
     """Cores for the daemon's own process, which can use one."""
     workers: float
-    """Worker processes that are busy, computing or waiting for an object store."""
+    """Worker processes that are busy, computing or waiting for a file server or an object store."""
     disk_read_mb_s: float
     disk_write_mb_s: float
     network_in_mb_s: float
@@ -87,7 +89,7 @@ def load_of(facility: Facility, scopes: float, costs: Costs) -> Load:
     rate = scopes * facility.tiles_per_s
     level0, levels = facility.level0_mb, levels_mb(facility, costs)
     worker_s = worker_cpu_s(facility, costs)
-    waits_s = costs.put_wait.value / 1e3 if facility.store == "object" else 0.0
+    waits_s = wait_s(facility, costs)
     here, on_disk = facility.raw == "disk", facility.store == "disk"
     receiving_s = level0 * costs.receive.value / 1e3 if here else 0.0
     return Load(
@@ -123,6 +125,16 @@ def worker_cpu_s(facility: Facility, costs: Costs) -> float:
         + facility.levels * by_file.value
     )
     return costs.workers.value * taken_ms / 1e3
+
+
+def wait_s(facility: Facility, costs: Costs) -> float:
+    """Return the seconds that a worker waits for one tile: for answers of a file server, for puts into a store.
+
+    Bytes of level 0 are read ahead, and nobody waits for them where the storage can deliver.
+    """
+    opening_ms = costs.openings.value * facility.delay_ms if facility.raw == "mount" else 0.0
+    putting_ms = costs.put_wait.value if facility.store == "object" else 0.0
+    return (opening_ms + putting_ms) / 1e3
 
 
 def worker_memory_mib(facility: Facility, costs: Costs) -> float:
