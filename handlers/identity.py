@@ -4,6 +4,8 @@ import os
 from hashlib import sha256
 from typing import NamedTuple, Self
 
+from handlers.file_status import FileStatus
+
 _DAY_NS = 86_400 * 10**9
 _UNIX_EPOCH_ENDS_NS = _DAY_NS * 3 // 2
 _FAT_EPOCH_NS = range(3651 * _DAY_NS, 3653 * _DAY_NS)
@@ -34,7 +36,7 @@ class FileIdentity(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Self:
+    def of(cls, status: os.stat_result | FileStatus) -> Self:
         """Return the identity in a stat."""
         return cls(
             status.st_size, _storable(status.st_mtime_ns), _storable(status.st_ctime_ns), status.st_ino & _LARGEST

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 from handlers.container import Container
+from handlers.file_status import FileStatus, status_of
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """Without O_NONBLOCK, opening a named pipe would wait for a writer for ever."""
@@ -32,7 +33,7 @@ class NotContained(Exception):  # noqa: N818  as above
 
 def open_regular(
     path: Path | str, *, follow_links: bool = True, directory: int | None = None, root: Container | None = None
-) -> tuple[int, os.stat_result]:
+) -> tuple[int, FileStatus]:
     """Return the descriptor and the status of a regular file, open for reading. The caller closes the descriptor.
 
     Parameters
@@ -60,7 +61,7 @@ def open_regular(
             raise NotRegular(str(path), is_link=error.errno == errno.ELOOP and not follow_links) from error
         raise
     try:
-        status = os.fstat(descriptor)
+        status = status_of(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise NotRegular(str(path))
     except BaseException:
@@ -75,7 +76,7 @@ def _as_path(path: Path | str) -> Path:
 
 def read_regular(
     path: Path, most_bytes: int, *, follow_links: bool = True, root: Container | None = None
-) -> tuple[bytes, os.stat_result]:
+) -> tuple[bytes, FileStatus]:
     """Return the first `most_bytes` bytes of a regular file, and its status from before they were read.
 
     Raises as `open_regular` does.

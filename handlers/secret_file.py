@@ -1,15 +1,15 @@
 """Reading files of secrets that settings name. A file that other users can read or change is refused."""
 
-import os
 from pathlib import Path
 
 from handlers.errors import SettingsFault
+from handlers.file_status import FileStatus
 from handlers.regular_file import NotRegular, read_regular
 
 MOST_BYTES = 2**20
 
 
-def read_named(path: Path, setting: str) -> tuple[bytes, os.stat_result]:
+def read_named(path: Path, setting: str) -> tuple[bytes, FileStatus]:
     """Return the content and the status of a small file. Raises SettingsFault, whose subject is the setting."""
     try:
         content, status = read_regular(path, MOST_BYTES + 1)

@@ -4,7 +4,6 @@ A montage is reported from its first image on, and again whenever its lines chan
 missing. The other montages of the file keep their identity.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from handlers.acquisition.autodoc import Autodoc, looks_like_autodoc, read_autod
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
 from handlers.acquisition.parts import montage_in
 from handlers.container import Container
+from handlers.file_status import FileStatus
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular, read_regular
 
@@ -53,7 +53,7 @@ def montage_identity(path: Path) -> FileIdentity | None:
         return None
 
 
-def _read(file: Path, root: Container | None = None) -> tuple[bytes, os.stat_result]:
+def _read(file: Path, root: Container | None = None) -> tuple[bytes, FileStatus]:
     return read_regular(file, MAX_METAFILE_BYTES + 1, follow_links=False, root=root)
 
 
@@ -117,7 +117,7 @@ class MontageFollower:
             return None
 
 
-def _found(path: str, content: bytes, status: os.stat_result) -> Iterator[tuple[str, FileIdentity]]:
+def _found(path: str, content: bytes, status: FileStatus) -> Iterator[tuple[str, FileIdentity]]:
     found: Autodoc | None = read_autodoc(content) if len(content) <= MAX_METAFILE_BYTES else None
     if found is None or not (found.montages or looks_like_autodoc(content)):
         yield path, FileIdentity.of(status)

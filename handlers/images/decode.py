@@ -28,19 +28,17 @@ def read_image(
         return _read(file, path, width, height, mask=mask)
 
 
-def read_hashed(
-    path: Place, width: int, height: int, *, root: Container | None = None, mask: bool = False
-) -> tuple[Grey, bytes]:
-    """Return the pixels, (H, W), of an image of a given size, and the digest of the bytes that were decoded."""
-    with translate_errors(path), open_image(path, root) as file:
-        info = read_header(file, path, mask=mask)  # refuses a file whose copy would exhaust the memory
+def read_hashed(descriptor: int, path: Place, width: int, height: int, *, mask: bool = False) -> tuple[Grey, bytes]:
+    """Return the pixels, (H, W), of an open image of a given size, and the digest of the bytes that were decoded."""
+    with translate_errors(path):
+        info = read_header(descriptor, path, mask=mask)  # refuses a file whose copy would exhaust the memory
         require_size(info, path, width, height)
-        with snapshot(file, info.file_bytes) as (copy, digest):
+        with snapshot(descriptor, info.file_bytes) as (copy, digest):
             return _read(copy, path, width, height, mask=mask)[0], digest
 
 
 def _read(file: BinaryIO, path: Place, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
-    info = read_header(file, path, mask=mask, with_layout=True)
+    info = read_header(file.fileno(), path, mask=mask, with_layout=True)
     require_size(info, path, width, height)
     with warnings.catch_warnings():  # Pillow warns about metadata, which is not used
         warnings.simplefilter("ignore")

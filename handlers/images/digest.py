@@ -8,6 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
+from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 
 Digest = bytes
@@ -76,12 +77,12 @@ def settled_identity(descriptor: int) -> FileIdentity:
     Clocks of file systems tick every few milliseconds, and a second write within a tick sets the same times. So if the
     file was just written, its identity is taken after the tick.
     """
-    identity = FileIdentity.of(os.fstat(descriptor))
+    identity = FileIdentity.of(status_of(descriptor))
     age_ns = time.time_ns() - (identity.ctime_ns or 0)
     if not -_TICK_NS < age_ns < _TICK_NS:
         return identity
     time.sleep((_TICK_NS - age_ns) / 1e9)
-    return FileIdentity.of(os.fstat(descriptor))
+    return FileIdentity.of(status_of(descriptor))
 
 
 def content_of(descriptor: int) -> FileContent:
@@ -91,14 +92,14 @@ def content_of(descriptor: int) -> FileContent:
 
 
 @contextmanager
-def snapshot(file: BinaryIO, file_bytes: int) -> Iterator[tuple[BinaryIO, bytes]]:
-    """Yield a copy of the first `file_bytes` of a file in memory, and their digest.
+def snapshot(descriptor: int, file_bytes: int) -> Iterator[tuple[BinaryIO, bytes]]:
+    """Yield a copy of the first `file_bytes` of an open file in memory, and their digest.
 
     A decoder of the copy reads the bytes that were hashed, even if another program writes to the file meanwhile.
     """
     hashed, offset = xxhash.xxh3_128(), 0
     with os.fdopen(os.memfd_create("level 0", os.MFD_CLOEXEC), "w+b") as copy:
-        while piece := os.pread(file.fileno(), min(_PIECE_BYTES, file_bytes - offset), offset):
+        while piece := os.pread(descriptor, min(_PIECE_BYTES, file_bytes - offset), offset):
             hashed.update(piece)
             copy.write(piece)
             offset += len(piece)

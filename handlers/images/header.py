@@ -16,6 +16,7 @@ from typing import BinaryIO, Self
 
 from handlers.container import Container, real_path
 from handlers.errors import ImageFault, InvalidImage
+from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
 from handlers.images.bmp_header import MAGIC, read_bmp_header
@@ -66,7 +67,19 @@ class ImageInfo:
 
 @contextmanager
 def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file, or an object, for reading with a position.
+
+    Parameters and errors are those of `open_descriptor`.
+    """
+    with open_descriptor(path, root) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
+        yield file
+
+
+@contextmanager
+def open_descriptor(path: Place, root: Container | None = None) -> Iterator[int]:
     """Open a regular file, or an object, for reading.
+
+    Yields a descriptor, since making a file object requests the status of the file again.
 
     Parameters
     ----------
@@ -83,7 +96,7 @@ def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]
         from handlers.objects.files import open_object  # imported only if images are in an object store
 
         with open_object(path) as file:
-            yield file
+            yield file.fileno()
         return
     try:
         descriptor, _ = open_regular(path, root=root)
@@ -91,8 +104,10 @@ def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]
         raise _not_a_file(path) from error
     except NotContained as error:
         raise _outside(path, error.root) from error
-    with os.fdopen(descriptor, "rb") as file:
-        yield file
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def inspect_image(path: Place, root: Container | None = None, *, mask: bool = False) -> ImageInfo:
@@ -110,20 +125,19 @@ def inspect_image(path: Place, root: Container | None = None, *, mask: bool = Fa
     OSError, StoreFault
         If it cannot be read.
     """
-    with open_image(path, root) as file:
-        return read_header(file, path, mask=mask)
+    with open_descriptor(path, root) as descriptor:
+        return read_header(descriptor, path, mask=mask)
 
 
-def read_header(file: BinaryIO, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
+def read_header(descriptor: int, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
     """Return the header of an image in an open file, as `inspect_image`.
 
     Parameters
     ----------
     with_layout : whether to return runs and layout, which takes time for thousands of strips.
     """
-    descriptor = file.fileno()
     try:
-        file_bytes = os.fstat(descriptor).st_size
+        file_bytes = status_of(descriptor).st_size
         head = os.pread(descriptor, HEAD_BYTES, 0)
         return _info_and_extent(descriptor, file_bytes, head, mask=mask, with_layout=with_layout)[0]
     except InvalidImage as error:
@@ -212,9 +226,9 @@ class ImageDirectory:
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
         path, root = self.path_of(name)
-        with open_image(path, root) as file:
-            found = os.fstat(file.fileno())
-            return read_header(file, path), FileIdentity.of(found)
+        with open_descriptor(path, root) as descriptor:
+            found = status_of(descriptor)
+            return read_header(descriptor, path), FileIdentity.of(found)
 
 
 def _format_of(magic: bytes) -> str:

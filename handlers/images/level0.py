@@ -3,24 +3,31 @@
 A file that changes while it is read is reported as changing, never as a bad image, and no levels are made from it.
 """
 
-import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
 
 from handlers.container import Container
 from handlers.errors import ImageChanging, ImageFault
+from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed, read_image, require_size, translate_errors
 from handlers.images.digest import FileContent, RunningDigest, settled_identity
-from handlers.images.header import open_image, read_header
+from handlers.images.header import open_descriptor, read_header
 from handlers.images.pixels import Grey
 from handlers.images.read_ahead import announce
 from handlers.images.tiff_header import Run
 from handlers.place import Place
 
 T = TypeVar("T")
+
+DISTANT_S: Final = 0.001
+"""If opening a file took longer, a thread opens it the second time. Starting a thread takes a tenth of this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,14 @@ class OpenLevel0(Protocol):
         It passes each piece that it reads to the digest. Can be called once, and only if there are runs.
         """
 
+    def begin_comparing(self) -> None:
+        """Begin the comparison of `require_unchanged` in a thread, if it takes long. The caller works meanwhile."""
+
     def require_unchanged(self) -> None:
-        """Raise ImageChanging if the file has changed since it was first opened."""
+        """Raise ImageChanging if the file has changed since it was first opened.
+
+        If the comparison has begun already, wait for its result.
+        """
 
     def close(self) -> None:
         """Close the file, if it is still open."""
@@ -80,7 +93,8 @@ class OpenLevel0(Protocol):
 class FileLevel0:
     """Level 0 in a file or an object that this machine reads.
 
-    The file stays open until its rows have been streamed: each opening costs a request to a distant file server.
+    The file stays open until its rows have been streamed or decoded: each opening costs a request to a distant file
+    server.
 
     Raises
     ------
@@ -95,13 +109,15 @@ class FileLevel0:
     def __init__(self, file: Level0File) -> None:
         self._file = file
         self.digest: bytes | None = None
+        self._comparison: Future[None] | None = None
+        began = time.perf_counter()
         with translate_errors(file.path), ExitStack() as opening:
-            opened_file = opening.enter_context(open_image(file.path, file.root))
-            self._descriptor = opened_file.fileno()
+            self._descriptor = opening.enter_context(open_descriptor(file.path, file.root))
+            self._is_distant = isinstance(file.path, Path) and time.perf_counter() - began > DISTANT_S
             self._identity = settled_identity(self._descriptor)
             announce(self._descriptor, 2 * file.width * file.height)
             with self._unless_changing():
-                info = read_header(opened_file, file.path, mask=file.is_mask, with_layout=True)
+                info = read_header(self._descriptor, file.path, mask=file.is_mask, with_layout=True)
                 require_size(info, file.path, file.width, file.height)
             self._opening = opening.pop_all()
         self.bits = info.bits
@@ -114,7 +130,10 @@ class FileLevel0:
         with self._unless_changing():
             if self.digest is not None:
                 return read_image(file.path, file.width, file.height, root=file.root, mask=file.is_mask)[0]
-            image, self.digest = read_hashed(file.path, file.width, file.height, root=file.root, mask=file.is_mask)
+            with self._opening:
+                image, self.digest = read_hashed(
+                    self._descriptor, file.path, file.width, file.height, mask=file.is_mask
+                )
         return image
 
     def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
@@ -134,9 +153,25 @@ class FileLevel0:
             self.require_unchanged()
         return self.digest
 
+    def begin_comparing(self) -> None:
+        """Begin the comparison of `require_unchanged` in a thread, if the file's server is distant."""
+        if self._is_distant:
+            comparison: Future[None] = Future()
+            arguments = (comparison, self._file, self._identity)
+            with suppress(RuntimeError):  # too many threads, or too little memory: `require_unchanged` compares
+                threading.Thread(target=_compare, args=arguments, name="compare level 0", daemon=True).start()
+                self._comparison = comparison
+
     def require_unchanged(self) -> None:
-        """Raise ImageChanging if the file has changed since it was first opened."""
-        require_same_file(self._file, self._identity)
+        """Raise ImageChanging if the file has changed since it was first opened.
+
+        If the comparison has begun already, wait for its result.
+        """
+        comparison, self._comparison = self._comparison, None
+        if comparison is not None:
+            comparison.result()
+        else:
+            require_same_file(self._file, self._identity)
 
     def close(self) -> None:
         """Close the file, if it is still open."""
@@ -157,13 +192,22 @@ class FileLevel0:
         return FileContent(self._identity, self.digest) if self.digest else None
 
 
+def _compare(result: Future[None], file: Level0File, before: FileIdentity) -> None:
+    try:
+        require_same_file(file, before)
+    except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+        result.set_exception(error)
+    else:
+        result.set_result(None)
+
+
 def require_same_file(file: Level0File, before: FileIdentity) -> None:
     """Raise ImageChanging if the file has another identity now.
 
     Opens the path again, so that the client of a file server asks for new attributes and sees a replaced file.
     """
-    with translate_errors(file.path), open_image(file.path, file.root) as opened_file:
-        now = FileIdentity.of(os.fstat(opened_file.fileno()))
+    with translate_errors(file.path), open_descriptor(file.path, file.root) as descriptor:
+        now = FileIdentity.of(status_of(descriptor))
     if now != before:
         hint = "find the program that writes it; temwatch reads it again by itself"
         raise ImageChanging(str(file.path), "changed while it was read", hint)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from handlers.container import Container
 from handlers.errors import InvalidImage
+from handlers.file_status import status_of
 from handlers.identity import FileIdentity
-from handlers.images.header import ImageInfo, open_image
+from handlers.images.header import ImageInfo, open_descriptor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,7 @@ def section_info(descriptor: int, number: int) -> tuple[ImageInfo, StackHeader]:
     if number >= header.sections:
         problem = f"has {header.sections} sections by its header: section {number} is not there yet"
         raise InvalidImage(problem, "copy it again, or end the acquisition")
-    size, needed = os.fstat(descriptor).st_size, header.start + (number + 1) * header.section_bytes
+    size, needed = status_of(descriptor).st_size, header.start + (number + 1) * header.section_bytes
     if size < needed:
         raise InvalidImage(f"is truncated: has {size} bytes, section {number} ends at {needed}", "copy it again")
     return ImageInfo(header.width, header.height, header.bits, "mrc", header.section_bytes), header
@@ -149,8 +150,8 @@ def inspect_section(section: StackSection, root: Container | None = None) -> tup
     OSError
         If the file cannot be read.
     """
-    with open_image(section.path, root) as file:
+    with open_descriptor(section.path, root) as descriptor:
         try:
-            return section_info(file.fileno(), section.number)[0], FileIdentity.of(os.fstat(file.fileno()))
+            return section_info(descriptor, section.number)[0], FileIdentity.of(status_of(descriptor))
         except InvalidImage as error:
             raise error.fault(section.path) from error

@@ -12,11 +12,12 @@ import xxhash
 
 from handlers.container import Container
 from handlers.errors import ImageChanging, ImageFault
+from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images.decode import require_size, translate_errors
 from handlers.images.digest import FileContent
 from handlers.images.encode import PLAIN_TIFF, Page
-from handlers.images.header import open_image
+from handlers.images.header import open_descriptor
 from handlers.images.mrc_header import StackHeader, StackSection, section_info
 from handlers.images.pixels import Grey
 
@@ -44,13 +45,13 @@ def read_section(
         If the file cannot be read.
     """
     with _opened(section, root) as descriptor:
-        identity = FileIdentity.of(os.fstat(descriptor))
+        identity = FileIdentity.of(status_of(descriptor))
         info, header = section_info(descriptor, section.number)
         if size is not None:
             require_size(info, section.path, *size)
         raw = _raw(descriptor, header, section)
     with _opened(section, root) as descriptor:  # a file that grows changes its identity, but not this section
-        now = FileIdentity.of(os.fstat(descriptor))
+        now = FileIdentity.of(status_of(descriptor))
         if now != identity and _raw(descriptor, header, section) != raw:
             problem = f"section {section.number} changed while it was read"
             raise ImageChanging(str(section.path), problem, "find the program that writes it; it is read again")
@@ -60,8 +61,8 @@ def read_section(
 
 @contextmanager
 def _opened(section: StackSection, root: Container | None) -> Iterator[int]:
-    with translate_errors(section.path), open_image(section.path, root) as file:
-        yield file.fileno()
+    with translate_errors(section.path), open_descriptor(section.path, root) as descriptor:
+        yield descriptor
 
 
 def _raw(descriptor: int, header: StackHeader, section: StackSection) -> bytes:

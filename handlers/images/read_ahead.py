@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from handlers.container import Container
+from handlers.file_status import status_of
 from handlers.parcel import Parcel
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
@@ -37,7 +38,7 @@ class UpcomingImage(Parcel):
 
 def announce(descriptor: int, most_bytes: int) -> None:
     """Have the kernel fetch the first `most_bytes` of an open file into its cache. Does not wait for them."""
-    end = min(os.fstat(descriptor).st_size, most_bytes)
+    end = min(status_of(descriptor).st_size, most_bytes)
     if end == 0 or _is_cached(descriptor, end):
         return
     with suppress(OSError):  # it is only advice: the file is read in any case

@@ -3,14 +3,14 @@
 This module imports http and pydantic, so only jobs that need it import it.
 """
 
-import os
 from collections.abc import Callable
 from typing import NoReturn
 
 from handlers.errors import ImageFault
+from handlers.file_status import status_of
 from handlers.images.decode import require_size
 from handlers.images.digest import FileContent, RunningDigest, content_of
-from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_image, read_header
+from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_descriptor, read_header
 from handlers.images.level0 import Level0File, require_same_file
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.render_source import RenderSource
@@ -78,6 +78,9 @@ class ServedLevel0:
         """Raise ValueError, since there are no runs."""
         raise ValueError(f"{self._source.url} has no runs")
 
+    def begin_comparing(self) -> None:
+        """Do nothing: `require_unchanged` compares."""
+
     def require_unchanged(self) -> None:
         """Raise ImageChanging if the file has changed since it was read; return if this machine cannot read it."""
         if self.content is not None:
@@ -96,11 +99,11 @@ def _read_here(file: Level0File) -> tuple[ImageInfo | None, FileContent | None]:
     """Return header and content of the file; each is None if this machine cannot read it within bounds."""
     content = None
     try:
-        with open_image(file.path, file.root) as opened_file:
-            if _is_too_long(file, os.fstat(opened_file.fileno()).st_size):
+        with open_descriptor(file.path, file.root) as descriptor:
+            if _is_too_long(file, status_of(descriptor).st_size):
                 return None, None
-            content = content_of(opened_file.fileno())
-            return read_header(opened_file, file.path, mask=file.is_mask), content
+            content = content_of(descriptor)
+            return read_header(descriptor, file.path, mask=file.is_mask), content
     except OSError:
         return None, None
     except ImageFault:  # render-ws may read images of this kind

@@ -100,7 +100,7 @@ def reduced(
     Raises
     ------
     Fault
-        As raised by `level0`; ImageChanging if the file changed while it was read.
+        As raised by `level0`. The comparison with the file has begun; the caller calls `level0.require_unchanged`.
     """
     image = None if level0.runs else level0.pixels()
     bits = image.itemsize * 8 if image is not None else level0.bits
@@ -110,7 +110,7 @@ def reduced(
         for level in buffers.fill(image) if image is not None else _stream(level0, buffers, grey_range):
             image = level0.pixels() if image is None else image
             buffers.pages[level].pixels[...] = unbiased(image, level, to_8bit if image.dtype == np.uint16 else None)
-        level0.require_unchanged()
+        level0.begin_comparing()
         yield buffers.pages
 
 

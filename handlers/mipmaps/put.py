@@ -40,6 +40,8 @@ def put_levels(
     ------
     StorageFault, SettingsFault
         As `LevelStore.put`. Levels that were put before stay in `made`.
+    ImageChanging
+        If level 0 changed while it was read. No level is put then.
     """
     places, texts = dict(job.outputs), LevelText(job, level0.bits)
     store = store_of(job.outputs[0][1], job.container, job.sharing)
@@ -52,9 +54,10 @@ def put_levels(
     pages = ((level, _page(job, texts, level, reduced, level0.digest)) for level, reduced in levels)
     try:
         if store.puts_at_once > 1:
+            level0.require_unchanged()
             _put_at_once(begin, pages, store.puts_at_once, made, measurement)
         else:
-            _put_in_turn(begin, pages, made, measurement)
+            _put_in_turn(begin, pages, level0, made, measurement)
     finally:
         try:
             store.sync(level.path for level in made)
@@ -83,16 +86,21 @@ class _Begun:
 def _put_in_turn(
     begin: Callable[[int, Page], _Begun],
     pages: Iterable[tuple[int, Page]],
+    level0: OpenLevel0,
     made: list[MadeLevel],
     measurement: Measurement | None,
 ) -> None:
-    """Write all levels, then finish them. Levels that were written before a failure are also finished."""
+    """Write all levels, then finish them. Levels that were written before a failure are also finished.
+
+    If level 0 has changed, no level is finished.
+    """
     begun: deque[_Begun] = deque()
     try:
         try:
             for level, page in pages:
                 begun.append(begin(level, page))
         finally:
+            level0.require_unchanged()
             while begun:
                 each = begun.popleft()
                 made.append(each.finished())

@@ -1,7 +1,7 @@
 """A directory mounted a second time by FUSE: its server can be stopped, so that every access hangs, or answers late.
 
-Run as `python -m tests.acceptance.passthrough DIRECTORY MOUNT [DELAY_S]` it is the server; `Mount` starts, stops and
-ends one.
+Run as `python -m tests.acceptance.passthrough DIRECTORY MOUNT [DELAY_S [REMEMBERED_S]]` it is the server; `Mount`
+starts, stops and ends one.
 """
 
 # ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH208
@@ -30,8 +30,11 @@ OPERATIONS = (
 )  # fmt: skip
 """Members of libfuse's `struct fuse_operations`, version 3, in order."""
 
-MOST_READS = "user.most_reads_at_once"
-"""Attribute of the mount by which its server tells."""
+MOST_READS, ASKED = "user.most_reads_at_once", "user.asked"
+"""Attributes of the mount, by which its server tells."""
+REMEMBERED_S = 3.0
+"""Time for which the kernel trusts the attributes of a late server; it trusts names ten times as long. NFS has the same
+times by default."""
 AT_ONCE = 128
 """Requests of a late server that are under way at once."""
 READ = 0
@@ -57,12 +60,14 @@ class Mount:
     ----------
     delay_s : time until each answer, as of a distant file server. Many requests are then answered at once, and the
         kernel's cache keeps a file that has not changed, as with NFS.
+    remembered_s : time for which the kernel trusts the attributes of a late server; names, ten times as long.
     """
 
-    def __init__(self, source: Path, target: Path, delay_s: float = 0.0) -> None:
+    def __init__(self, source: Path, target: Path, delay_s: float = 0.0, *, remembered_s: float = REMEMBERED_S) -> None:
         self.target = target
         target.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target), str(delay_s)]
+        command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target)]
+        command += [str(delay_s), str(remembered_s)]
         self._server = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + 20
         while not os.path.ismount(target):
@@ -89,6 +94,10 @@ class Mount:
     def most_reads_at_once(self) -> int:
         """Return how many reads were under way at the same time, at most."""
         return int(os.getxattr(self.target, MOST_READS))
+
+    def asked(self) -> int:
+        """Return how often a file was opened, or its name or attributes were asked for."""
+        return int(os.getxattr(self.target, ASKED))
 
     def close(self) -> None:
         """End accesses that still hang with an error."""
@@ -147,7 +156,7 @@ class _Passthrough:
     def __init__(self, source: str) -> None:
         self._source = os.fsencode(source)
         self._lock = threading.Lock()
-        self._reads = self._most_reads = 0
+        self._reads = self._most_reads = self._asked = 0
 
     def begin_read(self) -> None:
         with self._lock:
@@ -158,10 +167,15 @@ class _Passthrough:
         with self._lock:
             self._reads -= 1
 
+    def _count_asked(self, path: bytes) -> None:
+        with self._lock:
+            self._asked += path != b"/"  # of which the kernel asks when it likes
+
     def getxattr(self, _: bytes, name: bytes, buffer: int, size: int) -> int:
-        if name != os.fsencode(MOST_READS):
+        numbers = {MOST_READS: self._most_reads, ASKED: self._asked}
+        if os.fsdecode(name) not in numbers:
             raise OSError(errno.ENODATA, "no such attribute")
-        text = str(self._most_reads).encode()
+        text = str(numbers[os.fsdecode(name)]).encode()
         if size:
             ctypes.memmove(buffer, text, len(text))
         return len(text)
@@ -170,6 +184,7 @@ class _Passthrough:
         return self._source + path
 
     def getattr(self, path: bytes, stat: Any, _: Any) -> None:
+        self._count_asked(path)
         found, into = os.lstat(self.at(path)), stat.contents
         for name in ("ino", "nlink", "mode", "uid", "gid", "rdev", "size", "blksize", "blocks"):
             setattr(into, f"st_{name}", getattr(found, f"st_{name}"))
@@ -198,6 +213,7 @@ class _Passthrough:
         os.truncate(self.at(path), size)
 
     def open(self, path: bytes, _: Any) -> None:
+        self._count_asked(path)
         os.lstat(self.at(path))
 
     def create(self, path: bytes, mode: int, _: Any) -> None:
@@ -270,7 +286,7 @@ def _serve_many(connection: Any, _: int) -> None:
     connection[7] = connection[8] = AT_ONCE
 
 
-def serve(source: str, target: str, delay_s: float = 0.0) -> int:
+def serve(source: str, target: str, delay_s: float = 0.0, remembered_s: float = REMEMBERED_S) -> int:
     """Serve a directory at another one until it is unmounted."""
     library = ctypes.CDLL(ctypes.util.find_library("fuse3"))
     operations = (ctypes.c_void_p * len(OPERATIONS))()
@@ -288,8 +304,9 @@ def serve(source: str, target: str, delay_s: float = 0.0) -> int:
     if delay_s:
         begin = ctypes.CFUNCTYPE(_ADDRESS, ctypes.POINTER(_NUMBER), _ADDRESS)(_serve_many)
         operations[OPERATIONS.index("init")] = ctypes.cast(begin, ctypes.c_void_p)
+        remembered = f"attr_timeout={remembered_s:g},entry_timeout={10 * remembered_s:g}"
         threads = f"max_threads={AT_ONCE + 8},max_idle_threads={AT_ONCE + 8}"
-        words += [b"-o", f"allow_other,auto_cache,attr_timeout=1,entry_timeout=1,{threads}".encode()]
+        words += [b"-o", f"allow_other,auto_cache,{remembered},{threads}".encode()]
     else:
         words += [b"-s", b"-o", b"allow_other,attr_timeout=0,entry_timeout=0"]
     argv = (ctypes.c_char_p * len(words))(*words)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from handlers.container import Container
 from handlers.generate_mipmaps import make_all
-from handlers.images.read_ahead import UpcomingImage, read_ahead
+from handlers.images.read_ahead import UpcomingImage, announce_image, read_ahead
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.workers.opening import open_executor
@@ -24,8 +24,8 @@ def job_of(image: Path, output: Path) -> MipmapJob:
     return MipmapJob(image.stem, image, ((1, output / image.name),), SIDE, SIDE)
 
 
-def write_image(path: Path) -> Path:
-    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(path)
+def write_image(path: Path, **options: str) -> Path:
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(path, **options)
     drop(path)
     if cached_share(path):
         pytest.skip("this file system keeps its files in memory")
@@ -69,5 +69,23 @@ def test_an_image_of_a_distant_server_is_read_by_many_requests_at_once(tmp_path)
         assert report.fault is None
         # The kernel's own reading ahead makes two.
         assert mount.most_reads_at_once() >= 8
+    finally:
+        mount.close()
+
+
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["streamed", "decoded"])
+def test_a_distant_server_is_asked_twice_for_an_image_that_was_read_ahead(tmp_path, options):
+    """Once to open it, and once more to see that it is still the same file."""
+    (tmp_path / "source").mkdir()
+    write_image(tmp_path / "source" / "a.tif", **options)
+    mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.001, remembered_s=600)
+    try:
+        image = tmp_path / "mount" / "a.tif"
+        announce_image(UpcomingImage(image, None, 8 << 20))
+        wait_until_cached(image)
+        asked_before = mount.asked()
+        assert make_mipmaps(job_of(image, tmp_path / "mipmaps")).fault is None
+        assert mount.asked() - asked_before == 2
     finally:
         mount.close()

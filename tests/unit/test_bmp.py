@@ -9,7 +9,7 @@ from PIL import Image
 
 from handlers.errors import ImageFault
 from handlers.images.decode import read_hashed, read_image
-from handlers.images.header import inspect_image
+from handlers.images.header import inspect_image, open_descriptor
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 5), np.uint8)
 """5 pixels in a row: each row ends with 3 bytes of padding."""
@@ -32,7 +32,8 @@ def test_pixels_and_header_are_those_that_were_saved(tmp_path: Path) -> None:
     pixels, info = read_image(path, 5, 7)
     assert np.array_equal(pixels, GREY)
     assert (info.width, info.height, info.bits, info.format) == (5, 7, 8, "bmp")
-    assert np.array_equal(read_hashed(path, 5, 7)[0], GREY)
+    with open_descriptor(path) as descriptor:
+        assert np.array_equal(read_hashed(descriptor, path, 5, 7)[0], GREY)
 
 
 def test_rows_of_a_negative_height_run_from_the_top_down(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from handlers.errors import ImageFault
 from handlers.images.decode import verify_level
 from handlers.images.digest import RunningDigest
 from handlers.images.encode import Encoding
-from handlers.images.header import ImageInfo, inspect_image, open_image, read_header
+from handlers.images.header import ImageInfo, inspect_image, open_descriptor, read_header
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
 from handlers.mipmaps import buffers, make
@@ -47,8 +47,8 @@ def job_of(file: Path, output_dir: Path, pixels: npt.NDArray[Any], levels: int =
 
 
 def info_of(file: Path) -> ImageInfo:
-    with open_image(file) as content:
-        return read_header(content, file, with_layout=True)
+    with open_descriptor(file) as descriptor:
+        return read_header(descriptor, file, with_layout=True)
 
 
 def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:

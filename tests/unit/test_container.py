@@ -21,7 +21,7 @@ from handlers.errors import ImageFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed
 from handlers.images.digest import FileContent
-from handlers.images.header import ImageDirectory
+from handlers.images.header import ImageDirectory, open_descriptor
 from handlers.regular_file import NotContained, read_regular
 
 
@@ -301,7 +301,8 @@ def by_header(section: Path, root: Container) -> object:
 
 
 def by_worker(section: Path, root: Container) -> object:
-    return read_hashed(section / "a.tif", INSIDE, INSIDE, root=root)[0].shape[0]
+    with open_descriptor(section / "a.tif", root) as descriptor:
+        return read_hashed(descriptor, section / "a.tif", INSIDE, INSIDE)[0].shape[0]
 
 
 def by_metafile_reader(section: Path, root: Container) -> object:

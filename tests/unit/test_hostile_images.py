@@ -14,7 +14,7 @@ from daemon.pipeline import compare_images
 from handlers.errors import ImageFault
 from handlers.images.decode import read_hashed, read_image
 from handlers.images.digest import content_of
-from handlers.images.header import inspect_image
+from handlers.images.header import inspect_image, open_descriptor
 from handlers.images.level0 import Level0File
 from handlers.images.render_source import RenderSource
 from handlers.images.served_level0 import ServedLevel0
@@ -49,8 +49,8 @@ def test_a_worker_refuses_it_before_it_copies_the_file(tmp_path: Path, make: Cal
     path = tmp_path / "a"
     make(path)
     bytes_before, _ = reads()
-    with pytest.raises(ImageFault, match="should have"):
-        read_hashed(path, WIDTH, HEIGHT)
+    with open_descriptor(path) as descriptor, pytest.raises(ImageFault, match="should have"):
+        read_hashed(descriptor, path, WIDTH, HEIGHT)
     assert reads()[0] - bytes_before < MOST_BYTES
 
 

@@ -1,6 +1,8 @@
 """The text about its making in a level's file, in each format, and the identity and digest in a job's report."""
 
+import math
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,11 +242,18 @@ READERS = [
 
 
 @pytest.mark.parametrize("change", [rewritten_under_its_old_time, replaced_by_one_of_its_time, cut_short, spoiled])
+@pytest.mark.parametrize("distant", [True, False], ids=["distant", "near"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("reader", READERS)
 def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_retried(
-    level0: Path, monkeypatch: pytest.MonkeyPatch, reader: str, before: bool, change: Callable[[Path], object]
+    level0: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: str,
+    before: bool,
+    distant: bool,
+    change: Callable[[Path], object],
 ) -> None:
+    monkeypatch.setattr(level0_module, "DISTANT_S", 0.0 if distant else math.inf)
     module, _, name = reader.rpartition(".")
     if name == "read_hashed":  # which reads what has to be decoded
         Image.fromarray(noise()).save(level0, compression="tiff_lzw")
@@ -266,6 +275,41 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_retried(
     assert "changed while it was read" in report.fault.problem
     assert (report.made, report.level0) == ((), None)
     assert not list((level0.parent / "levels").rglob("*.tif"))
+
+
+@pytest.mark.parametrize("distant", [True, False], ids=["distant", "near"])
+def test_an_image_that_changes_leaves_its_former_levels(
+    level0: Path, monkeypatch: pytest.MonkeyPatch, distant: bool
+) -> None:
+    monkeypatch.setattr(level0_module, "DISTANT_S", 0.0 if distant else math.inf)
+    assert make_mipmaps(job_of(level0)).fault is None
+    levels = {path: path.read_bytes() for path in (level0.parent / "levels").rglob("*") if path.is_file()}
+    fill = LevelBuffers.fill_from_file
+
+    def changing(*arguments: Any) -> Any:
+        result = fill(*arguments)
+        rewritten_under_its_old_time(level0)
+        return result
+
+    monkeypatch.setattr(LevelBuffers, "fill_from_file", changing)
+    report = make_mipmaps(job_of(level0, force=True))
+    assert report.fault is not None
+    assert report.fault.kind == "ImageChanging"
+    assert {path: path.read_bytes() for path in (level0.parent / "levels").rglob("*") if path.is_file()} == levels
+
+
+def test_a_distant_image_is_compared_also_where_no_thread_can_be_started(
+    level0: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(level0_module, "DISTANT_S", 0.0)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    compared: list[object] = []
+    monkeypatch.setattr(level0_module, "require_same_file", lambda *of: compared.append(of))
+    assert make_mipmaps(job_of(level0)).fault is None
+    assert len(compared) == 1
 
 
 def test_an_image_that_vanishes_while_it_is_read_is_missing(level0: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,18 +347,20 @@ def test_levels_asked_for_in_any_order_are_the_levels_made(
     assert all(inspect_image(path).width == WIDTH >> level for level, path in outputs)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["streamed", "decoded"])
 def test_level_0_is_opened_to_read_it_and_to_see_that_it_is_the_same(
-    level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     """A distant file server is asked at each opening."""
+    save(level0, texture(), **options)
     opened: list[Path] = []
-    open_image = level0_module.open_image
+    open_descriptor = level0_module.open_descriptor
 
     def counted(path: Path, root: Container | None = None) -> Any:
         opened.append(path)
-        return open_image(path, root)
+        return open_descriptor(path, root)
 
-    monkeypatch.setattr(level0_module, "open_image", counted)
+    monkeypatch.setattr(level0_module, "open_descriptor", counted)
     assert make_mipmaps(job_for(level0, output_dir)).fault is None
     assert opened == [level0] * 2
 
