@@ -1,5 +1,6 @@
 """The main job with a cluster: scheduler and workers on machines of their own, behind links with latency and loss."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 import pytest
 
 from daemon.simulator.temca import write_section
-from tests.acceptance.cluster import MACHINES, Cluster, running_cluster
+from tests.acceptance.cluster import MACHINES, PORT, SCHEDULER, Cluster, running_cluster
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, running, verify_levels
-from tests.network import Network, network
+from tests.network import HERE, Machine, Network, network
 
 SPECIMEN = "20314_2L"
+WORKER_PORTS, NANNY_PORTS = "40000:40099", "40100:40199"
+"""Those of docs/cluster.md."""
+ESTABLISHED = "01"
 
 
 @pytest.fixture
@@ -28,12 +32,35 @@ def settings_of(cluster: Cluster) -> dict[str, Any]:
     return {"workers.executor": "dask", "workers.dask_scheduler": cluster.url, "workers.count": 4}
 
 
+def connections(machine: Machine, net: Network) -> Iterator[tuple[int, str, int]]:
+    """Yield local port, address and port of the other end of each connection to a machine of the network."""
+    names = {net[name].address: name for name in (HERE, *MACHINES) if name != machine.name}
+    for line in Path(f"/proc/{machine.pid}/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        address = socket.inet_ntoa(bytes.fromhex(remote.partition(":")[0])[::-1])
+        if state == ESTABLISHED and address in names:
+            yield int(local.partition(":")[2], 16), names[address], int(remote.partition(":")[2], 16)
+
+
+def require_the_connections_of_the_document(net: Network) -> None:
+    """Compare the connections with the table of docs/cluster.md that says what a firewall has to let through."""
+    of_daemon = {(name, port) for _, name, port in connections(net[HERE], net)}
+    assert of_daemon == {(SCHEDULER, PORT)}, "nothing connects to the daemon, and it connects to the scheduler alone"
+    for worker in MACHINES[1:]:
+        found = list(connections(net[worker], net))
+        assert {name for _, name, _ in found} == {SCHEDULER}, "no worker connects to another one"
+        incoming = [local for local, _, remote in found if remote != PORT]
+        assert all(40000 <= port <= 40199 for port in incoming), found
+        assert len(incoming) < len(found)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_section_becomes_complete_by_workers_of_other_machines_with_the_files_of_this_machine(
     tmp_path: Path, net: Network
 ) -> None:
-    with running_cluster(tmp_path / "cluster", net) as cluster:
+    ports = ("--worker-port", WORKER_PORTS, "--nanny-port", NANNY_PORTS)
+    with running_cluster(tmp_path / "cluster", net, *ports) as cluster:
         rig = Rig(tmp_path, settings_of(cluster))
         with running(rig):
             sections = [
@@ -49,6 +76,7 @@ def test_a_section_becomes_complete_by_workers_of_other_machines_with_the_files_
                 "worker2": 1,
             }
             assert "Traceback" not in rig.daemon.log.read_text()
+            require_the_connections_of_the_document(net)
         assert "Traceback" not in cluster.scheduler.log.read_text()
         for worker in cluster.workers:
             assert "Traceback" not in cluster.log_of(worker).read_text()

@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 BEGIN = """
 import asyncio, logging, sys, warnings
 from daemon.system.log import set_up_logging
-from handlers.workers.cluster.library import import_distributed
 
 set_up_logging(sys.argv[1], "json")
-import_distributed()
+"""
+IMPORT = """
 import distributed
 from distributed.client import AllExit
 from handlers.workers.cluster.lean_client import report_end
@@ -91,7 +91,7 @@ def short(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def test_each_record_of_dask_is_one_line_under_our_name_and_no_traceback() -> None:
-    *lines, foreign = written(RECORDS)
+    *lines, foreign = written(IMPORT + RECORDS)
     handshake = "Timed out during handshake while connecting to"
     late = (
         "Event loop was unresponsive in Client for 3.05s.  This is often caused by long-running GIL-holding functions"
@@ -120,11 +120,11 @@ def test_each_record_of_dask_is_one_line_under_our_name_and_no_traceback() -> No
 
 
 def test_the_level_of_the_log_counts_for_dask_too() -> None:
-    assert {line["level"] for line in written(RECORDS, "error")} == {"error"}
+    assert {line["level"] for line in written(IMPORT + RECORDS, "error")} == {"error"}
 
 
 def test_an_exception_that_nobody_retrieved_is_one_line_unless_temwatch_raised_it() -> None:
-    of_dask, ours, without = written(ENDS)
+    of_dask, ours, without = written(IMPORT + ENDS)
     never = "Task exception was never retrieved"
     assert short(of_dask)[:3] == ("error", "temwatch.distributed.asyncio", never)
     assert of_dask["problem"].startswith("ValueError: ")
@@ -133,17 +133,45 @@ def test_an_exception_that_nobody_retrieved_is_one_line_unless_temwatch_raised_i
     assert "handlers/text.py" in ours["exception"]
 
 
+CONNECT = """
+from handlers.workers.cluster.access import ClusterAccess
+from handlers.workers.cluster.connection import Connection, SchedulerAway
+
+async def connect():
+    async with Connection.connect(ClusterAccess("tcp://127.0.0.1:1")):
+        pass
+
+try:
+    asyncio.run(connect())
+except SchedulerAway:
+    pass
+"""
+PROBE = """
+from pathlib import Path
+from handlers.errors import WorkersUnavailable
+from handlers.workers.cluster.access import ClusterAccess
+from handlers.workers.cluster.preflight import ask_cluster
+
+try:
+    asyncio.run(ask_cluster(ClusterAccess("tls://127.0.0.1:1", Path("/no/ca"), Path("/no/certificate")), (), ()))
+except WorkersUnavailable:
+    pass
+"""
+NEW_STYLE = "logging:\n  version: 1\n  disable_existing_loggers: true\n  root:\n    level: CRITICAL\n"
+
+
 @pytest.mark.parametrize(
-    "configuration",
+    ("code", "configuration"),
     [
-        "logging:\n  version: 1\n  disable_existing_loggers: true\n  root:\n    level: CRITICAL\n",
-        pytest.param("distributed:\n  logging:\n    distributed.client: critical\n", marks=pytest.mark.slow),
-        pytest.param("distributed:\n  logging-file-config: /nowhere.ini\n", marks=pytest.mark.slow),
-        pytest.param("logging-file-config: /nowhere.ini\n", marks=pytest.mark.slow),
+        (CONNECT, NEW_STYLE),
+        (PROBE, NEW_STYLE),
+        pytest.param(CONNECT, "distributed:\n  logging:\n    distributed.client: critical\n", marks=pytest.mark.slow),
+        pytest.param(CONNECT, "distributed:\n  logging-file-config: /nowhere.ini\n", marks=pytest.mark.slow),
+        pytest.param(CONNECT, "logging-file-config: /nowhere.ini\n", marks=pytest.mark.slow),
     ],
 )
-def test_a_configuration_of_dask_does_not_change_the_log(tmp_path: Path, configuration: str) -> None:
+def test_a_configuration_of_dask_does_not_change_the_log(tmp_path: Path, code: str, configuration: str) -> None:
     (tmp_path / "dask.yaml").write_text(configuration)
-    lines = written(RECORDS, DASK_CONFIG=str(tmp_path))
+    lines = written(code + IMPORT + RECORDS, DASK_CONFIG=str(tmp_path))
     assert [line["logger"] for line in lines][:2] == ["temwatch.distributed.client"] * 2
     assert len(lines) == 9

@@ -1,4 +1,4 @@
-"""What a dask scheduler keeps of tasks that are done."""
+"""What a dask scheduler keeps of tasks that are done, and who hears of exceptions on the loop of its client."""
 
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -25,6 +25,9 @@ def test_the_scheduler_keeps_nothing_of_a_task_that_is_done(cluster: Any) -> Non
         futures = [pool.executor.submit(abs, -number) for number in range(TASKS)]
         wait(futures, 60)
         assert sum(future.result() for future in futures) == sum(range(TASKS))
+        from handlers.workers.cluster.lean_client import report_end
+
+        assert pool.executor._loop.get_exception_handler() is report_end
     spans = cluster.scheduler.extensions["spans"].spans.values()
     assert spans
     assert [len(span.metadata["collections"]) for span in spans if span.metadata] == [0] * len(spans)
