@@ -21,8 +21,8 @@ from handlers.images.reduction import METHODS, Reduction
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 
-RUNS, LIMIT = {"NEAREST": 15}, 1.5
-OTHER_RUNS = 7
+RUNS, LIMIT = {"NEAREST": 11}, 1.5
+OTHER_RUNS = 5
 """A tile by LANCZOS takes Pillow thirty times as long as one by NEAREST."""
 
 
