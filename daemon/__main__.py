@@ -1,4 +1,4 @@
-"""The `temwatch` program. Exit codes: 0 done, 1 the work failed, 2 bad usage or input."""
+"""The `temwatch` command. Exit codes: 0 done, 1 the work failed, 2 bad usage or input."""
 
 import atexit
 import gc
@@ -10,7 +10,7 @@ from daemon.commands.imports.names import IMPORT_COMMANDS
 
 def main() -> None:
     """Run the command that the command line names."""
-    _collect_seldom()
+    _make_collection_rare()
     # pydantic would read the metadata of every installed distribution in search of its plugins.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if sys.argv[1:] and sys.argv[1] in IMPORT_COMMANDS:
@@ -23,11 +23,11 @@ def main() -> None:
     temwatch()
 
 
-def _collect_seldom() -> None:
+def _make_collection_rare() -> None:
     """Make garbage collection rare, and leave out the pass at the end of the process.
 
-    Imports make hundreds of thousands of objects, a section of 20,000 tiles makes a million, and none is in a cycle:
-    with Python's own thresholds a third of a command's time is spent in passes that free nothing.
+    Imports create hundreds of thousands of objects, and a section of 20,000 tiles a million. None is in a reference
+    cycle, but with Python's default thresholds the passes take a third of a command's time.
     """
     gc.set_threshold(100_000, 50, 20)
     atexit.register(gc.freeze)

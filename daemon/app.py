@@ -32,13 +32,13 @@ from daemon.web.site import serve_site
 log = structlog.get_logger()
 
 DRAIN_S = 45.0
-"""Running steps get this long to reach a point from which they can resume."""
+"""Time for running steps to reach a point from which they can resume."""
 GIVE_UP_S = 5.0
-"""Cancelled steps get this long to end."""
+"""Time for cancelled steps to end."""
 STOP_S = 60.0
-"""Time for the whole shutdown, the end of the workers included."""
+"""Time for the whole shutdown, including the end of the workers."""
 FIRST_PROBE_S = 5.0
-"""The line at the start waits this long for the first answer of render-ws."""
+"""Longest wait of the log line `daemon.ready` for the first answer of render-ws."""
 
 
 class Daemon:
@@ -47,8 +47,8 @@ class Daemon:
     Parameters
     ----------
     load : reads the configuration again, for SIGHUP; raises ConfigError.
-    examination : an examination of the journal that was started earlier.
-    first_signals : those that came before this daemon handles signals.
+    examination : an examination of the journal that is already running.
+    first_signals : the signal handlers that were installed before; a SIGHUP that they received leads to a reload.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Daemon:
         handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._on_hangup}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
-        if self._first_signals is not None and self._first_signals.has_hung_up:
+        if self._first_signals is not None and self._first_signals.has_received_sighup:
             self._on_hangup()
         try:
             yield
@@ -119,7 +119,7 @@ class Daemon:
                 open_assembly(
                     lambda: self._settings,
                     is_observable=self._is_observable,
-                    look_again=self._look_again,
+                    rescan=self._rescan,
                     metrics=self._metrics,
                     examination=self._examination,
                     render_url=render_url,
@@ -158,8 +158,8 @@ class Daemon:
     def _is_observable(self, watch: str) -> bool:
         return self._watcher.is_observable(watch)
 
-    def _look_again(self, metafile: Path) -> None:
-        self._watcher.look_again(metafile)
+    def _rescan(self, metafile: Path) -> None:
+        self._watcher.rescan(metafile)
 
     # --- work
 
@@ -169,7 +169,7 @@ class Daemon:
             self._journal,
             is_observable=self._is_observable,
             enqueue=self._pipeline.enqueue,
-            look_again=self._look_again,
+            rescan=self._rescan,
         )
         async with asyncio.TaskGroup() as group:
             self._is_at_work = True
@@ -184,7 +184,7 @@ class Daemon:
                 "late changes": self._once_resumed(self._work.late_changes.run),
                 "start": self._announce_start(),
                 "hooks": self._notifier.run(),
-                "alerts": self._once_looked(self._alerting.run),
+                "alerts": self._once_checked(self._alerting.run),
                 "reload": self._reloader.run(self._started),
                 "status": self._readiness.report(self._systemd),
                 "watchdog": self._ping_watchdog(),
@@ -195,7 +195,7 @@ class Daemon:
             await self._drain(watching, pipeline, tasks)
 
     async def _resume_and_run(self) -> None:
-        crashed = await self._journal.count_crashes()  # before any attempt begins: it ends those that it finds
+        crashed = await self._journal.count_crashes()  # before any attempt begins: it ends every open attempt
         if crashed:
             log.warning("journal.crashed_attempts", attempts=crashed)
         await self._pipeline.resume()
@@ -206,8 +206,8 @@ class Daemon:
         await self._resumed.wait()
         await work()
 
-    async def _once_looked(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do work after everything was checked once: before that, nothing seems to be wrong."""
+    async def _once_checked(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do work after the start and the first probe of render-ws: before that, no condition is known."""
         await self._started.wait()
         await self._gate.probed.wait()
         await work()
@@ -238,7 +238,7 @@ class Daemon:
     async def _drain(
         self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
     ) -> None:
-        """Stop in stages: end intake, let running steps reach a point from which they can resume, cancel the rest."""
+        """Stop in stages: stop intake, let running steps reach a point from which they can resume, cancel the rest."""
         began = time.monotonic()
         self._systemd.stopping()
         await self._live.close()
@@ -247,7 +247,7 @@ class Daemon:
         self._pipeline.stop()
         self._keeper.stop()
         hurry = asyncio.create_task(self._hurry.wait())
-        # While the journal is blocked or no worker can be reached, steps cannot reach such a point.
+        # A step cannot reach such a point while the journal is blocked or no worker is available.
         while self._resumed.is_set() and not self._is_blocked and time.monotonic() < began + DRAIN_S:
             if (await asyncio.wait([pipeline, hurry], timeout=0.5, return_when=asyncio.FIRST_COMPLETED))[0]:
                 break
@@ -263,7 +263,7 @@ class Daemon:
     async def _cancel_all(
         self, watching: asyncio.Task[None], pipeline: asyncio.Task[None], others: list[asyncio.Task[None]]
     ) -> None:
-        """Cancel every task; if the journal still blocks one, give the journal up."""
+        """Cancel every task; if the journal blocks a task even then, stop recording in the journal."""
         if self._resumed.is_set():
             self._pipeline.cancel()
         else:
@@ -273,7 +273,7 @@ class Daemon:
         rest = [watching, pipeline, *others]
         _, left = await asyncio.wait(rest, timeout=GIVE_UP_S)
         if left and self._resumed.is_set():
-            self._pipeline.cancel()  # the second call also abandons writes under way
+            self._pipeline.cancel()  # the second call also abandons running writes
             _, left = await asyncio.wait(left, timeout=1.0)
         if left:
             log.warning("journal.given_up", tasks=sorted(task.get_name() for task in left))
@@ -290,7 +290,7 @@ class Daemon:
 
     def _on_stop(self) -> None:
         if self._stop.is_set():
-            self._hurry.set()  # the second signal: do not wait for running steps
+            self._hurry.set()  # second signal: do not wait for running steps
         self._stop.set()
         if not self._is_at_work and self._task is not None:
             self._task.cancel()
@@ -312,7 +312,7 @@ class Daemon:
             log.info("watch.configured", watch=watch.name, directory=str(watch.directory), z=watch.z.description)
 
     async def _ping_watchdog(self) -> None:
-        """Tell systemd that the event loop runs. A hanging disk is reported by readiness: a restart would not help."""
+        """Report to systemd that the event loop runs. Readiness reports a hung disk, since a restart would not help."""
         interval_s = watchdog_interval_s(os.environ)
         if interval_s is None:
             return

@@ -1,7 +1,7 @@
-"""All commands, as one group of click.
+"""The group of all commands.
 
-Commands import their work when they are called, so that `temwatch --help` answers at once. Signals to `temwatch run`
-are handled before the modules that all commands need are imported.
+Each command imports its modules when it is called, so that `temwatch --help` is fast. `temwatch run` installs signal
+handlers before it imports the modules that all commands need.
 """
 
 import atexit
@@ -20,7 +20,7 @@ import click
 
 from daemon.commands.cli.clash import warn_of_clash
 from daemon.commands.cli.daemon import check_config, health, reload, status
-from daemon.commands.cli.exits import FAILED, crash_said, run_or_exit, settings_or_exit
+from daemon.commands.cli.exits import FAILED, crash_report, run_or_exit, settings_or_exit
 from daemon.commands.cli.group import GroupedCommands
 from daemon.commands.cli.montages import dismiss, journal, log, manifest, picture, quality, replay, verdict, verify
 from daemon.commands.cli.notify import notify
@@ -44,14 +44,14 @@ def run(config_path: Path | None) -> None:
     """Run the daemon until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
     FIRST_SIGNALS.handle()
     atexit.register(_end_server)  # before multiprocessing registers its own, so that it runs after them
-    with crash_said():
+    with crash_report():
         _run(config_path)
 
 
 def _run(config_path: Path | None) -> None:
-    gc.disable()  # nothing that is imported is garbage
+    gc.disable()  # imported modules are not garbage
     settings = settings_or_exit(config_path)
-    examination = _begin_ahead(settings)
+    examination = _start_early(settings)
     from daemon.app import Daemon
     from daemon.config.load import load_settings
     from daemon.system.log import set_up_logging
@@ -63,15 +63,15 @@ def _run(config_path: Path | None) -> None:
     exit_code = FAILED
     try:
         daemon = Daemon(settings, lambda: load_settings(config_path), examination, FIRST_SIGNALS)
-        with crash_said():  # before the process may have to end at once
+        with crash_report():  # inside `finally`, which may end the process at once
             run_or_exit(daemon.run())
         exit_code = 0
     finally:
         exit_if_workers_hang(exit_code)
 
 
-def _begin_ahead(settings: Any) -> Any:
-    """Start work that runs while this process still imports: the worker server and the journal's examination.
+def _start_early(settings: Any) -> Any:
+    """Start the worker server and the journal's examination, which run while this process imports modules.
 
     Returns the examination.
     """
@@ -82,7 +82,7 @@ def _begin_ahead(settings: Any) -> Any:
     from daemon.system.lean_imports import import_http_client, import_log_library
 
     import_log_library()
-    import_http_client()  # before the examination begins a thread
+    import_http_client()  # before the examination starts a thread
     from daemon.journal.file import examine_ahead
 
     return examine_ahead(settings.journal.path)

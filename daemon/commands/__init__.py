@@ -1,1 +1,1 @@
-"""Commands that a person runs: status, verify, journal, replay, and the import commands."""
+"""The commands beside `run`: status, check-config, verify, replay, journal, notify, plan, import commands."""

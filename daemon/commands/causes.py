@@ -1,4 +1,4 @@
-"""Montages grouped by what keeps them from being COMPLETE. Pure."""
+"""Group montages that are not COMPLETE by cause. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from handlers.text import abbreviate, without_values
 
 Montage = dict[str, Any]
-"""A montage as the daemon's HTTP server gives it."""
+"""JSON of a montage, as `/api/montages` returns it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Cause:
 
     @property
     def tiles(self) -> int:
-        """Tiles of the montages whose metafile has been read."""
+        """Number of tiles of the montages whose metafile was read."""
         return sum(montage["tiles"] or 0 for montage in self.montages)
 
 
 def by_cause(montages: Iterable[Montage]) -> list[Cause]:
-    """Group montages by cause, the largest group first. Numbers and names in a cause make no difference."""
+    """Group montages by cause, the largest group first. Causes that differ only in numbers and names are the same."""
     groups: dict[str, list[Montage]] = {}
     for montage in sorted(montages, key=lambda montage: (montage["z"] is None, montage["z"] or 0, montage["id"])):
         groups.setdefault(without_values(_plain_cause(montage)), []).append(montage)
@@ -38,7 +38,7 @@ def cause_of(montage: Montage) -> str:
     """Return the fault of a montage, or what it waits for, in one sentence."""
     fault = montage["fault"]
     if not fault:
-        return str(montage["waiting_for"] or "in progress or in the queue")
+        return str(montage["waiting_for"] or "in progress or queued")
     is_metafile = fault["subject"] in (montage["metafile"], PurePath(montage["metafile"]).name)
     subject = "" if is_metafile else f"{fault['subject']}: "
     hint = f" ({fault['hint']})" if fault["hint"] else ""
@@ -51,7 +51,7 @@ def _plain_cause(montage: Montage) -> str:
 
 
 def z_ranges(montages: Sequence[Montage], most: int = 6) -> str:
-    """Return the z values as ranges of consecutive whole numbers.
+    """Return the z values as ranges of consecutive whole numbers, at most `most` of them.
 
     >>> z_ranges([{"z": z} for z in (1050.0, 1051.0, 1052.0, 1054.0, 7.5, None)])
     'z 7.5, 1050-1052, 1054, unknown'

@@ -1,4 +1,4 @@
-"""`temwatch check-config`: the effect of a configuration, and a preflight of the start and the work of the daemon."""
+"""`temwatch check-config`: show the effect of a configuration, and find what prevents the daemon's start or work."""
 
 import errno
 import os
@@ -13,14 +13,14 @@ from daemon.commands.daemon_client import is_alive
 from daemon.config.render_settings import RenderSettings
 from daemon.config.settings import Settings, http_url
 from daemon.config.watch_settings import WatchSettings
-from daemon.config.writable import outside_of_the_unit, refusal, user_name
+from daemon.config.writable import read_only_in_unit, user_name, write_problem
 from daemon.system.locks import journal_owner
 from daemon.system.threads import DaemonThreads
 from handlers.mipmaps.plan import Level0, level_uris
 from handlers.place import ObjectPlace
 
 ANSWER_S = 10.0
-"""Time-out of the directories."""
+"""Time-out of all directories together."""
 USUAL_PATH = "/render-ws/v1"
 
 
@@ -32,14 +32,14 @@ class Finding:
     """Key of the configuration, dotted."""
     text: str
     prevents_start: bool = False
-    """Whether `temwatch run` would end with it. Otherwise the daemon starts, and waits or warns."""
+    """Whether `temwatch run` would exit because of it. Otherwise the daemon starts, and waits or warns."""
 
     def __str__(self) -> str:
         return f"{self.key}: {self.text}"
 
 
 def effect(settings: Settings) -> Iterator[str]:
-    """Yield lines that show what the daemon would read, where it would write, and by which rules."""
+    """Yield lines that show what the daemon would read, where it would write, and with which rules."""
     render = settings.render
     yield f"render-ws  {render.public_url}  owner {render.owner}, project {render.project}"
     yield f"journal    {settings.journal.path}"
@@ -59,7 +59,7 @@ def effect(settings: Settings) -> Iterator[str]:
 
 
 def _example_urls(watch: WatchSettings) -> Iterator[tuple[str, str]]:
-    """Yield one example of each URL and path that render-ws gets from a watch: what it is for, and the URL."""
+    """Yield (purpose, URL) with one example of each URL and path that a watch sends to render-ws."""
     plan, options = watch.mipmap_plan(), watch.tilespec_options()
     image = watch.directory / "IMAGE.tif"
     tile = Level0("IMAGE", image, options.mask, 1, 1)
@@ -75,7 +75,7 @@ def _example_urls(watch: WatchSettings) -> Iterator[tuple[str, str]]:
 
 
 def preflight(settings: Settings) -> list[Finding]:
-    """Return what may keep the daemon from its work. A file server that hangs ends the list."""
+    """Return what may prevent the daemon's start or work. If a file server hangs, later checks are missing."""
     findings: list[Finding] = []
     threads = DaemonThreads("preflight")
     checks = threads.submit(lambda: findings.extend(_findings(settings)))
@@ -95,7 +95,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         yield from _watch_findings(f"watch[{index}]", watch)
     written = _output_directories(settings)
     yield from _open_to_all_findings(settings)
-    for line in outside_of_the_unit({**written, "journal.path": settings.journal.path.parent}):
+    for line in read_only_in_unit({**written, "journal.path": settings.journal.path.parent}):
         key, _, text = line.partition(": ")
         yield Finding(key, text)
 
@@ -111,7 +111,7 @@ def _journal_findings(path: Path) -> Iterator[Finding]:
     try:
         if not _is_directory(path.parent):
             yield Finding("journal.path", f"there is no directory {path.parent}: create it", prevents_start=True)
-        elif problem := refusal(path.parent):
+        elif problem := write_problem(path.parent):
             yield Finding("journal.path", f"{path.parent} {problem}", prevents_start=True)
         elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
             yield Finding(
@@ -124,7 +124,7 @@ def _journal_findings(path: Path) -> Iterator[Finding]:
 def _http_findings(settings: Settings) -> Iterator[Finding]:
     http = settings.http
     if not http.loopback:
-        yield Finding("http.host", f"{http.host} lets other machines read the list of montages")
+        yield Finding("http.host", f"{http.host} allows other machines to read the list of montages")
     if journal_owner(settings.journal.path) is not None or is_alive(http_url(http.host, http.port)):
         return  # the daemon itself is on the port
     try:
@@ -156,7 +156,7 @@ def _watch_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
     if isinstance(output_dir, ObjectPlace):
         return  # only the probe sends requests
     try:
-        problem = refusal(output_dir)
+        problem = write_problem(output_dir)
     except OSError as error:
         yield Finding(f"{key}.mipmaps.output_dir", _inaccessible(output_dir, error))
     else:
@@ -190,7 +190,7 @@ def _directory_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
 
 
 def _open_to_all_findings(settings: Settings) -> Iterator[Finding]:
-    """Yield a remark on each directory in which every user can exchange files and directories."""
+    """Yield a finding for each directory in which every user can replace files and directories."""
     directories = {"journal.path": settings.journal.path.parent}
     for index, watch in enumerate(settings.watch):
         directories[f"watch[{index}].directory"] = watch.directory
@@ -199,7 +199,7 @@ def _open_to_all_findings(settings: Settings) -> Iterator[Finding]:
     for key, directory in directories.items():
         try:
             mode = directory.stat().st_mode
-        except OSError:  # other findings say so
+        except OSError:  # another finding reports it
             continue
         if mode & stat.S_IWOTH:
             text = (

@@ -1,4 +1,4 @@
-"""Find the running daemon and ask it over HTTP."""
+"""Find the running daemon and send HTTP requests to it."""
 
 import http.client
 import json
@@ -17,9 +17,9 @@ from handlers.errors import Fault
 
 TIMEOUT_S = 10.0
 ALIVE_S = 3.0
-"""Time-out of a daemon's sign of life. Its loop answers within milliseconds on a machine at rest."""
+"""Time-out of `/healthz`. On an idle machine the daemon responds within milliseconds."""
 MOST_BYTES = 512 * 2**20
-"""No answer of a daemon is longer."""
+"""Longest response that is read."""
 _PROCESS_STATES = {
     "T": "it is stopped by a signal; to continue it: kill -CONT {pid}",
     "t": "a debugger has stopped it",
@@ -31,24 +31,24 @@ _RUNNING = "it may be starting or stopping; see its log"
 
 @dataclass(frozen=True, slots=True)
 class FoundDaemon:
-    """The daemon of a configuration: where it answers, or which process holds its journal."""
+    """The daemon of a configuration: its address, and the process that holds its journal."""
 
     url: str
-    """Address at which it answers, or should answer."""
+    """Address at which it responds, or should respond."""
     is_alive: bool
     pid: int | None
-    """The process that holds the journal; None if no process does, or the kernel does not say."""
+    """The process that holds the journal; None if there is none or the kernel does not report it."""
 
     @property
-    def silence(self) -> str:
-        """Why a process that holds the journal does not answer, by the kernel's state of it."""
+    def unresponsive_because(self) -> str:
+        """Why the process that holds the journal does not respond, according to the state that the kernel reports."""
         return _PROCESS_STATES.get(_process_state(self.pid), _RUNNING).format(pid=self.pid)
 
 
 def find_daemon(http_settings: HttpSettings, journal: Path) -> FoundDaemon:
-    """Look for the daemon at each address where it may listen; the addresses share `ALIVE_S`.
+    """Look for the daemon at each address where it may listen. `ALIVE_S` is the time-out of all addresses together.
 
-    A process that is stopped is not asked: it cannot answer.
+    A process that is stopped by a signal gets no request, since it cannot respond.
     """
     urls = daemon_urls(http_settings, journal)
     pid = journal_owner(journal)
@@ -61,13 +61,13 @@ def find_daemon(http_settings: HttpSettings, journal: Path) -> FoundDaemon:
 
 
 def is_alive(url: str, timeout_s: float = ALIVE_S) -> bool:
-    """Whether a temwatch daemon answers at this address now."""
+    """Whether a temwatch daemon responds at this address now."""
     answer = ask(f"{url.rstrip('/')}/healthz", timeout_s=timeout_s)
     return answer is not None and "alive" in answer[1]
 
 
 def daemon_urls(http_settings: HttpSettings, journal: Path) -> tuple[str, ...]:
-    """Return the addresses where the daemon may answer: the configured one, and where it last listened."""
+    """Return the addresses where the daemon may respond: the configured one and the one where it last listened."""
     configured, last = http_url(http_settings.host, http_settings.port), owner_note(journal)
     if http_settings.port == 0 and last:
         return (last,)
@@ -77,7 +77,7 @@ def daemon_urls(http_settings: HttpSettings, journal: Path) -> tuple[str, ...]:
 def ask(
     url: str, body: dict[str, Any] | None = None, token: str | None = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[int, dict[str, Any]] | None:
-    """Return the status and the JSON object of a GET, or of a POST of `body`; None if there is no such answer."""
+    """Return status and JSON object of a GET, or of a POST of `body`; None without response or without JSON object."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()
     try:
@@ -90,9 +90,9 @@ def ask(
 
 
 def download(url: str, body: dict[str, Any], token: str | None, target: Path, timeout_s: float) -> tuple[int, str]:
-    """Return the status of a POST and, unless it is 200, the reason; write the body of a 200 to a file.
+    """Send a POST and write the body of a 200 response to a file; return the status and, unless it is 200, the reason.
 
-    Status 0 stands for no answer, or one that was truncated.
+    Status 0 means no response or an incomplete one.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310  the operator's own URL
@@ -119,14 +119,14 @@ def _reason(error: urllib.error.HTTPError, timeout_s: float) -> str:
 
 
 def fetch(url: str) -> dict[str, Any] | None:
-    """Return the JSON object at a URL, whatever the status; None if there is none."""
+    """Return the JSON object of a GET with any status; None if there is none."""
     answer = ask(url)
     return answer[1] if answer else None
 
 
 def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, bytes]:
-    """Return status and body. The time-out applies to the start of the answer, and again to its body."""
-    # A proxy that the environment names is for other machines: it knows no daemon on this one.
+    """Return status and body. The time-out applies to the start of the response and again to its body."""
+    # A proxy from the environment is for other machines and cannot reach this machine's daemon.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=timeout_s) as response:
@@ -137,7 +137,7 @@ def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, 
 
 
 def _body(response: Any, timeout_s: float) -> bytes:
-    """Return the whole body. Raises TimeoutError if it is too long, or takes too long byte by byte."""
+    """Return the whole body. Raises TimeoutError if it is longer than `MOST_BYTES` or takes longer than `timeout_s`."""
     body, deadline = bytearray(), time.monotonic() + timeout_s
     while piece := response.read1(2**20):
         body += piece

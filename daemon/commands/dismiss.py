@@ -22,7 +22,7 @@ def request_for(ids: Sequence[int], reason: str) -> DismissRequest:
 
 
 async def dismiss(settings: Settings, request: DismissRequest, say: Callable[[str], None]) -> int:
-    """Return the command's exit code; print the outcome of each montage.
+    """Dismiss montages and print the outcome of each; return the exit code.
 
     Raises
     ------

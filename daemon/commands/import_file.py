@@ -1,4 +1,4 @@
-"""`temwatch import`: the tile specs of one file of any format."""
+"""`temwatch import`: put the tile specs of one file of any format into a stack."""
 
 import asyncio
 from dataclasses import replace
@@ -31,12 +31,17 @@ async def import_into_stack(
     pixel_size: float | None = None,
     close: bool = False,
 ) -> str:
-    """Put the tile specs of a file into a stack, and return the outcome in words.
+    """Put the tile specs of a file into a stack; return a line that describes the outcome.
+
+    Parameters
+    ----------
+    pixel_size : nanometres; required for formats whose files do not state it.
+    close : whether the stack is set to COMPLETE at the end.
 
     Raises
     ------
     Fault
-        As `generate_tilespecs`; SettingsFault if the pixel size is missing, or if a log holds several sections.
+        As `generate_tilespecs`; SettingsFault if the pixel size is missing or a file contains several sections.
     """
     reader = READERS[format_]
     if not reader.states_pixel_size and pixel_size is None:
@@ -57,20 +62,20 @@ async def import_into_stack(
 
 
 def section_in(file: Path, reader: Reader) -> Path:
-    """Return the section that a file holds; the path itself where it names one, or where the file is one. Blocking.
+    """Return the path of the only section in a file; the given path if it names a section or the file is one. Blocking.
 
     Raises
     ------
     SettingsFault
-        If the file holds several sections.
+        If the file contains several sections.
     """
     if reader.follower is None or is_inside_file(file):
         return file
     try:
         names = [Path(section).name for section, _ in reader.follower().sections(str(file))]
     except OSError:
-        return file  # its reader names the fault
+        return file  # its reader reports the fault
     if len(names) > 1:
-        problem = f"holds {len(names)} sections: {abbreviate(names)}"
+        problem = f"contains {len(names)} sections: {abbreviate(names)}"
         raise SettingsFault(str(file), problem, f"name one, as in {file}/{names[0]}")
     return file / names[0] if names else file

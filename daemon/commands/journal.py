@@ -20,19 +20,21 @@ from handlers.errors import Fault, SettingsFault, storage_fault
 from handlers.text import printable
 
 COPYING_S = 600.0
-"""Time-out of the daemon's answer: it copies the journal first."""
+"""Time-out of the daemon's response, which starts after it has copied the journal."""
 
 
 def back_up(journal: Path, target: Path, urls: Sequence[str] = (), token: str | None = None) -> int:
     """Copy the journal; return the number of montages in the copy.
 
-    A running daemon makes the copy: it can also copy a journal that was deleted while it uses it. Without a daemon the
-    file is read. The copy gets its name only when it is complete and checked. An existing file is replaced only if it
-    is a journal.
+    A running daemon makes the copy, since it can also copy a journal whose file was deleted. Without a daemon the file
+    is read. The copy gets its name after it is complete and checked. An existing file is replaced only if it is a
+    journal.
 
     Parameters
     ----------
-    urls : where the daemon may listen.
+    target : file of the copy.
+    urls : addresses where the daemon may listen.
+    token : token for POST requests, if there is one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A change of the journal that a person asks for: made here, or by the daemon that uses the journal."""
+"""Make an operator's change of the journal: in this process, or by the daemon that uses the journal."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,24 +18,24 @@ Outcome = TypeVar("Outcome")
 
 
 class NotFoundByDaemon(Fault):
-    """The daemon answered 404."""
+    """The daemon responded 404."""
 
 
 async def change_journal(
     settings: Settings,
     change: Callable[[Journal], Awaitable[Outcome]],
-    page: str,
+    route: str,
     request: BaseModel,
     outcome_of: Callable[[dict[str, Any]], Outcome],
 ) -> Outcome:
-    """Return the outcome of a change.
+    """Make a change of the journal; return its outcome.
 
     Parameters
     ----------
-    change : makes the change where no daemon uses the journal.
-    page : path on the daemon that makes the same change.
-    request : what is sent to that page.
-    outcome_of : makes the outcome of the daemon's answer.
+    change : makes the change if no daemon uses the journal.
+    route : path of the daemon's POST route for the same change.
+    request : body of the POST.
+    outcome_of : makes the outcome from the daemon's response.
 
     Raises
     ------
@@ -50,15 +50,15 @@ async def change_journal(
             async with Journal(path) as journal:
                 return await change(journal)
     except JournalHeld as held:
-        return outcome_of(await _ask_daemon(settings, page, request, held))
+        return outcome_of(await _ask_daemon(settings, route, request, held))
 
 
-async def _ask_daemon(settings: Settings, page: str, request: BaseModel, held: JournalHeld) -> dict[str, Any]:
+async def _ask_daemon(settings: Settings, route: str, request: BaseModel, held: JournalHeld) -> dict[str, Any]:
     url = owner_note(settings.journal.path)
     if not url:
         raise held
     token = read_token(settings.http)
-    answer = await asyncio.to_thread(ask, f"{url}{page}", request.model_dump(mode="json"), token)
+    answer = await asyncio.to_thread(ask, f"{url}{route}", request.model_dump(mode="json"), token)
     if answer is None:
         raise Fault(url, "the daemon does not answer", "try again when it is ready")
     status, content = answer

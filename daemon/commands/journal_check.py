@@ -1,4 +1,4 @@
-"""`temwatch journal check`: migrate a copy of the journal, and read it, before an upgrade does so for good."""
+"""`temwatch journal check`: before an upgrade, migrate a copy of the journal and read it."""
 
 import shutil
 import sqlite3
@@ -20,22 +20,23 @@ from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
 from handlers.text import byte_size, printable
 
 ROOM = 2.5
-"""Free space that is needed, as a multiple of the journal's size: for the copy, and for its migration."""
+"""Needed free space as a multiple of the journal's size: for the copy and its migration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Result of a check; the copy was migrated and read."""
+    """Result of a successful check."""
 
     version: int
     """Version of the journal."""
     montages: int
+    """Number of montages before the migration."""
     montages_after: int
-    """Less than before if a migration removes useless rows."""
+    """Number after it; lower if a migration removes obsolete rows."""
     size: int
     """Bytes of the migrated copy."""
     seconds: float
-    """Duration of the migration."""
+    """Duration of the migration, seconds."""
 
     def lines(self, journal: Path) -> list[str]:
         """Return the lines that the command prints."""
@@ -49,19 +50,19 @@ class Check:
         )
         return [
             f"{printable(journal)} has version {self.version}; this temwatch migrates it to version {present}",
-            f"a copy was migrated in {self.seconds:.1f} s, and is whole: {number}, {size}",
+            f"a copy was migrated in {self.seconds:.1f} s and is intact: {number}, {size}",
             "the journal is unchanged: back it up, then start this temwatch",
         ]
 
 
 def check(journal: Path) -> Check:
-    """Copy the journal beside it, migrate the copy, read all of it, and remove it. The daemon may run.
+    """Copy the journal into its directory, migrate the copy, read all of it, and remove it. The daemon may run.
 
     Raises
     ------
     Fault
         If the journal is missing, damaged or of a newer version, if the copy cannot be written, or if the migration
-        fails or loses something.
+        fails or damages the copy.
     """
     if not journal.exists():
         raise SettingsFault("journal.path", f"{printable(journal)} does not exist", "nothing was recorded yet")
@@ -99,13 +100,13 @@ def _migrate_and_read(connection: Connection, copy: Path, montages: int) -> Chec
     seconds = time.monotonic() - began
     for pragma, right in (("integrity_check", [("ok",)]), ("foreign_key_check", [])):
         if (found := connection.execute(f"PRAGMA {pragma}").fetchall()) != right:
-            raise _bug(f"is not whole after its migration: {found[0]}")
+            raise _bug(f"is damaged after its migration: {found[0]}")
     after = _read_all(connection)
     return Check(version, montages, after, copy.stat().st_size, seconds)
 
 
 def _read_all(connection: Connection) -> int:
-    """Read every montage with its tile ids, as the daemon does; return their number."""
+    """Read every montage with its tile ids and events; return the number of montages."""
     number = 0
     for row in connection.execute(f"SELECT {rows.COLUMNS} FROM montages").fetchall():  # noqa: S608  constant text
         try:

@@ -1,4 +1,4 @@
-"""`temwatch log MONTAGE`: the history of one montage as lines of the log, from the journal's events and attempts."""
+"""`temwatch log MONTAGE`: the events and attempts of one montage as log lines."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -14,7 +14,7 @@ from handlers.errors import Fault
 from handlers.text import abbreviate, printable
 
 MOST_MONTAGES = 100
-"""Montages of one path."""
+"""Largest number of montages of one path that are shown."""
 
 Facts = dict[str, Any]
 
@@ -26,18 +26,18 @@ class NoSuchMontage(Fault):
 
 
 async def read_history(places: Places, montage: str) -> list[Facts]:
-    """Return the facts of each line about a montage, in order.
+    """Return the facts of each line about a montage, in order of time.
 
     Parameters
     ----------
-    montage : its id; or the path of a metafile, which stands for all montages that the path had.
+    montage : id of a montage; or path of a metafile, which selects all montages of this path.
 
     Raises
     ------
     NoSuchMontage
-        If there is none.
+        If there is no such montage.
     Fault
-        If neither a daemon answers nor the journal can be read.
+        If no daemon responds and the journal cannot be read.
     """
     daemon = find_daemon(places.http, places.journal)
     details = _ask_daemon(daemon, montage) if daemon.is_alive else await _read_journal(places, montage)
@@ -96,7 +96,7 @@ def _is_id(text: str) -> bool:
 
 
 def history(montage: Mapping[str, Any]) -> Iterator[Facts]:
-    """Yield the facts of each line about a montage, from its detail as `GET /api/montages/{id}` answers it."""
+    """Yield the facts of each line about a montage, from the body of `GET /api/montages/{id}`."""
     subject = {"watch": montage["watch"], "montage": montage["id"], "z": montage["z"]}
     for event in montage["events"]:
         yield arranged(
@@ -115,7 +115,7 @@ def history(montage: Mapping[str, Any]) -> Iterator[Facts]:
 
 
 def _numbered(attempts: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield attempts with their number within their step."""
+    """Yield each attempt with its number within its step."""
     counts: dict[str, int] = {}
     for attempt in attempts:
         counts[attempt["step"]] = counts.get(attempt["step"], 0) + 1

@@ -1,4 +1,4 @@
-"""The log of a running process, and the command that finds the lines of one montage in it."""
+"""Find the log of a running daemon, and the command that shows the lines of one montage."""
 
 import os
 import shlex
@@ -10,11 +10,11 @@ _UNIT = "temwatch"
 
 
 def reading_hint(process: int | None, montage: int, proc: Path = PROC) -> str:
-    """Return how to read the lines of a montage in the daemon's own log.
+    """Return a sentence with the command that shows the lines of a montage in the daemon's log.
 
     Parameters
     ----------
-    process : the daemon; None if it does not run.
+    process : id of the daemon's process; None if it does not run.
     """
     grep = f"grep -E '\"montage\": {montage}[,}}]|montage={montage}( |$)'"
     journal = f"journalctl -u {_UNIT} -o cat | {grep}"
@@ -33,7 +33,7 @@ def reading_hint(process: int | None, montage: int, proc: Path = PROC) -> str:
 
 
 def _unit_of(process: int, proc: Path) -> str | None:
-    """Return the systemd service that a process belongs to."""
+    """Return the systemd service of a process; None if it has none."""
     try:
         groups = (proc / str(process) / "cgroup").read_text().splitlines()
     except OSError:

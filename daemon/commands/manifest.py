@@ -1,4 +1,4 @@
-"""`temwatch manifest`: digests of images and mipmap files of COMPLETE montages, in the form that `xxhsum -c` reads."""
+"""`temwatch manifest`: digests of the images and mipmap files of COMPLETE montages, in the format of `xxhsum -c`."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,17 +21,17 @@ Say = Callable[[str], None]
 
 
 async def manifest(settings: Settings, selection: Selection, say: Say, complain: Say) -> int:
-    """Print a line for each file. Return the exit code: 1 if a file is left out.
+    """Print a line for each file; return the exit code, which is 1 if a tile is left out.
 
-    Digests of level 0 are those of the bytes that the levels were made of. The journal has one digest for all level
-    files of a tile: they are read, and a tile whose files hold other bytes is left out.
+    The digest of level 0 is that of the bytes from which the levels were made. The journal has one digest for all level
+    files of a tile: the files are read, and a tile whose files do not match it is left out.
 
     Raises
     ------
     NotSelectable
         If the selection is invalid.
     Fault
-        If the journal does not answer.
+        If there is no journal, or it cannot be read.
     """
     if not settings.journal.path.exists():
         raise SettingsFault("journal.path", f"{settings.journal.path} does not exist", "check the path")
@@ -43,7 +43,7 @@ async def manifest(settings: Settings, selection: Selection, say: Say, complain:
 
 
 async def _montage(settings: Settings, journal: Journal, montage: Montage, say: Say, complain: Say) -> int:
-    """Print the lines of a montage; return the number of tiles that are left out."""
+    """Print the lines of a montage; return the number of tiles left out, 1 if the whole montage is left out."""
     watch = next((watch for watch in settings.watch if watch.name == montage.watch), None)
     section = None if watch is None else await read_section(montage, watch)
     if section is None or isinstance(section, Difference):
@@ -71,7 +71,7 @@ async def _montage(settings: Settings, journal: Journal, montage: Montage, say: 
 
 
 def _level_files(tile: Level0, plan: MipmapPlan) -> list[tuple[bytes, Place]]:
-    """Return the digest and the path of each level's file, the lowest first; empty if one cannot be read."""
+    """Return digest and path of each level's file, the lowest level first; empty if a file cannot be read."""
     outputs = plan.outputs(tile.image)
     try:
         digests = level_digests(outputs)
@@ -86,4 +86,4 @@ def _problem(files: list[tuple[bytes, Place]], recorded: bytes) -> str:
     if any(not name.isprintable() or "\\" in name for name in names):
         return f"xxhsum cannot read the name {printable(names[0])}"
     found = digest_of_levels({level: digest for level, (digest, _) in enumerate(files) if level})
-    return "" if found == recorded else "its level files hold other bytes than were written, or cannot be read"
+    return "" if found == recorded else "its level files do not match the recorded digest, or cannot be read"

@@ -1,4 +1,4 @@
-"""`temwatch notify test|list|retry|drop|silence`: deliveries to hooks, messages to people, silences."""
+"""`temwatch notify test|list|retry|drop|silence`: deliveries to hooks, messages to people, silences of alerts."""
 
 import asyncio
 import getpass
@@ -41,12 +41,12 @@ def request_for(action: Literal["retry", "drop"], ids: Sequence[int]) -> Deliver
 
 
 async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
-    """Return the command's exit code; send a test message to each address, and a test event to each hook.
+    """Send a test message to each address and a test event to each hook; return the exit code.
 
     Raises
     ------
     Fault
-        If there is neither, or the addresses cannot be read.
+        If there is neither an address nor a hook, or the addresses cannot be read.
     """
     path = settings.alerts.urls_file
     if path is None and not settings.hook:
@@ -59,12 +59,12 @@ async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
             body = event_for_test(event_id, time.time(), socket.gethostname())
             sent = await attempt(session, hook, event_id, body)
             refused += not sent.is_delivered
-            say(f"hook {hook.label}: {sent.problem or 'took the event'}")
+            say(f"hook {hook.label}: {sent.problem or 'accepted the event'}")
     return 1 if refused else 0
 
 
 async def _test_addresses(path: Path, say: Callable[[str], None]) -> int:
-    """Return how many addresses did not take a test message."""
+    """Send a test message to each address; return how many did not accept it."""
     text = "`temwatch notify test` was run: messages about this temwatch arrive here."
     refused = 0
     for number, address in enumerate(await asyncio.to_thread(read_addresses, path), start=1):
@@ -74,7 +74,7 @@ async def _test_addresses(path: Path, say: Callable[[str], None]) -> int:
             refused += 1
             say(str(fault))
         else:
-            say(f"alerts.urls_file: address {number} took the message")
+            say(f"alerts.urls_file: address {number} accepted the message")
     return refused
 
 
@@ -99,18 +99,18 @@ def silence_for(kind: str, watch: str, subject: str, hours: float, reason: str) 
 
 
 async def silence(settings: Settings, request: SilenceRequest, say: Callable[[str], None]) -> None:
-    """Silence alerts, through the daemon if it runs, and print the silences that last. Raises Fault as `change`."""
+    """Begin or end a silence, through the daemon if it runs; print the active silences. Raises Fault as `change`."""
     outcome = await change_journal(
         settings, lambda journal: silence_in(journal, request), "/api/alerts/silence", request, lambda answer: answer
     )
     for row in outcome["silences"]:
         say(silence_line(row))
     if not outcome["silences"]:
-        say("no silence is in force")
+        say("no silence is active")
 
 
 async def list_waiting(settings: Settings) -> Listed:
-    """Return what waits or was given up, from the journal. Raises Fault if it cannot be read."""
+    """Return deliveries, undelivered messages and silences of the journal. Raises Fault if it cannot be read."""
     path = settings.journal.path
     if not path.exists():
         raise SettingsFault("journal.path", f"{printable(path)} does not exist", "nothing was recorded yet")
@@ -127,7 +127,7 @@ def waiting_lines(waiting: Listed) -> list[str]:
     """Return the lines that `temwatch notify list` prints."""
     lines = delivery_lines(waiting.deliveries)
     for row in waiting.messages:
-        about = f"written {row['made_at']}, taken by {row['taken']} addresses"
+        about = f"written {row['made_at']}, accepted by {row['taken']} addresses"
         lines.append(f"message {row['message']}  {printable(row['alert'])}  {about}")
     return lines + [silence_line(row) for row in waiting.silences]
 
@@ -150,7 +150,7 @@ def delivery_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 async def change(settings: Settings, request: DeliveryRequest, say: Callable[[str], None]) -> int:
-    """Return the command's exit code; retry or drop deliveries, through the daemon if it runs.
+    """Retry or drop deliveries, through the daemon if it runs; return the exit code.
 
     Raises
     ------

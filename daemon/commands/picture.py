@@ -1,4 +1,4 @@
-"""`temwatch picture`: a section of a stack as a PNG file."""
+"""`temwatch picture`: draw a section of a stack as a PNG file."""
 
 import asyncio
 from pathlib import Path
@@ -12,14 +12,14 @@ from handlers.render.names import StackId
 
 
 class _Finder:
-    """Finds the images that a stack names: levels by `mipmaps.url` of a watch, all others by the path map."""
+    """Finds the images that a stack contains: levels by `mipmaps.url` of a watch, all others by the path map."""
 
     def __init__(self, settings: Settings) -> None:
         self._paths = settings.render.paths
         self._plans = [watch.mipmap_plan() for watch in settings.watch]
 
     def to_path(self, url: str) -> Place:
-        """Return the place of an image. Raises Fault if it has none here."""
+        """Return the place of an image on this machine. Raises Fault if there is none."""
         known = (plan.place_of_url(url) for plan in self._plans)
         return next((place for place in known if place is not None), None) or self._paths.to_path(url)
 
@@ -30,11 +30,12 @@ async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: i
     Parameters
     ----------
     stack : a stack of the configured owner and project, or owner/project/stack.
+    max_px : longest side of the picture, pixels.
 
     Raises
     ------
     Fault
-        If there is no such section, an image that the stack names cannot be used, or the file cannot be written.
+        If there is no such section, an image of the stack cannot be used, or the file cannot be written.
     """
     render = settings.render
     name = StackId.parse(stack) if "/" in stack else StackId(render.owner, render.project, stack)

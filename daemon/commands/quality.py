@@ -1,4 +1,4 @@
-"""`temwatch quality`: verdicts, the worst tiles, every number, and pictures of montages. Changes nothing."""
+"""`temwatch quality`: show verdicts, worst tiles, all numbers and pictures of montages. Changes nothing."""
 
 import asyncio
 import csv
@@ -31,7 +31,7 @@ from handlers.quality.verdict import tile_values
 from handlers.text import counted, printable
 
 MOST_SHOWN = 10
-"""Tiles of a rule in the table."""
+"""Largest number of tiles that the table shows for a rule."""
 Say = Callable[[str], None]
 
 
@@ -45,16 +45,16 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A montage with its numbers."""
+    """A montage with its quality numbers and verdict."""
 
     montage: Montage
     quality: Quality
     verdict: MontageVerdict | None
 
     @property
-    def word(self) -> str:
-        """The verdict that counts."""
-        return (self.verdict and self.verdict.counting) or "none"
+    def verdict_text(self) -> str:
+        """The effective verdict; "none" without one."""
+        return (self.verdict and self.verdict.effective) or "none"
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -64,7 +64,7 @@ class Judged:
 
 
 async def quality(settings: Settings, selection: Selection, say: Say, form: Form, pictures: Path | None) -> int:
-    """Return the command's exit code; print and draw the selected montages, one at a time.
+    """Print and draw the selected montages, one at a time; return the exit code.
 
     Raises
     ------
@@ -87,7 +87,7 @@ async def quality(settings: Settings, selection: Selection, say: Say, form: Form
                 continue
             for line in _LINES[form](judged, is_first=not shown):
                 say(line)
-            shown, failed = shown + 1, failed + (judged.word in HOLDING)
+            shown, failed = shown + 1, failed + (judged.verdict_text in HOLDING)
             if pictures:
                 await _draw(settings, judged, scales, pictures, say if form is Form.TABLE else lambda _: None)
     if form is Form.TABLE:
@@ -110,7 +110,7 @@ def table_lines(judged: Judged, *, is_first: bool) -> Iterator[str]:
     montage, verdict = judged.montage, judged.verdict
     if not is_first:
         yield ""
-    yield printable(f"{judged.word}: {title_of(montage)}, {montage.metafile}")
+    yield printable(f"{judged.verdict_text}: {title_of(montage)}, {montage.metafile}")
     if verdict and verdict.override:
         note = f": {verdict.override.note}" if verdict.override.note else ""
         yield printable(f"  decided by {verdict.override.by}{note}")
@@ -121,7 +121,7 @@ def table_lines(judged: Judged, *, is_first: bool) -> Iterator[str]:
 
 
 def _rows(judged: Judged) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the heading, then a row for each tile that breaks a limit, or for the section as a whole."""
+    """Yield the heading, then a row for each tile that breaks a limit, or one row for the section."""
     places = {tile_id: place for place, tile_id in enumerate(judged.quality.tiles.tile_ids)}
     for index, finding in enumerate(judged.findings):
         if index == 0:
@@ -138,13 +138,13 @@ def _rows(judged: Judged) -> Iterator[tuple[str, str, str, str]]:
 
 
 def csv_lines(judged: Judged, *, is_first: bool) -> Iterator[str]:
-    """Yield a line for each tile with all its numbers; before the first montage the names of the columns."""
+    """Yield a line for each tile with all its numbers; before the first montage, the column names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if is_first:
         writer.writerow(["montage", "z", "verdict", "metafile", "tile", "rules", *UNITS])
     montage, tiles = judged.montage, judged.quality.tiles
-    head = [montage.id, montage.z, judged.word, printable(montage.metafile)]
+    head = [montage.id, montage.z, judged.verdict_text, printable(montage.metafile)]
     for place, tile in enumerate(tiles.tile_ids):
         rules = " ".join(finding.rule for finding in judged.findings if tile in finding.tiles)
         numbers = [_value(column[place]) for column in tiles.columns.values()]
@@ -163,7 +163,7 @@ def json_lines(judged: Judged, *, is_first: bool) -> Iterator[str]:
 
 
 def _value(value: Any) -> float | int | None:
-    """Return a number as people and JSON write it: whole without a point, None where unknown."""
+    """Return a number for output: an int if it is whole, None if it is unknown (NaN)."""
     number = float(value)
     return None if np.isnan(number) else int(number) if number.is_integer() else number
 
@@ -179,7 +179,7 @@ _LINES: Mapping[Form, Callable[..., Iterator[str]]] = {
 
 
 async def _scales(journal: Journal, montages: list[Montage]) -> dict[Number, Floats]:
-    """Return the least and the greatest value of each number over all montages, read one at a time."""
+    """Return [minimum, maximum] of each number over all montages, which are read one at a time; empty if unknown."""
     scales: dict[Number, Floats] = {number: np.array([]) for number in Number}
     for montage in montages:
         block = await journal.quality_numbers(montage.id)
@@ -194,7 +194,7 @@ async def _scales(journal: Journal, montages: list[Montage]) -> dict[Number, Flo
 
 
 async def _draw(settings: Settings, judged: Judged, scales: Mapping[Number, Floats], directory: Path, say: Say) -> None:
-    """Write the heatmaps of all known numbers, and the mosaic if the metafile is where it was."""
+    """Write the heatmaps of all known numbers, and the mosaic if the metafile can be read."""
     name = f"z{judged.montage.z:g}_montage{judged.montage.id}"
     findings = {finding.rule: finding for finding in (judged.verdict.findings if judged.verdict else ())}
     tiles, title = judged.quality.tiles, title_of(judged.montage)

@@ -1,4 +1,4 @@
-"""`temwatch journal rebuild`: make a new journal and put it in the place of a lost or damaged one."""
+"""`temwatch journal rebuild`: make a new journal that replaces a lost or damaged one."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from handlers.render.client import RenderClient
 
 
 async def rebuild(settings: Settings, say: Callable[[str], None]) -> None:
-    """Replace the journal by one made from watches, stacks and mipmap files; keep the former one under another name.
+    """Replace the journal by one that is made from watches, stacks and mipmap files; keep the former one.
 
     Raises
     ------
@@ -25,7 +25,9 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> None:
     """
     path = settings.journal.path
     if settings.render.embedded:
-        raise SettingsFault("render.url", "the embedded stand-in stores nothing that a journal could be rebuilt from")
+        raise SettingsFault(
+            "render.url", "a journal cannot be rebuilt from the embedded stand-in, which stores nothing"
+        )
     try:
         lock = lock_journal(path)
     except JournalHeld as held:
@@ -50,14 +52,14 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> None:
         say(line)
     if former is not None:
         say(f"the former journal is kept as {former}")
-        say("its history is not carried over: montages that were dismissed are tried again")
+        say("its history is not copied: montages that were dismissed are processed again")
 
 
 def _replace(path: Path, new: Path) -> Path | None:
     """Put the new journal in place; return the new name of the former one, None if there was none.
 
-    The companions of the former journal are renamed first: SQLite would take its -wal for a part of the new journal.
-    The journal's name always has a file if it had one, so that no daemon creates an empty journal meanwhile.
+    The companions of the former journal are renamed first: SQLite would treat its -wal as part of the new journal. The
+    journal's path is never without a file, so that no daemon creates an empty journal meanwhile.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     former = path.with_name(f"{path.name}.before-{stamp}")

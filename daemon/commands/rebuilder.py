@@ -1,7 +1,7 @@
 """Fill a new journal with the montages of the watched directories.
 
-Each montage is restored in the state that the stacks and the mipmap files prove. Every other montage is NOTICED: its
-steps are repeated, which takes time and changes no result.
+Each montage is restored in the state that stacks and mipmap files prove. Every other montage is NOTICED: its steps are
+repeated, which takes time but does not change the results.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Stacks and z of a metafile's tiles. Metafiles with one target are assessed together: the stacks are read once."""
+    """Stacks and z of a metafile's tiles. Metafiles with one target are assessed together, so stacks are read once."""
 
     raw: str
     mipmapped: str
@@ -55,7 +55,7 @@ class _Target:
 
 @dataclass(frozen=True, slots=True)
 class _Assessed:
-    """A metafile, and the state that is proved for its montage."""
+    """A metafile and the proved state of its montage."""
 
     found: _Found
     settled: Settled | None
@@ -70,7 +70,7 @@ class _Assessed:
 
     @property
     def tile_ids(self) -> tuple[str, ...]:
-        """Ids of the tiles that the metafile names."""
+        """Ids of the metafile's tiles; empty if it could not be read."""
         return self.settled.tile_ids if self.settled else ()
 
 
@@ -80,7 +80,7 @@ class Summary:
 
     states: dict[MontageState, int]
     unclaimed: list[str]
-    """Sections whose stack shows tiles that no metafile names, one sentence each."""
+    """Sections whose stack has tiles of no metafile, one sentence each."""
 
     def count(self, state: MontageState) -> None:
         """Count one more montage in a state."""
@@ -104,7 +104,7 @@ class Rebuilder:
         Raises
         ------
         Fault
-            If a directory or render-ws cannot be read: what it does not show is then not proved to be absent.
+            If a directory or render-ws cannot be read. Then missing files or tiles prove nothing.
         """
         by_target: dict[_Target, list[_Found]] = {}
         for watch in self._settings.watch:
@@ -130,7 +130,7 @@ class Rebuilder:
             self._summary.count(MontageState.NOTICED)
 
     async def _target(self, found: _Found) -> _Target | None:
-        """Return where the metafile's tiles would be; None if nothing of it can be proved."""
+        """Return the target of the metafile's tiles; None if the metafile is ignored or cannot be read."""
         if any(fnmatchcase(found.sighting.path.name, glob) for glob in found.watch.ignore):
             return None
         read = await self._read(found)
@@ -168,14 +168,14 @@ class Rebuilder:
         assessed = [await self._assess(found, in_raw, in_mipmapped) for found in metafiles]
         owners = Counter(tile_id for each in assessed if each.is_proved for tile_id in each.tile_ids)
         for each in assessed:
-            # If several metafiles name a tile, the stack does not prove which of them it came from.
+            # If several metafiles have a tile, the stack does not prove from which of them it is.
             await self._record(each, is_sole_owner=all(owners[tile_id] == 1 for tile_id in each.tile_ids))
         claimed = {tile_id for each in assessed for tile_id in each.tile_ids}
         for stack, specs in {raw: in_raw, mipmapped: in_mipmapped}.items():
             if extra := specs.keys() - claimed:
                 # They may belong to a replaced content or to another program, so they are not deleted.
                 self._summary.unclaimed.append(
-                    f"{stack} z {target.z:g} shows {len(extra)} tiles that no metafile names; they are kept: "
+                    f"{stack} z {target.z:g} has {len(extra)} tiles that no metafile has; they are kept: "
                     f"{abbreviate(sorted(extra))}"
                 )
 
@@ -217,13 +217,13 @@ class Rebuilder:
         ]
         if differences or (by_builder and not await self._has_builder(section.mipmapped, plan.path_builder())):
             return MontageState.MIPMAPPED, evidence
-        evidence += f"; {section.mipmapped} names them"
+        evidence += f"; the tile specs in {section.mipmapped} contain them"
         if section.watch.stacks.close and not await self._are_closed((section.raw, section.mipmapped)):
             return MontageState.APPLIED, evidence
         return MontageState.COMPLETE, evidence
 
     async def _has_builder(self, stack: StackId, expected: Mapping[str, object]) -> bool:
-        """Whether a stack derives its level paths as the settings say."""
+        """Whether a stack has the configured path builder."""
         found = await self._client.path_builder(stack)
         return not any(check_path_builder(str(stack), PathBuilder.model_validate(expected), found))
 
@@ -249,7 +249,7 @@ def _scan(watch: WatchSettings) -> list[_Found]:
         hint = "mount it; a journal rebuilt without it would lack its montages"
         raise StorageFault(str(watch.directory), f"the directory of the watch {watch.name} does not exist", hint)
     tree = Tree(str(watch.directory), NameRule(watch.pattern), follow=watch.reader.follower)
-    seen = tree.look_at((), (str(watch.directory),))
+    seen = tree.scan_some((), (str(watch.directory),))
     for directory, why in tree.failures.items():
         raise StorageFault(printable(directory), f"cannot be accessed: {why}", "mount it, or let temwatch read it")
     sightings = [Sighting(watch.name, Path(each.path), each.identity, FoundBy.REBUILD) for each in seen]

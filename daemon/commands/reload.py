@@ -20,18 +20,20 @@ class ReloadRefused(Fault):
 
 
 def reload(settings: Settings) -> None:
-    """Make the running daemon reload its configuration; return when the new one is in force.
+    """Make the running daemon reload its configuration; return after the new one was applied.
 
     Raises
     ------
     ReloadRefused
-        If no daemon answers, or it does not finish the reload in time.
+        If no daemon responds, or it does not finish the reload in time.
     ConfigError
         If the daemon refuses the file.
     """
     daemon = find_daemon(settings.http, settings.journal.path)
     if not daemon.is_alive and daemon.pid is not None:
-        raise ReloadRefused("reload", f"process {daemon.pid} holds the journal and does not answer", daemon.silence)
+        raise ReloadRefused(
+            "reload", f"process {daemon.pid} holds the journal and does not answer", daemon.unresponsive_because
+        )
     before = fetch(f"{daemon.url}/api/reload") if daemon.is_alive else None
     pid = _pid_of_systemd() or daemon.pid
     if before is None or pid is None or "asked" not in before:
@@ -47,7 +49,7 @@ def reload(settings: Settings) -> None:
 
 
 def _pid_of_systemd() -> int | None:
-    """Return the daemon's process if systemd runs this command as ExecReload=."""
+    """Return the id of the daemon's process if systemd runs this command as ExecReload=."""
     named = os.environ.get("MAINPID", "")
     return int(named) if named.isdecimal() else None
 

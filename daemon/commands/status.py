@@ -1,4 +1,4 @@
-"""`temwatch status`: a report by the running daemon, else from the journal."""
+"""`temwatch status`: get a report from the running daemon, otherwise from the journal."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from daemon.config.places import Places
 from daemon.montages.states import UNFINISHED, MontageState
 
 MOST_MONTAGES = 10_000
-"""Montages of one state in a report; the counts are of all."""
+"""Largest number of montages of one state in a report. The counts include all montages."""
 ANSWER_S = 30.0
 """Time-out of the report of a daemon that is alive."""
 JOURNAL_S = 1.0
@@ -19,7 +19,7 @@ Report = dict[str, Any]
 
 
 async def read_status(places: Places) -> Report:
-    """Return readiness, watches, disks, counts, and the montages that are FAILED or unfinished.
+    """Return the report: readiness, watches, disks, counts, and the FAILED and unfinished montages.
 
     Raises
     ------
@@ -35,11 +35,15 @@ async def read_status(places: Places) -> Report:
     }
     if daemon.is_alive and (answers := _answers(daemon.url)):
         return report | answers
-    return report | {"running": False, "silence": daemon.silence} | await _from_journal(places, daemon)
+    return (
+        report
+        | {"running": False, "unresponsive_because": daemon.unresponsive_because}
+        | await _from_journal(places, daemon)
+    )
 
 
 def _answers(url: str) -> Report | None:
-    """Return what the daemon reports; None if it stops answering."""
+    """Return the daemon's part of the report; None if it stops responding."""
     unfinished = ",".join(sorted(UNFINISHED))
     ready = _fetch(f"{url}/readyz")
     failed = _fetch(f"{url}/api/montages?state={MontageState.FAILED}&limit={MOST_MONTAGES}")
@@ -64,7 +68,7 @@ def _fetch(url: str) -> Report | None:
 
 
 async def _from_journal(places: Places, daemon: FoundDaemon) -> Report:
-    """Return the journal's part of the report; empty if a process that does not answer keeps it locked."""
+    """Return the journal's part of the report; empty if an unresponsive process keeps the journal locked."""
     empty: Report = {"counts": {}, "montages": [], "last_complete": None, "journal_is_read": False}
     if not places.journal.exists():
         return empty

@@ -1,4 +1,4 @@
-"""The report of `temwatch status` on the terminal: its width, its colours, and its repetition."""
+"""Print the report of `temwatch status` once or repeatedly, fitted to the terminal."""
 
 import shutil
 import sys
@@ -20,12 +20,12 @@ FOLLOW_S = 2.0
 
 
 def show_report(report: Report, *, watch: str | None, failed: bool, by_cause: bool) -> None:
-    """Print a report once. Lines fit a terminal; in a pipe they are not wrapped."""
+    """Print a report once. On a terminal its lines are wrapped."""
     say_lines(_text(report, watch=watch, failed=failed, by_cause=by_cause))
 
 
 def follow_report(read: Callable[[], Report], *, watch: str | None, failed: bool, by_cause: bool) -> NoReturn:
-    """Print reports until interrupted. On a terminal each takes the place of the one before."""
+    """Print reports until interrupted. On a terminal each report replaces the previous one."""
     while True:
         text = _text(read(), watch=watch, failed=failed, by_cause=by_cause)
         if sys.stdout.isatty():
@@ -42,7 +42,7 @@ def _text(report: Report, *, watch: str | None, failed: bool, by_cause: bool) ->
 
 
 def _cut(text: str, height: int) -> str:
-    """Cut a text to the lines of a terminal, less one for the cursor."""
+    """Cut a text to the height of a terminal, leaving one line for the cursor."""
     lines = text.splitlines()
     if len(lines) < height:
         return text

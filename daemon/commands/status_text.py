@@ -1,4 +1,4 @@
-"""The report of `temwatch status` for a person: FAILED montages first, grouped by cause, in lines that fit. Pure."""
+"""The report of `temwatch status` as text: FAILED montages grouped by cause, then unfinished ones. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class View:
     width: int | None = None
     """Columns of a line; None does not wrap."""
     watch: str | None = None
-    """The only watch that is shown."""
+    """Name of the only watch to show; None shows all."""
     failed: bool = False
-    """Show every FAILED montage, and no others."""
+    """Whether every FAILED montage is shown, and no others."""
     by_cause: bool = False
-    """Group unfinished montages too, and show all groups."""
+    """Whether unfinished montages are grouped, too, and all groups are shown."""
 
 
 def status_text(report: Report, view: View) -> str:
@@ -51,7 +51,8 @@ def _daemon_lines(report: Report, view: View) -> Iterator[str]:
         for line in [*report["reasons"], *report["warnings"]]:
             yield from _entry("", line, view)
     elif report["pid"] is not None:
-        text = f"does not answer at {report['url']}, but process {report['pid']} holds its journal: {report['silence']}"
+        holder = f"process {report['pid']} holds its journal: {report['unresponsive_because']}"
+        text = f"does not answer at {report['url']}, but {holder}"
         yield from _entry("daemon", text, view)
         yield from _entry(
             "", "from the journal:" if report["journal_is_read"] else "the journal cannot be read now", view
@@ -64,8 +65,8 @@ def _config_lines(report: Report, view: View) -> Iterator[str]:
     config, reload = report["config"], report.get("reload", {})
     if config["problems"]:
         changed = f", changed {_time(config['changed_at'], view)}," if config["changed_at"] else ""
-        keeps = "; the daemon keeps the configuration that it has" if report["running"] else ""
-        yield from _entry("config", f"{config['file']}{changed} is refused{keeps}:", view)
+        keeps = "; the daemon keeps its present configuration" if report["running"] else ""
+        yield from _entry("config", f"{config['file']}{changed} is invalid{keeps}:", view)
         yield from _first(config["problems"], MOST_PROBLEMS, "temwatch check-config lists them", view)
     if reload.get("problems") and reload.get("refused_at"):
         yield from _entry("reload", f"refused {_time(reload['refused_at'], view)}:", view)
@@ -104,24 +105,24 @@ def _disk_lines(report: Report, view: View) -> Iterator[str]:
 
 
 def _worker_lines(report: Report, view: View) -> Iterator[str]:
-    """Yield the workers in total, and by host where there are several."""
+    """Yield the totals of the workers, and those of each host if there are several."""
     workers = report.get("workers")
     if workers is None:
         return
     hosts = workers["hosts"]
     where = f" of {workers['scheduler']}" if workers["scheduler"] else ""
     total = {key: sum(host[key] for host in hosts) for key in ("workers", "refused", "threads", "tiles_in_flight")}
-    tiles = f"{workers['tiles_submitted']:,} tiles queued or in work"
-    text = f"{_crew(total)} on {counted(len(hosts), 'host')}{where}; {tiles}"
+    tiles = f"{workers['tiles_submitted']:,} tiles queued or running"
+    text = f"{_worker_counts(total)} on {counted(len(hosts), 'host')}{where}; {tiles}"
     yield from _entry("workers", text, view)
     if len(hosts) > 1:
         for host in hosts[:MOST_HOSTS]:
-            yield from _entry("", f"{host['host']}: {_crew(host)}", view)
+            yield from _entry("", f"{host['host']}: {_worker_counts(host)}", view)
         if len(hosts) > MOST_HOSTS:
             yield from _entry("", f"and {len(hosts) - MOST_HOSTS} more hosts: see temwatch status --json", view)
 
 
-def _crew(counts: Mapping[str, int]) -> str:
+def _worker_counts(counts: Mapping[str, int]) -> str:
     refused = f" ({counts['refused']:,} refused)" if counts["refused"] else ""
     return f"{counted(counts['workers'], 'worker')}{refused}, {counted(counts['tiles_in_flight'], 'tile')} in flight"
 
@@ -186,13 +187,13 @@ def _group(cause: Cause, view: View) -> Iterator[str]:
     yield from _wrapped(_times(montages, view), view, 6)
     yield from _wrapped(cause.text, view, 6)
     if len(montages) > 1:
-        yield from _wrapped(f"and {len(montages) - 1} like it", view, 6)
+        yield from _wrapped(f"and {len(montages) - 1} more with this cause", view, 6)
     else:
         yield from _wrapped(f"montage {montages[0]['id']}: {montages[0]['metafile']}", view, 6)
 
 
 def _oldest(unfinished: Sequence[Montage], view: View) -> Iterator[str]:
-    """Yield the montages that were noticed first; a cause once for those that follow one another."""
+    """Yield the oldest montages. Consecutive montages with the same cause are below one line with the cause."""
     oldest = sorted(unfinished, key=lambda montage: (montage["noticed_at"], montage["id"]))
     cause = ""
     for montage in oldest[:MOST_MONTAGES]:
@@ -214,7 +215,7 @@ def _line(montage: Montage, view: View) -> str:
 
 
 def _times(montages: Sequence[Montage], view: View) -> str:
-    """Return when montages failed, or since when they wait and when they are tried next."""
+    """Return when montages failed, or since when they wait and when the next attempt is."""
     if montages[0]["state"] == MontageState.FAILED:
         failed_in = {montage["failed_in"] for montage in montages}
         steps = [STEP_OF_STATE[state] for state in MontageState if state in failed_in and state in STEP_OF_STATE]
@@ -224,7 +225,7 @@ def _times(montages: Sequence[Montage], view: View) -> str:
         return f"failed {_span([montage['changed_at'] for montage in montages], view)}{step}{attempts}"
     since = [montage["noticed_at"] for montage in montages]
     next_tries = [montage["next_try_at"] for montage in montages if montage.get("next_try_at")]
-    next_try = f", next try {_time(min(next_tries), view, beside=max(since))}" if next_tries else ""
+    next_try = f", next attempt {_time(min(next_tries), view, beside=max(since))}" if next_tries else ""
     return f"since {_span(since, view)}{next_try}"
 
 
@@ -234,7 +235,7 @@ def _span(times: Sequence[str], view: View) -> str:
 
 
 def _time(text: str, view: View, beside: str = "") -> str:
-    """Return a time in local time; the date only if it is neither today nor the date of the time beside it."""
+    """Return a time in local time; with the date unless it is today or that of the time `beside` it."""
     time, other = _local(text, view), _local(beside, view) if beside else view.now
     return f"{time:%H:%M}" if time.date() == other.date() else f"{time:%Y-%m-%d %H:%M}"
 
@@ -244,7 +245,7 @@ def _local(text: str, view: View) -> datetime:
 
 
 def _since(text: str, view: View) -> str:
-    """Return a time and, within a day, how long ago it is."""
+    """Return a time, with its age if that is less than a day."""
     seconds = (view.now - datetime.fromisoformat(text)).total_seconds()
     if not 0 <= seconds < 86400:
         return _time(text, view)
@@ -254,12 +255,12 @@ def _since(text: str, view: View) -> str:
 
 
 def _unfinished(report: Report, view: View) -> list[Montage]:
-    """Return the unfinished montages that are shown. A montage without a fault waits for what the daemon waits for."""
+    """Return the shown unfinished montages. One without a reason gets that of a daemon that is not ready."""
     idle = None
     if not report["running"]:
         idle = "waits until the daemon runs"
     elif not report["ready"]:
-        idle = "waits for its next step: see above why the daemon is not ready"
+        idle = "waits for its next step: the reason why the daemon is not ready is shown above"
     return [
         each if each["fault"] or each["waiting_for"] else {**each, "waiting_for": idle}
         for each in report["montages"]
@@ -276,7 +277,7 @@ def _entry(label: str, text: str, view: View) -> Iterable[str]:
 
 
 def _wrapped(text: str, view: View, indent: int, first: str | None = None) -> list[str]:
-    """Wrap a text behind an indent. A path that is longer than a line is broken behind its slashes."""
+    """Wrap a text behind an indent. A path that is longer than a line is broken after slashes."""
     first = " " * indent if first is None else first
     if view.width is None:
         return [first + text]

@@ -1,4 +1,4 @@
-"""`temwatch verdict`: decide in place of the rules, through the daemon if it runs."""
+"""`temwatch verdict`: record a person's decision about a montage, through the daemon if it runs."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def request_for(verdict: str, by: str, note: str) -> DecisionRequest:
 
 
 async def decide(settings: Settings, montage_id: int, request: DecisionRequest, say: Callable[[str], None]) -> int:
-    """Return the command's exit code; print the verdict that counts.
+    """Record a decision and print the effective verdict; return the exit code.
 
     Raises
     ------

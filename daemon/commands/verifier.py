@@ -1,4 +1,4 @@
-"""Verifying one COMPLETE montage: its stacks and mipmap files are read again. Nothing is changed."""
+"""Verify one COMPLETE montage: read its stacks and mipmap files again. Changes nothing."""
 
 import asyncio
 import hashlib
@@ -33,9 +33,9 @@ from handlers.verify import (
 )
 
 TILES_AT_ONCE = 256
-"""Tiles whose files the threads check in one batch."""
+"""Number of tiles whose files the threads check in one batch."""
 MOST_SEARCHED = 20
-"""Missing tiles of a montage that are searched for at another z."""
+"""Largest number of missing tiles of a montage that are searched for at another z."""
 _STEPS = (INGEST, MIPMAPS, APPLY)
 _NO_DIGEST = "they were made by an older temwatch, or with other settings: replay it"
 
@@ -48,24 +48,24 @@ class Verified:
     differences: tuple[Difference, ...]
     tiles: int = 0
     files: int = 0
-    """Mipmap files that were decoded."""
-    not_judged_because: str = ""
-    """Why the montage was not judged; empty if it was."""
+    """Number of decoded mipmap files."""
+    not_checked_because: str = ""
+    """Why the montage was not checked; empty if it was."""
 
     @property
     def start(self) -> str | None:
-        """The first step of the replay that repairs all that a replay can repair."""
+        """First step of the replay that repairs all differences that a replay can repair; None if there are none."""
         steps = [difference.start for difference in self.differences]
         return next((step for step in _STEPS if step in steps), None)
 
 
 class Verifier:
-    """Verifier of one montage at a time.
+    """Verifies one montage at a time.
 
     Parameters
     ----------
-    threads : read and decode files; decoding takes most of the time.
-    deep : whether all files are compared byte for byte with what was read and written, by their digests.
+    threads : threads that read and decode files, which takes most of the time.
+    deep : whether all files are also compared with the recorded digests of their bytes.
     """
 
     def __init__(
@@ -90,25 +90,25 @@ class Verifier:
         Raises
         ------
         Fault
-            If render-ws or the journal does not answer.
+            If render-ws or the journal does not respond.
         """
         watch = next((watch for watch in self._settings.watch if watch.name == montage.watch), None)
         if watch is None:
-            return Verified(montage, (), not_judged_because=f"its watch {montage.watch} is not in the configuration")
+            return Verified(montage, (), not_checked_because=f"its watch {montage.watch} is not in the configuration")
         section = await read_section(montage, watch)
         if isinstance(section, Difference):
-            return await self._judged(Verified(montage, (section,)))
+            return await self._if_unchanged(Verified(montage, (section,)))
         found = [*await self._raw(section), *await self._mipmapped(section), *await self._files(section)]
         files = len(section.acquisition.tiles) * watch.mipmaps.levels
-        return await self._judged(Verified(montage, tuple(found), len(section.acquisition.tiles), files))
+        return await self._if_unchanged(Verified(montage, tuple(found), len(section.acquisition.tiles), files))
 
-    async def _judged(self, verified: Verified) -> Verified:
-        """Drop the differences if the montage was worked on meanwhile."""
+    async def _if_unchanged(self, verified: Verified) -> Verified:
+        """Discard the differences if the montage changed meanwhile."""
         before = verified.montage
         now = await self._journal.montage(before.id)
         if now is not None and (now.state, now.changed_at) == (before.state, before.changed_at):
             return verified
-        return replace(verified, differences=(), not_judged_because="it was worked on meanwhile; verify it again")
+        return replace(verified, differences=(), not_checked_because="it changed meanwhile; verify it again")
 
     # --- stacks
 
@@ -139,7 +139,7 @@ class Verifier:
         return [*found, *await self._state(section, stack)]
 
     async def _shown(self, stack: StackId, z: float) -> ResolvedTiles | Difference:
-        """Read the tile specs and shared transforms of a z."""
+        """Return the tile specs and shared transforms of a z, or the difference if the stack is missing."""
         try:
             return await self._client.resolved_tiles(stack, z) or ResolvedTiles({})
         except StackMissing:
@@ -155,7 +155,7 @@ class Verifier:
         return [elsewhere.get(difference) or difference for difference in found]
 
     async def _elsewhere(self, stack: StackId, missing: Difference) -> Difference | None:
-        """Search for a missing tile at another z."""
+        """Search for a missing tile at another z; return the difference if it is there, otherwise None."""
         assert missing.tile_id is not None
         spec = await self._client.tile(stack, missing.tile_id)
         if spec is None:
@@ -163,7 +163,7 @@ class Verifier:
         return replace(missing, kind=Kind.TILE_ELSEWHERE, what=f"{missing.what}, but at z {spec.get('z')}")
 
     async def _state(self, section: Section, stack: StackId) -> list[Difference]:
-        """Check once for each stack that it is closed. A stack with unfinished montages need not be."""
+        """Check once for each stack that it is closed, unless it has unfinished montages."""
         if str(stack) in self._stacks_checked or not section.watch.stacks.close:
             return []
         self._stacks_checked.add(str(stack))
@@ -173,7 +173,9 @@ class Verifier:
         if await self._journal.montages(states=UNFINISHED, stack=str(stack), limit=1):
             return []
         what = f"is {meta.state}, expected COMPLETE: no unfinished montage of the journal writes to it"
-        return [Difference(Kind.STACK_STATE, None, str(stack), what, "find out who opened it, or replay", APPLY)]
+        return [
+            Difference(Kind.STACK_STATE, None, str(stack), what, "find the program that opened it, or replay", APPLY)
+        ]
 
     # --- files
 
@@ -203,7 +205,7 @@ class Verifier:
 
 
 async def read_section(montage: Montage, watch: WatchSettings) -> Section | Difference:
-    """Return the section of a settled montage, or why its metafile cannot be used."""
+    """Return the section of a settled montage, or the difference if its metafile cannot be used."""
     path = str(montage.metafile)
     try:
         if not await asyncio.to_thread(metafile_exists, montage.metafile):
@@ -211,8 +213,8 @@ async def read_section(montage: Montage, watch: WatchSettings) -> Section | Diff
             return Difference(Kind.METAFILE_GONE, None, path, "the metafile is gone", hint, None)
         content = await read_metafile(montage.metafile)
         if hashlib.sha256(content).hexdigest() != montage.digest:
-            what = "the metafile holds other content than was ingested"
-            hint = "the running daemon ingests it by itself; without a daemon, replay it"
+            what = "the metafile has another content than the one that was ingested"
+            hint = "a running daemon ingests it automatically; without a daemon, replay it"
             return Difference(Kind.METAFILE_CHANGED, None, path, what, hint, INGEST)
         return await asyncio.to_thread(section_from_content, montage, watch, content)
     except Fault as fault:
@@ -220,7 +222,7 @@ async def read_section(montage: Montage, watch: WatchSettings) -> Section | Diff
 
 
 async def recorded_digests(journal: Journal, section: Section, plan: MipmapPlan) -> Mapping[str, bytes]:
-    """Return the digest of each tile's level files, by tile id; empty if the plan has other levels now."""
+    """Return the digest over each tile's level files, by tile id; empty if unknown or if the plan's levels changed."""
     numbers = await journal.quality_numbers(section.montage.id)
     if numbers is None:
         return {}

@@ -1,7 +1,7 @@
 """`temwatch verify`: read stacks and mipmap files of COMPLETE montages again and report every difference.
 
-It repairs nothing, and runs with or without the daemon. It holds one montage at a time in memory. Where there are
-alerts, it records the differences, so that a message reports them.
+It repairs nothing and runs with or without the daemon. It keeps one montage at a time in memory. If alerts are
+configured, it records the differences, so that a message reports them.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from handlers.render.client import RenderClient
 from handlers.text import counted, printable
 
 Cause = tuple[Kind, str]
-"""The kind of differences, and what a person does about them."""
+"""Kind of differences, and the advice for the operator."""
 
 
 @dataclass
@@ -45,16 +45,16 @@ class Totals:
     not_judged: list[dict[str, Any]] = field(default_factory=list)
     replay: list[dict[str, Any]] = field(default_factory=list)
     causes: dict[Cause, tuple[int, int]] = field(default_factory=dict)
-    """Numbers of differences and of montages."""
+    """Cause -> number of differences, number of montages."""
     differing: list[tuple[int, int, str | None]] = field(default_factory=list)
-    """Id of a montage, number of its differences, first step of the replay that repairs it."""
+    """Montage id, number of differences, first step of the replay that repairs them."""
 
     def add(self, verified: Verified) -> None:
         """Count one montage."""
         montage = verified.montage
-        if verified.not_judged_because:
+        if verified.not_checked_because:
             self.not_judged.append(
-                {"metafile": str(montage.metafile), "montage": montage.id, "why": verified.not_judged_because}
+                {"metafile": str(montage.metafile), "montage": montage.id, "why": verified.not_checked_because}
             )
             return
         self.montages += 1
@@ -86,7 +86,7 @@ def difference_json(montage: Montage, difference: Difference) -> dict[str, Any]:
 
 
 def difference_line(montage: Montage, difference: Difference) -> str:
-    """Return a difference as a line of text: montage, tile, problem, hint."""
+    """Return a difference as a line of text: metafile, tile, problem, advice."""
     tile = f"tile {difference.tile_id}: " if difference.tile_id else ""
     where = "" if difference.where == str(montage.metafile) else f"{difference.where}: "
     return f"{montage.metafile}: {tile}{where}{difference.what} ({_advice(difference)})"
@@ -139,14 +139,14 @@ async def verify(
     verbose: bool,
     deep: bool = False,
 ) -> int:
-    """Report each difference as it is found. Return the exit code: 1 if anything differs or was not judged.
+    """Report each difference when it is found; return the exit code, 1 if anything differs or could not be checked.
 
     Raises
     ------
     NotSelectable
         If the selection is invalid.
     Fault
-        If render-ws or the journal does not answer.
+        If render-ws or the journal does not respond.
     """
     totals, clean = Totals(), list[int]()
     kind = _JsonReport if as_json else _VerboseReport if verbose else _TextReport
@@ -160,16 +160,16 @@ async def verify(
                 verified = await verifier.verify(montage)
                 totals.add(verified)
                 report.montage(verified)
-                if montage.id in differed and not verified.differences and not verified.not_judged_because:
+                if montage.id in differed and not verified.differences and not verified.not_checked_because:
                     clean.append(montage.id)
                 progress(count, len(montages))
     report.end(totals)
-    await _tell_people(settings, totals, clean)
+    await _record_for_alerts(settings, totals, clean)
     return 1 if totals.differences or totals.not_judged else 0
 
 
-async def _tell_people(settings: Settings, totals: Totals, clean: Sequence[int]) -> None:
-    """Record what was found for the alerts, if there are any. If that fails, the verification was no less thorough."""
+async def _record_for_alerts(settings: Settings, totals: Totals, clean: Sequence[int]) -> None:
+    """Record the differences for the alerts, if alerts are configured. A failure is printed and has no other effect."""
     if settings.alerts.urls_file is None or not (totals.differing or clean):
         return
     differing = [
@@ -206,7 +206,7 @@ _PLURALS: Mapping[Kind, str] = {
 
 
 def cause_of(difference: Difference) -> Cause:
-    """Return what groups differences: their kind, and what a person does about them."""
+    """Return the cause by which differences are grouped."""
     return difference.kind, _advice(difference)
 
 
@@ -250,8 +250,8 @@ class _TextReport:
                 self._say(difference_line(verified.montage, group[0]))
             else:
                 self._say(f"{verified.montage.metafile}: {cause_line(cause, len(group), _place_of(group))}")
-        if verified.not_judged_because:
-            self._say(f"{verified.montage.metafile}: not judged: {verified.not_judged_because}")
+        if verified.not_checked_because:
+            self._say(f"{verified.montage.metafile}: not checked: {verified.not_checked_because}")
 
     def end(self, totals: Totals) -> None:
         """Print a line for each cause that several montages share, and one line with the totals."""
@@ -259,13 +259,13 @@ class _TextReport:
             if montages > 1:
                 self._say(cause_line(cause, count, f"in {counted(montages, 'montage')}"))
         differing = f"{counted(totals.differences, 'difference')} in {counted(len(totals.replay), 'montage')}"
-        not_judged = f"; {len(totals.not_judged)} not judged" if totals.not_judged else ""
+        not_judged = f"; {len(totals.not_judged)} not checked" if totals.not_judged else ""
         found = differing if totals.differences else "no difference"
-        looked_at = (
+        checked = (
             f"{counted(totals.montages, 'montage')}, {counted(totals.tiles, 'tile')}, "
             f"{counted(totals.files, 'mipmap file')}"
         )
-        self._say(f"{looked_at}: {found}{not_judged}")
+        self._say(f"{checked}: {found}{not_judged}")
 
 
 class _VerboseReport(_TextReport):

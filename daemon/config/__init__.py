@@ -1,1 +1,1 @@
-"""The settings: their model, how they are loaded, their error messages and reference text."""
+"""The settings: their model, loading, error messages and reference text."""

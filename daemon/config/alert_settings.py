@@ -14,15 +14,15 @@ class AlertSettings(Section):
     """Messages to people when something is wrong; docs/alerts.md lists them."""
 
     urls_file: OptionalPath = Field(None, **example(""))
-    """File with addresses of apprise, one on each line, as in "mailtos://user:password@example.org". They hold secrets:
+    """File with apprise addresses, one on each line, as in "mailtos://user:password@example.org". They contain secrets:
     other users must not be able to read the file. Needs the extra "alerts". Empty: no messages."""
     repeat_s: float = Field(43_200, ge=600)
     """Seconds after which a message is repeated while its cause lasts."""
     daily_digest: OptionalText = Field("07:00", **example("07:00"))
     """Local time of the daily digest, as in "07:00". Empty: none."""
     heartbeat_url: OptionalText = Field(None, repr=False, **example(""))
-    """Address that the daemon requests every minute while it is ready. A service that expects these requests alerts
-    people when they stop, since a dead daemon sends no message. Empty: none."""
+    """Address that the daemon requests every minute while it is ready. A dead daemon sends no message, so a monitoring
+    service at this address should alert people when the requests stop. Empty: none."""
 
     @field_validator("daily_digest")
     @classmethod

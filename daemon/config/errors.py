@@ -23,7 +23,7 @@ class ConfigError(SettingsFault):
 
     Parameters
     ----------
-    problems : one line each, starting with the key's path, or with the file and line.
+    problems : one line for each problem, which starts with the key's path, or with file and line.
     """
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -36,7 +36,7 @@ class ConfigError(SettingsFault):
 
 
 class RefusedKeyError(ValueError):
-    """A key that a validator of a whole section refuses.
+    """A key that the validator of a whole section refuses.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
 
 
 def _brackets(location: Location, value: object, *, repeats: bool) -> str:
-    """Return how to write the heading of a section that is not a table, or not a list of tables."""
+    """Return the correct heading for a section that is not a table, or not a list of tables."""
     name = ".".join(part for part in location if isinstance(part, str))
     if repeats and isinstance(value, Mapping) and all(str(key).isdecimal() for key in value):
         return f"the environment sets keys of it, but the file has no [[{name}]]"
@@ -132,7 +132,7 @@ _EXPECTED = {
 
 
 def quoted(value: object) -> str:
-    """Return a value as the operator wrote it, without passwords in URLs, at most 100 characters long.
+    """Return a value in Python notation without passwords in URLs, true and false as in TOML, at most 100 characters.
 
     >>> quoted("gird"), quoted(True)
     ("'gird'", 'true')
@@ -144,7 +144,7 @@ def quoted(value: object) -> str:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """Return the refusal of a key, with the most similar known key."""
+    """Return the problem of an unknown key, with the most similar known key or all of them."""
     close = difflib.get_close_matches(key, known, n=1)
     return (
         f"is not a known key; did you mean {close[0]!r}?"

@@ -1,4 +1,4 @@
-"""Files that settings name: tokens, passwords and certificates, the tables of z, the journal's file system."""
+"""Check what the settings name: token, password and certificate files, z tables, groups, the journal's file system."""
 
 import contextlib
 import os
@@ -14,11 +14,12 @@ from handlers.secret_file import read_secret
 from handlers.sharing import group_number
 from handlers.text import printable
 
-_SHORTEST_TOKEN = 16
+_MIN_TOKEN, _MAX_TOKEN = 16, 4096
+"""Length of a token, characters."""
 
 
 def file_problems(settings: Settings) -> Iterator[str]:
-    """Yield one line for each file that is named by a setting and cannot be used."""
+    """Yield one line for each setting whose file, group or file system cannot be used."""
     mount = None if settings.journal.allow_network else _network_mount(settings.journal.path)
     if mount is not None:
         where = f"{settings.journal.path} is on {mount.file_system}, mounted at {printable(mount.directory)}"
@@ -41,7 +42,7 @@ def file_problems(settings: Settings) -> Iterator[str]:
     for index, watch in enumerate(settings.watch):
         group = watch.mipmaps.group
         if group is not None and group_number(group) is None:
-            yield f"watch[{index}].mipmaps.group: {group!r} is no group of this machine"
+            yield f"watch[{index}].mipmaps.group: {group!r} is not a group of this machine"
         try:
             watch.to_z_rule()
         except Fault as fault:
@@ -52,7 +53,7 @@ def _network_mount(path: Path) -> Mount | None:
     mount = remote_mount(os.fspath(path), read_mounts())
     if mount is not None and mount.file_system == "autofs":
         with contextlib.suppress(OSError):
-            path.parent.stat()  # mounts the file system
+            path.parent.stat()  # triggers the automatic mount
         mount = remote_mount(os.fspath(path), read_mounts())
     return mount
 
@@ -63,14 +64,15 @@ def read_token(http: HttpSettings) -> str | None:
     Raises
     ------
     SettingsFault
-        If the file cannot be read, is open to other users, or holds no token of at least 16 characters.
+        If the file cannot be read, is readable by other users, or does not contain 16 to 4096 printable ASCII
+        characters without spaces.
     """
     path = http.token_file
     if path is None:
         return None
     token = read_secret(path, "http.token_file").strip()
-    if not _SHORTEST_TOKEN <= len(token) <= 4096 or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsFault(
-            "http.token_file", f"{path} holds no token", "write one line there, for example by: openssl rand -hex 32"
-        )
+    if not _MIN_TOKEN <= len(token) <= _MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        expected = f"{_MIN_TOKEN} to {_MAX_TOKEN} ASCII characters without spaces"
+        hint = "write one line there, for example by: openssl rand -hex 32"
+        raise SettingsFault("http.token_file", f"{path} does not contain a token of {expected}", hint)
     return token

@@ -12,7 +12,7 @@ from handlers.secret_file import read_secret_line
 from handlers.text import printable
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  the mark of Standard Webhooks before a secret
-_SHORTEST_SECRET = 16
+_MIN_SECRET_BYTES = 16
 
 
 def hook_problems(hooks: Iterable[HookSettings]) -> Iterator[str]:
@@ -28,20 +28,22 @@ def hook_problems(hooks: Iterable[HookSettings]) -> Iterator[str]:
 
 
 def read_hook_secret(path: Path, key: str) -> bytes:
-    """Return the secret that signs requests.
+    """Return the secret that signs a hook's requests, decoded.
 
     Raises
     ------
     SettingsFault
-        If the file cannot be read, is open to other users, or holds no secret in base64. The text shows nothing
-        of the secret.
+        If the file cannot be read, is readable by other users, or does not contain at least 16 bytes in base64.
+        The text shows no part of the secret.
     """
     text = read_secret_line(path, key, "secret")
     try:
         secret = base64.b64decode(text.strip().removeprefix(SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         secret = b""
-    if len(secret) < _SHORTEST_SECRET:
+    if len(secret) < _MIN_SECRET_BYTES:
         hint = "write one line there, for example by: openssl rand -base64 32"
-        raise SettingsFault(key, f"{path} holds no secret in base64 of at least {_SHORTEST_SECRET} bytes", hint)
+        raise SettingsFault(
+            key, f"{path} does not contain a secret of at least {_MIN_SECRET_BYTES} bytes in base64", hint
+        )
     return secret

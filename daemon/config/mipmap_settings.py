@@ -34,12 +34,12 @@ class MipmapSettings(Section):
     {output_dir}/{level}/{absolute path of the image}.{extension}."""
     url: LevelUrl = Field("", **example("https://store.example.org:9000/bucket/prefix", off=True))
     """Address in tile specs in place of `output_dir`: an http or https URL at which render-ws reads the same files.
-    Required with object stores, except s3 of AWS: there render-ws itself reads s3://."""
+    Required with object stores, except s3 of AWS, since render-ws can read s3:// itself."""
     store: StoreSettings = StoreSettings()
     """How the object store is reached."""
     method: Literal["block_reduce", "PIL", "render"] = "block_reduce"
-    """How a level is made. "block_reduce": each pixel is a function of the level-0 pixels that it covers. "PIL": level
-    0 is resized by a filter of Pillow. "render": level 0 is fetched from render-ws, for files that only render-ws can
+    """How a level is made. "block_reduce": each pixel is a function of the level-0 pixels that it covers. "PIL": a
+    filter of Pillow resizes level 0. "render": level 0 is fetched from render-ws, for files that only render-ws can
     read, and reduced by the mean."""
     function: Literal["mean", "median", "min", "max", "mode"] = "mean"
     """Function of method "block_reduce". "mode", the most frequent value, is for label images. Masks use "min"."""
@@ -63,13 +63,14 @@ class MipmapSettings(Section):
     """The 16-bit values that become 0 and 255."""
     force: bool = True
     """Whether existing levels are made again. false keeps a level that decodes, has the right size and depth, and was
-    made of the present image with the present settings."""
+    made from the present image with the present settings."""
     file_mode: Mode | None = Field(None, **example("0664", off=True))
-    """Mode of the files, as an octal number in quotes, for a render-ws of another user. It is set before a file gets
-    its final name. The owner must be able to read and write. Not set: 0666 less the umask of the service."""
+    """Permissions of the files, as an octal number in quotes, for a render-ws that runs as another user. They are set
+    before a file gets its final name. The owner must be able to read and write. Not set: 0666 less the umask of the
+    service."""
     directory_mode: Mode | None = Field(None, **example("2775", off=True))
-    """Mode of new directories, as for `file_mode`; existing directories keep theirs. The owner must be able to read,
-    write and enter. Not set: 0777 less the umask."""
+    """Permissions of new directories, as for `file_mode`; existing directories keep theirs. The owner must be able to
+    read, write and enter. Not set: 0777 less the umask."""
     group: OptionalText = Field(None, **example("em", off=True))
     """Group of new files and directories: a name, or a number in quotes. The service's user must be a member of it. Not
     set: the group that the system gives."""
@@ -81,10 +82,12 @@ class MipmapSettings(Section):
 
     @field_validator("file_mode", "directory_mode")
     @classmethod
-    def _owner_may_do_the_work(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _owner_has_access(cls, value: str | None, info: ValidationInfo) -> str | None:
         needed = 0o600 if info.field_name == "file_mode" else 0o700
         if value is not None and int(value, 8) & needed != needed:
-            raise ValueError(f"{quoted(value)} does not let the owner do the work: expected at least {needed:04o}")
+            raise ValueError(
+                f"{quoted(value)} does not give the owner enough permissions: expected at least {needed:04o}"
+            )
         return value
 
     @field_validator("range_16bit")
@@ -109,13 +112,13 @@ class MipmapSettings(Section):
 
     @model_validator(mode="after")
     def _keys_go_with_the_store(self) -> Self:
-        self.store.require_use(self.output_dir)
+        self.store.refuse_unused_keys(self.output_dir)
         if (self.url or isinstance(self.output_dir, ObjectPlace)) and self.apply == "path_builder":
             what = "url" if self.url else "an object store"
             raise RefusedKeyError("apply", f"'path_builder' cannot be used with {what}: use 'tiles'")
         if isinstance(self.output_dir, ObjectPlace):
             self._require_store_keys(self.output_dir)
-            # Frozen for its users; the place says how it is reached.
+            # The model is frozen for callers. The validated place carries the access to its store.
             self.__dict__["output_dir"] = self.output_dir.with_access(self.store.access())
         return self
 
@@ -127,13 +130,13 @@ class MipmapSettings(Section):
             raise RefusedKeyError("url", problem)
 
     def sharing(self) -> Sharing:
-        """Return modes and group of what is made."""
+        """Return permissions and group of new files and directories."""
         file_mode = None if self.file_mode is None else int(self.file_mode, 8)
         directory_mode = None if self.directory_mode is None else int(self.directory_mode, 8)
         return Sharing(file_mode, directory_mode, self.group)
 
     def reduction(self) -> Reduction:
-        """Return how levels are made of level 0."""
+        """Return how levels are made from level 0."""
         return Reduction(self.method, self.filter or self.function)
 
     def encoding(self) -> Encoding:

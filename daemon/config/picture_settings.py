@@ -9,13 +9,18 @@ from daemon.config.text import example
 
 
 class PictureSettings(Section):
-    """Mosaics and heatmaps that the daemon has drawn. They are drawn again when they are missing."""
+    """Cache of the mosaics and heatmaps that the daemon draws. Missing pictures are drawn again."""
 
     directory: OptionalPath = Field(None, **example(""))
     """Directory of the pictures, outside every watched directory. Empty: `pictures` beside the journal."""
     max_bytes: int = Field(500_000_000, ge=0)
-    """Bytes of all pictures together. The pictures that nobody has requested for longest are deleted first."""
+    """Largest size of all pictures together, bytes. The least recently requested pictures are deleted first."""
 
     def directory_beside(self, journal: Path) -> Path:
-        """Return the directory."""
+        """Return the directory of the pictures.
+
+        Parameters
+        ----------
+        journal : path of the journal's file.
+        """
         return self.directory or journal.parent / "pictures"

@@ -1,4 +1,4 @@
-"""Journal and HTTP address of a configuration file's daemon, even if the file is refused."""
+"""Find journal and HTTP address of the daemon of a configuration file, even if the file is invalid."""
 
 import re
 import tomllib
@@ -20,17 +20,17 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Values that find a running daemon."""
+    """What a command needs to find a running daemon."""
 
     config: Path
     journal: Path
     http: HttpSettings
     problems: tuple[str, ...] = ()
-    """Why the file is refused; empty if it is accepted."""
+    """Why the file is invalid, one line each; empty if it is valid."""
 
 
 def find_places(option: Path | None) -> Places:
-    """Return where the daemon is. From a refused file, valid sections are used, and defaults for the others."""
+    """Return the daemon's places. An invalid file contributes its valid sections; the others have their defaults."""
     path = config_path(option)
     try:
         settings = load_settings(path)
@@ -42,7 +42,7 @@ def find_places(option: Path | None) -> Places:
 
 
 def _readable_tables(path: Path) -> Mapping[str, Any]:
-    """Return the tables [journal] and [http] as far as they are TOML, overridden by the environment."""
+    """Return the tables [journal] and [http], if they are valid TOML, overridden by the environment."""
     try:
         text = path.read_text(errors="replace")
     except OSError:

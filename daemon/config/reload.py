@@ -1,4 +1,4 @@
-"""Reload a changed configuration in the running daemon, one reload at a time, so that the newest file wins."""
+"""Reload a changed configuration in the running daemon. Reloads run one at a time, so the newest file wins."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 APPLIED = frozenset({"alerts", "hook", "links", "log", "pictures", "watch"})
 """Sections that a reload can change."""
 FIXED = frozenset({"render", "journal", "http", "workers"})
-"""Sections that only a restart can change: a file with such a change is refused."""
+"""Sections that only a restart can change: a reload refuses a file in which they differ."""
 
 
 class Reloader:
@@ -27,8 +27,8 @@ class Reloader:
     Parameters
     ----------
     load : reads the configuration; raises ConfigError.
-    current : returns the configuration in force.
-    adopt : puts a configuration in force.
+    current : returns the present configuration.
+    adopt : applies a configuration.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Reloader:
         self._wanted.set()
 
     def to_json(self) -> dict[str, Any]:
-        """Return how many reloads were requested and done, and why and when the last was refused: GET /api/reload."""
+        """Return the body of GET /api/reload: reloads requested and done, why and when the last one failed."""
         return {
             "asked": self._asked,
             "answered": self._answered,
@@ -74,7 +74,7 @@ class Reloader:
             self._answered = asked
 
     async def _reload(self) -> tuple[str, ...]:
-        """Put the configuration of the file in force, unless it has problems; return these."""
+        """Apply the configuration of the file; return the problems that prevented it, empty if it was applied."""
         self._notifier.reloading()
         try:
             settings = await asyncio.to_thread(self._load)

@@ -1,4 +1,4 @@
-"""`[render]`: the render-ws service, how to log in there, and where it sees this machine's directories. Pure."""
+"""The section [render]: the render-ws service, its login, and its paths of this machine's directories. Pure."""
 
 from dataclasses import fields
 from typing import ClassVar, Self
@@ -18,8 +18,7 @@ EMBEDDED = "embedded"
 
 
 class PathMapEntry(Section):
-    """A directory as this machine and as render-ws sees it; one table for each. The longest match
-    applies."""
+    """Path of a directory on this machine and its path on render-ws; one table for each. The longest match applies."""
 
     in_example: ClassVar[bool] = False
 
@@ -50,8 +49,9 @@ class RenderSettings(Section):
     """File with a token that is sent as `Authorization: Bearer TOKEN`, in place of `username`. As `password_file`, it
     must be closed to others, and is read again when the login is refused. Empty: no token."""
     headers_file: OptionalPath = Field(None, **example(""))
-    """File with further headers of each request, one "Name: value" a line; a line that begins with # is a comment. As
-    `password_file`, it must be closed to others, and is read again when the login is refused. Empty: none."""
+    """File with further headers of each request, one "Name: value" on each line; a line that begins with # is a
+    comment. As `password_file`, it must be closed to others, and is read again when the login is refused. Empty:
+    none."""
     ca_file: OptionalPath = Field(None, **example(""))
     """PEM file with the certificates of the authorities to trust for an https address, in place of the system's. Empty:
     the system's."""
@@ -65,9 +65,9 @@ class RenderSettings(Section):
     unless NO_PROXY names its host."""
     clear_image_cache: bool = True
     """Whether temwatch asks render-ws to clear its image cache after existing mipmap files were rewritten. render-ws
-    caches images by URL, and otherwise shows the old pixels. After a clear it reads all images again."""
+    caches images by URL and would show the old pixels. After a clear it reads all images again."""
     path_map: tuple[PathMapEntry, ...] = ()
-    """Where render-ws sees the directories of this machine."""
+    """Paths of this machine's directories as render-ws sees them."""
 
     @field_validator("url")
     @classmethod

@@ -19,7 +19,7 @@ def _none_if_empty(value: object) -> object:
 
 
 def absolute_path(value: object) -> object:
-    """Return a text as an absolute path; raise ValueError if it is none."""
+    """Return a text as an absolute path, other values unchanged. Raises ValueError if it is relative or has '..'."""
     if not isinstance(value, str | Path):
         return value
     text = str(value)
@@ -51,7 +51,7 @@ def _network(value: str) -> str:
 
 
 def check_with(rule: Callable[..., T], *arguments: object, subject: str = "") -> T:
-    """Return the result of a rule; raise its fault as the ValueError that pydantic collects.
+    """Return the result of a rule. Raises its fault as the ValueError that pydantic collects.
 
     Parameters
     ----------

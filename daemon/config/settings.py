@@ -37,7 +37,7 @@ class JournalSettings(Section):
     """The SQLite file. It belongs on a local disk, outside every watched directory."""
     allow_network: bool = False
     """Whether `path` may be on a network file system. SQLite's locks and shared memory may not work there, so a crash
-    can damage the journal. While the file server is away, nothing can be recorded."""
+    can damage the journal. While the file server does not answer, nothing can be recorded."""
 
 
 class HttpSettings(Section):
@@ -57,8 +57,8 @@ class HttpSettings(Section):
     too. Requests under other names are refused: a web page could point its own name to this machine and read answers
     through a browser."""
     base_path: BasePath = Field("", **example(""))
-    """Path below which a reverse proxy shows the pages, as in "/temwatch". Requests are answered with and without it,
-    so the proxy may remove it or keep it. Empty: the pages are at the root."""
+    """Path below which a reverse proxy shows the pages, as in "/temwatch". The daemon accepts requests with and without
+    it, so the proxy may remove or keep it. Empty: the pages are at the root."""
     trusted_proxies: tuple[Network, ...] = Field((), **example([]))
     """Addresses or networks of reverse proxies, as in "127.0.0.1" or "10.1.0.0/16". Only their X-Forwarded-Proto and
     X-Forwarded-Host headers and their `user_header` count."""
@@ -151,16 +151,16 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @model_validator(mode="after")
-    def _hooks_are_apart(self) -> Self:
+    def _hooks_are_distinct(self) -> Self:
         require_distinct_names(self.hook)
         require_known_watches(self.hook, tuple(watch.name for watch in self.watch))
         return self
 
     @model_validator(mode="after")
-    def _watches_are_apart(self) -> Self:
+    def _watches_do_not_overlap(self) -> Self:
         for index, watch in enumerate(self.watch):
             for other_index, other in enumerate(self.watch[:index]):
-                _require_apart(index, watch, other_index, other)
+                _require_no_overlap(index, watch, other_index, other)
         return self
 
     @model_validator(mode="after")
@@ -168,8 +168,8 @@ class Settings(BaseSettings):
         paths = self.render.paths
         for index, watch in enumerate(self.watch):
             try:
-                watch.adopt(paths)
-                watch.stacks.require_room(self.render.owner, self.render.project)
+                watch.set_path_map(paths)
+                watch.stacks.require_short_names(self.render.owner, self.render.project)
             except RefusedKeyError as refused:
                 raise RefusedKeyError(f"watch[{index}].{refused.key}", refused.problem) from None
         return self
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
         return self
 
 
-def _require_apart(index: int, watch: WatchSettings, other_index: int, other: WatchSettings) -> None:
+def _require_no_overlap(index: int, watch: WatchSettings, other_index: int, other: WatchSettings) -> None:
     if watch.name == other.name:
         raise RefusedKeyError(f"watch[{index}].name", f"{watch.name!r} is already the name of watch[{other_index}]")
     if watch.directory.is_relative_to(other.directory) or other.directory.is_relative_to(watch.directory):

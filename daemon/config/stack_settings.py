@@ -10,7 +10,7 @@ from handlers.errors import Fault
 from handlers.render.names import StackId, legal_stack_name
 
 NAME_FIELDS = tuple(dict.fromkeys(field for reader in READERS.values() for field in reader.fields))
-"""Values of an acquisition that a stack's name may contain, of all formats."""
+"""Fields of an acquisition that a stack's name may contain; the union over all formats."""
 _SHORTEST = dict.fromkeys(NAME_FIELDS, "x")
 
 StackTemplates = tuple[str, str, str]
@@ -25,8 +25,8 @@ class StackSettings(Section):
     project: OptionalText = Field(None, **example("{specimen_id}", off=True))
     """Project of the stacks, a template like that of `raw`. Not set: `render.project`."""
     raw: Text = "{specimen_id}_raw"
-    """Name of the stack of raw tile specs. Header fields stand in braces. A character that render-ws does not accept in
-    a name becomes an underscore. A metafile fails if its name for a stack was already made from other values."""
+    """Name of the stack of raw tile specs. Header fields are in braces. A character that render-ws does not accept in
+    a name becomes an underscore. A metafile fails if its stack's name was made from other field values before."""
     mipmapped: OptionalText = Field(None, **example("{specimen_id}_mips"))
     """Name of the stack of tile specs with mipmap levels. Not set: the raw stack is updated in place."""
     close: bool = True
@@ -44,7 +44,7 @@ class StackSettings(Section):
 
         Parameters
         ----------
-        owner, project : of a watch that names none.
+        owner, project : defaults, if the watch sets none.
         """
         home = (self.owner or owner, self.project or project)
         return (*home, self.raw), (*home, self.mipmapped or self.raw)
@@ -56,7 +56,7 @@ class StackSettings(Section):
             check_with(legal_stack_name, value, _SHORTEST, subject=quoted(value))
         return value
 
-    def require_room(self, owner: str, project: str) -> None:
+    def require_short_names(self, owner: str, project: str) -> None:
         """Raise RefusedKeyError if a full name is too long for render-ws even with fields of one character."""
         for key, templates in zip(("raw", "mipmapped"), self.full_names(owner, project), strict=True):
             try:

@@ -23,7 +23,7 @@ def _output_place(value: object) -> object:
 
 
 def store_place(address: str) -> ObjectPlace:
-    """Return the place of an address. Raises ValueError if it is invalid, or if no client of stores is installed."""
+    """Return the place of an address. Raises ValueError if it is invalid, or if obstore is not installed."""
     place = parse_object(address)
     if importlib.util.find_spec("obstore") is None:
         raise ValueError(f"{quoted(address)} needs the extra object-store: pip install 'temwatch[object-store]'")
@@ -31,14 +31,14 @@ def store_place(address: str) -> ObjectPlace:
 
 
 def http_url(value: str) -> str:
-    """Return an address for tile specs without a slash at its end. Raises ValueError if no reader can use it."""
+    """Return an address for tile specs without its final slash. Raises ValueError if render-ws cannot use it."""
     if not value:
         return value
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{quoted(value)} is not an address like https://store.example.org/bucket")
     if parts.username is not None:
-        raise ValueError("holds a login, which every reader of the stack would see")
+        raise ValueError("contains a login, which every reader of the stack would see")
     if parts.query or parts.fragment or re.search(r"[^A-Za-z0-9._~:/\[\]@!$&'()*,;=%-]", value):
         raise ValueError(f"{quoted(value)} has a query, a fragment, or characters that need percent-encoding")
     return value.rstrip("/")
@@ -56,7 +56,7 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 
 
 class StoreSettings(Section):
-    """How the object store of `output_dir` is reached. Credentials come from the usual places of its provider."""
+    """Access to the object store of `output_dir`. Credentials come from the usual places of its provider."""
 
     endpoint: Endpoint = Field("", **example("https://store.example.org:9000", off=True))
     """URL of the store. Empty: that of the provider, or of the environment (`AWS_ENDPOINT_URL`)."""
@@ -76,7 +76,7 @@ class StoreSettings(Section):
     """URL of an HTTP proxy. Empty: that of the environment (`HTTPS_PROXY`)."""
 
     def access(self) -> StoreAccess:
-        """Return how the store is reached."""
+        """Return the access to the store."""
         return StoreAccess(
             self.endpoint,
             self.region or "",
@@ -87,8 +87,8 @@ class StoreSettings(Section):
             self.proxy,
         )
 
-    def require_use(self, place: Path | ObjectPlace) -> None:
-        """Raise RefusedKeyError for a key that the store of a place does not have."""
+    def refuse_unused_keys(self, place: Path | ObjectPlace) -> None:
+        """Raise RefusedKeyError for a key that has no effect with the store of a place."""
         given = {name for name in type(self).model_fields if getattr(self, name) not in (None, "")}
         if isinstance(place, Path):
             known: set[str] = set()

@@ -16,7 +16,7 @@ from daemon.config.meanings import meaning
 from handlers.place import ObjectPlace
 
 Section = tuple[str, bool, type[BaseModel]]
-"""Dotted name, whether it repeats, model."""
+"""Dotted name, whether it is a list of tables, model."""
 
 
 def example(value: object, *, off: bool = False) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def plain_fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def toml_example(root: type[BaseModel], head: str) -> str:
-    """Return a file that loads and shows every key below its meaning."""
+    """Return a valid configuration file that shows every key below its meaning."""
     blocks = [_comment(head)]
     for name, repeats, model in sections(root):
         mark = "" if getattr(model, "in_example", True) else "# "

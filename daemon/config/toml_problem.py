@@ -1,4 +1,4 @@
-"""Messages about text that is not TOML: file, line, and the text to write instead. Pure."""
+"""Messages about invalid TOML: file, line, and how to correct it. Pure."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def toml_problem(path: Path, text: str, message: str) -> str:
 
 
 def _advice(message: str, line: str) -> str | None:
-    """Return the problem of a line and its correction; None if tomllib's message says all that is known."""
+    """Return the problem of a line and its correction; None if tomllib's message has to suffice."""
     header = line.strip().startswith("[")
     pair = _PAIR.match(line)
     if message.startswith(("Cannot overwrite", "Cannot declare", "Cannot mutate", "Cannot redefine")):
@@ -47,8 +47,8 @@ def _table_twice(header: str) -> str:
     if name == "watch":
         return "[watch] and [[watch]] exclude each other: write [[watch]] above each watch"
     if name.startswith("watch."):
-        return f"[{name}] is there twice for one watch: start each watch with a line [[watch]]"
-    return f"[{name}] is there twice: move its keys below one heading"
+        return f"[{name}] is set twice for one watch: start each watch with a line [[watch]]"
+    return f"[{name}] is set twice: move its keys below one heading"
 
 
 def _value_advice(key: str, value: str) -> str:

@@ -25,16 +25,16 @@ from handlers.render.names import template_fields
 
 
 class ZSettings(Section):
-    """How z, a section's place in the stack, follows from its metafile."""
+    """Rule that derives z, a section's place in the stack, from its metafile."""
 
     rule: ZRuleKind = Field(**example("grid"))
     """Source of z. "header": z_index in the header. "grid": grid in the header, as a number. "name": the metafile's
     name, by `name_pattern`. "table": the file `table`. "depth": the recorded depth over `stacks.resolution_z`, or, if
     that is not set, over the section's own thickness; only with format = "sbemimage". "fixed": always `z`."""
     offset: float = 0
-    """Number of sections that is added to the z of the rule."""
+    """Offset that is added to the z of the rule, in sections."""
     offsets_by_media: dict[str, float] = Field(default_factory=dict, **example({"0151": 130000}, off=True))
-    """Offset of each tape (media_id in the header), in place of `offset`. A tape that is not listed takes `offset`."""
+    """Offset of each tape (media_id in the header), in place of `offset`. Other tapes have `offset`."""
     name_pattern: OptionalText = Field(None, **example(DEFAULT_NAME_PATTERN, off=True))
     """Regular expression with a group named z. It is searched in the metafile's name, or in its whole path if the
     expression contains a "/". Only valid with rule = "name". Not set: an expression that finds the grid."""
@@ -162,8 +162,8 @@ class WatchSettings(Section):
     """Seconds to wait for images that are missing or have a placeholder as their time (1970, 1980). Then the montage
     fails and lists them."""
     recheck_images_for_s: float = Field(3600, ge=0)
-    """Seconds for which the images of a COMPLETE montage are checked for changes, at growing intervals, because a copy
-    may have stalled. Mipmaps of changed images are made again. 0: no check after COMPLETE."""
+    """Seconds for which the images of a COMPLETE montage are checked for changes, at growing intervals, since a stalled
+    copy may continue. Mipmaps of changed images are made again. 0: no check after COMPLETE."""
     strict: bool = False
     """Whether a warning (tiles off their own grid) fails a montage."""
     reference_sets: Literal["ignore", "ingest"] = "ignore"
@@ -193,7 +193,7 @@ class WatchSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_format(cls, value: Any) -> Any:
-        """Add what follows from the format where the configuration does not set it."""
+        """Add the format's defaults for keys that the configuration does not set."""
         reader = READERS.get(str(value.get("format"))) if isinstance(value, dict) else None
         if reader is None:
             return value
@@ -209,7 +209,7 @@ class WatchSettings(Section):
             for field in template_fields(getattr(self.stacks, key) or ""):
                 if field not in self.reader.fields:
                     known = ", ".join(self.reader.fields)
-                    problem = f"{{{field}}} is no value of format = {quoted(self.format)}, which has {known}"
+                    problem = f"{{{field}}} is not a field of format = {quoted(self.format)}, which has {known}"
                     raise RefusedKeyError(f"stacks.{key}", problem)
         return self
 
@@ -223,13 +223,13 @@ class WatchSettings(Section):
             raise RefusedKeyError("pixel_size_nm", f"is required with format = {quoted(self.format)}")
         return self
 
-    def adopt(self, paths: PathMap) -> None:
-        """Take over `render.path_map`; `Settings` calls it, so that no user of the plan or the options can forget it.
+    def set_path_map(self, paths: PathMap) -> None:
+        """Set `render.path_map` for the tile-spec options and the mipmap plan. `Settings` calls this once.
 
         Raises
         ------
         RefusedKeyError
-            If render-ws has no name, or another file, for a path of this watch.
+            If the path map cannot translate a path of this watch, or a path builder would alter its URL.
         """
         self._paths = paths
         named = {"directory": self.directory, "tilespecs.mask": self.tilespecs.mask}
@@ -272,7 +272,7 @@ class WatchSettings(Section):
         return READERS[self.format]
 
     def watch_root(self) -> WatchRoot:
-        """Return the watcher's part of the settings. The watcher ignores nothing: ignored metafiles are recorded."""
+        """Return the watcher's part of the settings. It lacks `ignore`, since ignored metafiles are recorded, too."""
         return WatchRoot(
             name=self.name,
             directory=self.directory,
@@ -284,7 +284,7 @@ class WatchSettings(Section):
         )
 
     def to_z_rule(self) -> ZRule:
-        """Return the rule for z; reads the table of a rule that has one.
+        """Return the rule for z. Reads the table, if the rule has one. Blocking.
 
         Raises
         ------
@@ -304,7 +304,7 @@ class WatchSettings(Section):
         )
 
     def tilespec_options(self) -> TileSpecOptions:
-        """Return how tile specs follow from a metafile."""
+        """Return the options for making tile specs from a metafile."""
         output_dir = self.mipmaps.output_dir
         return TileSpecOptions(
             minimum_intensity=self.tilespecs.minimum_intensity,
@@ -335,6 +335,6 @@ class WatchSettings(Section):
         )
 
     def name_facts(self, acquisition: Acquisition) -> dict[str, object]:
-        """Return the values for a stack's name; `specimen` takes the place of a missing specimen_id."""
+        """Return the field values for a stack's name; `specimen` replaces a missing specimen_id."""
         facts = {field: acquisition.fact(field) for field in NAME_FIELDS}
         return {**facts, "specimen_id": facts["specimen_id"] or self.specimen}

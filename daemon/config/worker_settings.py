@@ -1,4 +1,4 @@
-"""`[workers]`: the workers that make mipmaps, on this machine or of a dask scheduler. Pure."""
+"""The section [workers]: the workers that make mipmaps, on this machine or on a dask cluster. Pure."""
 
 import os
 from typing import ClassVar, Literal, Self
@@ -11,11 +11,11 @@ from daemon.config.text import example
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 
 CLUSTER_COUNT = 64
-"""Value of `count` with a dask scheduler, if it is 0."""
+"""Number that replaces `count = 0` with a dask scheduler."""
 
 
 def default_processes(cores: int) -> int:
-    """Return the number of worker processes with `count = 0`: while some wait for a disk, others use their cores.
+    """Return the number of worker processes with `count = 0`, more than cores: some workers wait for disks.
 
     docs/decisions/atomic-writes.md has the figures.
 
@@ -26,17 +26,17 @@ def default_processes(cores: int) -> int:
 
 
 class WorkerPathEntry(Section):
-    """A directory as this machine and as workers of dask see it; one table for each. The longest match
+    """Path of a directory on this machine and its path on dask workers; one table for each. The longest match
     applies."""
 
     in_example: ClassVar[bool] = False
 
     hosts: Text = Field("*", **example("node*"))
-    """Host names of the workers with this path: a pattern, as in "node*"."""
+    """Pattern of the host names of the workers with this path, as in "node*"."""
     local: AbsolutePath = Field(**example("/data/temca2"))
     """Directory on this machine. A path below no entry is the same on both sides."""
     worker: AbsolutePath = Field(**example("/mnt/em/temca2"))
-    """The same directory as these workers see it."""
+    """The same directory's path on these workers."""
 
 
 class WorkerSettings(Section):
@@ -50,8 +50,8 @@ class WorkerSettings(Section):
     submits half as many tiles more. 0: 64."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
-    "dask". While the scheduler or its workers are away, tiles wait for them. `check-config --probe` asks it and its
-    workers."""
+    "dask". While the scheduler or its workers are unreachable, tiles wait for them. `check-config --probe` tests the
+    scheduler and its workers."""
     dask_ca_file: OptionalPath = Field(None, **example(""))
     """PEM file with the authorities that signed the certificates of scheduler and workers. Required with an
     address that begins with tls://."""
@@ -62,14 +62,13 @@ class WorkerSettings(Section):
     """PEM file with the key of `dask_certificate_file`, without a passphrase. Other users must not be able to read this
     file. Empty: the key is in the file of the certificate."""
     tile_timeout_s: float = Field(300, gt=0)
-    """Seconds that a worker may take for one tile. A worker that takes longer hangs, for example on a dead mount: it is
-    replaced, and the tile is retried a few times."""
-
+    """Seconds that a worker may take for one tile. A worker that takes longer counts as hung, for example on a dead
+    mount: it is replaced, and the tile is retried a few times."""
     largest_image_megapixels: float = Field(100, gt=0, le=4096)
     """Largest image, in millions of pixels. Larger images are refused. Each worker process may take 16 bytes of memory
-    for each pixel of it, plus 512 MiB: a tile that needs more fails alone."""
+    for each of its pixels, plus 512 MiB. A tile that needs more memory fails; other tiles are not affected."""
     path_map: tuple[WorkerPathEntry, ...] = ()
-    """Where workers on other hosts see the directories of this machine."""
+    """Paths of this machine's directories on workers of other hosts."""
 
     @model_validator(mode="after")
     def _scheduler_goes_with_dask(self) -> Self:
@@ -90,12 +89,12 @@ class WorkerSettings(Section):
         for side in ("local", "worker"):
             keys = [(entry.hosts, getattr(entry, side)) for entry in value]
             if twice := next((key for index, key in enumerate(keys) if key in keys[:index]), None):
-                raise ValueError(f"{side} = {quoted(str(twice[1]))} stands in two entries for the hosts {twice[0]}")
+                raise ValueError(f"{side} = {quoted(str(twice[1]))} is in two entries for the hosts {twice[0]}")
         return value
 
     @property
     def at_once(self) -> int:
-        """Number of worker processes; with dask, of tiles submitted at once."""
+        """Number of worker processes; with dask, number of tiles submitted at the same time."""
         return self.count or (CLUSTER_COUNT if self.cluster else default_processes(os.cpu_count() or 1))
 
     @property
@@ -107,5 +106,5 @@ class WorkerSettings(Section):
 
     @property
     def worker_paths(self) -> tuple[WorkerPath, ...]:
-        """Paths of this machine's directories on other hosts."""
+        """Paths of this machine's directories on the workers' hosts."""
         return tuple(WorkerPath(entry.hosts, entry.local, entry.worker) for entry in self.path_map)

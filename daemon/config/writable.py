@@ -1,4 +1,4 @@
-"""Whether this process may write in a directory, and whether systemd lets the service do so."""
+"""Check whether this process can write in a directory, and whether the service's systemd unit allows it."""
 
 import os
 import pwd
@@ -12,7 +12,7 @@ from handlers.text import printable
 _READ_ONLY = "remount it writable; a service must have it below a path of ReadWritePaths= of its unit"
 
 
-def nearest(directory: Path) -> Path:
+def nearest_existing(directory: Path) -> Path:
     """Return the directory, or its nearest parent that exists. Raises FileNotFoundError if none does."""
     for place in (directory, *directory.parents):
         if place.exists():
@@ -20,12 +20,12 @@ def nearest(directory: Path) -> Path:
     raise FileNotFoundError(directory)
 
 
-def refusal(directory: Path, *, used: bool = False) -> str:
-    """Return why nothing can be written in a directory (or its nearest existing parent); empty if something can.
+def write_problem(directory: Path, *, used: bool = False) -> str:
+    """Return why this process cannot write in a directory or its nearest existing parent; empty if it can.
 
     Parameters
     ----------
-    used : whether files were written there before; then its own permissions are not checked, because only its
+    used : whether files were written there before. Then the directory's own permissions are not checked: only its
         subdirectories have to be writable.
 
     Raises
@@ -33,7 +33,7 @@ def refusal(directory: Path, *, used: bool = False) -> str:
     OSError
         If the directory cannot be accessed.
     """
-    place = nearest(directory)
+    place = nearest_existing(directory)
     at = "" if place == directory else f" at {printable(place)}"
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return f"cannot be written{at}: mounted read-only here ({_READ_ONLY})"
@@ -43,15 +43,15 @@ def refusal(directory: Path, *, used: bool = False) -> str:
 
 
 def user_name() -> str:
-    """Return the name of the user who runs this process, or its number if it has no name."""
+    """Return the name of the user who runs this process; the number if it has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
 
 
-def outside_of_the_unit(written: Mapping[str, Path]) -> Iterator[str]:
-    """Yield one line for each key whose path the sandbox of the service's unit makes read-only.
+def read_only_in_unit(written: Mapping[str, Path]) -> Iterator[str]:
+    """Yield one line for each key whose path is read-only in the sandbox of the service's unit.
 
     Yields nothing if systemd does not run or does not know the unit.
     """

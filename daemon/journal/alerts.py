@@ -1,4 +1,4 @@
-"""Alerts and messages in the journal, and the montages that they report. Functions of the connection."""
+"""Alerts and their messages, and the montages that alerts report. Functions of the connection, as in `rows`."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from daemon.journal.file import Connection
 
 
 class AlertRow(NamedTuple):
-    """An alert. Times are seconds since 1970 UTC."""
+    """A row of the table `alerts`. Times are seconds since 1970 UTC."""
 
     kind: str
     watch: str
@@ -23,7 +23,7 @@ class AlertRow(NamedTuple):
 
 
 class MessageRow(NamedTuple):
-    """A message."""
+    """A row of the table `alert_messages`. Times are seconds since 1970 UTC."""
 
     id: str
     made_at: float
@@ -34,24 +34,25 @@ class MessageRow(NamedTuple):
     title: str
     body: str
     taken: str
-    """JSON: numbers of addresses."""
+    """JSON list: numbers of the addresses that accepted the message."""
 
 
 class Kept(NamedTuple):
-    """Content of the alerts' tables."""
+    """Contents of the tables of alerts."""
 
     alerts: list[AlertRow]
     messages: list[MessageRow]
     """In the order in which they were written."""
     notes: dict[str, float]
+    """Numbers by name that the alerts keep over a restart."""
 
 
 class Change(NamedTuple):
-    """Changes that are stored in one transaction."""
+    """Changes of the tables of alerts, stored in one transaction."""
 
     alerts: list[AlertRow]
     alerts_gone: list[tuple[str, str, str]]
-    """kind, watch, subject."""
+    """Keys of the alerts to delete: kind, watch, subject."""
     messages: list[MessageRow]
     messages_gone: list[str]
     notes: list[tuple[str, float]]
@@ -61,7 +62,7 @@ MOST_MONTAGES = 1000
 _ALERTS = ", ".join(AlertRow._fields)
 _MESSAGES = ", ".join(MessageRow._fields)
 _FAILED = "SELECT id, watch, z, fault FROM montages WHERE state = 'failed' ORDER BY id DESC LIMIT ?"
-# Montages whose images are awaited; the pipeline says so in `waiting_for`.
+# Montages that wait for images. The pipeline writes this text into `waiting_for`.
 _LATE = (
     "SELECT id, watch, z, waiting_for FROM montages WHERE state = 'noticed' AND watch = ? AND changed_at < ?"
     " AND waiting_for LIKE '%images missing or incomplete%' ORDER BY id DESC LIMIT ?"
@@ -74,7 +75,7 @@ _PUT_MESSAGE = (
 
 
 def load(connection: Connection) -> Kept:
-    """Return all alerts and messages."""
+    """Return all alerts, messages and notes."""
     alerts = connection.execute(f"SELECT {_ALERTS} FROM alerts")  # noqa: S608  constant text
     messages = connection.execute(f"SELECT {_MESSAGES} FROM alert_messages ORDER BY number")  # noqa: S608  constant text
     notes = connection.execute("SELECT name, value FROM alert_notes")
@@ -82,7 +83,7 @@ def load(connection: Connection) -> Kept:
 
 
 def save(connection: Connection, change: Change) -> None:
-    """Store what changed."""
+    """Store changes."""
     connection.executemany(_PUT_ALERT, change.alerts)
     connection.executemany("DELETE FROM alerts WHERE kind = ? AND watch = ? AND subject = ?", change.alerts_gone)
     connection.executemany(_PUT_MESSAGE, change.messages)
@@ -103,7 +104,12 @@ def _problem(fault: Mapping[str, Any]) -> str:
 
 
 def late_montages(connection: Connection, before: Mapping[str, float]) -> list[tuple[int, str, float | None, str]]:
-    """Return id, watch, z and reason of montages that wait for images since before a time, by watch."""
+    """Return id, watch, z and reason of montages that have waited for images since before a time.
+
+    Parameters
+    ----------
+    before : watch name -> the time, seconds since 1970 UTC.
+    """
     return [
         row for watch, at in before.items() for row in connection.execute(_LATE, (watch, at, MOST_MONTAGES)).fetchall()
     ]

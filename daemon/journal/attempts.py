@@ -1,4 +1,4 @@
-"""Attempts of steps: journaled before they begin, and ended also when the caller is cancelled."""
+"""Record attempts of steps: their begin before the step starts, their end even if the caller is cancelled."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +15,11 @@ class JournalAttempts(JournalQueries):
     """The journal's records of attempts. Parameters and exceptions: see `Journal`."""
 
     async def begin_attempt(self, montage_id: int, step: Step) -> int:
-        """Return the id of an attempt, journaled before it starts; STOPPED if the caller is cancelled meanwhile."""
+        """Record that an attempt begins; return its id. A cancelled call records the attempt as STOPPED."""
         return (await self.begin_attempts([montage_id], step))[montage_id]
 
     async def begin_attempts(self, montage_ids: Sequence[int], step: Step) -> dict[int, int]:
-        """Return the attempt of each montage, journaled together; STOPPED if the caller is cancelled meanwhile."""
+        """Record together that attempts begin; return their ids by montage. See `begin_attempt`."""
         begun: dict[int, int] = {}
 
         def begin(connection: Connection) -> dict[int, int]:
@@ -34,7 +34,12 @@ class JournalAttempts(JournalQueries):
             raise
 
     async def stop_attempts(self, attempts: Mapping[int, int]) -> None:
-        """Record as STOPPED the attempts, by montage, that have not ended."""
+        """Record attempts as STOPPED unless they have ended.
+
+        Parameters
+        ----------
+        attempts : montage id -> attempt id.
+        """
         await self.write(lambda connection: rows.stop_attempts(connection, attempts, self._clock()))
 
     async def end_attempt(self, attempt_id: int, outcome: Outcome, fault: Fault | None = None) -> None:
@@ -42,7 +47,7 @@ class JournalAttempts(JournalQueries):
         await self.end_attempts([attempt_id], outcome, fault)
 
     async def end_attempts(self, attempt_ids: Iterable[int], outcome: Outcome, fault: Fault | None = None) -> None:
-        """Record together that attempts ended in the same way, also if the caller is cancelled meanwhile."""
+        """Record together that attempts ended with the same outcome, even if the caller is cancelled meanwhile."""
         ended = tuple(attempt_ids)
 
         def end(connection: Connection) -> None:
@@ -52,9 +57,11 @@ class JournalAttempts(JournalQueries):
         try:
             await self.write(end)
         except asyncio.CancelledError:
-            await self.write(end)  # a locked journal may have refused the first one; an attempt ends once
+            await self.write(
+                end
+            )  # a locked journal may have refused the first write; a second end of an attempt is ignored
             raise
 
     async def count_crashes(self) -> int:
-        """Record as CRASHED the attempts that the last process left unended; return their number."""
+        """Record as CRASHED the attempts that the previous process left open; return their number."""
         return await self.write(lambda connection: rows.count_crashes(connection, self._clock()))

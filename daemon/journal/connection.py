@@ -34,21 +34,21 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 RETRY_S = 2.0
-"""Delay before an unusable journal is tried again."""
+"""Delay before access to an unusable journal is retried."""
 LOCKED_RETRY_S = 0.1
-"""Delay before a locked journal is tried again."""
+"""Delay before a write to a locked journal is retried."""
 BLOCKED_S = 3.0
-"""A daemon that stops does not wait for a lock that has lasted longer."""
+"""A stopping daemon does not wait for a lock that has lasted longer."""
 STUCK_S = 10.0
-"""A transaction that takes longer counts as hanging: the disk does not answer."""
+"""A transaction that takes longer counts as hung: the disk does not answer."""
 CLOSE_S = 5.0
-"""Longest wait of a close for the transactions in the queue."""
+"""Longest wait of a close for queued transactions."""
 
 
 class JournalConnection:
-    """A connection that writes and another that only reads.
+    """One connection for writing and one for reading, each used by one thread.
 
-    Reads see everything that is committed, and never wait for a write.
+    A read sees all committed transactions and never waits for a write.
 
     Parameters and exceptions: see `Journal`.
     """
@@ -74,7 +74,7 @@ class JournalConnection:
 
     @property
     def fault(self) -> StorageFault | None:
-        """The reason why the journal cannot be written now; None if it can."""
+        """Why the journal cannot be written now; None if it can."""
         began = self._transaction_began
         if began is not None and (stuck_s := time.monotonic() - began) > STUCK_S:
             problem = f"the journal has not answered for {stuck_s:.0f} s"
@@ -129,9 +129,9 @@ class JournalConnection:
             self._files = open_files(self.path)
 
     def _check_files(self) -> StorageFault | None:
-        """Return the fault if the files at the journal's path are not the open ones, and take note of it.
+        """Return and remember a fault if the files at the journal's path are not the open ones; None if they are.
 
-        SQLite works on with a deleted file without an error, and everything written to it is lost at the end.
+        SQLite continues with a deleted file without an error, and everything written to it is lost at the end.
         """
         fault = None if are_in_place(self._files) else deleted_fault(self.path)
         if fault is not None and self._file_fault is None:
@@ -150,14 +150,14 @@ class JournalConnection:
             self._writer = None
 
     def give_up(self) -> None:
-        """Stop recording: every task that waits for the journal is cancelled."""
+        """Stop recording: cancel every task that waits for a write."""
         self._is_given_up = True
 
     async def write(self, closure: Callable[[Connection], T]) -> T:
         """Return the closure's result, run on the writing thread in one transaction.
 
-        While the journal cannot be written (its disk is full, for example), this waits and retries: nothing that has
-        to be recorded is dropped, and the caller does not continue without it.
+        While the journal cannot be written (its disk is full, for example), this waits and retries. So no record is
+        lost, and the caller never continues without its record.
         """
         if self._read_only:
             raise StorageFault(str(self.path), "the journal is opened for reading only")
@@ -165,7 +165,7 @@ class JournalConnection:
             if self._is_given_up:
                 raise asyncio.CancelledError("the journal is closed: its disk does not answer")
             work = asyncio.get_running_loop().run_in_executor(self._write_thread, self._transact, closure)
-            work.add_done_callback(self._end_write)  # also if the caller is cancelled: the write goes on
+            work.add_done_callback(self._end_write)  # even if the caller is cancelled: the write continues
             try:
                 result = await asyncio.shield(work)  # a cancelled caller does not interrupt the write
             except StorageFault as fault:
@@ -176,7 +176,7 @@ class JournalConnection:
 
     @property
     def next_write(self) -> asyncio.Event:
-        """Set when a transaction that writes has ended. Take it before reading, to miss none."""
+        """Event that is set when the next write ends. Get it before a read, so that no write is missed."""
         return self._next_write
 
     def _end_write(self, _: object) -> None:
@@ -184,7 +184,7 @@ class JournalConnection:
         ended.set()
 
     def _note_failed_write(self, fault: StorageFault) -> float:
-        """Return the delay until the write is retried, seconds. A lock becomes a fault only if it lasts."""
+        """Return the delay until the write is retried, seconds. A lock becomes a fault only after `BUSY_S`."""
         now = time.monotonic()
         is_locked = isinstance(fault, JournalLocked)
         if is_locked and self._locked_since is None:
@@ -236,7 +236,9 @@ class JournalConnection:
             raise journal_fault(self.path, error) from error
 
     async def back_up(self, target: Path) -> int:
-        """Copy the journal to a new file; return the number of montages in it. A deleted journal can be copied, too.
+        """Copy the journal to a new file; return the number of montages in it.
+
+        This also works after the journal's file was deleted.
 
         Raises
         ------

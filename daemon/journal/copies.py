@@ -1,4 +1,4 @@
-"""Copies of a journal: make, check and remove them."""
+"""Make, check and remove copies of a journal."""
 
 import sqlite3
 from contextlib import closing

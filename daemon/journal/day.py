@@ -21,7 +21,7 @@ _VERDICTS = (
 
 @dataclass(slots=True)
 class Day:
-    """Montages of one microscope of a watch."""
+    """Results of one microscope of a watch."""
 
     watch: str
     scope: str
@@ -35,11 +35,16 @@ class Day:
     unfinished: int = 0
     """Unfinished montages."""
     verdicts: dict[str, int] = field(default_factory=dict)
-    """Number of montages since the time, by the verdict of the rules."""
+    """Number of montages judged since the time, by the rules' verdict."""
 
 
 def days_since(connection: Connection, at: float) -> list[Day]:
-    """Return what became of the montages since a time, by watch and scope."""
+    """Return the results since a time, ordered by watch and scope.
+
+    Parameters
+    ----------
+    at : seconds since 1970 UTC.
+    """
     days: dict[tuple[str, str], Day] = {}
 
     def day(watch: str, scope: str | None) -> Day:

@@ -1,4 +1,4 @@
-"""Deliveries: which hook has not taken which event yet. Functions of the connection, as in `rows`."""
+"""Deliveries: events that a hook has not accepted yet. Functions of the connection, as in `rows`."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ Wants = Callable[[Kind, str], bool]
 """Whether a hook wants events of a kind, of a watch."""
 
 FAR_S = 7200.0
-"""A next attempt that is further away was planned before the clock was set back, and is due."""
+"""A next attempt further in the future was scheduled before the clock was set back; it is due now."""
 QUEUED_AT_ONCE = 500
 """Events that one transaction queues."""
 PRUNED_AT_ONCE = 1000
 
 _EVENT = ", ".join(f"outbox.{column}" for column in outbox.COLUMNS.split(", "))
-# The first waiting event of each subject, if it is due: the others of the subject follow it.
+# The first waiting event of each subject, if it is due. Later events of the subject wait for it.
 _DUE = (
     f"SELECT id, queued_at, attempts, {_EVENT} FROM deliveries AS this JOIN outbox USING (number)"  # noqa: S608  constant
     " WHERE hook = :hook AND is_dead = 0 AND (next_try_at <= :now OR next_try_at > :now + :far)"
@@ -38,7 +38,7 @@ _PRUNE = (
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event on its way to a hook."""
+    """An event that is queued for a hook. `queued_at` is seconds since 1970 UTC."""
 
     id: int
     queued_at: float
@@ -66,7 +66,7 @@ class ListedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed attempt at a delivery."""
+    """A failed attempt at a delivery. `next_try_at` is seconds since 1970 UTC."""
 
     delivery_id: int
     problem: str
@@ -76,18 +76,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class HookCounts:
-    """Events that a hook has not taken."""
+    """Number and age of the events that a hook has not accepted."""
 
     waiting: int
     dead: int
     oldest_queued_at: float | None
     """Time of the oldest waiting event; seconds since 1970 UTC."""
     problem: str | None
-    """Problem of the oldest waiting event that was tried."""
+    """Problem of the oldest waiting event that was attempted."""
 
 
 def register(connection: Connection, hooks: Collection[str]) -> None:
-    """Let new hooks begin with the next event; forget the positions of hooks that are not configured any more."""
+    """Start new hooks at the next event; delete the positions of hooks that are no longer configured."""
     last = outbox.last_number(connection)
     known = {hook for (hook,) in connection.execute("SELECT hook FROM hooks")}
     connection.executemany("DELETE FROM hooks WHERE hook = ?", [(hook,) for hook in known.difference(hooks)])
@@ -95,12 +95,12 @@ def register(connection: Connection, hooks: Collection[str]) -> None:
 
 
 def positions(connection: Connection) -> dict[str, int]:
-    """Return up to which number the events are queued, by hook."""
+    """Return the number of the last event that was considered for each hook."""
     return dict(connection.execute("SELECT hook, position FROM hooks"))
 
 
 def queue(connection: Connection, wants: Mapping[str, Wants], now: float) -> bool:
-    """Queue the next events for each hook that wants them; return whether more remain."""
+    """Queue the next events for each hook that wants them; return whether more events remain."""
     has_more = False
     for hook, position in positions(connection).items():
         rows = connection.execute(
@@ -119,11 +119,11 @@ def queue(connection: Connection, wants: Mapping[str, Wants], now: float) -> boo
 
 
 def due(connection: Connection, hook: str, now: float, limit: int, *, least_tried: bool = False) -> list[Delivery]:
-    """Return deliveries that may be attempted now: of each subject the first event, in order.
+    """Return deliveries that are due: the first waiting event of each subject, in order.
 
     Parameters
     ----------
-    least_tried : those with the fewest attempts first.
+    least_tried : order by the number of attempts, fewest first.
     """
     query = _DUE.format(order="attempts, number" if least_tried else "number")
     values = {"hook": hook, "now": now, "far": FAR_S, "limit": limit}
@@ -134,7 +134,7 @@ def due(connection: Connection, hook: str, now: float, limit: int, *, least_trie
 
 
 def next_try_at(connection: Connection, hook: str, now: float) -> float | None:
-    """Return when the next delayed delivery of a hook is due; None if none is delayed."""
+    """Return when the next delayed delivery of a hook is due, seconds since 1970 UTC; None if none is delayed."""
     query = "SELECT min(next_try_at) FROM deliveries WHERE hook = ? AND is_dead = 0 AND next_try_at > ?"
     found: float | None = connection.execute(query, (hook, now)).fetchone()[0]
     return found
@@ -158,7 +158,7 @@ def give_up_older(connection: Connection, hook: str, queued_before: float, probl
 
 
 def retry(connection: Connection, ids: Collection[int], now: float) -> list[int]:
-    """Make deliveries due at once, those that were given up as well; return the ids that exist."""
+    """Make deliveries due at once, including those that were given up; return the ids that exist."""
     return [
         each
         for each in ids
@@ -175,7 +175,7 @@ def drop(connection: Connection, ids: Collection[int]) -> list[int]:
 
 
 def listing(connection: Connection, limit: int) -> list[ListedDelivery]:
-    """Return deliveries, those that were given up first."""
+    """Return deliveries; those that were given up come first."""
     return [_listed(row) for row in connection.execute(_LIST, (limit,))]
 
 
@@ -185,7 +185,7 @@ def _listed(row: Sequence[Any]) -> ListedDelivery:
 
 
 def counts(connection: Connection) -> dict[str, HookCounts]:
-    """Return how much each hook has not taken."""
+    """Return the counts of each hook with undelivered events."""
     query = (
         "SELECT hook, sum(is_dead = 0), sum(is_dead), min(iif(is_dead, NULL, queued_at)) FROM deliveries GROUP BY hook"
     )
@@ -202,7 +202,12 @@ def _problem(connection: Connection, hook: str) -> str | None:
 
 
 def prune(connection: Connection, before: float, dead_before: float) -> bool:
-    """Delete old events that no hook waits for, and old deliveries; return whether more remain."""
+    """Delete old events that no hook waits for, and old deliveries; return whether more such events remain.
+
+    Parameters
+    ----------
+    before, dead_before : age limit of events and of deliveries, seconds since 1970 UTC.
+    """
     hooks = "SELECT hook FROM hooks"
     connection.execute(
         f"DELETE FROM deliveries WHERE queued_at < ? AND (is_dead = 1 OR hook NOT IN ({hooks}))",  # noqa: S608  constant

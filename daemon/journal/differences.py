@@ -22,11 +22,11 @@ class Found(NamedTuple):
     montage_id: int
     differences: int
     start: str | None
-    """First step of the replay that repairs them; None if no replay does."""
+    """First step of the replay that repairs the differences; None if no replay can."""
 
 
 class Differing(NamedTuple):
-    """A COMPLETE montage that was not made again since differences were found."""
+    """A COMPLETE montage that was not replayed since differences were found."""
 
     montage_id: int
     watch: str
@@ -36,7 +36,7 @@ class Differing(NamedTuple):
 
 
 def record(connection: Connection, found: Iterable[Found], clean: Iterable[int], now: float) -> None:
-    """Store what a verification found, and forget the montages in which it found nothing."""
+    """Store the differences of a verification; delete those of montages that it found clean."""
     connection.executemany(_PUT, [(now, each.differences, each.start, each.montage_id) for each in found])
     connection.executemany("DELETE FROM differences WHERE montage_id = ?", [(each,) for each in clean])
 

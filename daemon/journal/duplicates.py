@@ -1,6 +1,6 @@
-"""Montages of other paths with the same content, file or tiles. Functions of the connection, as in `rows`.
+"""Find montages of other paths with the same content, file or tiles. Functions of the connection, as in `rows`.
 
-A tile belongs to one montage of a stack.
+Each tile of a stack belongs to one montage only.
 """
 
 import json
@@ -15,7 +15,7 @@ from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 
 _SETTLED_STATES = ", ".join(f"'{state}'" for state in sorted(HAS_SETTLED))
-# Montages of other metafiles that put tiles into one of two stacks at a z, or did before they failed; tile ids last.
+# Montages of other metafiles that own tiles at a z of one of two stacks, or did before they failed; tile ids last.
 _TILE_OWNERS = (
     f"SELECT {COLUMNS}, tile_ids FROM montages JOIN tile_sets ON montage_id = id"  # noqa: S608  constant text
     f" WHERE z = :z AND metafile <> :metafile AND coalesce(failed_in, state) IN ({_SETTLED_STATES})"
@@ -28,14 +28,14 @@ _BESIDE = (
     f" AND coalesce(failed_in, state) IN ({_SETTLED_STATES})"
     " AND (raw_stack IN (:raw, :mipmapped) OR mipmapped_stack IN (:raw, :mipmapped)) ORDER BY id"
 )
-# Montages of other metafiles in a stack whose name has other header values; the values last.
+# Montages of other metafiles whose other header values gave the same stack name; the values last.
 _NAMESAKES = tuple(
     f"SELECT {COLUMNS}, {fields} FROM montages WHERE {stack} = :stack AND {fields} IS NOT NULL"  # noqa: S608
     f" AND ({fields} < :fields OR {fields} > :fields) AND metafile <> :metafile"
     f" AND coalesce(failed_in, state) IN ({_SETTLED_STATES}) ORDER BY id"
     for stack, fields in (("raw_stack", "raw_fields"), ("mipmapped_stack", "mipmapped_fields"))
 )
-# Montages of other metafiles with a content, or with a file of this size, mtime and inode. A move renews the ctime.
+# Montages of other metafiles with the same content, or the same size, mtime and inode. A move changes the ctime.
 _DUPLICATES = (
     f"SELECT {COLUMNS} FROM montages WHERE metafile <> :metafile AND state <> 'superseded' AND id IN ("  # noqa: S608
     "SELECT id FROM montages WHERE digest = :digest UNION SELECT id FROM montages WHERE seen_digest = :digest"
@@ -64,7 +64,7 @@ def _of_montage(connection: Connection, montage: Montage, query: str) -> list[Mo
 
 
 def tile_owners(connection: Connection, metafile: str, settled: Settled) -> list[Rival]:
-    """Return the montages of other metafiles that own some of the tiles."""
+    """Return the montages of other metafiles that own tiles of a settling montage."""
     wanted = frozenset(settled.tile_ids)
     values = {
         "z": settled.z,
@@ -82,7 +82,7 @@ def tile_owners(connection: Connection, metafile: str, settled: Settled) -> list
 
 
 def namesake(connection: Connection, metafile: str, settled: Settled, superseded: Collection[int]) -> Namesake | None:
-    """Return the first montage that another value of a header field led to one of the stacks.
+    """Return the first montage whose stack has the same name although a header field in the name has another value.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def namesake(connection: Connection, metafile: str, settled: Settled, superseded
 
 
 def rivals(connection: Connection, montage: Montage, settled: Settled, identity: FileIdentity) -> list[Rival]:
-    """Return the montages of other metafiles that own tiles of this one, or may be this one under another path.
+    """Return the montages of other metafiles that own tiles of a montage, or may be that montage under another path.
 
-    Another take of the section is a rival although its tiles may have other ids.
+    A repeated acquisition of the same slice is also a rival, although its tiles may have other ids.
     """
     metafile = path_to_uri(montage.metafile)
     found = tile_owners(connection, metafile, settled)

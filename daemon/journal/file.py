@@ -1,4 +1,4 @@
-"""The journal's file: open, examine, create and migrate it; turn SQLite's errors into faults."""
+"""Open, examine, create and migrate the journal's file; translate SQLite's errors into faults."""
 
 import os
 import sqlite3
@@ -20,7 +20,7 @@ Connection = sqlite3.Connection
 class UnusableJournal(SettingsFault):
     """The journal's file is damaged, of a newer version, or not a journal.
 
-    A restart does not help: a person has to choose between a back-up and a rebuild.
+    A restart does not help: an operator has to choose between a back-up and a rebuild.
     """
 
     exit_code = 2
@@ -31,9 +31,9 @@ class JournalLocked(StorageFault):
 
 
 BUSY_S = 10.0
-"""A lock of another connection becomes a fault after this time; opening waits for it as long."""
+"""Time after which a lock of another connection becomes a fault; also the wait of an opening connection."""
 BRIEFLY_BUSY_S = 0.5
-"""One transaction waits this long for a lock: its thread can do nothing else meanwhile."""
+"""Longest wait of one transaction for a lock, since its thread is blocked meanwhile."""
 MIGRATIONS: tuple[str, ...] = tuple(
     file.read_text(encoding="utf-8")
     for file in sorted(
@@ -53,8 +53,8 @@ Examination = Future[str]
 def examine_ahead(path: Path) -> Examination:
     """Start the examination in a thread, so that the process can import modules meanwhile.
 
-    It takes half a second for 100,000 montages and does not hold the GIL. It needs no lock: it only reads, and only the
-    process that gets the journal's lock calls `connect`.
+    It takes 0.5 s for 100,000 montages and releases the GIL. It needs no lock: it only reads, and only the process that
+    holds the journal's lock calls `connect`.
     """
     examination: Examination = Future()
 
@@ -72,11 +72,11 @@ def examine_ahead(path: Path) -> Examination:
 def connect(path: Path, examination: Examination | None = None) -> Connection:
     """Return a connection to the journal at `path`: created if absent, examined, migrated to the present version.
 
-    A new journal is complete before it gets its name, so an empty file with this name is always a damaged journal.
+    A new journal gets its name only when it is complete, so an empty file with this name is a damaged journal.
 
     Parameters
     ----------
-    examination : an examination of this file that was started earlier.
+    examination : an examination of this file that is already running.
 
     Raises
     ------
@@ -111,7 +111,9 @@ def connect_beside(path: Path) -> Connection:
     """Return a second connection, for reading, to a journal that `connect` has opened."""
     connection = _open(path)
     connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA user_version").fetchone()  # opens the files now, so that their deletion does not matter
+    connection.execute(
+        "PRAGMA user_version"
+    ).fetchone()  # opens the files now, so that a later deletion does not matter
     _wait_briefly(connection)
     return connection
 
@@ -152,7 +154,7 @@ def _open(path: Path, uri: str = "") -> Connection:
 
 
 def _create(path: Path) -> None:
-    """Create an empty journal; it is complete before it gets its name."""
+    """Create an empty journal under another name, then rename it."""
     for companion in ("-wal", "-journal"):
         if Path(f"{path}{companion}").exists():
             raise _damaged(path, f"it is missing, but its {companion} file exists")
@@ -197,7 +199,7 @@ def _is_in_place(file: OpenFile) -> bool:
 
 
 def deleted_fault(path: Path) -> StorageFault:
-    """Return the fault for a journal whose file was deleted or replaced while it is open."""
+    """Return the fault for a journal whose file was deleted or replaced while open."""
     return StorageFault(
         str(path),
         "the journal's file was deleted or replaced while the daemon uses it",
@@ -244,7 +246,7 @@ def _examine(connection: Connection, path: Path, examination: Examination | None
 
 
 def quick_check(connection: Connection, pragma: str = "quick_check") -> str:
-    """Return what SQLite's check of the whole file found first; "ok" if it found nothing."""
+    """Return the first problem that SQLite's check of the whole file finds; "ok" if there is none."""
     return str(connection.execute(f"PRAGMA {pragma}(1)").fetchone()[0])
 
 
@@ -293,9 +295,9 @@ _HINTS = {
 
 
 def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
-    """Return the fault for an error of SQLite. Raises errors that are bugs of this program."""
+    """Return the fault for an error of SQLite. Raises the error itself if it is a bug of this program."""
     if isinstance(error, sqlite3.OperationalError):
-        if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column that every journal has is missing
+        if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column of every journal is missing
             return _foreign(path, str(error))
         hint = _HINTS.get(_code(error), _HINT)
         kind = JournalLocked if _code(error) == sqlite3.SQLITE_BUSY else StorageFault

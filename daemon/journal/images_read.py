@@ -1,7 +1,7 @@
-"""The image of each tile as it was read: identity and digest. Functions of the connection, as in `rows`.
+"""Identity and digest of each tile's image as it was read. Functions of the connection, as in `rows`.
 
-While a montage's mipmaps are made, each tile has a row. When all are made, the rows become one compressed block: about
-100 kB for a section of 2,772 tiles, most of it digests.
+While a montage's mipmaps are made, each tile has a row. When all are made, the rows are packed into one compressed
+block: about 100 kB for a section of 2,772 tiles, mostly digests.
 """
 
 import json
@@ -21,10 +21,10 @@ from handlers.text import abbreviate
 
 MAX_NAMES = 5
 MAX_CHANGES = 10
-"""A montage keeps this many findings about changed images, the newest ones."""
+"""Largest number of findings about changed images that a montage keeps; the newest ones stay."""
 _CHANGED = "changed after their mipmaps were made"
 _NUMBERS = 4
-"""Numbers of an identity: size, mtime, ctime, inode."""
+"""Number of fields of an identity: size, mtime, ctime, inode."""
 _MASK = (1 << 64) - 1
 _HEAD = struct.Struct("<BI")
 _LAYOUT = 1
@@ -42,10 +42,14 @@ def to_row(content: FileContent | None) -> tuple[int | None, int | None, int | N
 
 
 def pack(contents: Mapping[str, FileContent]) -> bytes:
-    """Return the compressed block of the contents by tile id.
+    """Return the compressed block of contents.
 
-    Numbers are stored as differences from tile to tile, bytes of equal weight together: neighbouring files were written
-    within a second of each other, so most of these bytes are equal.
+    Numbers are stored as differences from tile to tile, split into byte planes: consecutive files were written within a
+    second of each other, so most bytes of the upper planes are equal.
+
+    Parameters
+    ----------
+    contents : tile id -> identity and digest of its image.
     """
     columns = list(zip(*(content.identity for content in contents.values()), strict=True)) or [()] * _NUMBERS
     names = json.dumps(list(contents)).encode()
@@ -56,7 +60,7 @@ def pack(contents: Mapping[str, FileContent]) -> bytes:
 
 
 def unpack(block: bytes) -> dict[str, FileContent]:
-    """Return the contents by tile id of a block that `pack` made. Raises ValueError for an unknown layout."""
+    """Return the contents, by tile id, of a block from `pack`. Raises ValueError for an unknown layout."""
     layout, count = _HEAD.unpack_from(block)
     if layout != _LAYOUT:
         raise ValueError(f"images_read: layout {_LAYOUT} expected, found {layout}")
@@ -95,7 +99,7 @@ def _decompressed(packed: bytes) -> tuple[bytes, bytes]:
 
 
 def keep(connection: Connection, montage_id: int) -> None:
-    """Pack the rows of the tiles whose image is known into the montage's block."""
+    """Pack the tile rows that have a digest into the montage's block."""
     rows = connection.execute(
         "SELECT tile_id, size, mtime_ns, ctime_ns, inode, digest FROM tiles"
         " WHERE montage_id = ? AND digest IS NOT NULL",
@@ -117,7 +121,7 @@ def contents_of(connection: Connection, montage_id: int) -> dict[str, FileConten
 
 
 def adopt(connection: Connection, montage_id: int, contents: Mapping[str, FileContent]) -> None:
-    """Store the new identities of images whose bytes have not changed."""
+    """Store new identities of images, except for images whose digest differs from the stored one."""
     before = contents_of(connection, montage_id)
     same = {tile_id: content for tile_id, content in contents.items() if _is_same(before.get(tile_id), content)}
     if same:
@@ -131,7 +135,7 @@ def _is_same(before: FileContent | None, now: FileContent) -> bool:
 
 
 def change(connection: Connection, montage_id: int, changed: Mapping[str, str], now: float) -> Montage:
-    """Set the montage back to make the mipmaps of changed images again; the mipmaps of other tiles stay.
+    """Reset the montage to INGESTED, so that the mipmaps of changed images are made again; other tiles stay recorded.
 
     Parameters
     ----------
@@ -162,10 +166,17 @@ def record_tiles(
     measured: Mapping[str, bytes],
     now: float,
 ) -> None:
-    """Record tiles whose mipmaps are made, each with its image as it was read and its numbers, if they are known."""
+    """Record tiles whose mipmaps are made.
+
+    Parameters
+    ----------
+    contents : tile id -> identity and digest of the image as it was read; None if unknown.
+    measured : tile id -> packed numbers of the tile, as far as they are known.
+    now : seconds since 1970 UTC.
+    """
     _insert_tiles(connection, montage_id, contents, measured, now)
     count_tiles(connection, montage_id, len(contents), now)
-    # The montage makes progress, so it is not what crashed the process before.
+    # The montage makes progress, so it did not cause the earlier crashes.
     connection.execute("UPDATE montages SET crashes = 0 WHERE id = ? AND crashes > 0", (montage_id,))
 
 
@@ -185,7 +196,7 @@ def _insert_tiles(
 
 
 def watched(connection: Connection) -> list[tuple[int, str, float]]:
-    """Return (id, watch, time of completion) of every montage whose images are still rechecked."""
+    """Return (id, watch, completion time) of every montage whose images are still rechecked."""
     query = (
         "SELECT id, watch, complete_at FROM images_read JOIN montages ON id = montage_id"
         " WHERE is_watched = 1 AND state = 'complete' ORDER BY complete_at, id"

@@ -1,7 +1,7 @@
-"""The daemon's memory: montages, their events and attempts, in one SQLite file.
+"""Persistent record of montages, their events and attempts in one SQLite file.
 
-The event and the state that follows commit together with `synchronous=FULL`: everything that the journal has
-acknowledged survives a crash of the process and of the machine.
+An event and the state that follows it are committed together with `synchronous=FULL`. Every acknowledged record
+survives a crash of the process and of the machine.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,17 +27,17 @@ log = structlog.get_logger()
 
 
 class Journal(JournalAttempts):
-    """The journal: questions (`JournalQueries`), attempts (`JournalAttempts`) and all other records.
+    """The journal: queries (`JournalQueries`), attempts (`JournalAttempts`) and all other records.
 
     Open it with `async with Journal(path) as journal`.
 
     Parameters
     ----------
     clock : seconds since 1970 UTC.
-    steady : a clock that is never set, for ages.
-    read_only : open an existing journal for reading, beside a running daemon too. Nothing is created, migrated or
-        waited for.
-    examination : an examination of this file that was started earlier.
+    steady : monotonic clock for ages, seconds.
+    read_only : open an existing journal for reading, even beside a running daemon. Nothing is created or migrated, and
+        a journal that cannot be read raises a fault at once.
+    examination : an examination of this file that is already running.
 
     Raises
     ------
@@ -54,9 +54,9 @@ class Journal(JournalAttempts):
         return await self._notice(lambda connection, now: sightings.notice(connection, sighting, now))
 
     async def notice_again(self, sighting: Sighting) -> int:
-        """Return the id of the montage of a metafile that is to be read again, known to the journal or not.
+        """Return the id of the montage of a metafile that is to be read again, even if the journal knows its identity.
 
-        Settling recognises a known content.
+        A known content is recognised when the metafile settles.
         """
         montage_id = await self._notice(lambda connection, now: sightings.notice(connection, sighting, now, force=True))
         assert montage_id is not None
@@ -65,8 +65,8 @@ class Journal(JournalAttempts):
     async def notice_changed(self, montage_id: int, sighting: Sighting) -> int | None:
         """Return the id of the montage for the new content of an unfinished montage's metafile.
 
-        None if the montage is not unfinished any more, or if the metafile was noticed again since: then the later
-        sighting decides.
+        None if the montage is no longer unfinished, or if the metafile was noticed again since; then the later sighting
+        takes effect.
         """
         return await self._notice(
             lambda connection, now: sightings.notice_changed(connection, montage_id, sighting, now)
@@ -89,7 +89,7 @@ class Journal(JournalAttempts):
     # --- settling
 
     async def recognise(self, inspection: Inspection) -> SettleResult | None:
-        """Merge the montage into the one that settled with the same content before; None if there is none.
+        """Merge the montage into the one that settled earlier with the same content; None if there is none.
 
         Raises
         ------
@@ -104,22 +104,22 @@ class Journal(JournalAttempts):
         settled: Settled,
         *,
         moved: Mapping[Montage, str] | None = None,
-        apart: Collection[int] = (),
+        unrelated: Collection[int] = (),
     ) -> SettleResult:
-        """Record that a metafile has settled, unless rivals have to be checked first.
+        """Record that a metafile has settled, unless rivals have to be checked first; then the result lists them.
 
         Parameters
         ----------
-        moved : rivals whose metafiles no longer hold the content of their montages, as they were when that was
-            checked, each with the reason in words. They are superseded, as are the other contents of the path.
-        apart : ids of rivals that were checked, and are other files without a tile of this montage.
+        moved : rival whose metafile no longer holds its content, as it was when that was checked -> the reason. These
+            rivals are superseded, and so are the other contents of the path.
+        unrelated : ids of checked rivals that are other files and own no tile of this montage.
         """
         return await self.write(
-            lambda connection: settling.settle(connection, inspection, settled, moved or {}, apart, self._clock())
+            lambda connection: settling.settle(connection, inspection, settled, moved or {}, unrelated, self._clock())
         )
 
     async def refuse(self, inspection: Inspection, fault: Fault) -> SettleResult:
-        """Record that a metafile cannot be ingested as it is: its montage FAILED before it settled.
+        """Record that a metafile cannot be ingested: its montage FAILED before it settled.
 
         If the content was read, the other contents of the path that are not COMPLETE are superseded.
         """
@@ -134,32 +134,41 @@ class Journal(JournalAttempts):
 
         Parameters
         ----------
-        evidence : the file that has to change before the metafile is read again, if there is one.
+        evidence : the file whose change makes the daemon read the metafile again; None if there is none.
         """
         return await self.write(
             lambda connection: settling.ignore(connection, inspection, reason, evidence, self._clock())
         )
 
     async def wait(self, montage_id: int, reason: str, digest: str | None = None) -> None:
-        """Record what a montage is waiting for, one sentence, and the sha256 of its content if it was read."""
+        """Record what a montage is waiting for.
+
+        Parameters
+        ----------
+        reason : one sentence for the operator.
+        digest : SHA-256 of the metafile's content, if it was read.
+        """
         await self.write(lambda connection: settling.wait(connection, montage_id, reason, digest))
 
     async def withdraw(self, refused: AwaitedFile) -> bool:
-        """Supersede a montage that another metafile kept from being ingested and whose own metafile is gone."""
+        """Supersede a montage whose metafile is gone and that was not ingested because of another metafile.
+
+        Returns whether the montage was superseded.
+        """
         return await self.write(lambda connection: retries.withdraw(connection, refused, self._clock()))
 
     async def move(self, montage: Montage, onto: Montage) -> tuple[Montage, ...]:
         """Record that a metafile moved to the path of another montage; return the superseded montages.
 
-        They are the montage, and the unfinished, FAILED and IGNORED montages that it had replaced at its former path.
-        Empty, and nothing changes, if the montage changed meanwhile.
+        These are the montage itself, and the unfinished, FAILED and IGNORED montages that it had replaced at its former
+        path. If the montage changed meanwhile, the result is empty and nothing is recorded.
         """
         return await self.write(lambda connection: settling.move(connection, montage, onto, self._clock()))
 
     async def restore(self, sighting: Sighting, settled: Settled, state: MontageState, evidence: str) -> int | None:
-        """Return the id of a montage that is inserted in the state that stacks and files prove.
+        """Insert a montage in the state that stacks and files prove; return its id.
 
-        None, and nothing is inserted, if a montage of another metafile owns some of its tiles.
+        If a montage of another metafile owns some of its tiles, nothing is inserted and the result is None.
         """
         return await self.write(
             lambda connection: settling.restore(connection, sighting, settled, state, evidence, self._clock())
@@ -174,7 +183,8 @@ class Journal(JournalAttempts):
 
         Parameters
         ----------
-        quality_numbers : with MIPMAPPED, the packed numbers of the montage, committed with the event.
+        quality_numbers : packed quality numbers of the montage, stored with the event MIPMAPPED only.
+        detail : stored with the event as JSON.
         """
 
         def work(connection: Connection) -> Montage:
@@ -186,20 +196,21 @@ class Journal(JournalAttempts):
         return await self.write(work)
 
     async def fail(self, montage_id: int, fault: Fault) -> Montage:
-        """Record that a montage failed, and why; log it in the words that status and web show."""
+        """Record that a montage failed because of a fault; log the same texts that status and pages show."""
         montage = await self.write(lambda connection: settling.fail(connection, montage_id, fault, self._clock()))
         _log_failure(montage, fault)
         return montage
 
     async def retry(self, montage_id: int, because: str) -> Montage | None:
-        """Return the FAILED or IGNORED montage after it was resumed where it stopped; None as for `replay`."""
+        """Resume a FAILED or IGNORED montage where it stopped; return it. None as for `replay`."""
         return await self.write(lambda connection: retries.retry(connection, montage_id, because, self._clock()))
 
     async def replay(self, montage_id: int, step: Step, user: str | None = None) -> Montage | None:
-        """Return the COMPLETE, FAILED or DISMISSED montage after it was set back to a step.
+        """Reset a COMPLETE, FAILED or DISMISSED montage to a step; return it.
 
-        A montage that failed before this step resumes where it failed. None, and nothing changes, if the montage is in
-        another state, or if its metafile has to be read and was noticed again since: then the later sighting decides.
+        A montage that failed before this step resumes where it failed. The result is None and nothing is recorded if
+        the montage is in another state, or if its metafile has to be read and was noticed again since; then the later
+        sighting takes effect.
         """
         return await self.write(lambda connection: retries.replay(connection, montage_id, step, self._clock(), user))
 
@@ -210,15 +221,15 @@ class Journal(JournalAttempts):
         user: str | None = None,
         state: MontageState = MontageState.FAILED,
     ) -> Montage | None:
-        """Return the montage after an operator dismissed it; None, and nothing changes, if it is not in this state.
+        """Record that an operator dismissed a montage; return it. None if the montage is not in `state`.
 
-        It is not retried by itself any more. A replay undoes the dismissal.
+        A dismissed montage is not retried automatically. A replay undoes the dismissal.
         """
         now = self._clock()
         return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, now, user, state))
 
     async def record_trend(self, montage_id: int, trend: Trend) -> None:
-        """Record the medians of a section's numbers, for the trends of its microscope."""
+        """Record the medians of a section's quality numbers for the trends of its microscope."""
         await self.write(lambda connection: trends.store(connection, montage_id, trend))
 
     # --- images
@@ -233,7 +244,7 @@ class Journal(JournalAttempts):
 
         Parameters
         ----------
-        measured : numbers of the images, packed, by tile id.
+        measured : tile id -> packed numbers that a worker measured in the image.
         """
         await self.write(
             lambda connection: images_read.record_tiles(connection, montage_id, contents, measured, self._clock())
@@ -244,7 +255,7 @@ class Journal(JournalAttempts):
         await self.write(lambda connection: images_read.adopt(connection, montage_id, contents))
 
     async def change_images(self, montage_id: int, changed: Mapping[str, str]) -> Montage:
-        """Return the montage after it was set back to make the mipmaps of changed images again.
+        """Reset a montage so that the mipmaps of changed images are made again; return it.
 
         Parameters
         ----------
@@ -253,31 +264,31 @@ class Journal(JournalAttempts):
         Raises
         ------
         IllegalTransition
-            If the montage is not MIPMAPPED, APPLIED or COMPLETE any more.
+            If the montage is no longer MIPMAPPED, APPLIED or COMPLETE.
         """
         return await self.write(lambda connection: images_read.change(connection, montage_id, changed, self._clock()))
 
     async def end_watching_images(self, montage_id: int) -> None:
-        """Record that the images of a montage are not rechecked any more."""
+        """Record that the images of a montage are no longer rechecked."""
         await self.write(lambda connection: images_read.end_watch(connection, montage_id))
 
     # --- verdicts
 
     async def judge(self, montage_id: int, judgement: Judgement, focus: float | None) -> Montage:
-        """Return the montage with the verdict of the rules.
+        """Record the verdict of the rules; return the montage.
 
-        Another verdict than the recorded one is announced, and ends a person's decision.
+        A verdict that differs from the recorded one is announced and removes a person's decision.
 
         Parameters
         ----------
-        focus : median focus score of the tiles.
+        focus : median focus score of the tiles; None if unknown.
         """
         return await self.write(
             lambda connection: verdicts.judge(connection, montage_id, judgement, focus, self._clock())
         )
 
     async def decide(self, montage_id: int, decision: Decision, by: str, note: str) -> Montage | None:
-        """Return the montage with a person's decision in place of the rules' verdict; None if there is no montage."""
+        """Record a person's decision in place of the rules' verdict; return the montage, None if there is none."""
         return await self.write(
             lambda connection: verdicts.decide(connection, montage_id, decision, by, note, self._clock())
         )
@@ -285,7 +296,7 @@ class Journal(JournalAttempts):
     # --- stacks and directories
 
     async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
-        """Record that a stack was closed for APPLIED montages; return the ids of those that became COMPLETE."""
+        """Record that a stack was closed for APPLIED montages; return the ids of the montages that became COMPLETE."""
         return await self.write(lambda connection: rows.record_closing(connection, stack, montage_ids, self._clock()))
 
     async def open_stack(self, stack: str, watch: str) -> None:
@@ -293,7 +304,7 @@ class Journal(JournalAttempts):
         await self.write(lambda connection: outbox.open_stack(connection, stack, watch, self._clock()))
 
     async def reopen_stack(self, stack: str, watch: str, because: str) -> None:
-        """Announce that a stack which another program has closed is reopened."""
+        """Announce that the daemon reopens a stack that another program has closed."""
         await self.write(lambda connection: outbox.reopen_stack(connection, stack, watch, because, self._clock()))
 
     async def close_stack(self, stack: str, watch: str) -> None:
@@ -301,7 +312,7 @@ class Journal(JournalAttempts):
         await self.write(lambda connection: outbox.close_stack(connection, stack, watch, self._clock()))
 
     async def forget_stack(self, stack: str) -> None:
-        """Record that this daemon does not have to close a stack any more."""
+        """Record that this daemon no longer has to close a stack."""
         await self.write(lambda connection: outbox.forget_stack(connection, stack))
 
     async def use_for_mipmaps(self, directory: Place) -> None:

@@ -1,4 +1,4 @@
-"""Sections that broke a rule of quality control, from the outbox. Functions of the connection, as in `rows`."""
+"""Find sections that broke a rule of quality control. Functions of the connection, as in `rows`."""
 
 import json
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from daemon.journal.outbox import last_number
 from handlers.quality.rules import Verdict
 
 MOST_READ = 500
-"""Events that are read at once."""
+"""Largest number of events that are read at once."""
 MOST_LOOKED_AT = 50
-"""Most montages that are read to count sections in a row."""
+"""Largest number of montages that are read to count consecutive sections."""
 _JUDGED = (
     "SELECT number, outbox.watch, montages.id, scope, acquired, montages.z, data FROM outbox"
     " JOIN montages ON subject = 'montages/' || montages.id"
@@ -25,7 +25,7 @@ _BEFORE = (
 
 
 class Broken(NamedTuple):
-    """A montage that broke rules."""
+    """A montage that broke rules of quality control."""
 
     montage_id: int
     watch: str
@@ -37,7 +37,7 @@ class Broken(NamedTuple):
 
 
 def broken_after(connection: Connection, number: int, since: float) -> tuple[list[Broken], int]:
-    """Return the montages that broke rules in events after a number, and the number of the last event that was read.
+    """Return montages that broke rules, from the events after a number, and the number of the last event that was read.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def broken_after(connection: Connection, number: int, since: float) -> tuple[lis
 
 
 def in_a_row(judged: Iterable[tuple[float | None, str]]) -> int:
-    """Return the number of sections that broke a rule, from the newest on, until one that broke none.
+    """Return how many consecutive sections broke a rule, counted back from the newest one.
 
     Parameters
     ----------

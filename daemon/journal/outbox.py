@@ -1,4 +1,4 @@
-"""The outbox: announced events, in the order of their commits. Functions of the connection, as in `rows`."""
+"""The outbox: announced events in commit order. Functions of the connection, as in `rows`."""
 
 import json
 import secrets
@@ -24,14 +24,14 @@ _APPLIED_Z = "SELECT DISTINCT z FROM montages WHERE state = 'applied' AND ? IN (
 
 
 def announce(connection: Connection, kind: Kind, watch: str, subject: str, data: Mapping[str, Any], now: float) -> None:
-    """Append an event in the present transaction: it is announced if and only if the transaction commits."""
+    """Append an event in the present transaction, so that it is announced exactly if the transaction commits."""
     connection.execute(_INSERT, (secrets.token_hex(16), now, kind, watch, subject, json.dumps(data)))
 
 
 def announce_montage(
     connection: Connection, event: Event, montage: Montage, detail: Mapping[str, object], now: float
 ) -> None:
-    """Announce an event of the journal, if it is one that others are told."""
+    """Announce an event of the journal, if its kind is announced."""
     kind = KIND_OF_EVENT.get(event)
     if kind is not None:
         data = montage_data(montage, detail, is_superseded=event is Event.SUPERSEDED)
@@ -39,19 +39,19 @@ def announce_montage(
 
 
 def open_stack(connection: Connection, stack: str, watch: str, now: float) -> None:
-    """Record that a stack is opened for writing; announce it if this daemon had closed it."""
+    """Record that a stack is opened for writing; announce that if this daemon had closed the stack."""
     connection.execute("INSERT OR REPLACE INTO open_stacks VALUES (?, ?, ?)", (stack, watch, now))
     if connection.execute("DELETE FROM closed_stacks WHERE stack = ?", (stack,)).rowcount:
         _announce_stack(connection, Kind.STACK_REOPENED, StackData(StackName.parse(stack), watch, (), None), now)
 
 
 def reopen_stack(connection: Connection, stack: str, watch: str, because: str, now: float) -> None:
-    """Announce that a stack which another program has closed is reopened."""
+    """Announce that the daemon reopens a stack that another program has closed."""
     _announce_stack(connection, Kind.STACK_REOPENED, StackData(StackName.parse(stack), watch, (), because), now)
 
 
 def close_stack(connection: Connection, stack: str, watch: str, now: float) -> None:
-    """Record that a stack is COMPLETE, and announce it."""
+    """Record and announce that a stack is COMPLETE."""
     forget_stack(connection, stack)
     connection.execute("INSERT OR REPLACE INTO closed_stacks VALUES (?, ?)", (stack, now))
     sections = tuple(z for (z,) in connection.execute(_APPLIED_Z, (stack,)) if z is not None)
@@ -59,7 +59,7 @@ def close_stack(connection: Connection, stack: str, watch: str, now: float) -> N
 
 
 def forget_stack(connection: Connection, stack: str) -> None:
-    """Record that this daemon does not have to close a stack any more."""
+    """Record that this daemon no longer has to close a stack."""
     connection.execute("DELETE FROM open_stacks WHERE stack = ?", (stack,))
 
 

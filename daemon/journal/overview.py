@@ -1,4 +1,4 @@
-"""Questions of the pages: counts by scope, the newest montages of a filter, events. Functions, as in `rows`."""
+"""Queries of the pages: counts by scope, the newest montages of a filter, events. Functions as in `rows`."""
 
 import json
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ _TALLY = (
     "SELECT watch, scope, state, count(*), coalesce(sum(tile_count), 0), max(noticed_at) FROM montages"
     " GROUP BY watch, scope, state"
 )
-# The + keep SQLite from walking over all rows in the order of the groups: few are newer than the given time.
+# The + prevent that SQLite scans all rows in the order of the groups: few rows are newer than the given time.
 _COMPLETED = (
     "SELECT watch, scope, count(*) FROM montages WHERE complete_at >= ? AND complete_at IS NOT NULL"
     " GROUP BY +watch, +scope"
 )
-# One look into the index for each tape: DISTINCT walks over all rows.
+# One index lookup for each tape: DISTINCT would scan all rows.
 _TAPES = (
     "WITH RECURSIVE tapes(tape) AS (SELECT min(tape) FROM montages WHERE tape IS NOT NULL UNION ALL"
     " SELECT (SELECT min(tape) FROM montages WHERE tape > tapes.tape) FROM tapes WHERE tapes.tape IS NOT NULL)"
@@ -27,7 +27,7 @@ _TAPES = (
 _MADE = (
     "SELECT montage_id, count(*) FROM tiles WHERE montage_id IN (SELECT value FROM json_each(?)) GROUP BY montage_id"
 )
-# One look into the table of tiles for each montage that has any.
+# One lookup in the table of tiles for each montage that has any.
 _MADE_BY_SCOPE = (
     "WITH RECURSIVE begun(id) AS (SELECT min(montage_id) FROM tiles UNION ALL"
     " SELECT (SELECT min(montage_id) FROM tiles WHERE montage_id > begun.id) FROM begun WHERE begun.id IS NOT NULL)"
@@ -51,11 +51,11 @@ class Tally(NamedTuple):
     tiles: int
     """Number of tiles of the montages whose metafile was read."""
     newest_at: float
-    """When the newest was noticed."""
+    """When the newest montage was noticed, seconds since 1970 UTC."""
 
 
 class JournalEvent(NamedTuple):
-    """An event with what a page needs to know of its montage."""
+    """An event with the values of its montage that a page shows."""
 
     number: int
     montage_id: int
@@ -86,7 +86,7 @@ class Filter:
 
     def condition(self) -> tuple[str, list[object]]:
         """Return the SQL condition and its values."""
-        # A + keeps SQLite from sorting most rows of the journal: they are met at once in the order of the ids.
+        # Without the + SQLite would sort most rows of the journal. In the order of ids it finds matching rows at once.
         state = "+state = ?" if self.state in _FREQUENT else "state = ?"
         given = {
             "watch = ?": self.watch,
@@ -102,18 +102,18 @@ class Filter:
 
 
 def tallies_of_scopes(connection: Connection) -> list[Tally]:
-    """Return the montages by watch, scope and state."""
+    """Return counts of montages and tiles by watch, scope and state."""
     rows = connection.execute(_TALLY)
     return [Tally(watch, scope, MontageState(state), *rest) for watch, scope, state, *rest in rows]
 
 
 def completed_since(connection: Connection, at: float) -> dict[tuple[str, str], int]:
-    """Return the montages that became COMPLETE since a time by watch and scope; scope is empty if unknown."""
+    """Return how many montages became COMPLETE since a time, by watch and scope; an unknown scope is empty."""
     return {(watch, scope or ""): count for watch, scope, count in connection.execute(_COMPLETED, (at,))}
 
 
 def tapes(connection: Connection, limit: int) -> list[str]:
-    """Return the names of tapes in order."""
+    """Return the first names of tapes, in ascending order."""
     return [row[0] for row in connection.execute(_TAPES, (limit,))]
 
 
@@ -126,12 +126,12 @@ def selected(connection: Connection, wanted: Filter, limit: int) -> list[Montage
 
 
 def made_of(connection: Connection, montage_ids: Sequence[int]) -> dict[int, int]:
-    """Return the number of tiles whose mipmaps are made, of montages whose mipmaps are being made."""
+    """Return the number of finished tiles of montages whose mipmaps are being made, by montage id."""
     return dict(connection.execute(_MADE, (json.dumps(list(montage_ids)),)).fetchall())
 
 
 def made_by_scope(connection: Connection) -> dict[tuple[str, str], int]:
-    """Return the tiles that are made, of montages whose mipmaps are being made; scope is empty if unknown."""
+    """Return the number of finished tiles of montages whose mipmaps are being made, by watch and scope."""
     return {(watch, scope or ""): count for watch, scope, count in connection.execute(_MADE_BY_SCOPE)}
 
 

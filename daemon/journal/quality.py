@@ -1,4 +1,4 @@
-"""Quality numbers of a montage, as blocks that the journal does not look into. Functions of the connection."""
+"""Quality numbers of a montage, stored as opaque blocks. Functions of the connection, as in `rows`."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ class TileRow(NamedTuple):
 
 
 def tile_rows(connection: Connection, montage_id: int) -> dict[str, TileRow]:
-    """Return the tiles that are recorded as made, by id, in this order; empty once the montage is MIPMAPPED."""
+    """Return the tiles that are recorded as made, by tile id, oldest first; empty once the montage is MIPMAPPED."""
     query = "SELECT tile_id, digest, measured FROM tiles WHERE montage_id = ? ORDER BY made_at"
     return {tile_id: TileRow(*row) for tile_id, *row in connection.execute(query, (montage_id,))}
 
 
 def store(connection: Connection, montage_id: int, numbers: bytes | None) -> None:
-    """Store or replace the numbers of a montage; None removes them."""
+    """Store or replace the packed numbers of a montage; None deletes them."""
     if numbers is None:
         connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
     else:
@@ -29,7 +29,7 @@ def store(connection: Connection, montage_id: int, numbers: bytes | None) -> Non
 
 
 def numbers_of(connection: Connection, montage_id: int, *, former: bool = False) -> bytes | None:
-    """Return the numbers of a montage; None if it has none, or they are being made again.
+    """Return the packed numbers of a montage; None if it has none, or if they are being made again.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Questions to the journal; each is answered in one read transaction."""
+"""Queries of the journal, each in one read transaction."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -18,8 +18,8 @@ from handlers.uris import place_uri
 
 Clock = Callable[[], float]
 
-# The + keeps SQLite from walking over all rows in the order of their ids.
-# A montage that waits for a person is no backlog.
+# Without the + SQLite would scan all rows in the order of their ids.
+# A montage that waits for a person does not count as backlog.
 _FIRST_UNFINISHED = (
     f"SELECT min(+id) FROM montages WHERE state IN ({rows.UNFINISHED_STATES})"  # noqa: S608  constant
     f" AND waiting_for IS NOT '{WAITS_FOR_PERSON}'"
@@ -33,7 +33,7 @@ _HAS_PUT_NOTHING = (
 
 
 class JournalQueries(JournalConnection):
-    """The journal's questions. Parameters and exceptions: see `Journal`."""
+    """The journal's queries. Parameters and exceptions: see `Journal`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class JournalQueries(JournalConnection):
     # --- montages
 
     async def montage(self, montage_id: int) -> Montage | None:
-        """Return the montage with this id."""
+        """Return the montage with this id; None if there is none."""
         return await self.read(lambda connection: rows.find(connection, rows.BY_ID, (montage_id,)))
 
     async def montages(
@@ -66,7 +66,7 @@ class JournalQueries(JournalConnection):
         limit: int = 1000,
         newest_first: bool = False,
     ) -> list[Montage]:
-        """Return the montages that match every given condition, in order of acquisition.
+        """Return the montages that match all given conditions, in order of acquisition or newest first.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class JournalQueries(JournalConnection):
         return await self.read(lambda connection: rows.select(connection, where, limit=limit, newest=newest_first))
 
     async def unfinished(self) -> list[tuple[int, str, MontageState, str]]:
-        """Return (id, acquired, state, watch) of every montage that has a step to do."""
+        """Return (id, acquired, state, watch) of every unfinished montage."""
         return await self.read(rows.unfinished)
 
     async def awaited(self) -> list[AwaitedFile]:
@@ -111,7 +111,7 @@ class JournalQueries(JournalConnection):
         return await self.read(lambda connection: verdicts.usual_focus(connection, montage))
 
     async def holding(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Return watch and stacks of each montage whose verdict keeps its stacks open, if its watch says so."""
+        """Return watch and stacks of each montage whose verdict holds them open if its watch has `hold = true`."""
         return await self.read(verdicts.holding)
 
     # --- numbers
@@ -131,7 +131,7 @@ class JournalQueries(JournalConnection):
         return await self.read(lambda connection: dict(connection.execute(query)))
 
     async def oldest_unfinished_s(self) -> float | None:
-        """Return the age of the unfinished montage that was noticed first, seconds; None if all are finished."""
+        """Return the age of the oldest unfinished montage, seconds; None if all are finished or wait for a person."""
         oldest = await self.read(lambda connection: connection.execute(_OLDEST_UNFINISHED).fetchone())
         return None if oldest is None else self._ages.seconds(*oldest)
 
@@ -164,7 +164,7 @@ class JournalQueries(JournalConnection):
         return await self.read(lambda connection: quality.numbers_of(connection, montage_id, former=former))
 
     async def watched_images(self) -> list[tuple[int, str, float]]:
-        """Return (id, watch, time of completion) of every montage whose images are still rechecked."""
+        """Return (id, watch, completion time) of every montage whose images are still rechecked."""
         return await self.read(images_read.watched)
 
     async def tile_ids(self, montage_id: int) -> frozenset[str]:
@@ -172,9 +172,9 @@ class JournalQueries(JournalConnection):
         return await self.read(lambda connection: tile_sets.tile_ids(connection, montage_id))
 
     async def former_tile_ids(self, montage: Montage, stack: str) -> frozenset[str]:
-        """Return the ids of tiles that superseded montages had put into a stack and that this montage lacks.
+        """Return the ids of tiles that superseded montages had put into a stack and that this montage does not have.
 
-        Superseded are the former contents of its path, and of the paths that its metafile was moved from.
+        These montages are former contents of its path, and of the paths that its metafile was moved from.
         """
         return await self.read(lambda connection: tile_sets.former_tile_ids(connection, montage, stack))
 
@@ -183,16 +183,16 @@ class JournalQueries(JournalConnection):
         return await self.read(lambda connection: tile_sets.unwanted_tile_ids(connection, montage, stack))
 
     async def may_be_overwritten(self, montage_id: int) -> bool:
-        """Whether an upload of a superseded content of the montage had no answer: its tiles may land late."""
+        """Whether an upload of a superseded content had no response: its tiles may still arrive in the stack."""
         return await self.read(lambda connection: tile_sets.may_be_overwritten(connection, montage_id))
 
     async def has_put_nothing(self, montage_id: int) -> bool:
-        """Whether this daemon has certainly never put a tile of the montage into a stack."""
+        """Whether it is certain that this daemon never put a tile of the montage into a stack."""
         values = {"id": montage_id}
         return await self.read(lambda connection: bool(connection.execute(_HAS_PUT_NOTHING, values).fetchone()[0]))
 
     async def open_stacks(self) -> list[tuple[str, str]]:
-        """Return each stack that was opened and not closed since, with the watch that it was opened for."""
+        """Return each stack that was opened and not closed since, with the watch for which it was opened."""
         query = "SELECT stack, watch FROM open_stacks ORDER BY stack"
         return await self.read(lambda connection: connection.execute(query).fetchall())
 

@@ -1,4 +1,4 @@
-"""Montages that resume after a retry or a replay. Functions of the connection, each run in one transaction."""
+"""Resume montages by retry or replay, and dismiss them. Functions of the connection, each run in one transaction."""
 
 from daemon.journal.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, need, record
 from daemon.montages.records import AwaitedFile, Montage
@@ -39,7 +39,10 @@ def awaited(connection: Connection) -> list[AwaitedFile]:
 
 
 def withdraw(connection: Connection, refused: AwaitedFile, now: float) -> bool:
-    """Supersede a montage that another metafile kept from being ingested and whose own metafile is gone."""
+    """Supersede a montage whose metafile is gone and that was not ingested because of another metafile.
+
+    Returns whether the montage was superseded.
+    """
     montage = find(connection, BY_ID, (refused.montage_id,))
     other = find(connection, LATEST_OF_PATH, (path_to_uri(refused.evidence.path),))
     if montage is None or montage.state not in (MontageState.FAILED, MontageState.IGNORED) or other is None:
@@ -50,7 +53,7 @@ def withdraw(connection: Connection, refused: AwaitedFile, now: float) -> bool:
 
 
 def retry(connection: Connection, montage_id: int, because: str, now: float) -> Montage | None:
-    """Return the FAILED or IGNORED montage after it was resumed where it stopped; None if it cannot be."""
+    """Resume a FAILED or IGNORED montage where it stopped; return it, None if it cannot be resumed."""
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None or montage.state not in (MontageState.FAILED, MontageState.IGNORED):
         return None
@@ -64,7 +67,7 @@ def retry(connection: Connection, montage_id: int, because: str, now: float) -> 
 def dismiss(
     connection: Connection, montage_id: int, reason: str, now: float, user: str | None, state: MontageState
 ) -> Montage | None:
-    """Return the montage after it was dismissed; None if it is not in this state."""
+    """Dismiss a montage; return it, None if it is not in this state."""
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None or montage.state is not state:
         return None
@@ -75,7 +78,7 @@ def dismiss(
 
 
 def replay(connection: Connection, montage_id: int, step: Step, now: float, user: str | None = None) -> Montage | None:
-    """Return the COMPLETE, FAILED or DISMISSED montage after it was set back to a step; None if it cannot be."""
+    """Reset a COMPLETE, FAILED or DISMISSED montage to a step; return it, None if it cannot be replayed."""
     montage = find(connection, BY_ID, (montage_id,))
     if montage is None or montage.state not in _REPLAYABLE:
         return None

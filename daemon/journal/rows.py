@@ -1,4 +1,4 @@
-"""Rows of the journal's tables. Functions of the connection, each run in one transaction."""
+"""Read and write rows of the journal's tables. Functions of the connection, each run in one transaction."""
 
 import json
 import sqlite3
@@ -20,14 +20,14 @@ COLUMNS = (
     " mipmapped_stack, tile_count, findings, fault, waiting_for, attempt, crashes, noticed_at, changed_at, complete_at,"
     " section_id, bounds, output_dir, scope, tape, verdict"
 )
-# The row of a metafile that stands for what its path holds now.
+# The row that represents the present content of a path.
 LATEST_OF_PATH = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
 BY_ID = f"SELECT {COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
-# Mark a metafile as changed for every montage that waits until it changes or is gone.
+# Mark a metafile as changed for every montage that waits until this file changes or is gone.
 _RELEASE_WAITING = (
     "UPDATE awaited SET size = -1, mtime_ns = -1, ctime_ns = -1, inode = -1 WHERE or_gone = 1 AND file = ?"
 )
-# Attempts that the last process began and never ended.
+# Attempts that the previous process began and did not end.
 _CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
 _HAS_READ_IMAGES = frozenset(
     {MontageState.MIPMAPPED, MontageState.APPLIED, MontageState.COMPLETE, MontageState.FAILED, MontageState.DISMISSED}
@@ -102,7 +102,7 @@ def insert_event(
     now: float,
     detail: Mapping[str, object],
 ) -> None:
-    """Append an event and the state that followed."""
+    """Append an event and the state after it."""
     connection.execute(
         "INSERT INTO events (montage_id, at, event, state, detail) VALUES (?, ?, ?, ?, ?)",
         (montage_id, now, event, state, json.dumps(detail)),
@@ -111,6 +111,11 @@ def insert_event(
 
 def record(connection: Connection, montage_id: int, event: Event, now: float, detail: Mapping[str, object]) -> Montage:
     """Record an event and the state that follows; return the montage.
+
+    Parameters
+    ----------
+    now : seconds since 1970 UTC.
+    detail : stored with the event as JSON.
 
     Raises
     ------
@@ -137,13 +142,15 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
             ),
         )
         connection.execute("DELETE FROM awaited WHERE montage_id = ?", (montage_id,))
-    if output_dir := detail.get("output_dir"):  # of the levels that were made: settings may change after settling
+    if output_dir := detail.get(
+        "output_dir"
+    ):  # directory of the levels that were made: settings may change after settling
         connection.execute("UPDATE montages SET output_dir = ? WHERE id = ?", (output_dir, montage_id))
     if state is MontageState.NOTICED and before.digest is not None:
         _clear_digest(connection, before)
     if state in (MontageState.SUPERSEDED, MontageState.NOTICED):
         connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
-    # A montage that is set back holds its tiles only while its metafile is there: waiting metafiles are checked again.
+    # A reset montage owns its tiles only while its metafile exists, so metafiles that wait for it are checked again.
     if state in _RELEASES_TILES or (before.state in _NEEDS_NO_METAFILE and state not in _NEEDS_NO_METAFILE):
         connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
     # A replay makes all mipmaps again, unless it starts at a later step.
@@ -162,19 +169,19 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
 
 
 def _failed_in(before: Montage, state: MontageState) -> MontageState | None:
-    if state is MontageState.DISMISSED:  # one that was COMPLETE owns its tiles until it is superseded
+    if state is MontageState.DISMISSED:  # a COMPLETE montage owns its tiles until it is superseded
         return before.failed_in or before.state
     return before.state if state is MontageState.FAILED else None
 
 
 def is_latest_of_path(connection: Connection, montage: Montage) -> bool:
-    """Whether a montage stands for what its path holds now; former contents of a path cannot be read."""
+    """Whether a montage represents the present content of its path; former contents cannot be read."""
     latest = find(connection, LATEST_OF_PATH, (path_to_uri(montage.metafile),))
     return latest is not None and latest.id == montage.id
 
 
 def _clear_digest(connection: Connection, montage: Montage) -> None:
-    """Make the montage the unread one of its path, of which there is at most one."""
+    """Mark the montage as unread. Raises IllegalTransition unless it represents the present content of its path."""
     if not is_latest_of_path(connection, montage):
         raise IllegalTransition(f"montage {montage.id} cannot be read again: its path has been noticed again since")
     connection.execute("UPDATE montages SET seen_digest = digest, digest = NULL WHERE id = ?", (montage.id,))
@@ -190,14 +197,14 @@ def begin_attempt(connection: Connection, montage_id: int, step: Step, now: floa
 
 
 def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault: Fault | None, now: float) -> None:
-    """Record how an attempt ended, unless it has, and its fault in the montage while that is unfinished."""
+    """Record the outcome of an attempt that has not ended, and its fault in the montage if that is unfinished."""
     stored = fault_json(fault) if fault else None
     ended = connection.execute(
         "UPDATE attempts SET ended_at = ?, outcome = ?, fault = ? WHERE id = ? AND ended_at IS NULL",
         (now, outcome, stored, attempt_id),
     )
     if ended.rowcount and outcome is not Outcome.DONE:  # after DONE the event has already set the montage's columns
-        # Two stacks of a montage may be closed at once: a montage that the other attempt has ended keeps its fault.
+        # Both stacks of a montage may close concurrently. A montage that the other attempt has ended keeps its fault.
         connection.execute(
             "UPDATE montages SET fault = coalesce(:fault, fault), crashes = 0,"  # noqa: S608  constant text
             " waiting_for = iif(:fault IS NULL, waiting_for, NULL)"
@@ -207,7 +214,7 @@ def end_attempt(connection: Connection, attempt_id: int, outcome: Outcome, fault
 
 
 def stop_attempts(connection: Connection, attempts: Mapping[int, int], now: float) -> None:
-    """Record as STOPPED the attempts, by montage, that have not ended."""
+    """Record attempts, by montage id, as STOPPED unless they have ended."""
     connection.executemany(
         "UPDATE attempts SET ended_at = ?, outcome = ? WHERE montage_id = ? AND id = ? AND ended_at IS NULL",
         [(now, Outcome.STOPPED, montage_id, attempt_id) for montage_id, attempt_id in attempts.items()],
@@ -215,7 +222,7 @@ def stop_attempts(connection: Connection, attempts: Mapping[int, int], now: floa
 
 
 def count_crashes(connection: Connection, now: float) -> int:
-    """Record as CRASHED every attempt that has not ended, and count each in its montage; return their number."""
+    """Record every open attempt as CRASHED and count it in its montage; return the number of attempts."""
     crashed = [row[0] for row in connection.execute(_CRASHED_ATTEMPTS).fetchall()]
     connection.executemany(
         "UPDATE montages SET crashes = crashes + 1, attempt = max(0, attempt - 1) WHERE id = ?",
@@ -226,7 +233,7 @@ def count_crashes(connection: Connection, now: float) -> int:
 
 
 def record_closing(connection: Connection, stack: str, montage_ids: Sequence[int], now: float) -> tuple[int, ...]:
-    """Record that a stack was closed for APPLIED montages; return the ids of those that became COMPLETE."""
+    """Record that a stack was closed for APPLIED montages; return the ids of the montages that became COMPLETE."""
     complete = []
     for montage_id in montage_ids:
         montage = find(connection, BY_ID, (montage_id,))
@@ -273,7 +280,7 @@ def select(connection: Connection, where: Where, *, limit: int, newest: bool) ->
     conditions = list(where.conditions())
     text = " AND ".join(["1", *(condition for condition, _ in conditions)])
     values = [value for _, some in conditions for value in some]
-    # The newest of one path is the content that was sighted last, not the one with the highest id.
+    # The newest montage of one path is the content that was sighted last, not the one with the highest id.
     order = ("id DESC" if where.metafile is None else "sighted DESC") if newest else "acquired, id"
     query = f"SELECT {COLUMNS} FROM montages WHERE {text} ORDER BY {order} LIMIT ?"  # noqa: S608
     return [montage_of(row) for row in connection.execute(query, (*values, limit))]

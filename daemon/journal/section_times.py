@@ -1,4 +1,4 @@
-"""When the newest sections of each microscope came. Functions of the connection, as in `rows`."""
+"""Times at which the newest sections of each microscope were noticed. Functions of the connection, as in `rows`."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from daemon.journal.file import Connection
 
 NEWEST = 3000
-"""Most montages that are read, of all microscopes together."""
+"""Largest number of montages that are read, over all microscopes."""
 _NEWEST = "SELECT watch, scope, z, noticed_at FROM montages ORDER BY id DESC LIMIT ?"
 
 
@@ -15,13 +15,13 @@ class SectionTimes:
     """Times of the newest sections, seconds since 1970 UTC."""
 
     of_scopes: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """When each section was first noticed, ascending, by watch and scope; the scope is empty if it is not known."""
+    """When each section was first noticed, ascending, by watch and scope; an unknown scope is empty."""
     of_unread: dict[str, float] = field(default_factory=dict)
-    """When the newest metafile was noticed that was not read yet, by watch: its microscope is not known."""
+    """When the newest unread metafile was noticed, by watch. Its microscope is unknown."""
 
 
 def section_times(connection: Connection) -> SectionTimes:
-    """Return when the newest sections came. A section with several regions came with the first."""
+    """Return the times of the newest sections. A section with several regions has the time of its first region."""
     times = SectionTimes()
     first: defaultdict[tuple[str, str], dict[float, float]] = defaultdict(dict)
     for watch, scope, z, noticed_at in connection.execute(_NEWEST, (NEWEST,)):

@@ -1,4 +1,4 @@
-"""Outcomes of reading a metafile. Functions of the connection, each run in one transaction."""
+"""Record the outcomes of reading a metafile. Functions of the connection, each run in one transaction."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -33,7 +33,7 @@ _NEED_NO_METAFILE = (MontageState.APPLIED, MontageState.COMPLETE)
 
 
 def recognise(connection: Connection, inspection: Inspection, now: float) -> SettleResult | None:
-    """Merge the montage into the row that settled with the same content; None if there is none."""
+    """Merge the montage into the row that settled earlier with the same content; None if there is none."""
     montage = _require_current(connection, inspection)
     others = _others(connection, montage)
     same = _with_digest(others, inspection.digest)
@@ -47,7 +47,7 @@ def settle(
     inspection: Inspection,
     settled: Settled,
     moved: Mapping[Montage, str],
-    apart: Collection[int],
+    unrelated: Collection[int],
     now: float,
 ) -> SettleResult:
     """Record SETTLED and supersede the other contents of the path, or return the rivals to be checked first."""
@@ -58,9 +58,11 @@ def settle(
         return _see_again(connection, montage, same, others, now)
     rivals = duplicates.rivals(connection, montage, settled, montage.identity)
     gone = {montage.id: because for montage, because in moved.items()}
-    # A rival without shared tiles may have settled since it was checked: two paths of one file settle concurrently.
+    # A rival without shared tiles may have settled since its check: two paths of one file may settle concurrently.
     unchecked = tuple(
-        rival for rival in rivals if rival.montage.id not in gone and (rival.shared or rival.montage.id not in apart)
+        rival
+        for rival in rivals
+        if rival.montage.id not in gone and (rival.shared or rival.montage.id not in unrelated)
     )
     if unchecked:
         return SettleResult(montage.id, rivals=unchecked)
@@ -75,7 +77,7 @@ def settle(
     event = Event.SETTLED
     detail: dict[str, object] = {"tiles": len(settled.tile_ids), "z": settled.z}
     if same is not None:
-        # The path holds a content again that had failed or was superseded: that montage is done again.
+        # The path holds a failed or superseded content again: its montage is processed again.
         _merge(connection, montage, same)
         if same.state is MontageState.IGNORED:
             record(connection, same.id, Event.RENOTICED, now, {})
@@ -89,7 +91,10 @@ def settle(
 def restore(
     connection: Connection, sighting: Sighting, settled: Settled, state: MontageState, evidence: str, now: float
 ) -> int | None:
-    """Insert a montage in the state that stacks and files prove; None if another montage owns some of its tiles."""
+    """Insert a montage in the state that stacks and files prove; return its id.
+
+    None, and nothing is inserted, if another montage owns some of its tiles.
+    """
     metafile = path_to_uri(sighting.path)
     if duplicates.tile_owners(connection, metafile, settled):
         return None
@@ -102,7 +107,7 @@ def restore(
 def _see_again(
     connection: Connection, montage: Montage, same: Montage, others: Iterable[Montage], now: float
 ) -> SettleResult:
-    """Keep the row that has settled with this content; supersede every other content of the path."""
+    """Keep the row that settled with this content; supersede all other contents of the path."""
     _merge(connection, montage, same)
     superseded = _supersede(connection, (other for other in others if other.id != same.id), same.id, now)
     record(connection, same.id, Event.SEEN_AGAIN, now, {})
@@ -138,9 +143,9 @@ def _store_settled(connection: Connection, montage_id: int, settled: Settled) ->
 
 
 def move(connection: Connection, montage: Montage, onto: Montage, now: float) -> tuple[Montage, ...]:
-    """Supersede a montage whose metafile moved to the path of another; return what was superseded, the montage first.
+    """Supersede a montage whose metafile moved to the path of another; return the superseded montages, this one first.
 
-    Nothing is superseded if the montage changed meanwhile.
+    If the montage changed meanwhile, nothing is superseded and the result is empty.
     """
     try:
         present = duplicates.require_unchanged(connection, montage)
@@ -148,14 +153,14 @@ def move(connection: Connection, montage: Montage, onto: Montage, now: float) ->
         return ()
     because = {montage.id: f"moved to {onto.metafile}"}
     superseded = _supersede(connection, [present], onto.id, now, because)
-    # A montage deletes the tiles of its predecessors when its own are put: after that, it becomes no successor.
+    # A montage deletes its predecessors' tiles when it puts its own. One that owns tiles gets no further predecessors.
     return superseded + _supersede_replaced(connection, superseded, now, except_owners=_owns_tiles(onto))
 
 
 def _supersede_replaced(
     connection: Connection, moved: Iterable[Montage], now: float, *, except_owners: bool = False
 ) -> tuple[Montage, ...]:
-    """Supersede what the moved metafiles had replaced: their return does not bring these contents back."""
+    """Supersede the contents that the moved metafiles had replaced, so that they are not processed later."""
     superseded: tuple[Montage, ...] = ()
     for montage in moved:
         if is_latest_of_path(connection, montage):
@@ -205,7 +210,7 @@ def fail(connection: Connection, montage_id: int, fault: Fault, now: float) -> M
 
 
 def wait(connection: Connection, montage_id: int, reason: str, digest: str | None) -> None:
-    """Store what a montage waits for, unless it is stored already."""
+    """Store what a montage waits for, if that has changed."""
     connection.execute(
         "UPDATE montages SET waiting_for = :reason, seen_digest = coalesce(:digest, seen_digest) WHERE id = :id"
         " AND (waiting_for IS NOT :reason OR (:digest IS NOT NULL AND seen_digest IS NOT :digest))",
@@ -214,7 +219,10 @@ def wait(connection: Connection, montage_id: int, reason: str, digest: str | Non
 
 
 def _keep_one(connection: Connection, inspection: Inspection, now: float, *, is_gone: bool = False) -> SettleResult:
-    """Choose the row for a content that is not ingested: a former row of this content, or the one that was read."""
+    """Choose the row of a content that is not ingested: a former row of this content, otherwise the row that was read.
+
+    The other contents of the path that can no longer complete are superseded.
+    """
     montage = _require_current(connection, inspection)
     if inspection.digest is None:
         ended = [each for each in _others(connection, montage) if is_gone and each.state not in _NEED_NO_METAFILE]
@@ -249,7 +257,7 @@ def _require_current(connection: Connection, inspection: Inspection) -> Montage:
         return montage
     if montage.identity != inspection.noticed:
         raise StaleInspection
-    if inspection.read is not None:  # the file changed after the last sighting, and no scan has seen it since
+    if inspection.read is not None:  # the file changed after the last sighting, and no scan has found it since
         set_identity(connection, montage.id, inspection.read)
     return need(connection, montage.id)
 
@@ -274,7 +282,7 @@ def _supersede(
 
 
 def _merge(connection: Connection, montage: Montage, same: Montage) -> None:
-    """Delete the newer row of one content; the older row gets its sighting."""
+    """Delete the newer of two rows of one content; the older one gets its identity and sighting number."""
     sighted = connection.execute("SELECT sighted FROM montages WHERE id = ?", (montage.id,)).fetchone()[0]
     connection.execute("UPDATE montages SET superseded_by = ? WHERE superseded_by = ?", (same.id, montage.id))
     connection.execute("DELETE FROM montages WHERE id = ?", (montage.id,))

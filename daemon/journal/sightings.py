@@ -1,7 +1,8 @@
-"""Sightings in the journal. Functions of the connection, each run in one transaction.
+"""Record sightings of metafiles. Functions of the connection, each run in one transaction.
 
-A path has one row for each content that it held. At most one of these rows is unread: it has no digest. The row with
-the highest `sighted` stands for what the path holds now; when a former content comes back, its row gets that number.
+A path has one row for each content that it held. At most one of these rows is unread, which means that it has no
+digest. The row with the highest `sighted` represents the present content; when a former content returns, its row gets
+the highest number.
 """
 
 from daemon.journal.outbox import announce_montage
@@ -31,12 +32,12 @@ def notice(connection: Connection, sighting: Sighting, now: float, *, force: boo
 
     Parameters
     ----------
-    force : also for a file that is known.
+    force : whether a known file is noticed, too.
     """
     metafile = path_to_uri(sighting.path)
     latest = find(connection, LATEST_OF_PATH, (metafile,))
-    # The latest row of a path is SUPERSEDED only if its file was moved away; a sighting means that it is back. A slice
-    # of a log that was imaged again never went away.
+    # The latest row of a path is SUPERSEDED only if its file was moved away, so a sighting means that it is back. The
+    # exception is a slice that was imaged again: its file has stayed.
     is_known = (
         latest is not None
         and (latest.state is not MontageState.SUPERSEDED or _was_imaged_again(connection, latest))
@@ -90,14 +91,14 @@ def insert(connection: Connection, sighting: Sighting, metafile: str, now: float
 
 
 def set_identity(connection: Connection, montage_id: int, identity: FileIdentity) -> None:
-    """Store what stat says of a montage's metafile."""
+    """Store the file identity of a montage's metafile."""
     connection.execute(
         "UPDATE montages SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE id = ?", (*identity, montage_id)
     )
 
 
 def _was_imaged_again(connection: Connection, montage: Montage) -> bool:
-    """Whether a later take of the same slice superseded a montage, and stands."""
+    """Whether a later take of the same slice superseded a montage and is not superseded itself."""
     row = connection.execute("SELECT superseded_by FROM montages WHERE id = ?", (montage.id,)).fetchone()
     later = find(connection, BY_ID, (row[0],)) if row[0] is not None else None
     return (
@@ -108,7 +109,7 @@ def _was_imaged_again(connection: Connection, montage: Montage) -> bool:
 
 
 def _is_unchanged(connection: Connection, montage: Montage, identity: FileIdentity) -> bool:
-    """Whether a file is the one that was noticed. A row without a change time adopts the file's."""
+    """Whether a file has the noticed identity. A row without a change time gets that of the file."""
     if not identity.matches(montage.identity):
         return False
     if montage.identity.ctime_ns is None:

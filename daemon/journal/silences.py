@@ -6,7 +6,7 @@ from daemon.journal.file import Connection
 
 
 class SilenceRow(NamedTuple):
-    """A silence. An empty kind, watch or subject stands for any. Times are seconds since 1970 UTC."""
+    """A silence. An empty kind, watch or subject matches all. Times are seconds since 1970 UTC."""
 
     kind: str
     watch: str
@@ -21,13 +21,16 @@ _COLUMNS = ", ".join(SilenceRow._fields)
 
 
 def put(connection: Connection, silence: SilenceRow, now: float) -> list[SilenceRow]:
-    """Store a silence in place of one of the same alerts; return those that last. An `until` that is past ends it."""
+    """Store a silence, replacing one of the same alerts; return the active silences.
+
+    A silence whose `until` is in the past ends the silence that it replaces.
+    """
     connection.execute(f"INSERT OR REPLACE INTO silences ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", silence)  # noqa: S608  constant
     connection.execute("DELETE FROM silences WHERE until <= ?", (now,))
-    return lasting(connection, now)
+    return active(connection, now)
 
 
-def lasting(connection: Connection, now: float) -> list[SilenceRow]:
-    """Return the silences that have not ended."""
+def active(connection: Connection, now: float) -> list[SilenceRow]:
+    """Return the silences that have not ended, ordered by their end."""
     query = f"SELECT {_COLUMNS} FROM silences WHERE until > ? ORDER BY until, kind, watch, subject"  # noqa: S608  constant
     return [SilenceRow(*row) for row in connection.execute(query, (now,))]

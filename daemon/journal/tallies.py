@@ -1,9 +1,9 @@
-"""Tiles made, counted by minute. Functions of the connection, as in `rows`."""
+"""Count finished tiles by minute. Functions of the connection, as in `rows`."""
 
 from daemon.journal.rows import Connection
 
 MINUTES_KEPT = 24 * 60
-"""Older minutes are added together."""
+"""Minutes with a row of their own. Older minutes are summed in the row of minute 0."""
 
 _ADD = (
     "INSERT INTO tiles_made (minute, watch, scope, tiles)"
@@ -19,7 +19,12 @@ _SINCE = "SELECT watch, scope, sum(tiles) FROM tiles_made WHERE minute >= ? GROU
 
 
 def count_tiles(connection: Connection, montage_id: int, tiles: int, now: float) -> None:
-    """Count tiles of a montage as made in this minute."""
+    """Add tiles of a montage to the present minute.
+
+    Parameters
+    ----------
+    now : seconds since 1970 UTC.
+    """
     minute = int(now // 60)
     connection.execute(_ADD, (minute, tiles, montage_id))
     oldest = minute - MINUTES_KEPT
@@ -29,5 +34,10 @@ def count_tiles(connection: Connection, montage_id: int, tiles: int, now: float)
 
 
 def tiles_since(connection: Connection, minute: int) -> dict[tuple[str, str], int]:
-    """Return the tiles made since a minute by watch and scope; 0 means all that were ever made."""
+    """Return the number of tiles made since a minute, by watch and scope.
+
+    Parameters
+    ----------
+    minute : minutes since 1970 UTC; 0 counts all tiles ever made.
+    """
     return {(watch, scope): tiles for watch, scope, tiles in connection.execute(_SINCE, (minute,))}

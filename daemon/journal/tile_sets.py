@@ -1,4 +1,4 @@
-"""The tile ids of montages. Functions of the connection, as in `rows`."""
+"""Tile ids of montages. Functions of the connection, as in `rows`."""
 
 import zlib
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from daemon.journal.rows import Connection
 from daemon.montages.records import Montage
 
-# A montage's predecessors: of its path, and of paths that its metafile moved from.
+# A montage's predecessors: former contents of its path, and of paths that its metafile moved from.
 _PREDECESSORS = (
     "WITH RECURSIVE former(id) AS (SELECT id FROM montages WHERE superseded_by = :id"
     " UNION SELECT montages.id FROM montages JOIN former ON superseded_by = former.id)"
@@ -17,7 +17,7 @@ _FORMER = (
     " JOIN montages ON montages.id = former.id"
     " WHERE :stack IN (raw_stack, mipmapped_stack)"
 )
-# Whether an upload of a predecessor may have had no answer: it failed, was stopped, or died with the daemon.
+# Whether an upload of a predecessor may have had no response: it failed, was stopped, or the daemon died meanwhile.
 _MAY_BE_OVERWRITTEN = (
     f"{_PREDECESSORS} SELECT EXISTS (SELECT 1 FROM attempts JOIN former ON montage_id = former.id"  # noqa: S608
     " WHERE step IN ('ingest', 'apply') AND outcome IS NOT 'done')"
@@ -53,17 +53,17 @@ def tile_ids(connection: Connection, montage_id: int) -> frozenset[str]:
 
 
 def former_tile_ids(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:
-    """Return the ids that the predecessors of a montage had put into a stack and that it lacks."""
+    """Return the ids that a montage's predecessors had put into a stack and that the montage does not have."""
     return _select(connection, _FORMER, {"id": montage.id, "stack": stack}) - tile_ids(connection, montage.id)
 
 
 def unwanted_tile_ids(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:
-    """Return the former ids that belong to no montage of the stack."""
+    """Return the `former_tile_ids` that belong to no montage of the stack, except superseded ones."""
     former = former_tile_ids(connection, montage, stack)
-    # Most montages have no former tiles, and then the tiles of all others need not be unpacked.
+    # Most montages have no former tiles. Then the tile ids of all other montages need not be unpacked.
     return former - _select(connection, _OWNED, {"stack": stack}) if former else former
 
 
 def may_be_overwritten(connection: Connection, montage_id: int) -> bool:
-    """Return whether render-ws may still work on an upload of a predecessor, which replaces the montage's tiles."""
+    """Whether render-ws may still process an upload of a predecessor, which would replace the montage's tiles."""
     return bool(connection.execute(_MAY_BE_OVERWRITTEN, {"id": montage_id}).fetchone()[0])

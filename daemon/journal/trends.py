@@ -1,4 +1,4 @@
-"""Medians of sections, for the trends of a microscope. Functions of the connection, as in `rows`."""
+"""Medians of sections' quality numbers, for trends of a microscope. Functions of the connection, as in `rows`."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class TrendPoint(NamedTuple):
 
     montage_id: int
     at: float
-    """When it was noticed."""
+    """When the montage was noticed, seconds since 1970 UTC."""
     z: float | None
     trend: Trend
 

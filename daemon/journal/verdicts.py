@@ -11,9 +11,9 @@ from daemon.montages.verdicts import HOLDING, WAITS_FOR_PERSON, Decision, Montag
 from handlers.quality.rules import Judgement, Verdict
 
 SECTIONS_OF_SCOPE = 20
-"""The limit relative to the microscope uses this many of its last sections."""
+"""Number of a microscope's last sections whose median focus is its usual focus."""
 LEAST_SECTIONS = 5
-"""With fewer sections the microscope has no usual focus yet."""
+"""Fewest sections that give a usual focus."""
 
 _FOCUS_BEFORE = (
     "SELECT focus FROM verdicts WHERE scope = ? AND acquired < ? AND focus IS NOT NULL AND montage_id <> ?"
@@ -30,11 +30,11 @@ _DECIDE = (
     " VALUES (:id, :decision, :by, :now, :note)"
     " ON CONFLICT (montage_id) DO UPDATE SET decision = :decision, decided_by = :by, decided_at = :now, note = :note"
 )
-# The pipeline stores again what the montage waits for, if the new verdict holds it.
+# If the new verdict holds the montage, the pipeline stores the reason for waiting again.
 _SHOW = (
     "UPDATE montages SET verdict = :verdict, waiting_for = iif(waiting_for = :hold, NULL, waiting_for) WHERE id = :id"
 )
-# Montages that are about to be closed, or wait for it, with a verdict that holds where the watch says so.
+# Montages before or in the closing step whose verdict holds them if their watch has `hold = true`.
 _HOLDING = (
     "SELECT watch, raw_stack, mipmapped_stack FROM montages WHERE state IN ('mipmapped', 'applied')"
     " AND verdict IN (SELECT value FROM json_each(?))"
@@ -45,9 +45,9 @@ _VERDICT = (
 
 
 def judge(connection: Connection, montage_id: int, judgement: Judgement, focus: float | None, now: float) -> Montage:
-    """Record and announce the verdict of the rules, unless it is the recorded one; return the montage.
+    """Record and announce the verdict of the rules, unless it is recorded already; return the montage.
 
-    Another verdict ends a person's decision, which was about other numbers.
+    A new verdict removes a person's decision, which was about other numbers.
     """
     montage = need(connection, montage_id)
     before = verdict_of(connection, montage_id)
@@ -79,14 +79,14 @@ def decide(
     values = {"id": montage_id, "decision": stored, "by": by, "now": now, "note": note}
     connection.execute(_DECIDE, values)
     verdict = verdict_of(connection, montage_id)
-    counting = None if verdict is None else verdict.counting
-    return _record(connection, montage, Event.DECIDED, counting, {"decision": decision, "by": by, "note": note}, now)
+    effective = None if verdict is None else verdict.effective
+    return _record(connection, montage, Event.DECIDED, effective, {"decision": decision, "by": by, "note": note}, now)
 
 
 def _record(
     connection: Connection, montage: Montage, event: Event, verdict: str | None, detail: dict[str, object], now: float
 ) -> Montage:
-    """Record an event that leaves the state as it is, and the verdict that counts from now on."""
+    """Record an event that does not change the state, and the effective verdict."""
     detail = {"verdict": verdict, **detail}
     insert_event(connection, montage.id, event, montage.state, now, detail)
     connection.execute(_SHOW, {"id": montage.id, "verdict": verdict, "hold": WAITS_FOR_PERSON})
@@ -113,6 +113,6 @@ def usual_focus(connection: Connection, montage: Montage) -> float | None:
 
 
 def holding(connection: Connection) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the watch and the stacks of each montage whose verdict keeps its stacks open, if its watch says so."""
+    """Return watch and stacks of each montage whose verdict keeps its stacks open if its watch has `hold = true`."""
     rows = connection.execute(_HOLDING, (json.dumps(sorted(HOLDING)),)).fetchall()
     return [(watch, tuple(dict.fromkeys(each for each in stacks if each))) for watch, *stacks in rows]

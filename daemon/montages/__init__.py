@@ -1,1 +1,1 @@
-"""Values of a montage: its states and events, its journal record, its JSON form, the sighting that begins it."""
+"""A montage as values: states and events, journal record, verdict, JSON form, the sighting that begins it."""

@@ -1,4 +1,4 @@
-"""Events about montages and stacks for hooks: kinds, and data as values. Pure."""
+"""Events about montages and stacks for hooks: their kinds and data. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from handlers.uris import path_to_uri
 
 
 class Kind(StrEnum):
-    """Type of an event that is delivered."""
+    """Type of an announced event."""
 
     MONTAGE_NOTICED = "montage.noticed"
     """A metafile was found, or is read again."""
@@ -24,7 +24,7 @@ class Kind(StrEnum):
     MONTAGE_MIPMAPPED = "montage.mipmapped"
     """All levels of all tiles are on disk."""
     MONTAGE_APPLIED = "montage.applied"
-    """The tile specs in the output stack name the levels."""
+    """The tile specs in the output stack contain the levels."""
     MONTAGE_COMPLETE = "montage.complete"
     """The stacks are closed, or the watch does not close stacks."""
     MONTAGE_QC = "montage.qc"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
     MONTAGE_REPEATED = "montage.repeated"
     """Steps are repeated: a retry, a replay, changed images, lost files or tiles."""
     MONTAGE_SUPERSEDED = "montage.superseded"
-    """Another montage replaces it: the path has a new content, or the metafile was moved or removed."""
+    """Another montage replaces it: its path has a new content, or its metafile was moved or removed."""
     MONTAGE_IGNORED = "montage.ignored"
     """The watch does not ingest this metafile."""
     MONTAGE_DISMISSED = "montage.dismissed"
@@ -65,7 +65,7 @@ KIND_OF_EVENT: Mapping[Event, Kind] = {
     Event.JUDGED: Kind.MONTAGE_QC,
     Event.DECIDED: Kind.MONTAGE_QC,
 }
-"""Events of the journal that are announced. A rebuilt journal announces nothing: nothing has happened."""
+"""Kind of each announced event of the journal. REBUILT and SEEN_AGAIN are not announced: no work was done."""
 
 
 _DOCSTRINGS: Final = {"use_attribute_docstrings": True}
@@ -74,7 +74,7 @@ _DOCSTRINGS: Final = {"use_attribute_docstrings": True}
 
 @dataclass(frozen=True, slots=True)
 class StackName:
-    """A stack of render-ws."""
+    """Full name of a stack of render-ws."""
 
     owner: str
     project: str
@@ -88,7 +88,7 @@ class StackName:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Pixels of level 0 in the stack."""
+    """A rectangle in stack coordinates, pixels of level 0."""
 
     min_x: float
     min_y: float
@@ -128,7 +128,7 @@ class MontageData:
     metafile_uri: str
     """The same as a file URI, exact."""
     z: float | None
-    """Place of the section in the stack; null until the metafile was read. So are the following values."""
+    """Place of the section in the stack. Null until the metafile is read, like all values up to output_dir."""
     section_id: str | None
     """Section id of the tiles in render-ws. Also null for a montage that settled in an older version."""
     tiles: int | None
@@ -142,23 +142,23 @@ class MontageData:
     output_dir: str | None
     """Directory that contains the mipmaps, on the machine of temwatch."""
     noticed_at: str
-    """ISO 8601, UTC."""
+    """Time of the first sighting; ISO 8601, UTC. The same form as the following times."""
     changed_at: str
     """When the state last changed."""
     complete_at: str | None
     """Null while the montage is not COMPLETE."""
     verdict: str | None
-    """Verdict of quality control, pass, review, fail or re-image; null if there is none."""
+    """Verdict of quality control: pass, review, fail or re-image; null if there is none."""
     rules: tuple[str, ...]
     """Rules whose limits are broken; empty for all events but montage.qc."""
     decided_by: str | None
-    """Person whose decision a montage.qc reports; null if the rules gave the verdict, and for all other events."""
+    """Person whose decision montage.qc reports; null if the rules gave the verdict, and for all other events."""
     fault: FaultData | None
     """Why it failed; null for all events but montage.failed."""
     reason: str | None
-    """Why it was repeated, superseded, ignored or dismissed, or a person's note, where it is known."""
+    """Why it was repeated, superseded, ignored or dismissed, or a person's note; null if unknown."""
     superseded_by: int | None
-    """Id of the montage that took its place; null for all events but montage.superseded."""
+    """Id of the montage that replaces it; null for all events but montage.superseded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class StackData:
     sections: tuple[float, ...]
     """z of each montage that waited for this close, ascending; empty for stack.reopened."""
     reason: str | None
-    """Why the stack was reopened, if another program had closed it."""
+    """Why the stack was reopened, if another program had closed it; otherwise null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +181,9 @@ class Announced:
     """An event of the outbox."""
 
     number: int
-    """Ascends in the order of the commits; never used twice in one journal."""
+    """Ascends in commit order; never used twice in one journal."""
     event_id: str
-    """The same at each delivery, unique over all journals."""
+    """The same in every delivery; unique over all journals."""
     at: float
     """Seconds since 1970 UTC."""
     kind: Kind
@@ -201,6 +201,7 @@ def montage_data(montage: Montage, detail: Mapping[str, Any], *, is_superseded: 
     ----------
     montage : the montage after the event.
     detail : detail of the event in the journal.
+    is_superseded : whether the event is SUPERSEDED; then the detail's `by` is the superseding montage.
     """
     fault = detail.get("fault")
     reason = detail.get("because") or detail.get("reason") or detail.get("note")

@@ -1,4 +1,4 @@
-"""JSON form of montages, for the web, `temwatch status` and `temwatch replay`."""
+"""JSON form of montages for the web, `temwatch status` and `temwatch replay`. Pure."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,8 +18,8 @@ def montage_json(
 
     Parameters
     ----------
-    inaccessible : watch name -> why its directory cannot be accessed now. Montages that need the directory wait for it,
-        whatever they waited for before.
+    inaccessible : watch name -> why its directory cannot be accessed now. This replaces the reason for waiting of
+        montages that need the directory.
     next_try_at : UNIX time of the next attempt, if the montage is delayed.
     """
     fault = montage.fault

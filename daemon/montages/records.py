@@ -1,4 +1,4 @@
-"""Records of the journal as values: montages, faults, outcomes of attempts. Pure."""
+"""Records of the journal as values: montages, faults, outcomes of attempts, results of settling. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -54,31 +54,41 @@ class Montage:
     """Name of the metafile; sorts by acquisition time."""
     state: MontageState
     failed_in: MontageState | None
+    """State in which it failed; None if it has not failed. A COMPLETE montage keeps COMPLETE here when dismissed."""
     z: float | None
+    """Place of the section in the stack; None until it settles, like the following values up to tile_count."""
     raw_stack: str | None
     """owner/project/stack."""
     mipmapped_stack: str | None
     tile_count: int | None
     findings: tuple[str, ...]
+    """Warnings from the metafile's check, and changes of images, one sentence each."""
     fault: FaultRecord | None
+    """Fault of the last attempt, while the montage is FAILED or waits for a retry."""
     waiting_for: str | None
+    """What it waits for although nothing failed, or why it was ignored or dismissed; one sentence."""
     attempt: int
+    """Number of attempts at the present step, including a running one."""
     crashes: int
+    """Number of attempts at the present step during which the process died, since its last progress."""
     noticed_at: float
+    """Seconds since 1970 UTC, like the following times."""
     changed_at: float
+    """When the state last changed."""
     complete_at: float | None
+    """When it became COMPLETE; None in other states."""
     section_id: str | None = None
     """Section id of the tiles; None until it settles, and for a montage that settled in an older version."""
     bounds: tuple[float, float, float, float] | None = None
-    """Least x and y, greatest x and y of the tiles in the stack, pixels. None as for section_id."""
+    """Smallest x and y, largest x and y of the tiles in stack coordinates, pixels. None as for section_id."""
     output_dir: str | None = None
     """Directory of the mipmaps. None as for section_id."""
     scope: str | None = None
-    """Name of the microscope in the header; None until it is read, and if the header has none."""
+    """Name of the microscope in the header; None until the header is read, and if it has none."""
     tape: str | None = None
-    """Name of the tape in the header, likewise."""
+    """Name of the tape in the header; None as for scope."""
     verdict: str | None = None
-    """The verdict on its quality that counts: pass, review, fail or re-image; None until there is one."""
+    """Effective verdict on its quality: pass, review, fail or re-image; None until there is one."""
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -88,7 +98,7 @@ class Montage:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Facts about a montage that settling derived from its metafile."""
+    """Values of a montage that settling derives from its metafile."""
 
     digest: str
     z: float
@@ -103,7 +113,7 @@ class Settled:
     section_id: str | None = None
     bounds: tuple[float, float, float, float] | None = None
     output_dir: str | None = None
-    """This and the two before: as in `Montage`."""
+    """This and the two fields above: see `Montage`."""
     scope: str | None = None
     """Name of the microscope in the header."""
     tape: str | None = None
@@ -111,7 +121,7 @@ class Settled:
 
 
 class StaleInspection(Exception):  # noqa: N818  not an error: the metafile is inspected again
-    """The metafile was noticed again during its inspection, so the result says nothing about its present content."""
+    """The metafile was noticed again during its inspection, so the result is about a former content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +143,13 @@ class Rival:
 
     montage: Montage
     shared: tuple[str, ...]
-    """Tile ids that both metafiles name for the same stack and z, ascending. Empty for an unsettled rival that has the
-    same content or is the same file."""
+    """Tile ids that both metafiles have in the same stack and z, ascending. Empty for a rival that has the same
+    content, is the same file, or is another acquisition of the same slice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Namesake:
-    """A montage in the same stack whose header has another value in a field that names the stack."""
+    """A montage in the same stack although its header has another value in a field of the stack's name."""
 
     montage: Montage
     stack: str
@@ -156,20 +166,20 @@ class AwaitedFile:
     watch: str
     metafile: Path
     evidence: Evidence
-    """The file, as it was when the montage failed."""
+    """The file with its identity when the montage failed or was ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettleResult:
-    """Record of an inspection in the journal."""
+    """Result of recording an inspection in the journal."""
 
     kept: int
-    """Id of the montage that represents the content. It differs from the inspected one if the content was known."""
+    """Id of the montage that represents the content. It is not the inspected montage if the content was known."""
     superseded: tuple[Montage, ...] = ()
-    """Montages that were superseded, as they were before: their content is gone from the path, or moved to it."""
+    """Superseded montages as they were before: their content is gone from the path, or was moved to it."""
     is_known: bool = False
-    """Whether the content had settled before: no work follows."""
+    """Whether the content had settled before, so that no work follows."""
     rivals: tuple[Rival, ...] = ()
     """Montages whose metafiles have to be inspected first. If there are any, nothing was recorded."""
     namesake: Namesake | None = None
-    """Montage that other header values led to the same stack. If there is one, nothing was recorded."""
+    """Montage of the same stack with other header values. If there is one, nothing was recorded."""

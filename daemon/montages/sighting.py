@@ -15,11 +15,11 @@ class FoundBy(StrEnum):
     START = "start"
     """It was present when the watch was opened."""
     REPLAY = "replay"
-    """An operator asked for it by `temwatch replay`."""
+    """An operator requested it with `temwatch replay`."""
     REBUILD = "rebuild"
     """It was present when a journal was rebuilt."""
     STEP = "step"
-    """A step read it and found another content than that of its montage."""
+    """A step read it and found a content that is not that of its montage."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
        MIPMAPPED, APPLIED, COMPLETE -> INGESTED                           (images changed: their mipmaps are made again)
        MIPMAPPED -> INGESTED                                              (mipmap files are missing)
        APPLIED, COMPLETE -> MIPMAPPED                                     (tiles are missing from a stack, or replaced)
-       FAILED -> DISMISSED                                                (an operator expects no more of it)
+       FAILED -> DISMISSED                                                (an operator decided that nothing is done)
        COMPLETE -> DISMISSED                              (its metafile is gone, and another one may replace its tiles)
        FAILED, DISMISSED, COMPLETE, SUPERSEDED -> SETTLED, INGESTED or MIPMAPPED   (replayed; NOTICED if never settled)
        FAILED, DISMISSED, IGNORED, SUPERSEDED -> NOTICED                  (renoticed: the metafile is read again)
@@ -20,18 +20,18 @@ from enum import StrEnum
 
 
 class MontageState(StrEnum):
-    """Progress of a montage; each value says what has been done and verified."""
+    """Progress of a montage; each value states what has been done and verified."""
 
     NOTICED = "noticed"
     """The metafile was found; its content has not been read."""
     SETTLED = "settled"
     """The metafile is complete and consistent, and every image that it names is present."""
     INGESTED = "ingested"
-    """Its tile specs are in the raw stack, read back."""
+    """Its tile specs are in the raw stack and were read back."""
     MIPMAPPED = "mipmapped"
-    """Every level of every tile is on disk, read back."""
+    """Every level of every tile is on disk and was read back."""
     APPLIED = "applied"
-    """The tile specs in the output stack name the levels, read back and compared."""
+    """The tile specs in the output stack contain the levels; they were read back and compared."""
     COMPLETE = "complete"
     """Its stacks are closed, or the watch does not close stacks."""
     FAILED = "failed"
@@ -60,9 +60,9 @@ class Event(StrEnum):
     DISMISSED = "dismissed"
     """An operator dismissed a FAILED montage, or a COMPLETE one without its metafile; the detail holds the reason."""
     REPLAYED = "replayed"
-    """An operator asked to repeat steps; the detail holds the state to start from."""
+    """An operator requested that steps are repeated; the detail holds the state to start from."""
     REBUILT = "rebuilt"
-    """A new journal adopted the state that stacks and files prove; the detail holds that state."""
+    """A rebuilt journal got the state that stacks and files prove; the detail holds that state."""
     RETRIED = "retried"
     """A FAILED montage resumes in the state in which it failed; the detail holds that state."""
     RENOTICED = "renoticed"
@@ -72,14 +72,15 @@ class Event(StrEnum):
     MIPMAPS_LOST = "mipmaps_lost"
     """Mipmap files are missing from disk and are made again."""
     IMAGES_CHANGED = "images_changed"
-    """Images changed after their mipmaps were made; the mipmaps are made again. The detail names the images."""
+    """Images changed after their mipmaps were made; the mipmaps are made again. The detail lists the images."""
     JUDGED = "judged"
-    """The rules of quality control gave a verdict; the detail holds it. The state stays."""
+    """The rules of quality control gave a verdict; the detail holds it. The state does not change."""
     DECIDED = "decided"
-    """A person decided in place of the rules, or withdrew that; the detail holds the name and the note."""
+    """A person replaced the rules' verdict or withdrew that; the detail holds name and note. The state does not
+    change."""
     TILES_LOST = "tiles_lost"
-    """Applied tiles are missing from a stack: another program deleted them. Or a late upload of a former content
-    replaced them. They are put again."""
+    """Applied tiles are missing from a stack because another program deleted them, or were replaced by a late upload of
+    a former content. They are put again."""
 
 
 class Step(StrEnum):
@@ -109,7 +110,7 @@ _ORDER = tuple(STEP_OF_STATE)
 START_OF_STEP: Mapping[Step, MontageState] = {
     step: state for state, step in STEP_OF_STATE.items() if state not in (MontageState.NOTICED, MontageState.APPLIED)
 }
-"""The steps that a replay may start with, and the state in which each step starts."""
+"""Steps with which a replay may start, each with the state in which it starts."""
 
 _S, _E = MontageState, Event
 _TABLE: Mapping[tuple[MontageState, Event], MontageState] = {
@@ -142,7 +143,7 @@ _TARGETS: Mapping[Event, tuple[frozenset[MontageState], frozenset[MontageState]]
     ),
     _E.REBUILT: (frozenset({_S.NOTICED}), frozenset({_S.INGESTED, _S.MIPMAPPED, _S.APPLIED, _S.COMPLETE})),
 }
-"""Events that name the state they lead to: allowed states before, allowed states after."""
+"""Events whose detail holds the next state: allowed states before, allowed states after."""
 
 
 class IllegalTransition(ValueError):  # noqa: N818  the term of state machines
@@ -189,7 +190,7 @@ def fold(events: Iterable[tuple[Event, MontageState | None]]) -> MontageState | 
 
     Parameters
     ----------
-    events : each with the state that it names: for RETRIED, REPLAYED and REBUILT; None for all others.
+    events : each with the state in its detail, for RETRIED, REPLAYED and REBUILT; None for all others.
     """
     state: MontageState | None = None
     for event, named in events:
@@ -198,7 +199,7 @@ def fold(events: Iterable[tuple[Event, MontageState | None]]) -> MontageState | 
 
 
 def replay_start(state: MontageState, failed_in: MontageState | None, step: Step) -> MontageState:
-    """Return the state in which a replay starts: that of the step, or the state of the failure if that is earlier.
+    """Return the state in which a replay starts: that of the step, or the state in which it failed if that is earlier.
 
     >>> replay_start(MontageState.COMPLETE, None, Step.APPLY)
     <MontageState.MIPMAPPED: 'mipmapped'>

@@ -1,4 +1,4 @@
-"""The verdict on a montage: what the rules found, and what a person decided. Pure."""
+"""The verdict on a montage: the rules' judgement and a person's decision. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ class Decision(StrEnum):
     REIMAGE = "re-image"
     """The section is to be imaged again."""
     COMPUTED = "computed"
-    """The verdict of the rules counts again: the decision before is withdrawn."""
+    """The earlier decision is withdrawn: the verdict of the rules is effective again."""
 
 
 HOLDING = frozenset({str(Verdict.FAIL), str(Decision.FAIL), str(Decision.REIMAGE)})
 """Verdicts with which a montage waits for a person, where its watch says `hold = true`."""
 
 WAITS_FOR_PERSON = "a person: its quality verdict keeps its stacks open"
-"""Reason for which such a montage waits."""
+"""Text of `waiting_for` for a montage with such a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A person's decision, which counts in place of the rules' verdict."""
+    """A person's decision, which replaces the rules' verdict."""
 
     decision: Decision
     """Never COMPUTED."""
@@ -45,13 +45,14 @@ class MontageVerdict:
     """The verdict on a montage, as the journal holds it."""
 
     judgement: Judgement | None
-    """None: only a person has decided."""
+    """None if the rules were not applied: only a person has decided."""
     judged_at: float | None
+    """Seconds since 1970 UTC."""
     override: Override | None
 
     @property
-    def counting(self) -> str | None:
-        """The verdict that counts: the person's, otherwise that of the rules."""
+    def effective(self) -> str | None:
+        """The effective verdict: the person's, otherwise that of the rules."""
         if self.override is not None:
             return str(self.override.decision)
         return None if self.judgement is None else str(self.judgement.verdict)
@@ -66,7 +67,7 @@ def verdict_json(verdict: MontageVerdict) -> dict[str, Any]:
     """Return a verdict as the web and `temwatch quality --json` show it."""
     override = verdict.override
     return {
-        "verdict": verdict.counting,
+        "verdict": verdict.effective,
         "computed": None if verdict.judgement is None else str(verdict.judgement.verdict),
         "judged_at": iso_time(verdict.judged_at),
         "findings": [finding.to_json() for finding in verdict.findings],

@@ -1,1 +1,1 @@
-"""The outbox's readers: hooks for programs and alerts for people, their delivery and retries."""
+"""Notification of programs (hooks) and of people (alerts): conditions, messages, delivery and retries."""

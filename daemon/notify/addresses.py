@@ -1,4 +1,4 @@
-"""Sending messages to people by apprise, whose addresses are in a file that is closed to others. Blocking."""
+"""Send messages to people with apprise. Their addresses are in a file that other users cannot read. Blocking."""
 
 import importlib
 from pathlib import Path
@@ -14,13 +14,13 @@ _HINT = 'pip install "temwatch[alerts]"'
 
 
 def read_addresses(path: Path, key: str = "alerts.urls_file") -> list[str]:
-    """Return the addresses of a file, without comments. Raises SettingsFault, which shows none of them."""
+    """Return the addresses of a file, without comments. Raises SettingsFault, whose text shows no address."""
     lines = [line.strip() for line in read_secret(path, key).splitlines()]
     addresses = [line for line in lines if line and not line.startswith("#")]
     if not addresses:
-        raise SettingsFault(key, f"{path} holds no address", "write one address of apprise a line there")
+        raise SettingsFault(key, f"{path} contains no address", "write one apprise address on each line")
     if len(addresses) > MOST_ADDRESSES:
-        raise SettingsFault(key, f"{path} holds more than {MOST_ADDRESSES} addresses", "use a mailing list")
+        raise SettingsFault(key, f"{path} contains more than {MOST_ADDRESSES} addresses", "use a mailing list")
     return addresses
 
 
@@ -29,12 +29,12 @@ def send(address: str, number: int, title: str, body: str, severity: Severity) -
 
     Parameters
     ----------
-    number : of the address in its file, for faults, which do not show the address.
+    number : position of the address in its file, from 1. Faults show it in place of the address.
 
     Raises
     ------
     Fault
-        If the address cannot be used, or its service did not take the message.
+        If the address is invalid, or its service did not accept the message.
     """
     sender = _sender(address, number)
     try:
@@ -43,10 +43,10 @@ def send(address: str, number: int, title: str, body: str, severity: Severity) -
             body="\n".join(map(printable, body.splitlines())),
             notify_type=str(severity),
         )
-    except Exception as error:  # noqa: BLE001  of any of a hundred plugins; its text may show the address
+    except Exception as error:  # noqa: BLE001  one of a hundred plugins raised it; its text may show the address
         raise _undelivered(number, f"failed with {type(error).__name__}") from None
     if not done:
-        raise _undelivered(number, "did not take a message")
+        raise _undelivered(number, "did not accept a message")
 
 
 def _sender(address: str, number: int) -> Any:
@@ -58,7 +58,7 @@ def _sender(address: str, number: int) -> Any:
         asset=apprise.AppriseAsset(app_id="temwatch", app_desc="temwatch", app_url="", async_mode=False)
     )
     if not sender.add(address):
-        problem = f"address {number} is not an address of apprise"
+        problem = f"address {number} is not an apprise address"
         raise SettingsFault("alerts.urls_file", problem, "compare it with apprise's list of services")
     return sender
 

@@ -15,25 +15,25 @@ from daemon.notify.alerting import (
     Draft,
     Severity,
     due,
+    mark_reported,
     observe,
-    written,
 )
 from daemon.notify.messages import Message, Messages, group_of, waiting_groups
 
 
 @dataclass(frozen=True, slots=True)
 class AlertState:
-    """Alerts, and messages that are not delivered yet."""
+    """Alerts, undelivered messages and notes."""
 
     alerts: Alerts = field(default_factory=dict)
     messages: Messages = ()
-    """In the order in which they were written."""
+    """Undelivered messages, oldest first."""
     notes: Mapping[str, float] = field(default_factory=dict)
-    """Further values to remember, by name."""
+    """Further values that are kept over a restart, by name."""
 
     @classmethod
     def of(cls, kept: Kept) -> Self:
-        """Return what the journal keeps."""
+        """Return the state of the journal's rows."""
         alerts = [_alert(row) for row in kept.alerts]
         return cls({alert.condition.key: alert for alert in alerts}, tuple(map(_message, kept.messages)), kept.notes)
 
@@ -41,11 +41,11 @@ class AlertState:
         """Return the state with one more message."""
         return replace(self, messages=(*self.messages, message))
 
-    def noting(self, notes: Mapping[str, float]) -> "AlertState":
-        """Return the state with notes in place of those of the same name."""
+    def with_notes(self, notes: Mapping[str, float]) -> "AlertState":
+        """Return the state with added or replaced notes."""
         return replace(self, notes={**self.notes, **notes})
 
-    def look(
+    def update(
         self,
         conditions: Iterable[Condition],
         now: float,
@@ -54,12 +54,13 @@ class AlertState:
         is_silent: Callable[[Condition], bool] = lambda _: False,
         unknown: Collection[tuple[AlertKind, str]] = (),
     ) -> "AlertState":
-        """Return the state after a look at the present conditions.
+        """Return the state after an observation of the present conditions.
 
         Parameters
         ----------
+        now : seconds since 1970 UTC.
         write : makes the message of a draft.
-        is_silent : whether a condition is silenced now. Its end is not reported then, either.
+        is_silent : whether a condition is silenced now; then its end is not reported, either.
         unknown : as for `observe`.
         """
         alerts, messages = observe(self.alerts, conditions, now, unknown), self.messages
@@ -67,13 +68,13 @@ class AlertState:
         alerts = {key: alert for key, alert in alerts.items() if key not in silent}
         for draft in due(alerts, now, repeat_s, waiting_groups(messages)):
             messages = (*messages, write(draft))
-            alerts = written(alerts, draft, now)
-        lasting = {k: each for k, each in silent.items() if each.ended_at is None and k[0] not in OCCURRENCES}
-        alerts |= lasting
+            alerts = mark_reported(alerts, draft, now)
+        ongoing = {k: each for k, each in silent.items() if each.ended_at is None and k[0] not in OCCURRENCES}
+        alerts |= ongoing
         return replace(self, alerts=alerts, messages=messages)
 
     def change_from(self, before: "AlertState") -> Change:
-        """Return what differs from a former state."""
+        """Return the changes since a former state."""
         alerts = [_alert_row(alert) for key, alert in self.alerts.items() if before.alerts.get(key) != alert]
         gone = [(str(kind), watch, subject) for kind, watch, subject in before.alerts.keys() - self.alerts.keys()]
         known = {message.id: message for message in before.messages}

@@ -1,11 +1,11 @@
-"""Alerts: which conditions cause messages to people, when, and how often. Pure: the time is an argument."""
+"""Decide which conditions are reported to people, when, and how often. Pure: the time is an argument."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 SHOWN = 5
-"""Subjects of one message that are listed; the others are counted."""
+"""Number of conditions that one message lists; the others are counted."""
 
 
 class AlertKind(StrEnum):
@@ -14,7 +14,7 @@ class AlertKind(StrEnum):
     MONTAGE_FAILED = "montage failed"
     IMAGES_LATE = "images late"
     BACKLOG = "backlog"
-    RENDER_AWAY = "render-ws away"
+    RENDER_UNREACHABLE = "render-ws unreachable"
     LOGIN_REFUSED = "login refused"
     WATCH_UNREACHABLE = "watch unreachable"
     DISK_LOW = "disk low"
@@ -30,7 +30,7 @@ class AlertKind(StrEnum):
 
 
 class Severity(StrEnum):
-    """Severity of a message. The values are apprise's types of notifications."""
+    """Severity of a message. The values are apprise's notification types."""
 
     INFO = "info"
     OVER = "success"
@@ -40,34 +40,35 @@ class Severity(StrEnum):
 
 HOLD_S: Mapping[AlertKind, float] = {
     AlertKind.MONTAGE_FAILED: 60.0,
-    AlertKind.RENDER_AWAY: 300.0,
+    AlertKind.RENDER_UNREACHABLE: 300.0,
     AlertKind.WATCH_UNREACHABLE: 120.0,
 }
-"""Time that a condition must last before its message. Others that begin meanwhile are in the same message."""
+"""Time that a condition must last before it is reported. Conditions that begin meanwhile are in the same message."""
 REPEAT_S: Mapping[AlertKind, float] = {AlertKind.EXPIRES: 86_400.0}
-"""Least time between two messages about a condition that lasts, where it is not `repeat_s`."""
+"""Shortest time between two messages about a lasting condition, if it is longer than `repeat_s`."""
 OCCURRENCES: Mapping[AlertKind, float] = {AlertKind.QC_BROKEN: 600.0}
-"""Kinds that are events: least seconds from one message of a group to the next. Each event is reported once."""
+"""Kinds that are events, each reported once: shortest time from one message of a group to the next, seconds."""
 ENDED_KEPT_S = 7 * 86_400.0
-"""An end is reported with the end of its whole group, and forgotten if that takes longer than this."""
+"""Ends are reported when the whole group has ended. An end that waits longer than this is not reported."""
 ERRORS = frozenset({AlertKind.LOGIN_REFUSED, AlertKind.DISK_LOW, AlertKind.JOURNAL_UNWRITABLE})
-"""Kinds that stop all work until a person acts."""
+"""Kinds that stop all work until an operator acts."""
 
 
 Key = tuple[AlertKind, str, str]
 """Kind, watch, subject."""
 Group = tuple[AlertKind, str, str]
-"""Kind, watch, scope: what one message is about."""
+"""Kind, watch, scope of the conditions that share a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is wrong now."""
+    """A problem that exists now."""
 
     kind: AlertKind
     watch: str
-    """Empty if it concerns no single watch."""
+    """Empty if it does not concern a single watch."""
     subject: str
+    """Montage, directory, hook or microscope concerned."""
     text: str
     """One sentence."""
     scope: str = ""
@@ -76,12 +77,12 @@ class Condition:
 
     @property
     def key(self) -> Key:
-        """Identity: conditions with equal keys are the same condition."""
+        """Identity of the condition."""
         return self.kind, self.watch, self.subject
 
     @property
     def group(self) -> Group:
-        """Conditions of one group share a message."""
+        """Group of the condition. Conditions of one group share a message."""
         return self.kind, self.watch, self.scope
 
 
@@ -94,7 +95,7 @@ class Alert:
     sent_at: float | None = None
     """When the last message about it was written."""
     ended_at: float | None = None
-    """Set from its end until the end is reported."""
+    """When it ended, until its end is reported; otherwise None."""
 
 
 Alerts = Mapping[Key, Alert]
@@ -102,7 +103,7 @@ Alerts = Mapping[Key, Alert]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Message about conditions of one group, before it has an id."""
+    """Message about conditions of one group, before it has an id and a footer."""
 
     group: Group
     severity: Severity
@@ -124,7 +125,7 @@ class Draft:
 
     @property
     def body(self) -> str:
-        """One line for each of the first conditions."""
+        """One line for each of the first conditions, and the number of the others."""
         rest = len(self.texts) - SHOWN
         return "\n".join([*self.texts[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
@@ -132,13 +133,14 @@ class Draft:
 def observe(
     alerts: Alerts, conditions: Iterable[Condition], now: float, unknown: Collection[tuple[AlertKind, str]] = ()
 ) -> dict[Key, Alert]:
-    """Return the alerts after a look at the present conditions.
+    """Return the alerts after an observation of the present conditions.
 
-    A condition that ends before it was reported is forgotten.
+    A condition that ends before it is reported is dropped.
 
     Parameters
     ----------
-    unknown : kinds and watches that could not be checked: their alerts stay as they are.
+    now : seconds since 1970 UTC.
+    unknown : kinds and watches that could not be checked. Their alerts do not change.
     """
     present = {condition.key: condition for condition in conditions}
     after: dict[Key, Alert] = {}
@@ -164,7 +166,9 @@ def due(alerts: Alerts, now: float, repeat_s: float, waiting: Collection[Group] 
 
     Parameters
     ----------
-    waiting : groups with messages that are not delivered yet: these are not repeated meanwhile.
+    now : seconds since 1970 UTC.
+    repeat_s : time between two messages about a lasting condition.
+    waiting : groups with undelivered messages. Their messages are not repeated meanwhile.
     """
     groups: dict[Group, list[Alert]] = {}
     for key in sorted(alerts, key=lambda key: (alerts[key].since, key)):
@@ -205,8 +209,8 @@ def _draft(group: Group, alerts: list[Alert], severity: Severity) -> Draft:
     return Draft(group, severity, keys, tuple(alert.condition.text for alert in alerts))
 
 
-def written(alerts: Alerts, draft: Draft, now: float) -> dict[Key, Alert]:
-    """Return the alerts after a message was written."""
+def mark_reported(alerts: Alerts, draft: Draft, now: float) -> dict[Key, Alert]:
+    """Return the alerts after their conditions were reported by a message; alerts whose end it reports are removed."""
     after = dict(alerts)
     for key in draft.keys:
         if draft.is_over:

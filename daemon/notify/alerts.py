@@ -1,4 +1,4 @@
-"""Alerts: checks the daemon's facts every few seconds, and sends messages to people; the journal stores both."""
+"""Alerts: check the daemon's facts every few seconds and send messages to people. The journal stores both."""
 
 import asyncio
 import contextlib
@@ -18,27 +18,27 @@ from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alert_state import AlertState
 from daemon.notify.alerting import AlertKind, Condition, Draft, Severity
 from daemon.notify.digest import digest_text
-from daemon.notify.heartbeat import beat
-from daemon.notify.messages import Message, given_up, message_of, on_their_way
-from daemon.notify.observer import OUTBOX, Observer, Sight
-from daemon.notify.sender import AGAIN_S, Send, Sender
+from daemon.notify.heartbeat import send_heartbeats
+from daemon.notify.messages import Message, given_up, message_of, undelivered
+from daemon.notify.observer import OUTBOX, Observation, Observer
+from daemon.notify.sender import RETRY_S, Send, Sender
 from daemon.notify.silences import is_silent
 from daemon.pipeline.health import Facts
 from handlers.errors import Fault
 
 log = structlog.get_logger()
 
-LOOK_S = 10.0
+CHECK_S = 10.0
 SAVE_S = 10.0
 ID_BYTES = 4
 DIGEST_CONDITION = Condition(AlertKind.DIGEST, "", "digest", "")
 
 
 class Alerting:
-    """Sends messages about what is wrong, until cancelled. A message that cannot be delivered is only a warning.
+    """Sends messages about conditions, until cancelled. A message that cannot be delivered is only a warning.
 
-    A message is committed together with the alerts that it reports, and delivered afterwards. So `kill -9` loses no
-    message, and repeats only a message whose delivery was not recorded yet, with the same id.
+    A message is committed together with the alerts that it reports, and delivered afterwards. A killed process loses no
+    message. It repeats only messages whose delivery was not recorded, with the same id.
 
     Parameters
     ----------
@@ -72,58 +72,60 @@ class Alerting:
 
     @property
     def problem(self) -> str:
-        """Why an address did not take the last message; empty if each did."""
+        """Why an address did not accept its last message; empty if all did."""
         return self._file_problem or next(iter(self._sender.problems.values()), "")
 
     async def run(self) -> None:
         """Check the conditions and deliver messages, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(beat(lambda: self._settings().alerts.heartbeat_url, self._facts), name="heartbeat")
-            group.create_task(self._deliver_on(), name="alert messages")
+            group.create_task(
+                send_heartbeats(lambda: self._settings().alerts.heartbeat_url, self._facts), name="heartbeat"
+            )
+            group.create_task(self._run_delivery(), name="alert messages")
             while True:
                 if self._settings().alerts.urls_file is not None:
-                    await _survive(self.look)
-                await asyncio.sleep(LOOK_S)
+                    await _log_bugs(self.check)
+                await asyncio.sleep(CHECK_S)
 
     async def register(self) -> None:
-        """Let alerts begin with the next event. Await it before the first event that they must report."""
+        """Start alerts at the next event. Await this before the first event that they must report."""
         state = await self._opened()
         if self._settings().alerts.urls_file is not None and OUTBOX not in state.notes:
-            self._state = state.noting({OUTBOX: await self._journal.read(last_number)})
+            self._state = state.with_notes({OUTBOX: await self._journal.read(last_number)})
             await self._save()
 
-    async def look(self) -> None:
-        """Look once, and write the messages that are due."""
+    async def check(self) -> None:
+        """Observe once, and write the messages that are due."""
         state = await self._opened()
-        sight = await self._observer.observe(state.notes, self._wall())
-        # Nothing is awaited from here to the assignment: the delivery changes the messages, too.
-        after = self._after(self._at(state), sight)
-        lost = given_up(after.messages, sight.at)
+        seen = await self._observer.observe(state.notes, self._wall())
+        # Nothing is awaited from here to the assignment, since the delivery task changes the messages, too.
+        after = self._after(self._latest(state), seen)
+        lost = given_up(after.messages, seen.at)
         self._state = replace(after, messages=tuple(each for each in after.messages if each not in lost))
         for message in lost:
             log.error("alert.given_up", title=message.title, message=message.id, hint="try `temwatch notify test`")
         await self._save()
         self._written.set()
 
-    def _after(self, state: AlertState, sight: Sight) -> AlertState:
-        """Return the state after a look."""
+    def _after(self, state: AlertState, seen: Observation) -> AlertState:
+        """Return the state after an observation, with the digest if it is due."""
 
         def is_silenced(condition: Condition) -> bool:
-            return is_silent(condition, sight.silences)
+            return is_silent(condition, seen.silences)
 
-        after = state.look(
-            sight.wrong,
-            sight.at,
+        after = state.update(
+            seen.wrong,
+            seen.at,
             self._settings().alerts.repeat_s,
-            lambda draft: self._message(draft, sight.at),
+            lambda draft: self._message(draft, seen.at),
             is_silenced,
-            sight.unknown,
+            seen.unknown,
         )
-        if sight.since is not None and not is_silenced(DIGEST_CONDITION):
-            text = digest_text(sight.since, sight.days, sight.facts, after.alerts, sight.silences)
+        if seen.since is not None and not is_silenced(DIGEST_CONDITION):
+            text = digest_text(seen.since, seen.days, seen.facts, after.alerts, seen.silences)
             draft = Draft(DIGEST_CONDITION.group, Severity.INFO, (DIGEST_CONDITION.key,), (text,))
-            after = after.with_message(self._message(draft, sight.at))
-        return after.noting(sight.notes)
+            after = after.with_message(self._message(draft, seen.at))
+        return after.with_notes(seen.notes)
 
     def _message(self, draft: Draft, now: float) -> Message:
         return message_of(draft, secrets.token_hex(ID_BYTES), now, self._host)
@@ -131,12 +133,12 @@ class Alerting:
     async def _opened(self) -> AlertState:
         if self._state is None:
             kept = AlertState.of(await self._journal.read(rows.load))
-            if self._state is None:  # the other task was not first
+            if self._state is None:  # the other task may have loaded it meanwhile
                 self._state = self._saved = kept
         return self._state
 
-    def _at(self, state: AlertState) -> AlertState:
-        """Return the present state."""
+    def _latest(self, state: AlertState) -> AlertState:
+        """Return the present state; the given one if none was assigned yet."""
         return self._state or state
 
     async def _save(self) -> None:
@@ -155,18 +157,18 @@ class Alerting:
 
     # --- delivery
 
-    async def _deliver_on(self) -> None:
-        """Deliver new messages at once, and retry the others, until cancelled."""
+    async def _run_delivery(self) -> None:
+        """Deliver new messages at once and retry the others, until cancelled."""
         while True:
             self._written.clear()
             if self._settings().alerts.urls_file is not None:
-                await _survive(self.deliver)
+                await _log_bugs(self.deliver)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN_S):
+                async with asyncio.timeout(RETRY_S):
                     await self._written.wait()
 
     async def deliver(self) -> None:
-        """Try once to deliver the messages that the journal has stored, or cannot store."""
+        """Attempt once to deliver the stored messages; all messages while the journal cannot be written."""
         state = await self._opened()
         stored = {message.id for message in self._saved.messages}
         messages = [each for each in state.messages if each.id in stored or self._journal.fault is not None]
@@ -185,14 +187,14 @@ class Alerting:
             log.warning("alert.undelivered", problem=self.problem)
         if not addresses:
             return
-        before = self._at(state)
-        after = on_their_way(before.messages, taken, len(addresses))
+        before = self._latest(state)
+        after = undelivered(before.messages, taken, len(addresses))
         self._state = replace(before, messages=after)
         await self._save()
         _log_delivered(before.messages, after)
 
 
-async def _survive(work: Callable[[], Awaitable[None]]) -> None:
+async def _log_bugs(work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
     except Exception:  # it would end the daemon

@@ -1,4 +1,4 @@
-"""One attempt at a delivery, over HTTP or by a program, as the hook says."""
+"""One attempt at a delivery: by an HTTP request or a program, according to the hook."""
 
 import aiohttp
 
@@ -8,7 +8,12 @@ from daemon.notify.send import Sent, post
 
 
 async def attempt(session: aiohttp.ClientSession, hook: HookSettings, event_id: str, body: bytes) -> Sent:
-    """Bring an event to the receiver of a hook."""
+    """Attempt to deliver an event to the receiver of a hook; return the outcome.
+
+    Parameters
+    ----------
+    body : the CloudEvent as JSON.
+    """
     if hook.command:
         return await run_program(hook, body)
     return await post(session, hook, event_id, body)

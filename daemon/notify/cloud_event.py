@@ -24,17 +24,17 @@ class CloudEvent:
 
     specversion: Literal["1.0"]
     id: str
-    """The same at each delivery of the event, and of no other event."""
+    """Id of the event: the same in each delivery, unique over all events."""
     source: str
-    """The temwatch that sends it: the name of its machine, as in "//acquisition1/temwatch"."""
+    """The sending temwatch: the name of its machine, as in "//acquisition1/temwatch"."""
     type: Kind
     """Type of the event."""
     subject: str
     """The montage or stack: "montages/17", "stacks/em/v1/s_raw". Events of one subject are delivered in order."""
     time: str
-    """When it was recorded; RFC 3339, UTC."""
+    """When the event was recorded; RFC 3339, UTC."""
     sequence: str
-    """Number of the event in the journal, with leading zeros: ascends in the order of recording."""
+    """Number of the event in the journal, with leading zeros. Ascends in the order of recording."""
     datacontenttype: Literal["application/json"]
     data: MontageData | StackData
     """`MontageData` for the types montage.*, `StackData` for the types stack.*."""
@@ -56,12 +56,17 @@ def cloud_event_json(event: Announced, host: str) -> dict[str, Any]:
 
 
 def cloud_event_body(event: Announced, host: str) -> bytes:
-    """Return the body that is delivered: the same bytes at each attempt."""
+    """Return the delivered body: the same bytes in each attempt."""
     return json.dumps(cloud_event_json(event, host), ensure_ascii=True).encode()
 
 
 def event_for_test(event_id: str, at: float, host: str) -> bytes:
-    """Return the body of the event by which `temwatch notify test` tests a hook. Its data are empty."""
+    """Return the body of the test event of `temwatch notify test`. Its data are empty.
+
+    Parameters
+    ----------
+    at : seconds since 1970 UTC.
+    """
     event = {
         "specversion": "1.0",
         "id": event_id,
@@ -82,7 +87,7 @@ def event_schema() -> dict[str, Any]:
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """Leaves out titles of fields, which repeat their names, and joins the lines of descriptions."""
+    """Omits the titles of fields, which repeat their names, and joins the lines of descriptions."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

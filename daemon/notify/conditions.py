@@ -1,4 +1,4 @@
-"""Conditions that are wrong now, from the daemon's facts and the journal. Pure."""
+"""Derive the present conditions from the daemon's facts and the journal. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,11 @@ from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import counted
 
 FILLS_S = 6 * 3600.0
+"""A disk that fills within this time is reported."""
 WORKERS_LOST = 3
+"""Number of dead workers within `WORKERS_LOST_S` that is reported."""
 IN_A_ROW = 3
-"""This many sections of a microscope in a row that break a rule are an error."""
+"""Number of consecutive sections of a microscope that break a rule, from which on it is an error."""
 WORKERS_LOST_S = 600.0
 _AWAY = (RootStatus.UNREACHABLE, RootStatus.PAUSED)
 
@@ -31,7 +33,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All facts that conditions follow from, as of one moment."""
+    """All facts from which conditions follow, at one moment."""
 
     facts: Facts
     failed: Sequence[Waiting] = ()
@@ -45,15 +47,15 @@ class Observed:
 
 
 def conditions(seen: Observed) -> list[Condition]:
-    """Return the conditions that are wrong now."""
+    """Return the present conditions."""
     of_montages = [*_of_montages(seen), *map(_of_broken, seen.broken), *map(_of_differing, seen.differing)]
     return [*of_montages, *_of_facts(seen.facts), *_of_workers(seen)]
 
 
 def accessible(roots: Iterable[RootHealth]) -> frozenset[str]:
-    """Return the watches whose new metafiles are all known: their directories were scanned and can be accessed."""
-    looked_at = (RootStatus.WATCHING, RootStatus.POLLING)
-    return frozenset(root.name for root in roots if root.status in looked_at and root.last_scan_at is not None)
+    """Return the watches whose directories can be accessed and were scanned, so that all their metafiles are known."""
+    scanned = (RootStatus.WATCHING, RootStatus.POLLING)
+    return frozenset(root.name for root in roots if root.status in scanned and root.last_scan_at is not None)
 
 
 def _of_differing(differing: Differing) -> Condition:
@@ -84,7 +86,7 @@ def _name(montage_id: int, z: float | None) -> str:
 
 def _of_facts(facts: Facts) -> Iterable[Condition]:
     if facts.render_fault:
-        kind = AlertKind.LOGIN_REFUSED if facts.render_needs_person else AlertKind.RENDER_AWAY
+        kind = AlertKind.LOGIN_REFUSED if facts.render_needs_person else AlertKind.RENDER_UNREACHABLE
         yield Condition(kind, "", "render-ws", facts.render_fault)
     if facts.journal_fault:
         yield Condition(AlertKind.JOURNAL_UNWRITABLE, "", "journal", facts.journal_fault)
@@ -103,7 +105,7 @@ def _of_facts(facts: Facts) -> Iterable[Condition]:
         yield Condition(AlertKind.BACKLOG, "", "backlog", text)
     for hook in facts.hooks:
         if hook.dead:
-            text = f"hook {hook.name} has not taken events for a day: `temwatch notify list` gives the reason"
+            text = f"hook {hook.name} has not accepted events for a day: `temwatch notify list` gives the reason"
             yield Condition(AlertKind.HOOK_GIVEN_UP, "", hook.name, text)
 
 

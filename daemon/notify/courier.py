@@ -1,4 +1,4 @@
-"""Courier: delivers the events of one hook, those of one subject in order."""
+"""Deliver the events of one hook; events of one subject are delivered in order."""
 
 import asyncio
 import random
@@ -19,15 +19,15 @@ from handlers.text import printable
 log = structlog.get_logger()
 
 REQUESTS_AT_ONCE = 8
-"""Requests to one receiver at a time, each about another montage or stack."""
+"""Largest number of concurrent requests to one receiver, each about another montage or stack."""
 RUNS_AT_ONCE = 1
-"""Runs of one hook's program at a time."""
-LOOK_S = 60.0
-"""Longest pause between two checks of the queue, even if nothing wakes the courier: the clock may have been set."""
+"""Largest number of concurrent runs of one hook's program."""
+CHECK_S = 60.0
+"""Longest pause between two checks of the queue, since the clock may have been set."""
 
 Send = Callable[[HookSettings, Delivery], Awaitable[Sent]]
 Count = Callable[[str, str], None]
-"""Counts an outcome (delivered, failed, dead) of a hook."""
+"""Counts an outcome of a hook: (name of the hook, "delivered", "failed" or "dead")."""
 
 
 class Courier:
@@ -35,9 +35,10 @@ class Courier:
 
     Parameters
     ----------
-    hook : returns the hook as it is configured now.
+    hook : returns the present settings of the hook.
+    send : attempts a delivery.
     wall : seconds since 1970 UTC.
-    steady : a clock that is never set.
+    steady : monotonic clock, seconds.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Courier:
         self.wake = asyncio.Event()
         self._tasks: dict[asyncio.Task[Sent], Delivery] = {}
         self._failures = 0
-        """Consecutive attempts without an answer."""
+        """Consecutive attempts without a response of the receiver."""
         self._paused_until = 0.0
 
     async def run(self) -> None:
@@ -77,21 +78,21 @@ class Courier:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _start_due(self) -> float:
-        """Begin attempts at deliveries that are due; return the seconds until the next check."""
+        """Start attempts at deliveries that are due; return the seconds until the next check."""
         paused_s = self._paused_until - self._steady()
         if paused_s > 0:
-            return min(LOOK_S, paused_s)
+            return min(CHECK_S, paused_s)
         free = self._most_at_once() - len(self._tasks)
         if free <= 0:
-            return LOOK_S  # the end of an attempt wakes the courier
+            return CHECK_S  # the end of an attempt wakes the courier
         now = self._wall()
         found, next_try_at = await self._journal.read(partial(self._find_due, now=now, limit=free + len(self._tasks)))
         under_way = {delivery.id for delivery in self._tasks.values()}
         for delivery in [each for each in found if each.id not in under_way][:free]:
             task = asyncio.create_task(self._attempt(delivery), name=f"hook {self._name} {delivery.event.number}")
             self._tasks[task] = delivery
-        # What became due since `now` is found at the next look.
-        return LOOK_S if next_try_at is None else min(LOOK_S, max(0.01, next_try_at - self._wall()))
+        # The next check finds deliveries that became due since `now`.
+        return CHECK_S if next_try_at is None else min(CHECK_S, max(0.01, next_try_at - self._wall()))
 
     def _find_due(self, connection: Connection, now: float, limit: int) -> tuple[list[Delivery], float | None]:
         least_tried = self._failures > 0
@@ -100,7 +101,7 @@ class Courier:
 
     def _most_at_once(self) -> int:
         if self._failures:
-            return 1  # until the receiver answers again
+            return 1  # until the receiver responds again
         return RUNS_AT_ONCE if self._hook().command else REQUESTS_AT_ONCE
 
     async def _attempt(self, delivery: Delivery) -> Sent:
@@ -111,7 +112,7 @@ class Courier:
             return Sent(f"a bug in temwatch; please report it: {type(error).__name__}: {printable(str(error))}")
 
     async def _wait(self, timeout_s: float) -> None:
-        """Wait until an attempt has ended, more is queued, or the next look is due."""
+        """Wait until an attempt has ended, more events are queued, or the next check is due."""
         woken = asyncio.create_task(self.wake.wait())
         try:
             await asyncio.wait([woken, *self._tasks], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -142,11 +143,11 @@ class Courier:
 
     def _failure(self, delivery: Delivery, outcome: Sent, now: float) -> Failure:
         chance = random.random()  # noqa: S311  jitter
-        wait_s = delay_s(delivery.attempts + 1, chance, is_away=outcome.is_away, is_gone=outcome.is_gone)
+        wait_s = delay_s(delivery.attempts + 1, chance, is_unavailable=outcome.is_unavailable, is_gone=outcome.is_gone)
         return Failure(delivery.id, outcome.problem, now + wait_s, is_given_up(delivery.queued_at, now))
 
     def _note_answers(self, outcomes: list[Sent]) -> None:
-        if any(not outcome.is_away for outcome in outcomes):
+        if any(not outcome.is_unavailable for outcome in outcomes):
             self._failures, self._paused_until = 0, 0.0
         else:
             self._failures += 1

@@ -1,4 +1,4 @@
-"""Report of the differences that `temwatch verify` found, for the alerts."""
+"""Receive the differences that `temwatch verify` found, for the alerts."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ class DifferingMontage(BaseModel):
     id: _Id
     differences: int = Field(ge=1, le=2**63 - 1)
     start: Literal["ingest", "mipmaps", "apply"] | None
-    """First step of the replay that repairs it."""
+    """First step of the replay that repairs it; None if no replay can."""
 
 
 class DifferenceReport(BaseModel):
@@ -33,7 +33,7 @@ class DifferenceReport(BaseModel):
 
     differing: tuple[DifferingMontage, ...] = Field(max_length=MOST_MONTAGES)
     clean: tuple[_Id, ...] = Field((), max_length=MOST_MONTAGES)
-    """Montages that differed before, and no longer differ."""
+    """Ids of montages that differed before and no longer differ."""
 
 
 async def report_differences(journal: Journal, report: DifferenceReport) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The daily digest: when it is due, and what it says. Pure: the time is an argument."""
+"""The daily digest: its time and its text. Pure: the time is an argument."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from daemon.pipeline.health import Disk, Facts, reasons_not_ready
 from handlers.text import byte_size, printable
 
 MOST_ONGOING = 20
-"""Alerts that the digest lists; the others are counted."""
+"""Number of alerts that the digest lists; the others are counted."""
 
 
 def last_due(now: float, at: str) -> float:
@@ -30,7 +30,12 @@ def last_due(now: float, at: str) -> float:
 
 
 def digest_text(since: float, days: Sequence[Day], facts: Facts, alerts: Alerts, silences: Iterable[SilenceRow]) -> str:
-    """Return what happened since a time, and what is wrong now."""
+    """Return the text of a digest: results since a time, and the present problems.
+
+    Parameters
+    ----------
+    since : seconds since 1970 UTC.
+    """
     lines = [f"Since {utc_text(since)[:16].replace('T', ' ')} UTC:"]
     lines += [_of_day(day) for day in days] or ["no montages"]
     lines += [f"not ready: {reason}" for reason in reasons_not_ready(facts)] or ["ready"]

@@ -1,4 +1,4 @@
-"""Expiry of certificates and tokens: of render-ws, and of temwatch as its client. Blocking; `ending` is pure."""
+"""Expiry of certificates and tokens of render-ws and of temwatch as its client. Blocking; `ending` is pure."""
 
 import base64
 import json
@@ -27,15 +27,21 @@ class Expiry:
     """Expiry of one certificate or token."""
 
     what: str
-    """The key of the configuration, with the name of a certificate; nothing secret."""
+    """Key of the configuration and name of the certificate. Contains no secret."""
     ends_at: float
     """Seconds since 1970 UTC."""
     is_authority: bool = False
-    """Whether another certificate of the same file may replace it: then an expired one is not reported."""
+    """Whether it is from the file of authorities. Then it is not reported after its end: the file may hold its
+    successor."""
 
 
 def ending(expiries: Iterable[Expiry], now: float) -> Iterator[Condition]:
-    """Yield a condition for each that expires soon, or has expired."""
+    """Yield a condition for each certificate or token that has expired or expires within `SOON_S`.
+
+    Parameters
+    ----------
+    now : seconds since 1970 UTC.
+    """
     for each in expiries:
         left_s = each.ends_at - now
         if left_s < SOON_S and not (each.is_authority and left_s < 0):
@@ -44,9 +50,9 @@ def ending(expiries: Iterable[Expiry], now: float) -> Iterator[Condition]:
 
 
 def expiries(render: RenderSettings) -> list[Expiry] | None:
-    """Return when the certificates and the token of render-ws expire; None if that cannot be read now.
+    """Return when the certificates and the token of render-ws expire; None if that cannot be determined now.
 
-    The render gate reports the reason: a file cannot be read, or the server does not answer.
+    The render gate reports the reason: a file cannot be read, or the server does not respond.
     """
     if render.embedded:
         return []
@@ -82,7 +88,7 @@ def _of_token(path: Path | None) -> Iterator[Expiry]:
 
 
 def token_end(token: str) -> float | None:
-    """Return when a JSON Web Token expires; None for another token, or without an expiry.
+    """Return when a JSON Web Token expires, seconds since 1970 UTC; None for other tokens and without an expiry.
 
     Source: RFC 7519, section 4.1.4.
 

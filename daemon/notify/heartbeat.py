@@ -1,4 +1,4 @@
-"""Heartbeat: asks an address every minute while the daemon is ready, so that a service notices a dead daemon."""
+"""Heartbeat: request an address every minute while the daemon is ready, so that a service notices a dead daemon."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,26 +15,27 @@ HEARTBEAT_S = 60.0
 ANSWER_S = 10.0
 
 
-async def beat(url: Callable[[], str | None], facts: Callable[[], Awaitable[Facts]]) -> None:
-    """Ask the address until cancelled.
+async def send_heartbeats(url: Callable[[], str | None], facts: Callable[[], Awaitable[Facts]]) -> None:
+    """Request the address regularly, until cancelled.
 
     Parameters
     ----------
-    url : returns the address as it is configured now; None: there is none.
+    url : returns the present address; None if none is configured.
+    facts : returns the facts that readiness depends on.
     """
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         while True:
             address = url()
             if address is not None and not reasons_not_ready(await facts()):
-                await _ask(session, address)
+                await _request(session, address)
             await asyncio.sleep(HEARTBEAT_S)
 
 
-async def _ask(session: aiohttp.ClientSession, address: str) -> None:
+async def _request(session: aiohttp.ClientSession, address: str) -> None:
     try:
         timeout, authorities = aiohttp.ClientTimeout(total=ANSWER_S), await system_authorities()
         async with session.get(address, timeout=timeout, ssl=authorities) as response:
             if response.status >= 400:
                 log.warning("heartbeat.refused", status=response.status)
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # their text shows the address, which is a secret
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # the text shows the address, which is a secret
         log.warning("heartbeat.unanswered", problem=type(error).__name__)

@@ -1,4 +1,4 @@
-"""Notifier: queues the events of the outbox for the hooks of the configuration, and runs a courier for each."""
+"""Notifier: queue the events of the outbox for the configured hooks, and run a courier for each hook."""
 
 import asyncio
 import contextlib
@@ -21,19 +21,21 @@ from daemon.notify.send import Sent
 from daemon.pipeline.health import HookFacts
 
 KEPT_S = 7 * 86_400.0
-"""Delivered events are deleted after this time."""
+"""Age at which delivered events are deleted."""
 DEAD_KEPT_S = 30 * 86_400.0
-"""Events that were given up are deleted after this time."""
+"""Age at which events that were given up are deleted."""
 PRUNE_EVERY_S = 3600.0
 
 
 class Notifier:
-    """Delivers events until cancelled. A receiver that is slow or dead delays nothing but its own events.
+    """Delivers events until cancelled. A slow or dead receiver delays only its own events.
 
     Parameters
     ----------
     settings : returns the present configuration; `adopt` is called after it changed.
     count : counts outcomes of deliveries.
+    wall : seconds since 1970 UTC.
+    steady : monotonic clock, seconds.
     """
 
     def __init__(
@@ -64,17 +66,17 @@ class Notifier:
         return {hook.label: hook for hook in self._settings().hook}
 
     async def register(self) -> None:
-        """Let new hooks begin with the next event. To be awaited before anything happens that they must not miss."""
+        """Start new hooks at the next event. Await this before the first event that they must receive."""
         names = tuple(self._hooks())
         await self._journal.write(lambda connection: deliveries.register(connection, names))
 
     async def adopt(self) -> None:
-        """Follow a changed configuration."""
+        """Apply a changed configuration."""
         await self.register()
         self._adopted.set()
 
     def wake(self) -> None:
-        """Look at the deliveries at once: some were made due."""
+        """Make all couriers check their deliveries at once."""
         for courier, _ in self._couriers.values():
             courier.wake.set()
 
@@ -97,7 +99,7 @@ class Notifier:
                         await (written if self._couriers else self._adopted).wait()
 
     async def _match_couriers(self, group: asyncio.TaskGroup, session: aiohttp.ClientSession) -> None:
-        """Have one courier for each hook of the configuration."""
+        """Start couriers of new hooks and end those of removed hooks."""
         hooks = self._hooks()
         for name in [name for name in self._couriers if name not in hooks]:
             _, task = self._couriers.pop(name)
@@ -116,7 +118,7 @@ class Notifier:
             self._couriers[name] = courier, group.create_task(courier.run(), name=f"hook {name}")
 
     def _hook(self, name: str, before: HookSettings) -> HookSettings:
-        """Return the present settings of a hook; those from before if it was just taken out."""
+        """Return the present settings of a hook; the former ones if it was removed meanwhile."""
         return self._hooks().get(name, before)
 
     async def _send(self, session: aiohttp.ClientSession, hook: HookSettings, delivery: Delivery) -> Sent:
@@ -135,7 +137,7 @@ class Notifier:
         self.wake()
 
     async def facts(self) -> tuple[HookFacts, ...]:
-        """Return how the delivery of each hook stands, of former hooks as well if they left something."""
+        """Return the delivery counts of each hook, including removed hooks with undelivered events."""
         left = await self._count_left()
         now = self._wall()
         return tuple(_facts(name, left.get(name), now) for name in sorted({*self._hooks(), *left}))

@@ -1,4 +1,4 @@
-"""Microscopes that are quiet during an open session. Pure: the time is an argument."""
+"""Detect microscopes that send no section during an open session. Pure: the time is an argument."""
 
 import statistics
 from collections.abc import Collection, Iterator
@@ -9,17 +9,17 @@ from daemon.montages.announcements import utc_text
 from daemon.notify.alerting import AlertKind, Condition
 
 SECTIONS = 20
-"""Number of sections over which the usual interval is the median."""
+"""Number of the last sections whose median interval is the usual interval."""
 LEAST_SECTIONS = 5
-"""With fewer a microscope has no usual interval."""
+"""Fewest sections that give a usual interval."""
 TIMES = 3
 LEAST_S = 1800.0
-"""A microscope is quiet after three times its usual interval, and after half an hour at least."""
-ONE_BY_ONE_S = 10.0
-"""Sections that arrive faster are a copy of an older session."""
+"""A microscope is quiet after `TIMES` its usual interval, but not before `LEAST_S`."""
+ACQUIRED_S = 10.0
+"""Shortest usual interval of an acquisition. Sections that arrive faster are a copy of an older session."""
 SESSION_S = 12 * 3600.0
-"""No metafile marks the end of a session: it ends after this time without a section, or after twice the time that makes
-the microscope quiet, whichever is longer."""
+"""No metafile marks the end of a session. A session ends after this time without a section, or after twice the time
+after which the microscope is quiet, whichever is longer."""
 
 
 def quiet_scopes(times: SectionTimes, now: float, watches: Collection[str]) -> Iterator[Condition]:
@@ -36,7 +36,7 @@ def quiet_scopes(times: SectionTimes, now: float, watches: Collection[str]) -> I
         usual_s = statistics.median(later - earlier for earlier, later in pairwise(last))
         limit_s = max(LEAST_S, TIMES * usual_s)
         quiet_s = now - max(last[-1], times.of_unread.get(watch, 0.0))
-        if usual_s >= ONE_BY_ONE_S and limit_s <= quiet_s < max(SESSION_S, 2 * limit_s):
+        if usual_s >= ACQUIRED_S and limit_s <= quiet_s < max(SESSION_S, 2 * limit_s):
             name = scope or watch
             text = f"{name} has sent no section since {utc_text(last[-1])[11:16]} UTC; its usual interval is "
             yield Condition(AlertKind.SCOPE_QUIET, watch, name, text + f"{usual_s / 60:.1f} min", scope)

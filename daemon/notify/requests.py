@@ -1,4 +1,4 @@
-"""An operator's actions on deliveries: list, retry, drop. As JSON for the web and the command."""
+"""An operator's actions on deliveries: list, retry, drop. The results are JSON for the web and the command."""
 
 import json
 import time
@@ -32,7 +32,7 @@ class DeliveryRequest(BaseModel):
 
 
 async def act(journal: Journal, request: DeliveryRequest) -> dict[str, Any]:
-    """Retry or drop deliveries; return the ids that exist, and those that do not."""
+    """Retry or drop deliveries; return their ids as `done`, and ids that do not exist as `unknown`."""
     work = {
         "retry": lambda connection: deliveries.retry(connection, request.ids, time.time()),
         "drop": lambda connection: deliveries.drop(connection, request.ids),
@@ -46,20 +46,20 @@ class Listed(NamedTuple):
     """Deliveries, messages and silences, as JSON."""
 
     deliveries: list[dict[str, Any]]
-    """Events that a hook has not taken."""
+    """Events that a hook has not accepted."""
     messages: list[dict[str, Any]]
-    """Messages that an address has not taken."""
+    """Messages that an address has not accepted."""
     silences: list[dict[str, Any]]
 
 
 async def listed(journal: Journal) -> Listed:
-    """Return deliveries that wait or were given up, messages, and the silences in force."""
+    """Return waiting and given-up deliveries, undelivered messages, and active silences."""
 
     def look_up(connection: Connection) -> Listed:
         return Listed(
             [_json(asdict(row)) for row in deliveries.listing(connection, MOST_LISTED)],
             [_message_json(row) for row in alerts.load(connection).messages],
-            [silence_json(row) for row in silences.lasting(connection, time.time())],
+            [silence_json(row) for row in silences.active(connection, time.time())],
         )
 
     return await journal.read(look_up)

@@ -1,4 +1,4 @@
-"""One attempt at a delivery: a program that reads the event on standard input."""
+"""One attempt at a delivery by a program that reads the event from standard input."""
 
 import asyncio
 import contextlib
@@ -10,32 +10,33 @@ from daemon.config.hook_settings import HookSettings
 from daemon.notify.send import MOST_PROBLEM, Sent
 from handlers.text import printable, shorten
 
-_SAID_BYTES = 2000
-"""Last bytes of the program's standard error that are kept."""
+_KEPT_BYTES = 2000
+"""Number of last bytes of the program's standard error that are kept."""
 _PIPE_BYTES = 65_536
 
 
 async def run_program(hook: HookSettings, body: bytes) -> Sent:
-    """Run the program of a hook in a process group of its own, which is killed if the program takes too long.
+    """Run the program of a hook in its own process group, which is killed at the time-out; return the outcome.
 
-    Standard output is discarded. Processes that the program started and left behind (a cluster job, a server) go on.
+    Standard output is discarded. Processes that the program started and left running (a cluster job, a server)
+    continue.
     """
-    with _standard_input(body) as standard_input, _Said() as said:
+    with _standard_input(body) as standard_input, _ErrorOutput() as errors:
         try:
-            process = await _start(hook.command, standard_input, said.write_end)
+            process = await _start(hook.command, standard_input, errors.write_end)
         except OSError as error:
             return Sent(f"{printable(hook.command[0])} cannot be run: {error.strerror}")
-        said.close_write_end()
+        errors.close_write_end()
         try:
             async with asyncio.timeout(hook.timeout_s):
                 code = await process.wait()
         except TimeoutError:
-            return Sent(f"was still running after {hook.timeout_s:g} s, and was killed{said.text()}")
+            return Sent(f"was still running after {hook.timeout_s:g} s, and was killed{errors.text()}")
         finally:
             await _kill(process)
         if code < 0:
-            return Sent(f"was killed by signal {-code}{said.text()}")
-        return Sent(f"ended with exit code {code}{said.text()}" if code else "")
+            return Sent(f"was killed by signal {-code}{errors.text()}")
+        return Sent(f"ended with exit code {code}{errors.text()}" if code else "")
 
 
 async def _start(command: Sequence[str], standard_input: int, standard_error: int) -> asyncio.subprocess.Process:
@@ -50,14 +51,14 @@ async def _start(command: Sequence[str], standard_input: int, standard_error: in
     )
     try:
         return await asyncio.shield(starting)
-    except asyncio.CancelledError:  # asyncio would kill the program, and not what it has started
+    except asyncio.CancelledError:  # asyncio would kill the program but not its child processes
         with contextlib.suppress(OSError):
             await _kill(await starting)
         raise
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the process group, unless the program has ended by itself."""
+    """Kill the process group unless the program has ended."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -66,7 +67,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 @contextlib.contextmanager
 def _standard_input(body: bytes) -> Iterator[int]:
-    """Yield a descriptor from which the program reads the event: in memory, so that a program need not read it."""
+    """Yield a descriptor from which the program reads the event: a file in memory, which it may leave unread."""
     descriptor = os.memfd_create("temwatch event")
     try:
         os.write(descriptor, body)
@@ -76,15 +77,15 @@ def _standard_input(body: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-class _Said:
-    """Last part of a program's standard error. A child process that keeps it open delays nothing."""
+class _ErrorOutput:
+    """End of a program's standard error. A child process that keeps the pipe open causes no delay."""
 
     def __init__(self) -> None:
         self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read_end, False)
         self._kept = b""
 
-    def __enter__(self) -> "_Said":
+    def __enter__(self) -> "_ErrorOutput":
         asyncio.get_running_loop().add_reader(self._read_end, self._read)
         return self
 
@@ -94,7 +95,7 @@ class _Said:
         self.close_write_end()
 
     def close_write_end(self) -> None:
-        """Close this process's own end."""
+        """Close this process's copy of the write end."""
         if self.write_end >= 0:
             os.close(self.write_end)
             self.write_end = -1
@@ -104,7 +105,7 @@ class _Said:
             piece = os.read(self._read_end, _PIPE_BYTES)
         except BlockingIOError:
             return b""
-        self._kept = (self._kept + piece)[-_SAID_BYTES:]
+        self._kept = (self._kept + piece)[-_KEPT_BYTES:]
         if not piece:  # every writer is gone
             asyncio.get_running_loop().remove_reader(self._read_end)
         return piece

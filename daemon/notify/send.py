@@ -1,4 +1,4 @@
-"""One attempt at a delivery: an HTTP request. The outcome is a value; a receiver's failure raises no exception."""
+"""One attempt at a delivery by an HTTP request. A receiver's failure is a returned value, not an exception."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from handlers.uris import without_userinfo
 
 GONE = 410
 _AWAY = frozenset({429, 502, 503, 504})
-"""Status codes of a receiver, or of a proxy in front of it, that takes no event now."""
+"""Status codes of a receiver, or of a proxy in front of it, that accepts no event now."""
 _EXCERPT_BYTES = 300
 MOST_PROBLEM = 500
 
@@ -28,20 +28,20 @@ class Sent:
     """Outcome of an attempt."""
 
     problem: str = ""
-    """Why the receiver did not take the event; empty if it did."""
-    is_away: bool = False
-    """Whether the receiver can take no event at all now."""
+    """Why the receiver did not accept the event; empty if it did."""
+    is_unavailable: bool = False
+    """Whether the receiver cannot accept any event now."""
     is_gone: bool = False
-    """Whether it answered 410: it does not want any more events."""
+    """Whether it responded 410: it wants no further events."""
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the receiver took the event."""
+        """Whether the receiver accepted the event."""
         return not self.problem
 
 
 async def post(session: aiohttp.ClientSession, hook: HookSettings, event_id: str, body: bytes) -> Sent:
-    """Send an event to the URL of a hook."""
+    """Send an event to the URL of a hook; return the outcome."""
     assert hook.url is not None
     headers = {"Content-Type": CONTENT_TYPE, "User-Agent": f"temwatch/{version('temwatch')}"}
     try:
@@ -61,9 +61,9 @@ async def post(session: aiohttp.ClientSession, hook: HookSettings, event_id: str
     except SettingsFault as fault:
         return Sent(_problem(str(fault)))
     except TimeoutError:
-        return Sent(f"no answer within {hook.timeout_s:g} s", is_away=True)
+        return Sent(f"no answer within {hook.timeout_s:g} s", is_unavailable=True)
     except (aiohttp.ClientError, OSError) as error:
-        return Sent(_problem(f"no answer: {error or type(error).__name__}"), is_away=True)
+        return Sent(_problem(f"no answer: {error or type(error).__name__}"), is_unavailable=True)
     except ValueError as error:  # an address that aiohttp refuses
         return Sent(_problem(f"cannot be sent: {error}"))
 
@@ -77,7 +77,7 @@ async def _judge(response: aiohttp.ClientResponse) -> Sent:
         return Sent(_problem(f"answered {status}, a redirect to {where}: set the hook's url to the right address"))
     said = (await response.content.read(_EXCERPT_BYTES)).decode(errors="replace").strip()
     problem = _problem(f"answered {status} {response.reason or ''}".rstrip() + (f": {said}" if said else ""))
-    return Sent(problem, is_away=status in _AWAY, is_gone=status == GONE)
+    return Sent(problem, is_unavailable=status in _AWAY, is_gone=status == GONE)
 
 
 def _problem(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Delivery of messages to all addresses, each in its own thread, so that a dead service delays no other."""
+"""Deliver messages to all addresses, each in its own thread, so that a dead service delays only its own messages."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from handlers.errors import Fault
 
 SEND_S = 60.0
 """Time-out of one message to one address."""
-AGAIN_S = 60.0
+RETRY_S = 60.0
 """Pause of an address after it refused a message."""
 
 Send = Callable[[str, int, Message], None]
@@ -19,30 +19,30 @@ Send = Callable[[str, int, Message], None]
 
 
 Taken = dict[str, set[int]]
-"""Numbers of the addresses that took a message, by its id."""
+"""Message id -> numbers of the addresses that accepted it."""
 
 
 @dataclass(slots=True)
-class _Walk:
-    """A message on its way to an address."""
+class _Sending:
+    """A message that is being sent to an address."""
 
     message_id: str
     outcome: asyncio.Future[None]
 
 
 class Sender:
-    """Delivers messages. At most one thread works for an address; after a failure the address pauses."""
+    """Delivers messages with at most one thread for each address. After a failure the address is paused."""
 
     def __init__(self, send: Send, wall: Callable[[], float]) -> None:
         self._send = send
         self._wall = wall
-        self._walks: dict[int, _Walk] = {}
-        self._again_at: dict[int, float] = {}
+        self._sendings: dict[int, _Sending] = {}
+        self._paused_until: dict[int, float] = {}
         self.problems: dict[int, str] = {}
-        """Why an address did not take its last message, by its number."""
+        """Number of an address -> why it did not accept its last message."""
 
     async def deliver(self, messages: Sequence[Message], addresses: Sequence[str]) -> Taken:
-        """Try each message at each address that has not taken it, in order; return which took which."""
+        """Send each message, in order, to each address that has not accepted it; return the accepted ones."""
         taken: Taken = {}
         for number in [number for number in self.problems if number > len(addresses)]:
             del self.problems[number]
@@ -52,31 +52,31 @@ class Sender:
         return taken
 
     async def _deliver_to(self, number: int, address: str, messages: Sequence[Message], taken: Taken) -> None:
-        if number in self._walks and not await self._end_walk(number, taken):  # left by a former round
+        if number in self._sendings and not await self._finish(number, taken):  # still running from a former call
             return
         for message in messages:
             if number in message.taken or number in taken.get(message.id, ()):
                 continue
-            if self._wall() < self._again_at.get(number, 0.0):
+            if self._wall() < self._paused_until.get(number, 0.0):
                 return
             work = partial(self._send, address, number, message)
-            self._walks[number] = _Walk(message.id, in_thread(work, f"alert address {number}"))
-            if not await self._end_walk(number, taken):
+            self._sendings[number] = _Sending(message.id, in_thread(work, f"alert address {number}"))
+            if not await self._finish(number, taken):
                 return
 
-    async def _end_walk(self, number: int, taken: Taken) -> bool:
-        """Return whether the message under way to an address was taken."""
-        walk = self._walks[number]
-        done, _ = await asyncio.wait([walk.outcome], timeout=SEND_S)
-        if not done:  # its outcome counts in a later round
-            self.problems[number] = f"address {number} has not taken a message within {SEND_S:g} s"
+    async def _finish(self, number: int, taken: Taken) -> bool:
+        """Wait for the message that is being sent to an address; return whether it was accepted."""
+        sending = self._sendings[number]
+        done, _ = await asyncio.wait([sending.outcome], timeout=SEND_S)
+        if not done:  # a later call records its outcome
+            self.problems[number] = f"address {number} has not accepted a message within {SEND_S:g} s"
             return False
-        del self._walks[number]
-        error = walk.outcome.exception()
+        del self._sendings[number]
+        error = sending.outcome.exception()
         if error is None:
-            taken.setdefault(walk.message_id, set()).add(number)
+            taken.setdefault(sending.message_id, set()).add(number)
             self.problems.pop(number, None)
             return True
-        self._again_at[number] = self._wall() + AGAIN_S
+        self._paused_until[number] = self._wall() + RETRY_S
         self.problems[number] = str(error) if isinstance(error, Fault) else type(error).__name__
         return False

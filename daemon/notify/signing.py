@@ -1,4 +1,4 @@
-"""Signatures of requests by Standard Webhooks. Pure.
+"""Sign requests according to Standard Webhooks. Pure.
 
 Source: https://github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md.
 """
@@ -9,11 +9,11 @@ import hmac
 
 
 def signature_headers(secret: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers that prove who sent a body, and when.
+    """Return the headers that authenticate a body and its time.
 
     Parameters
     ----------
-    timestamp : seconds since 1970 UTC; the receiver refuses old ones, so that nobody can repeat a request.
+    timestamp : seconds since 1970 UTC; the receiver refuses old ones, which prevents replayed requests.
 
     >>> signature_headers(b"secret of sixteen", "msg_1", 1614265330, b"{}")["webhook-signature"]
     'v1,cA7UXkcie6HEHmXzSIkoHGxOiN7dKhjrYR5bsoMlXbM='

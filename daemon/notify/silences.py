@@ -1,4 +1,4 @@
-"""Silences: alerts that are not sent for a while, and the request for one."""
+"""Silences: suspend messages about alerts for a time."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 LONGEST_S = 30 * 86_400.0
 MOST_SUBJECT = 4096
-"""Characters of a path."""
+"""Longest subject, characters. A subject may be a path."""
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
 
@@ -29,32 +29,32 @@ class SilenceRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: AlertKind | None = None
-    """The kind that is silenced, as in the title of its message. None: all kinds."""
+    """Kind to silence, as in the title of its message. None: all kinds."""
     watch: _Name = ""
-    """Only about this watch; empty: any."""
+    """Watch to silence. Empty: all."""
     subject: Annotated[str, StringConstraints(max_length=MOST_SUBJECT)] = ""
-    """Only about this: "montages/17", a directory, a microscope; empty: any."""
+    """Subject to silence: "montages/17", a directory, a microscope. Empty: all."""
     for_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
-    """Seconds until it ends. 0 ends a silence of the same kind, watch and subject now."""
+    """Seconds until the silence ends. 0 ends a silence of the same kind, watch and subject now."""
     by: _Name = ""
     """Name of the person."""
     reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
 
 
 async def silence(journal: Journal, request: SilenceRequest, wall: Callable[[], float] = time.time) -> dict[str, Any]:
-    """Begin or end a silence; return the silences in force, as JSON."""
+    """Begin or end a silence; return the active silences as JSON."""
     now = wall()
     kind = str(request.kind or "")
     row = SilenceRow(
         kind, request.watch, request.subject, now + request.for_s, now, printable(request.by), printable(request.reason)
     )
-    lasting = await journal.write(lambda connection: rows.put(connection, row, now))
+    active = await journal.write(lambda connection: rows.put(connection, row, now))
     log.info("alert.silenced", kind=kind, watch=row.watch, subject=row.subject, for_s=request.for_s, by=row.made_by)
-    return {"silences": [silence_json(each) for each in lasting]}
+    return {"silences": [silence_json(each) for each in active]}
 
 
 def silence_json(row: SilenceRow) -> dict[str, Any]:
-    """Return a silence as JSON; null where it is not restricted."""
+    """Return a silence as JSON; kind, watch and subject are null where they match all."""
     return {
         "kind": row.kind or None,
         "watch": row.watch or None,
@@ -78,7 +78,7 @@ def silence_line(row: dict[str, Any]) -> str:
 
 
 def is_silent(condition: Condition, silences: Iterable[SilenceRow]) -> bool:
-    """Whether a lasting silence covers a condition. A silence about a microscope names it as the subject.
+    """Whether an active silence covers a condition. The subject of a silence may be the condition's microscope.
 
     >>> broken = Condition(AlertKind.QC_BROKEN, "temca2", "montages/17", "min_focus", scope="TEMCA2")
     >>> row = SilenceRow("", "temca2", "TEMCA2", until=0.0, made_at=0.0, made_by="", reason="")

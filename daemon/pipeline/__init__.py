@@ -1,1 +1,1 @@
-"""The steps of a montage: their order, their schedule, their effects, and what follows from each outcome."""
+"""The steps of a montage: order, schedule, effects, and the consequences of each outcome."""

@@ -1,7 +1,7 @@
-"""Assembly: opens journal, client and workers in order, and connects the parts that bring montages to COMPLETE.
+"""Assembly: open journal, client and workers in order, and connect the parts that process montages.
 
-The daemon uses it until it is stopped; a replay without a daemon, until its montages are finished. Watching and HTTP
-are not part of it.
+The daemon uses it until it stops, a replay without a daemon until its montages have ended. Watching and HTTP are not
+part of it.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass
 class Assembly:
-    """The parts that bring montages to COMPLETE. They call one another through this object."""
+    """The parts that process montages. They call one another through this object."""
 
     settings: Callable[[], Settings]
     metrics: Metrics
@@ -51,21 +51,21 @@ class Assembly:
     client: RenderClient
     is_observable: Callable[[str], bool]
     """Whether the directory of a watch can be accessed now."""
-    look_again: Callable[[Path], object]
+    rescan: Callable[[Path], object]
     """Reports a metafile to the watcher: it is noticed again if it is present."""
     close_at_end: bool
-    """Whether stacks are closed once, after the last step of all montages, instead of after their quiet time."""
+    """Whether stacks are closed once after the last step of all montages, and not after their quiet time."""
     worker_deaths: int = 0
-    """Worker processes that died since the start."""
+    """Number of worker processes that died since the start."""
     last_worker_death: str = ""
-    """Time, tile and signal of the last death."""
+    """Time, tile and signal of the last death; empty before the first."""
 
     def assemble(self, pool: WorkerPool, workers: int) -> None:
         """Create and connect the parts.
 
         Parameters
         ----------
-        workers : tiles that the pool makes at once.
+        workers : number of tiles that the pool processes at the same time.
         """
         self.pool = pool
         pool.on_death = self._record_death
@@ -102,7 +102,7 @@ class Assembly:
             self.journal,
             is_observable=self.is_observable,
             on_change=self._images_changed,
-            set_back=self._set_back,
+            reset_if_overwritten=self._reset_if_overwritten,
             containers=self.steps.containers,
         )
         self.pipeline = PipelineRunner(
@@ -120,7 +120,7 @@ class Assembly:
             workers=self.workers,
             metrics=self.metrics,
             is_observable=self.is_observable,
-            look_again=self.look_again,
+            rescan=self.rescan,
             on_complete=self.late_changes.follow,
         )
 
@@ -153,8 +153,8 @@ class Assembly:
     async def _images_changed(self, montage: Montage) -> None:
         await self.pipeline.images_changed(montage)
 
-    async def _set_back(self, montage: Montage) -> bool:
-        following = await self.late_uploads.set_back(montage)
+    async def _reset_if_overwritten(self, montage: Montage) -> bool:
+        following = await self.late_uploads.reset_if_overwritten(montage)
         if following is not None:
             await self._tiles_lost(following)
         return following is not None
@@ -171,18 +171,18 @@ async def open_assembly(
     settings: Callable[[], Settings],
     *,
     is_observable: Callable[[str], bool],
-    look_again: Callable[[Path], object] = lambda _: None,
+    rescan: Callable[[Path], object] = lambda _: None,
     metrics: Metrics | None = None,
     close_at_end: bool = False,
     examination: Examination | None = None,
     render_url: str = "",
 ) -> AsyncIterator[Assembly]:
-    """Open the resources in order and yield the assembly. The caller locks the journal and runs the parts' tasks.
+    """Open the resources in order and yield the assembly. The caller locks the journal and runs the tasks of the parts.
 
     Parameters
     ----------
-    examination : of the journal, if the caller began one.
-    render_url : URL of render-ws in place of that of the settings, for an embedded stand-in on a free port.
+    examination : an examination of the journal that is already running.
+    render_url : URL of render-ws in place of the configured one, for an embedded stand-in on a free port.
 
     Raises
     ------
@@ -196,7 +196,7 @@ async def open_assembly(
         client = await stack.enter_async_context(RenderClient(render_url or now.render.url, access=now.render.access))
         count = now.workers.at_once
         pool = await stack.enter_async_context(_open_pool(now, count))
-        assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, look_again, close_at_end)
+        assembly = Assembly(settings, metrics or Metrics(), journal, client, is_observable, rescan, close_at_end)
         assembly.assemble(pool, count)
         yield assembly
 
@@ -222,5 +222,5 @@ async def _open_pool(settings: Settings, count: int) -> AsyncIterator[WorkerPool
 
 
 def largest_image_px(workers: WorkerSettings) -> int:
-    """Return the pixels of the largest image. The workers keep what was configured at the start."""
+    """Return the number of pixels of the largest image. The workers keep the value from the start."""
     return round(workers.largest_image_megapixels * 1e6)

@@ -1,4 +1,4 @@
-"""Attempts: performs one step of one montage, journaled from its begin to its outcome."""
+"""Perform one step of one montage as a journaled attempt."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,11 +23,11 @@ log = structlog.get_logger()
 
 
 class Attempts:
-    """Performs steps and turns every outcome into an event of the journal.
+    """Performs steps and records every outcome in the journal.
 
     Parameters
     ----------
-    enqueue_next : awaited with a montage whose step succeeded: enqueues its next step.
+    enqueue_next : awaited with a montage whose step succeeded; enqueues its next step.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Attempts:
         self._clock = clock
 
     async def make(self, montage: Montage, watch: WatchSettings, step: Step) -> None:
-        """Attempt a step; if it does not succeed, retry or fail the montage.
+        """Attempt a step. If it fails, the montage is retried or FAILED.
 
         Raises
         ------
@@ -74,17 +74,17 @@ class Attempts:
             log.warning("mipmaps.lost")
             self._queue.enqueue(await self._journal.record(montage.id, Event.MIPMAPS_LOST))
         except Stopped:
-            self._queue.enqueue(montage)  # a daemon that stops starts no further step
+            self._queue.enqueue(montage)  # a stopping daemon starts no further step
 
     async def _attempt(self, montage: Montage, watch: WatchSettings, step: Step) -> None:
-        """Perform the step as a journaled attempt, unless its metafile is not ready. Every exception ends the attempt.
+        """Perform the step as a journaled attempt, if its metafile is ready. Every exception ends the attempt.
 
         Raises
         ------
         Fault
             BugFault for an unexpected exception.
         Stopped, MipmapsLost, IllegalTransition
-            As the step does.
+            As raised by the step.
         """
         if step is Step.SETTLE and not await self._settle_step.is_ready(montage, watch):
             return
@@ -118,7 +118,7 @@ class Attempts:
         if step is Step.SETTLE:
             return await self._settle_step.perform(montage, watch)
         started = self._clock()
-        event, numbers = await self._take_effect(montage, watch, step)
+        event, numbers = await self._run_step(montage, watch, step)
         if step in NEEDS_RENDER:
             self._gate.worked()
         self._tries.forget(montage.id)
@@ -128,8 +128,8 @@ class Attempts:
         await self._enqueue_next(following)
         return Outcome.DONE
 
-    async def _take_effect(self, montage: Montage, watch: WatchSettings, step: Step) -> tuple[Event, bytes | None]:
-        """Return the event that follows, with MIPMAPPED the packed quality numbers."""
+    async def _run_step(self, montage: Montage, watch: WatchSettings, step: Step) -> tuple[Event, bytes | None]:
+        """Run the effect of a step; return its event and, with MIPMAPPED, the packed quality numbers."""
         section = await self._steps.section(montage, watch)
         if step is Step.INGEST:
             await self._steps.ingest(section)
@@ -143,6 +143,6 @@ class Attempts:
 def _crash_fault(montage: Montage) -> WorkerFault:
     return WorkerFault(
         str(montage.metafile),
-        f"the daemon died {montage.crashes} times in a row while it worked on this montage",
-        "read the cause in the system log (out of memory, a signal), then replay the montage",
+        f"the daemon died {montage.crashes} times in a row while it processed this montage",
+        "find the cause in the system log (out of memory, a signal), then replay the montage",
     )

@@ -1,4 +1,4 @@
-"""Images that changed after their mipmaps were made, and may still be written: their faults are not final at once."""
+"""Delay the faults of images that changed after their mipmaps were made, since they may still be written."""
 
 import time
 from pathlib import Path
@@ -10,21 +10,21 @@ from handlers.identity import FileIdentity
 
 
 class ChangingImages:
-    """Remembers when each broken image of an expected montage last changed."""
+    """Remembers when each broken image of a montage with expected changes last changed."""
 
     def __init__(self) -> None:
         self._last_changes: dict[int, dict[Path, tuple[FileIdentity | None, float]]] = {}
 
     def expect(self, montage_id: int) -> None:
-        """Expect images of a montage to be written still."""
+        """Expect that images of a montage are still being written."""
         self._last_changes.setdefault(montage_id, {})
 
     def forget(self, montage_id: int) -> None:
-        """End the expectation: all images of the montage were read."""
+        """Expect no further changes: all images of the montage were read."""
         self._last_changes.pop(montage_id, None)
 
-    def fault_for_now(self, montage_id: int, watch: WatchSettings, fault: Fault) -> Fault:
-        """Return ImageChanging in place of an image's fault until the image has not changed for a while."""
+    def fault_or_changing(self, montage_id: int, watch: WatchSettings, fault: Fault) -> Fault:
+        """Return an image's fault, or ImageChanging until the image has not changed for `patience_s`."""
         changes, evidence = self._last_changes.get(montage_id), fault.evidence
         if changes is None or evidence is None or not isinstance(fault, ImageFault):
             return fault

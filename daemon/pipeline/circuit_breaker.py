@@ -1,7 +1,7 @@
-"""Circuit breaker: whether work is sent to render-ws freely, not at all, or one trial at a time. Pure.
+"""Circuit breaker: decide whether work is sent to render-ws freely, not at all, or as one trial. Pure.
 
-While render-ws is away, probes are sent at growing intervals. After a probe was answered, one trial of real work is
-sent: a service may answer probes and fail all else. When the trial succeeds, all work is sent again.
+While render-ws is unavailable, probes are sent at growing intervals. After a probe was answered, one trial of real work
+is sent: a service may answer probes and fail all else. When the trial succeeds, all work is sent again.
 """
 
 from collections.abc import Hashable
@@ -11,16 +11,16 @@ from enum import StrEnum
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
 REFUSED_DELAY_S = 300.0
-"""Delay between probes while the login is refused: each of them may count towards a lock of the account."""
-BROKEN_IN_A_ROW = 3
-"""Different pieces of work that fail inside the service without a success between them open the circuit: the service
-fails work although it can read."""
-UNTRIED_S = 60.0
-"""With no work queued, an answered probe closes the circuit after this time."""
+"""Delay between probes while the login is refused, since each one may count towards a lock of the account."""
+BROKEN_LIMIT = 3
+"""Number of different pieces of work that fail inside the service without a success in between, from which on the
+circuit opens: the service can read but fails work."""
+IDLE_CLOSE_S = 60.0
+"""With no work queued, a successful probe closes the circuit after this time."""
 
 
 class Phase(StrEnum):
-    """Phase of the circuit: it defines the work that may be sent."""
+    """Phase of the circuit, which determines the work that may be sent."""
 
     CLOSED = "closed"
     """All work, within the usual limits."""
@@ -42,25 +42,25 @@ class Circuit:
     due_at: float = 0.0
     """OPEN: when the next probe is due. HALF_OPEN: when the circuit closes without a trial."""
     trial: Hashable | None = None
-    """The work under way while HALF_OPEN."""
+    """The running trial while HALF_OPEN."""
     fails_work: bool = False
-    """Whether failed work began the outage: a failed trial then reopens the circuit, whatever its cause."""
+    """Whether failed work began the outage. Then every failed trial reopens the circuit."""
     is_refused: bool = False
-    """Whether a refused login opened the circuit last. A login that is accepted for a read ends such an outage."""
-    has_failed_at_work: bool = False
-    """Whether the service answered a probe in this outage and failed the trial after it."""
+    """Whether a refused login opened the circuit last. An accepted login ends such an outage."""
+    failed_trial: bool = False
+    """Whether the service failed a trial after a successful probe in this outage."""
     broken: frozenset[Hashable] = frozenset()
     """Work that failed inside the service since the last success."""
 
     @property
-    def may_pass(self) -> bool:
+    def may_send(self) -> bool:
         """Whether a piece of work may be sent now."""
         return self.phase is Phase.CLOSED or (self.phase is Phase.HALF_OPEN and self.trial is None)
 
     @property
-    def seems_well(self) -> bool:
+    def is_available(self) -> bool:
         """Whether the service counts as available."""
-        return self.phase is Phase.CLOSED or (self.phase is Phase.HALF_OPEN and not self.has_failed_at_work)
+        return self.phase is Phase.CLOSED or (self.phase is Phase.HALF_OPEN and not self.failed_trial)
 
 
 def opening_delay_s(openings: int, chance: float) -> float:
@@ -78,7 +78,7 @@ def after_begin(circuit: Circuit, work: Hashable) -> Circuit:
 
 
 def after_cancel(circuit: Circuit, work: Hashable) -> Circuit:
-    """Return the circuit after a piece of work ended without showing whether the service works."""
+    """Return the circuit after a piece of work ended without evidence about the service."""
     return replace(circuit, trial=None) if circuit.trial == work else circuit
 
 
@@ -93,7 +93,7 @@ def after_failure(
     now: float,
     chance: float,
     *,
-    is_away: bool,
+    is_unavailable: bool,
     can_read: bool = False,
     is_refused: bool = False,
 ) -> Circuit:
@@ -101,41 +101,45 @@ def after_failure(
 
     Parameters
     ----------
-    is_away : whether the service does not answer, or cannot read or write; otherwise the work itself may be the cause.
-    can_read : whether a service that is away can read: it answers probes and is available only after a success.
-    is_refused : whether the login was refused. After it is accepted again the service counts as available.
+    now : seconds of a monotonic clock.
+    chance : random number from 0 to 1, for jitter.
+    is_unavailable : whether the service does not respond, or cannot read or write. Otherwise the work itself may be the
+        cause.
+    can_read : whether an unavailable service can read. It responds to probes, so only a successful trial closes the
+        circuit.
+    is_refused : whether the login was refused. An accepted login then ends the outage.
     """
-    broken = circuit.broken if is_away else circuit.broken | {work}
+    broken = circuit.broken if is_unavailable else circuit.broken | {work}
     circuit = replace(circuit, broken=broken)
     if circuit.phase is Phase.CLOSED:
-        fails_work = not is_away and len(broken) >= BROKEN_IN_A_ROW
-        if not (is_away or fails_work):
+        fails_work = not is_unavailable and len(broken) >= BROKEN_LIMIT
+        if not (is_unavailable or fails_work):
             return circuit
         at_work = fails_work or can_read
         return _opened(replace(circuit, fails_work=fails_work), now, chance, at_work=at_work, is_refused=is_refused)
-    if circuit.phase is Phase.OPEN or not (is_away or circuit.trial == work):
+    if circuit.phase is Phase.OPEN or not (is_unavailable or circuit.trial == work):
         return circuit
-    if is_away or circuit.fails_work:
+    if is_unavailable or circuit.fails_work:
         return _opened(circuit, now, chance, at_work=not is_refused, is_refused=is_refused)
     return replace(after_success(circuit), broken=broken)
 
 
-def after_silent_probe(circuit: Circuit, now: float, chance: float, *, is_refused: bool = False) -> Circuit:
-    """Return the circuit after a probe got no answer, or its login was refused."""
-    return _opened(circuit, now, chance, at_work=circuit.has_failed_at_work, is_refused=is_refused)
+def after_failed_probe(circuit: Circuit, now: float, chance: float, *, is_refused: bool = False) -> Circuit:
+    """Return the circuit after a probe got no response, or its login was refused."""
+    return _opened(circuit, now, chance, at_work=circuit.failed_trial, is_refused=is_refused)
 
 
-def after_new_login(circuit: Circuit, now: float) -> Circuit:
-    """Return the circuit after something changed that may end an outage: the next probe is due at once."""
+def make_probe_due(circuit: Circuit, now: float) -> Circuit:
+    """Return the circuit with the next probe due at once, after something changed that may end the outage."""
     return replace(circuit, due_at=min(circuit.due_at, now)) if circuit.phase is Phase.OPEN else circuit
 
 
-def after_answered_probe(circuit: Circuit, now: float) -> Circuit:
-    """Return the circuit after a probe was answered."""
+def after_good_probe(circuit: Circuit, now: float) -> Circuit:
+    """Return the circuit after a successful probe."""
     if circuit.phase is Phase.OPEN and now >= circuit.due_at:
         if circuit.is_refused and not circuit.fails_work:
             return after_success(circuit)
-        return replace(circuit, phase=Phase.HALF_OPEN, trial=None, due_at=now + UNTRIED_S)
+        return replace(circuit, phase=Phase.HALF_OPEN, trial=None, due_at=now + IDLE_CLOSE_S)
     if circuit.phase is Phase.HALF_OPEN and circuit.trial is None and now >= circuit.due_at:
         return after_success(circuit)
     return circuit
@@ -152,5 +156,5 @@ def _opened(circuit: Circuit, now: float, chance: float, *, at_work: bool, is_re
         due_at=now + delay_s,
         trial=None,
         is_refused=is_refused,
-        has_failed_at_work=at_work,
+        failed_trial=at_work,
     )

@@ -1,8 +1,8 @@
-"""Claims on tiles: whether the metafile of another montage is still present and holds the content of that montage.
+"""Judge claims on tiles: whether the metafile of another montage still exists with the same content.
 
-A tile belongs to one montage of a stack. If two metafiles name a tile, the montage that settled first owns it until
-its metafile is moved, or, before its tiles are applied, is removed or holds another content. A finished montage owns
-its tiles without its metafile, too: raw data are archived.
+Each tile of a stack belongs to one montage. If two metafiles have the same tile, the montage that settled first owns it
+until its metafile is moved or, before its tiles are applied, is removed or replaced. A finished montage owns its tiles
+even without its metafile, since raw data are archived.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 from daemon.montages.records import Montage, Namesake, Rival, StaleInspection
 from daemon.montages.states import HAS_SETTLED, MontageState
 from daemon.pipeline.settle import Ignored, NotYet
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.presence import Present, evidence_of, find_metafile
 from handlers.acquisition.takes import is_later_take, is_mirrored
@@ -24,18 +24,18 @@ from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.text import excerpt
 
 NEEDS_NO_METAFILE = frozenset({MontageState.APPLIED, MontageState.COMPLETE})
-"""States of montages that own their tiles although their metafile has gone."""
+"""States of montages that own their tiles even without their metafile."""
 RIVAL_PAUSE_S = 10.0
-"""Pause before a metafile is inspected again whose rival belongs to a watch that cannot be accessed."""
+"""Pause before a metafile is inspected again if the watch of its rival cannot be accessed."""
 
 
 class Claim(StrEnum):
-    """Content of a montage's path now, compared with another metafile."""
+    """Present content of a montage's path, compared with another metafile."""
 
-    STANDS = "stands"
+    PRESENT = "present"
     """The content of the montage."""
     SAME_FILE = "same_file"
-    """The other metafile itself: through a link, a bind mount or an overlapping watch."""
+    """The other metafile itself, through a link, a bind mount or an overlapping watch."""
     GONE = "gone"
     """Nothing."""
     REPLACED = "replaced"
@@ -44,11 +44,11 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A claim, and the file that proves it."""
+    """A claim and its evidence."""
 
     claim: Claim
     evidence: Evidence
-    """Metafile of the rival: the claim ends when it changes or is removed."""
+    """Metafile of the rival. The claim is outdated when it changes or is removed."""
 
 
 class Claims:
@@ -65,24 +65,29 @@ class Claims:
     async def judge(self, rival: Rival, montage: Montage, digest: str) -> NotYet | Ignored | str | None:
         """Compare a settling montage with a rival.
 
+        Parameters
+        ----------
+        digest : SHA-256 of the settling metafile.
+
         Returns
         -------
-        Why the rival is superseded; NotYet or Ignored if the settling montage does not settle; None if both settle.
+        A text if the rival is superseded, which states why; NotYet or Ignored if the settling montage does not settle;
+        None if both settle.
 
         Raises
         ------
         MetafileFault
-            If the rival owns tiles that the settling metafile names.
+            If the rival owns tiles of the settling metafile.
         """
         other = rival.montage
         if not self._is_accessible(other.watch):
-            reason = f"{other.metafile} names the same images, and its watch {other.watch} cannot be accessed"
+            reason = f"{other.metafile} has the same images, and its watch {other.watch} cannot be accessed"
             return NotYet(reason, RIVAL_PAUSE_S) if rival.shared else None
-        async with answers_within(other.metafile):
+        async with access_timeout(other.metafile):
             found = await asyncio.to_thread(find, other, montage.metafile)
         if is_later_take(montage.metafile, other.metafile):
             return f"imaged again: {montage.metafile}"
-        stands = found.claim is Claim.STANDS or other.state in NEEDS_NO_METAFILE
+        stands = found.claim is Claim.PRESENT or other.state in NEEDS_NO_METAFILE
         if stands and is_later_take(other.metafile, montage.metafile):
             return Ignored(f"imaged again: {other.metafile}", found.evidence)
         if is_over(rival, found.claim, digest):
@@ -96,22 +101,22 @@ class Claims:
         return None
 
     async def present(self, montage: Montage) -> Claim | None:
-        """Return what the path of a montage holds now; None if it cannot be accessed."""
+        """Return the claim of a montage; None if its path cannot be accessed."""
         if not self._is_accessible(montage.watch):
             return None
         with contextlib.suppress(StorageFault):
-            async with answers_within(montage.metafile):
+            async with access_timeout(montage.metafile):
                 return await asyncio.to_thread(claim_of, montage)
         return None
 
 
 def find(rival: Montage, metafile: Path) -> Finding:
-    """Return the claim of a rival as seen from another metafile. Blocking.
+    """Return the claim of a rival, compared with a settling metafile. Blocking.
 
     Raises
     ------
     StaleInspection
-        If the other metafile itself is missing.
+        If the settling metafile itself is missing.
     StorageFault
         If one of the two cannot be accessed.
     """
@@ -124,7 +129,7 @@ def find(rival: Montage, metafile: Path) -> Finding:
 
 
 def claim_of(montage: Montage) -> Claim:
-    """Return what the path of a montage holds now. Blocking. Raises StorageFault if it cannot be accessed."""
+    """Return the claim of a montage. Blocking. Raises StorageFault if its path cannot be accessed."""
     return _claim(montage, _look_at(montage.metafile))
 
 
@@ -142,7 +147,7 @@ def _evidence(rival: Montage, there: Present | None) -> Evidence:
 def _claim(rival: Montage, there: Present | None) -> Claim:
     if there is None:
         return Claim.GONE
-    return Claim.STANDS if there.identity.matches(rival.identity) else _claim_of_content(rival)
+    return Claim.PRESENT if there.identity.matches(rival.identity) else _claim_of_content(rival)
 
 
 def _claim_of_content(rival: Montage) -> Claim:
@@ -154,15 +159,15 @@ def _claim_of_content(rival: Montage) -> Claim:
         if isinstance(fault.__cause__, FileNotFoundError | NotADirectoryError):
             return Claim.GONE
         raise
-    return Claim.STANDS if hashlib.sha256(content).hexdigest() == rival.digest else Claim.REPLACED
+    return Claim.PRESENT if hashlib.sha256(content).hexdigest() == rival.digest else Claim.REPLACED
 
 
 def is_over(rival: Rival, claim: Claim, digest: str) -> bool:
-    """Whether a rival ends because its path does not hold its metafile any more.
+    """Whether a rival is superseded because its metafile is no longer at its path.
 
     Parameters
     ----------
-    digest : content of the settling metafile: the same if the rival's metafile was moved.
+    digest : SHA-256 of the settling metafile. It equals the rival's if the rival's metafile was moved.
     """
     owner = rival.montage
     if not rival.shared:
@@ -175,36 +180,38 @@ def why_ended(claim: Claim, rival: Montage, metafile: Path, digest: str) -> str:
     """Return why a rival is superseded by the montage of another metafile."""
     if claim is Claim.GONE and rival.digest in (None, digest):
         return f"moved to {metafile}"
-    found = "is gone" if claim is Claim.GONE else "holds another content"
-    return f"its metafile {found}, and {metafile} names its images"
+    found = "is gone" if claim is Claim.GONE else "has another content"
+    return f"its metafile {found}, and {metafile} has its images"
 
 
 def owned_fault(rival: Rival, metafile: Path, found: Finding, *, is_copy: bool) -> MetafileFault:
-    """Return the fault of a metafile that names tiles which another montage owns."""
+    """Return the fault of a metafile with tiles that another montage owns."""
     owner = rival.montage
     problem = (
         f"shares tiles with {owner.metafile} in {owner.raw_stack} at z {owner.z:g} "
-        f"({len(rival.shared)}, such as {rival.shared[0]}): a tile belongs to one montage of a stack"
+        f"({len(rival.shared)}, such as {rival.shared[0]}): each tile of a stack belongs to one montage"
     )
     release = f'`temwatch dismiss {owner.id} --reason "..."`'
     if found.claim in (Claim.GONE, Claim.REPLACED):
-        is_now = "is gone" if found.claim is Claim.GONE else "holds another content now"
+        is_now = "is gone" if found.claim is Claim.GONE else "has another content now"
         problem += f"; {owner.metafile} {is_now}, but its montage {owner.id} is {owner.state}"
-        hint = f"remove this metafile; if it is to replace that montage: {release}, then it is retried by itself"
+        hint = (
+            f"remove this metafile; to replace that montage instead: {release}, then this one is retried automatically"
+        )
     elif owner.state in NEEDS_NO_METAFILE and not is_copy:
-        hint = f"remove this metafile; if it is to replace {owner.metafile}: remove that one, then {release}"
+        hint = f"remove this metafile; to replace {owner.metafile} instead: remove that one, then {release}"
     else:
-        hint = f"remove one of the two metafiles; when {owner.metafile} is removed, this one is retried by itself"
+        hint = f"remove one of the two metafiles; when {owner.metafile} is removed, this one is retried automatically"
     return MetafileFault(str(metafile), problem, hint).with_evidence(found.evidence)
 
 
 def namesake_fault(namesake: Namesake, metafile: Path) -> MetafileFault:
-    """Return the fault of a metafile whose stack has its name from another header value. Blocking."""
+    """Return the fault of a metafile whose stack name was already made from another header value. Blocking."""
     other = namesake.montage.metafile
     evidence = replace(evidence_of(other), or_gone=True)
     return MetafileFault(
         str(metafile),
-        f"its {namesake.field} is {excerpt(namesake.own_value)}, but stack {namesake.stack} holds {other} with "
+        f"its {namesake.field} is {excerpt(namesake.own_value)}, but stack {namesake.stack} contains {other} with "
         f"{excerpt(namesake.other_value)}: different values would share one stack",
         "correct the header of one of the two metafiles, or name stacks by another field",
     ).with_evidence(evidence)

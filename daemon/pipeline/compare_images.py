@@ -1,4 +1,4 @@
-"""Comparing images on disk with what was read when their mipmaps were made. Blocking."""
+"""Compare images on disk with the contents that were read when their mipmaps were made. Blocking."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from handlers.regular_file import NotContained, NotRegular, open_regular
 
 @dataclass(frozen=True, slots=True)
 class ImageComparison:
-    """Differences between the images of a montage and what was read of them."""
+    """Differences between the present images of a montage and the contents that were read."""
 
     changed: Mapping[str, str] = field(default_factory=dict)
     """Tile id -> name of its image, for images with another content."""
@@ -38,15 +38,16 @@ def compare_images(
     contents: Mapping[str, FileContent],
     containers: Containers,
 ) -> ImageComparison:
-    """Return which images differ from what was read.
+    """Return which images differ from the contents that were read.
 
-    One `open` for each image; only an image with another identity is read, and its digest decides. A missing image is
-    not a change: its mount may be gone. An image that lies outside the watched directory now is one, and is not read.
+    Each image is opened once. Only an image with another identity is read, and its digest decides. A missing image does
+    not count as changed, since its mount may be gone. An image that is now outside the watched directory counts as
+    changed and is not read.
 
     Parameters
     ----------
-    contents : tile id -> content that was read.
-    containers : of the watched directories.
+    contents : tile id -> identity and digest of the image that was read.
+    containers : containers of the watched directories.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def compare_images(
     root = watch_root(watch.directory, containers)
     content = metafile_content(metafile, root=root)
     if hashlib.sha256(content).hexdigest() != digest:
-        return ImageComparison()  # the other content makes a montage of its own
+        return ImageComparison()  # the new content becomes another montage
     parsed = watch.reader.parse(content, metafile)
     ids = tile_ids_for(parsed, z, watch.tilespec_options(), str(metafile))
     directory = watch.reader.image_directory(metafile)
@@ -75,7 +76,7 @@ class _Place:
     root: Container | None
     """Directory that must contain the file; None: any."""
     section: int | None = None
-    """Of the stack at that path; None: the file is the image."""
+    """Index of the image in the file at that path; None: the file is the image."""
 
 
 def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) -> ImageComparison:
@@ -84,7 +85,7 @@ def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) 
     for tile_id, before in contents.items():
         place = places.get(tile_id)
         if place is None:
-            continue  # the settings give the tiles other ids now
+            continue  # the present settings give the tiles other ids
         path = place.path
         try:
             now = _content_now(place, before)
@@ -103,7 +104,7 @@ def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) 
 
 
 def _content_now(place: _Place, before: FileContent) -> FileContent | None:
-    """Return the content of an image; None, without reading it, if the identity of its file is the same."""
+    """Return the content of an image; None without reading it if the file's identity is unchanged."""
     if place.section is None:
         return _content_unless_same(place.path, before, place.root)
     section = StackSection(place.path, place.section)
@@ -112,16 +113,15 @@ def _content_now(place: _Place, before: FileContent) -> FileContent | None:
 
 
 def _content_unless_same(path: Path, before: FileContent, root: Container | None = None) -> FileContent | None:
-    """Return the content of a file; None, without reading the file, if its identity is the same.
+    """Return the content of a file; None without reading it if its identity is unchanged.
 
-    The digest is empty if the size has changed.
-
-    The file is opened, so that the client of a network file system fetches its attributes from the server.
+    The digest is empty if the size has changed. The file is opened, so that the client of a network file system fetches
+    its attributes from the server.
 
     Raises
     ------
     NotContained
-        If it lies outside root.
+        If it is outside `root`.
     """
     descriptor, status = open_regular(path, root=root)
     try:

@@ -1,4 +1,4 @@
-"""A person's decision about the quality of a montage."""
+"""Record a person's decision about the quality of a montage."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -19,11 +19,11 @@ class DecisionRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     verdict: Decision
-    """pass, fail, re-image; computed withdraws the decision before."""
+    """pass, fail or re-image; computed withdraws the earlier decision."""
     by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
     """Name of the person."""
     note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
-    """The reason, for the next person."""
+    """Reason of the decision."""
 
 
 async def decide(
@@ -32,11 +32,11 @@ async def decide(
     request: DecisionRequest,
     on_decided: Callable[[Montage], Awaitable[object]] | None = None,
 ) -> dict[str, Any] | None:
-    """Record a decision; return the verdict that counts now as JSON, None if there is no such montage.
+    """Record a decision; return the effective verdict as JSON, None if there is no such montage.
 
     Parameters
     ----------
-    on_decided : awaited with the montage; a montage that waited for the decision goes on.
+    on_decided : awaited with the montage, which may have waited for the decision.
     """
     montage = await journal.decide(montage_id, request.verdict, request.by, request.note)
     verdict = await journal.verdict(montage_id)

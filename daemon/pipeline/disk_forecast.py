@@ -1,13 +1,13 @@
-"""When a disk will be full at the rate of the last hours. Pure."""
+"""Forecast when a disk is full at the rate of the last hours. Pure."""
 
 from collections import deque
 
 SAMPLE_S = 60.0
-"""Least time between two samples."""
+"""Shortest time between two samples."""
 HOURS_S = 6 * 3600.0
-"""Older samples are forgotten."""
+"""Age at which samples are dropped."""
 LEAST_S = 600.0
-"""Time that the samples have to cover before they say anything."""
+"""Shortest time that the samples have to cover for a forecast."""
 
 
 class DiskForecast:
@@ -24,7 +24,12 @@ class DiskForecast:
         self._samples: deque[tuple[float, int]] = deque()
 
     def note(self, now: float, free_bytes: int) -> None:
-        """Take note of the free space at a time, in seconds of a clock that is never set."""
+        """Add a sample of the free space.
+
+        Parameters
+        ----------
+        now : seconds of a monotonic clock.
+        """
         if self._samples and now - self._samples[-1][0] < SAMPLE_S:
             return
         self._samples.append((now, free_bytes))
@@ -32,7 +37,7 @@ class DiskForecast:
             self._samples.popleft()
 
     def full_in_s(self, kept_free: int) -> float | None:
-        """Return the time until only `kept_free` bytes are free; None if it does not fill, or too little is known."""
+        """Return the seconds until only `kept_free` bytes are free; None if the disk does not fill or is too new."""
         if not self._samples:
             return None
         (first_s, most), (last_s, free) = self._samples[0], self._samples[-1]

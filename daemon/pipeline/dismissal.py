@@ -1,6 +1,7 @@
-"""Dismiss montages: an operator decided that nothing is to be done.
+"""Dismiss montages, because an operator decided that nothing is to be done.
 
-A FAILED montage, or a COMPLETE one whose metafile has gone: another metafile may then replace its tiles.
+A FAILED montage can be dismissed, or a COMPLETE one whose metafile is gone. Then another metafile may replace its
+tiles.
 """
 
 import asyncio
@@ -13,13 +14,13 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 from daemon.pipeline.claims import Claim, claim_of
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.errors import StorageFault
 
 log = structlog.get_logger()
 
 MAX_IDS = 1_000
-"""Montages of one request."""
+"""Largest number of montages in one request."""
 
 
 class DismissRequest(BaseModel):
@@ -30,15 +31,15 @@ class DismissRequest(BaseModel):
     ids: tuple[Annotated[int, Field(ge=1, le=2**63 - 1)], ...] = Field(min_length=1, max_length=MAX_IDS)
     """Ids of montages, as `temwatch status` shows them."""
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-    """Why nothing is to be done, for the next operator."""
+    """Reason of the dismissal."""
 
 
 async def dismiss(journal: Journal, request: DismissRequest, user: str | None = None) -> list[dict[str, Any]]:
-    """Dismiss each montage of the request that may be; return the outcome of each montage as JSON.
+    """Dismiss each montage of the request, if it can be dismissed; return the outcome of each as JSON.
 
     Parameters
     ----------
-    user : who asked, if that is known.
+    user : name of the operator, if known.
     """
     outcomes = []
     for montage_id in dict.fromkeys(request.ids):
@@ -67,8 +68,8 @@ async def _refusal(montage: Montage) -> str:
     if montage.state is not MontageState.COMPLETE:
         return f"is {montage.state}; only a FAILED montage, or a COMPLETE one without its metafile, can be dismissed"
     try:
-        async with answers_within(montage.metafile):
+        async with access_timeout(montage.metafile):
             claim = await asyncio.to_thread(claim_of, montage)
     except StorageFault as fault:
         return f"is complete, and its metafile cannot be accessed: {fault}"
-    return "is complete, and its metafile is there; remove that first" if claim is Claim.STANDS else ""
+    return "is complete, and its metafile exists; remove that first" if claim is Claim.PRESENT else ""

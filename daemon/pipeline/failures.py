@@ -1,4 +1,4 @@
-"""Failures of steps: whether a montage is retried, and when, or is FAILED."""
+"""Handle failed steps: retry the montage after a delay, or record it as FAILED."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from daemon.pipeline.section import MetafileChanged
 from daemon.pipeline.settle import Settler
 from daemon.pipeline.supersede import Superseder
 from daemon.pipeline.work_queue import WorkQueue
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.acquisition.presence import find_metafile
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault
 from handlers.render.names import StackId
@@ -28,7 +28,7 @@ NEEDS_RENDER = frozenset({Step.INGEST, Step.APPLY})
 
 
 class FailureHandler:
-    """Retries or fails montages whose step has ended with a fault."""
+    """Retries or fails montages whose step ended with a fault."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class FailureHandler:
         self._changed_metafiles: list[tuple[Montage, Sighting]] = []
 
     async def handle(self, montage: Montage, step: Step, fault: Fault) -> None:
-        """Enqueue the montage for a retry if waiting can help; otherwise it is FAILED."""
+        """Enqueue the montage for a retry if waiting can help, otherwise record it as FAILED."""
         if step in NEEDS_RENDER or isinstance(fault, RenderUnavailable | RenderBroken):
             await self._gate.failed(montage.id, fault, _written_stack(montage, step))
         if isinstance(fault, MetafileChanged):
@@ -69,7 +69,7 @@ class FailureHandler:
         return self._tries.delay_s(montage.id, fault, montage.attempt + 1, chance)
 
     def retry_unjournaled(self, ticket: Ticket, error: Exception) -> None:
-        """Retry a step whose failure could not be journaled: the montage cannot be FAILED either."""
+        """Retry a step whose failure could not be journaled, since FAILED could not be journaled either."""
         fault = BugFault.of(f"montage {ticket.montage_id}", error)
         delay_s = self._tries.delay_s(ticket.montage_id, fault, 1, random.random())  # noqa: S311  jitter
         self._queue.add(ticket, LONGEST_DELAY_S if delay_s is None else delay_s)
@@ -82,16 +82,16 @@ class FailureHandler:
             return
         if montage.state is MontageState.NOTICED:
             inspection = inspection or Inspection(montage.id, montage.identity)
-            await self._superseder.adopt(montage, self._journal.refuse(inspection, fault))
+            await self._superseder.record(montage, self._journal.refuse(inspection, fault))
         else:
             await self._journal.fail(montage.id, fault)
 
-    # --- metafiles that hold another content than their montage
+    # --- metafiles whose content is not that of their montage
 
     async def _remember_change(self, montage: Montage) -> None:
-        """Remember a metafile that a step found changed: a scan may not see the change."""
+        """Remember a metafile that a step found changed, since a scan may not find the change."""
         try:
-            async with answers_within(montage.metafile):
+            async with access_timeout(montage.metafile):
                 found = await asyncio.to_thread(find_metafile, montage.metafile)
         except (OSError, StorageFault):
             return
@@ -104,7 +104,7 @@ class FailureHandler:
     async def notice_changed_metafiles(self) -> None:
         """Notice the remembered metafiles.
 
-        The step itself does not: it could be cancelled after the journal took the sighting.
+        The step itself does not do this, since it could be cancelled after the journal recorded the sighting.
         """
         while self._changed_metafiles:
             montage, sighting = self._changed_metafiles.pop()

@@ -1,4 +1,4 @@
-"""Health: reasons why the daemon is not ready, warnings, and metrics for Prometheus. The rules are pure."""
+"""Health: reasons why the daemon is not ready, warnings, and Prometheus metrics. The rules are pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from handlers.text import printable
 from handlers.workers.crew import NOBODY, Crew
 
 HOOK_LATE_S = 300.0
-"""A hook that has not taken an event for this long is a warning."""
-_TROUBLED = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
+"""Age of the oldest waiting event from which on a hook is a warning."""
+_INACCESSIBLE = frozenset({RootStatus.OPENING, RootStatus.UNREACHABLE, RootStatus.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Disk:
     problem: str = ""
     """Why mipmaps cannot be written there now; empty if they can."""
     full_in_s: float | None = None
-    """Time until `needed_bytes` are left at the rate of the last hours; None if it does not fill, or is not known."""
+    """Seconds until only `needed_bytes` are free at the rate of the last hours; None if it does not fill or is
+    unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,16 @@ class HookFacts:
     name: str
     waiting: int
     dead: int
-    """Events that were given up."""
+    """Number of events that were given up."""
     oldest_s: float | None
-    """Age of the oldest waiting event."""
+    """Age of the oldest waiting event, seconds; None if none waits."""
     problem: str
-    """Why it was not delivered; empty if it was not tried yet."""
+    """Why it was not delivered; empty before the first attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts that decide readiness, all from one moment."""
+    """Facts that determine readiness, at one moment."""
 
     roots: tuple[RootHealth, ...]
     disks: tuple[Disk, ...]
@@ -56,33 +57,33 @@ class Facts:
     crew: Crew = NOBODY
     """The workers."""
     worker_deaths: int = 0
-    """Worker processes that died since the start."""
+    """Number of worker processes that died since the start."""
     last_worker_death: str = ""
     """Time, signal and tile of the last death."""
     render_needs_person: bool = False
-    """Whether only a person can end the fault of render-ws: its login is refused, or a certificate does not verify."""
+    """Whether only an operator can repair render-ws's fault: the login is refused, or a certificate is not trusted."""
     upload_limit: str = ""
-    """Largest upload of tiles that a proxy lets pass, in words; empty while it refused none."""
+    """Largest upload that a proxy accepts, as text; empty if it has refused none."""
     put_by_others: int = 0
-    """Montages whose tiles were in their stack before this daemon put them."""
+    """Number of montages whose tiles were in their stack before this daemon put them."""
     hooks: tuple[HookFacts, ...] = ()
     alert_problem: str = ""
     """Why the last message to people was not delivered; empty if it was."""
 
 
 def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
-    """Return one sentence for each reason why the daemon cannot do its work; empty when it is ready."""
+    """Return one sentence for each reason why the daemon is not ready; empty if it is ready."""
     return tuple(_reasons(facts))
 
 
 def _reasons(facts: Facts) -> Iterable[str]:
     if facts.render_fault:
-        kind = "cannot be used until a person acts" if facts.render_needs_person else "is away"
+        kind = "cannot be used until an operator acts" if facts.render_needs_person else "is unavailable"
         yield f"render-ws {kind}: {facts.render_fault}"
     if facts.journal_fault:
         yield f"the journal cannot be written: {facts.journal_fault}"
     for root in facts.roots:
-        if root.status in _TROUBLED:
+        if root.status in _INACCESSIBLE:
             why = "; ".join(root.reasons) or "not checked yet"
             yield f"watch {root.name}: {root.directory} is {root.status}: {why}"
     for disk in facts.disks:
@@ -94,30 +95,30 @@ def _reasons(facts: Facts) -> Iterable[str]:
 
 
 def inaccessible_watches(roots: Iterable[RootHealth]) -> dict[str, str]:
-    """Return, by watch, why its directory cannot be accessed now: the reason that its montages wait for."""
+    """Return, by watch, why its directory cannot be accessed now; its montages wait for that."""
     return {
         root.name: f"the directory of watch {root.name} cannot be accessed: "
         + ("; ".join(root.reasons) or "it was not checked yet")
         for root in roots
-        if root.status in _TROUBLED
+        if root.status in _INACCESSIBLE
     }
 
 
 def warnings(facts: Facts) -> tuple[str, ...]:
-    """Return problems that do not stop the work: unreliable events, missing watches, other writers."""
+    """Return one sentence for each problem that does not stop the work, such as unreliable events or other writers."""
     return tuple(_warnings(facts))
 
 
 def _warnings(facts: Facts) -> Iterable[str]:
     for root in facts.roots:
-        if root.status not in _TROUBLED:
+        if root.status not in _INACCESSIBLE:
             yield from (f"watch {root.name}: {reason}" for reason in root.reasons)
     yield from facts.crew.warnings()
     if facts.worker_deaths:
         number = "a worker process" if facts.worker_deaths == 1 else f"{facts.worker_deaths} worker processes"
         yield (
             f"{number} died since the start, the last {facts.last_worker_death}: "
-            "look for memory that ran out in the kernel's log"
+            "check the kernel's log for lack of memory"
         )
     if facts.upload_limit:
         yield (
@@ -135,12 +136,12 @@ def _warnings(facts: Facts) -> Iterable[str]:
         if hook.dead:
             yield f"hook {hook.name}: events that were given up: {hook.dead}: see `temwatch notify list`"
         if hook.problem and hook.oldest_s is not None and hook.oldest_s > HOOK_LATE_S:
-            late = f"has not taken an event for {hook.oldest_s / 60:.0f} min"
+            late = f"has not accepted an event for {hook.oldest_s / 60:.0f} min"
             yield f"hook {hook.name}: {late} (events waiting: {hook.waiting}): {hook.problem}"
 
 
 class Metrics:
-    """The daemon's counters in a registry of their own."""
+    """The daemon's metrics in their own registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -287,7 +288,7 @@ class Metrics:
         self._found.labels(root.name, "scan").set(root.found_only_by_scan)
         self._overflows.labels(root.name).set(root.overflows)
         self._scan.labels(root.name).set(root.last_scan_s or 0)
-        self._observable.labels(root.name).set(root.status not in _TROUBLED)
+        self._observable.labels(root.name).set(root.status not in _INACCESSIBLE)
 
     def _describe_crew(self, crew: Crew) -> None:
         for gauge in (self._workers, self._threads, self._in_flight):

@@ -1,6 +1,6 @@
-"""Image cache of render-ws: emptied when files were rewritten that render-ws may have read before.
+"""Empty render-ws's image cache after files were rewritten that render-ws may have read before.
 
-render-ws caches an image by its URL and does not notice that the file changed: it goes on showing the old pixels.
+render-ws caches images by URL and does not detect changed files, so it would show the old pixels.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ log = structlog.get_logger()
 
 
 class RenderImageCache:
-    """Remembers which montages rewrote files, and empties the cache once for each.
+    """Remembers which montages rewrote files, and empties the cache once for each montage.
 
     Parameters
     ----------
-    is_enabled : whether the cache is to be emptied at all.
+    is_enabled : returns whether the configuration allows emptying the cache.
     """
 
     def __init__(self, client: RenderClient, is_enabled: Callable[[], bool]) -> None:
@@ -33,30 +33,30 @@ class RenderImageCache:
 
         Parameters
         ----------
-        is_resumed : whether some levels were made before. A former process may have replaced files then.
+        is_resumed : whether some tiles were made before. Then a former process may have replaced files.
         """
         self._has_rewritten.setdefault(montage_id, is_resumed)
 
     def mark_rewritten(self, montage_id: int) -> None:
-        """Remember that the montage replaced a file."""
+        """Record that a montage replaced a file."""
         self._has_rewritten[montage_id] = True
 
     async def finish(self, montage_id: int, stack: StackId) -> None:
-        """Empty the cache if a file of the finished montage replaced another one.
+        """Empty the cache if the finished montage replaced a file.
 
-        Raises RenderFault as `empty`; the montage is then remembered.
+        Raises RenderFault as `empty`; then a later call repeats it.
         """
         if self._has_rewritten.get(montage_id):
             await self.empty(stack)
         self._has_rewritten.pop(montage_id, None)
 
     async def empty(self, stack: StackId) -> None:
-        """Empty the cache. A render-ws without this request, or a proxy that forbids it, is only logged.
+        """Empty the cache. If render-ws does not support that, or a proxy forbids it, a warning is logged.
 
         Raises
         ------
         RenderFault
-            If render-ws is unavailable, or another service answers in its place.
+            If render-ws is unavailable, or another service responds in its place.
         """
         if not self._is_enabled():
             return

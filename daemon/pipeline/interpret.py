@@ -1,4 +1,4 @@
-"""Interpreting a metafile: z, stacks, tile ids and findings that follow from it in a watch, its images aside."""
+"""Interpret a metafile: derive z, stacks, tile ids and findings in a watch, without its images."""
 
 import json
 from collections.abc import Mapping
@@ -23,16 +23,17 @@ FINDINGS_SHOWN = 10
 def interpret_metafile(
     acquisition: Acquisition, path: Path, digest: str, watch: WatchSettings, render: RenderSettings
 ) -> Settled:
-    """Return the montage that an acquisition makes in a watch. Reads the z table if the watch has one.
+    """Return the settled values of an acquisition in a watch. Reads the z table, if the watch has one. Blocking.
 
     Parameters
     ----------
-    render : owner and project of the stacks of a watch that names none.
+    digest : SHA-256 of the metafile.
+    render : default owner and project of the stacks.
 
     Raises
     ------
     Fault
-        If the metafile is inconsistent, or no z or no valid stack name follows from it.
+        If the metafile is inconsistent, or z or a valid stack name cannot be derived.
     """
     names, facts = watch.stacks.full_names(render.owner, render.project), watch.name_facts(acquisition)
     rule, z = _rule_and_z(acquisition, path, watch)
@@ -80,16 +81,20 @@ def _rule_and_z(acquisition: Acquisition, path: Path, watch: WatchSettings) -> t
 
 
 def _accepted(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tuple[str, ...]:
-    """Return the findings as texts. Raises MetafileFault for errors; with strict, for warnings as well."""
+    """Return the findings as texts. Raises MetafileFault for errors, and with `strict` also for warnings."""
     refused = [finding.text for finding in findings if strict or finding.severity is Severity.ERROR]
     if refused:
-        hint = "with strict = false warnings do not stop a montage" if strict else "check what wrote this metafile"
+        hint = (
+            "with strict = false warnings do not stop a montage"
+            if strict
+            else "check the program that wrote this metafile"
+        )
         raise MetafileFault(str(path), abbreviate(refused, FINDINGS_SHOWN, "; "), hint)
     return tuple(shorten(finding.text, MOST_TEXT) for finding in findings)
 
 
 def _name_fields(name: StackTemplates, facts: Mapping[str, object]) -> str | None:
-    """Return the header fields in a stack's full name as JSON: different values may give the same legal name."""
+    """Return the header fields in a stack's full name as JSON; None if it has none."""
     values = {field: str(facts[field]) for template in name for field in template_fields(template)}
     return json.dumps(values, sort_keys=True) if values else None
 

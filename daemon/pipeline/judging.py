@@ -1,4 +1,4 @@
-"""Judging: gives a montage the verdict of its watch's rules, before its levels are applied to a stack."""
+"""Judge a montage by its watch's rules, before its levels are applied to a stack."""
 
 import asyncio
 
@@ -15,18 +15,18 @@ from handlers.quality.verdict import judge, median_focus
 log = structlog.get_logger()
 
 MOST_LOGGED = 10
-"""Tiles that the line about a verdict names."""
+"""Largest number of tiles in the log line of a verdict."""
 
 
 class Judge:
-    """Judges montages by the numbers of their tiles."""
+    """Judges montages by their quality numbers."""
 
     def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self._journal = journal
         self._metrics = metrics
 
     async def judge(self, section: Section) -> None:
-        """Record the verdict of the rules; the same verdict again changes nothing."""
+        """Record and log the verdict of the rules, if it is new."""
         block = await self._journal.quality_numbers(section.montage.id)
         if block is None:  # its mipmaps were made by an older temwatch, or by hand
             return
@@ -48,11 +48,11 @@ class Judge:
 
 
 _LEVELS = {Verdict.PASS: 20, Verdict.REVIEW: 30, Verdict.FAIL: 30}
-"""Severity of the line about a verdict: information or warning."""
+"""Log level of a verdict: INFO or WARNING."""
 
 
 def _overlap_px(section: Section, quality: Quality) -> float | None:
-    """Return the nominal overlap of two neighbours in level-0 pixels; None if the microscope does not state it."""
+    """Return the nominal overlap of two neighbours, pixels of level 0; None if the microscope does not record it."""
     overlap = quality.section.overlap
     sides = [min(tile.width, tile.height) for tile in section.level0()]
     return None if overlap is None else overlap * min(sides)

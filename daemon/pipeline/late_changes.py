@@ -1,8 +1,8 @@
-"""Late changes: finds images that change after their mipmaps were made, such as a stalled copy or a repeated tile.
+"""Find images that change after their mipmaps were made, for example by a stalled copy or a repeated tile.
 
 The images of a montage are checked when its stack is closed, and at growing intervals for `recheck_images_for_s` after
-it is COMPLETE. The mipmaps of changed images are made again. Its tiles are compared at the same times if a late upload
-of a former content may replace them.
+it is COMPLETE. The mipmaps of changed images are made again. At the same times its tiles are compared, if a late upload
+of a former content may have replaced them.
 """
 
 import asyncio
@@ -28,25 +28,25 @@ from handlers.errors import Fault
 log = structlog.get_logger()
 
 RESUME_RETRY_S = 1.0
-"""Pause before the journal is asked again for the montages that the last process checked."""
+"""Pause before the query for the montages of the previous process is retried."""
 FIRST_CHECK_S = 5.0
 """Time from COMPLETE to the first check."""
 GROWTH = 3.0
-"""Factor between the ages at which a montage is checked."""
+"""Ratio of successive ages at which a montage is checked."""
 INACCESSIBLE_RETRY_S = 60.0
 """Pause before a montage that could not be checked is checked again."""
 BUSY_RETRY_S = 1.0
-"""Pause before a montage is taken again whose watch is being checked."""
+"""Pause before a montage is checked if its watch is being checked now."""
 STUCK_S = 60.0
-"""A check that takes longer, plus a tenth of a second for each image, is abandoned: its file server does not answer."""
+"""Time-out of a check, plus 0.1 s for each image. A check that takes longer is abandoned."""
 BEFORE_COMPLETE_S = 30.0
-"""Longest time that closing a stack waits for the checks of its montages, in all."""
+"""Longest wait of a close for the checks of all its montages."""
 CHECKS_AT_ONCE = 4
-"""Montages that are checked at once when a stack is closed."""
+"""Number of montages that are checked at the same time when a stack is closed."""
 
 
 def next_check_s(age_s: float, until_s: float) -> float | None:
-    """Return the age at which a COMPLETE montage is checked next, the last time at `until_s`; None after that.
+    """Return the age, seconds, at which a COMPLETE montage is checked next; the last one is `until_s`, then None.
 
     >>> [next_check_s(age_s, 3600) for age_s in (0, 5, 100, 2000, 3600)]
     [5.0, 15.0, 135.0, 3600, None]
@@ -61,7 +61,7 @@ def next_check_s(age_s: float, until_s: float) -> float | None:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Due:
-    """A montage whose images are to be checked. Times are seconds of one monotonic clock."""
+    """A montage whose images have to be checked. Times are seconds of one monotonic clock."""
 
     at: float
     montage_id: int
@@ -69,20 +69,20 @@ class _Due:
     complete_at: float = field(compare=False)
 
 
-async def _none_is_set_back(montage: Montage) -> bool:
+async def _nothing_is_overwritten(montage: Montage) -> bool:
     return False
 
 
 class LateChanges:
-    """Checks images again, and has the mipmaps of changed images made again.
+    """Checks images again; the mipmaps of changed images are made again.
 
     Parameters
     ----------
     is_observable : whether the directory of a watch can be accessed now.
-    on_change : awaited with a montage whose images changed: enqueues it.
-    set_back : sets a COMPLETE montage back, and enqueues it, if a stack shows tiles of a former content; returns
+    on_change : awaited with a montage whose images changed; enqueues it.
+    reset_if_overwritten : resets and enqueues a COMPLETE montage if a stack has tiles of a former content; returns
         whether it did. Raises RenderFault.
-    containers : of the watched directories.
+    containers : containers of the watched directories.
     clock : monotonic seconds.
     wall_clock : seconds since 1970, for the age of COMPLETE montages after a restart.
     """
@@ -94,7 +94,7 @@ class LateChanges:
         *,
         is_observable: Callable[[str], bool],
         on_change: Callable[[Montage], Awaitable[None]],
-        set_back: Callable[[Montage], Awaitable[bool]] = _none_is_set_back,
+        reset_if_overwritten: Callable[[Montage], Awaitable[bool]] = _nothing_is_overwritten,
         containers: Containers | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -103,7 +103,7 @@ class LateChanges:
         self._journal = journal
         self._is_observable = is_observable
         self._on_change = on_change
-        self._set_back = set_back
+        self._reset_if_overwritten = reset_if_overwritten
         self._containers = containers or Containers()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -117,7 +117,7 @@ class LateChanges:
         self._enqueue(montage.id, montage.watch, self._clock(), self._clock())
 
     async def run(self) -> None:
-        """Check images as they fall due, until cancelled; also those that the last process checked."""
+        """Check images when they are due, until cancelled; continues the checks of the previous process."""
         while not await self._is_resumed():  # noqa: ASYNC110  nothing reports that the journal can be read again
             await asyncio.sleep(RESUME_RETRY_S)
         async with asyncio.TaskGroup() as group:
@@ -133,7 +133,7 @@ class LateChanges:
                     continue
 
     async def check_before_complete(self, montages: Collection[Montage]) -> None:
-        """Check the images of APPLIED montages whose stack was closed; changed ones leave APPLIED.
+        """Check the images of APPLIED montages whose stack was closed; montages with changed images are reset.
 
         Montages that cannot be checked in time are checked after they are COMPLETE.
         """
@@ -153,7 +153,7 @@ class LateChanges:
             for each in checks:
                 each.cancel()
             for bug in await asyncio.gather(*checks, return_exceptions=True):
-                if isinstance(bug, Exception):  # it would keep the stack from being closed
+                if isinstance(bug, Exception):  # it would prevent the close of the stack
                     log.error("images.bug", exc_info=bug)
 
     # --- schedule
@@ -167,7 +167,7 @@ class LateChanges:
         return True
 
     async def _resume(self) -> None:
-        """Enqueue the montages that the last process checked. The wall clock can be set, so it is read once."""
+        """Enqueue the montages of the previous process. The wall clock can be set, so it is read only once."""
         now, wall = self._clock(), self._wall_clock()
         for montage_id, watch, complete_at in await self._journal.watched_images():
             age_s = max(0.0, wall - complete_at)
@@ -225,9 +225,9 @@ class LateChanges:
         montage = await self._journal.montage(due.montage_id)
         watch = self._watch(due.watch)
         if montage is None or montage.state is not MontageState.COMPLETE or watch is None:
-            return  # it is followed again when it is COMPLETE again
+            return  # `follow` is called again when it is COMPLETE again
         try:
-            if await self._set_back(montage):
+            if await self._reset_if_overwritten(montage):
                 return
         except Fault as fault:
             log.info("tiles.not_compared", montage=montage.id, fault=str(fault))
@@ -243,7 +243,7 @@ class LateChanges:
             self._delay(due, INACCESSIBLE_RETRY_S)
 
     async def _check(self, montage: Montage) -> bool:
-        """Return whether the images could be checked. Changes are journaled, and the montage is enqueued."""
+        """Check the images; return whether that was possible. Changes are journaled, and the montage is enqueued."""
         contents = await self._journal.images_read(montage.id)
         watch = self._watch(montage.watch)
         if not contents or watch is None or montage.z is None:
@@ -263,7 +263,7 @@ class LateChanges:
     async def _run_in_thread(
         self, montage: Montage, compare: Callable[[], ImageComparison], timeout_s: float
     ) -> ImageComparison | None:
-        """Compare in a thread; return None if the images cannot be accessed, or not in time."""
+        """Compare in a thread; return None if the images cannot be accessed in time."""
         running = in_thread(compare, f"images of {montage.id}")
         try:
             async with asyncio.timeout(timeout_s):
@@ -278,7 +278,7 @@ class LateChanges:
         return None
 
     def _abandon(self, watch: str, running: "asyncio.Future[ImageComparison]") -> None:
-        """Leave a check to its thread; the watch is not checked again before the thread has ended."""
+        """Stop waiting for a check. The watch is not checked again until its thread has ended."""
         self._stuck[watch] = running
 
         def ended(check: "asyncio.Future[ImageComparison]") -> None:

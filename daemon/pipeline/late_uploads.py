@@ -1,9 +1,8 @@
-"""Late uploads: tiles of a superseded content that reach a stack after the content that replaced them.
+"""Detect late uploads: tiles of a superseded content that reach a stack after those of its successor.
 
-render-ws continues an upload whose client is gone. It may put the old tiles after the new ones were read back. A
-montage whose predecessor left such an upload is therefore put once more before it is applied, and compared whole when
-its stacks are closed, and again after that as long as its images are checked. docs/decisions/tile-ownership.md gives
-the reasons.
+render-ws continues an upload whose client is gone, and may put the old tiles after the new ones were read back. So a
+montage whose predecessor left such an upload is put again before it is applied. All its tiles are compared when its
+stacks are closed, and later as long as its images are checked. The reasons are in docs/decisions/tile-ownership.md.
 """
 
 import asyncio
@@ -28,8 +27,8 @@ from handlers.text import abbreviate
 log = structlog.get_logger()
 
 HINT = "an upload of its former content was late; the tiles are uploaded again"
-MOST_TIMES = 5
-"""Times that a process puts the tiles of a COMPLETE montage again: another program may put others for ever."""
+MAX_RESETS = 5
+"""Number of times that a process resets a COMPLETE montage, since another program may repeat its upload forever."""
 
 
 class LateUploads:
@@ -48,17 +47,17 @@ class LateUploads:
         self._section = section
         self._times: Counter[int] = Counter()
 
-    async def set_back(self, montage: Montage) -> Montage | None:
-        """Return a COMPLETE montage after it was set back to MIPMAPPED: a stack shows tiles of a former content of it.
+    async def reset_if_overwritten(self, montage: Montage) -> Montage | None:
+        """Reset a COMPLETE montage to MIPMAPPED if a stack has tiles of its former content; return it, otherwise None.
 
-        None for most, without a request.
+        Most montages have no predecessor and need no request.
 
         Raises
         ------
         RenderFault
             If a stack cannot be read.
         """
-        if self._times[montage.id] >= MOST_TIMES:
+        if self._times[montage.id] >= MAX_RESETS:
             return None
         for name in montage.stacks:
             if fault := await self.fault_of(montage, StackId.parse(name)):
@@ -75,7 +74,9 @@ class LateUploads:
         return None
 
     async def fault_of(self, montage: Montage, stack: StackId) -> Fault | None:
-        """Return a fault if the stack shows tiles of a former content of the montage; None for most without a request.
+        """Return a fault if the stack has tiles of a former content of the montage, otherwise None.
+
+        Most montages have no predecessor and need no request.
 
         Raises
         ------
@@ -98,12 +99,12 @@ class LateUploads:
         if not found:
             return None
         return ReadBackDiffers(
-            f"{stack} z {format_z(section.z)}", f"shows other tiles than {montage.metafile.name}: {found}", HINT
+            f"{stack} z {format_z(section.z)}", f"has other tiles than {montage.metafile.name}: {found}", HINT
         )
 
 
 def _differences(specs: Collection[Json], tiles: dict[str, dict[str, Any]], unwanted: Collection[str]) -> str:
-    """Return which tiles differ from the specs in anything but their mipmaps, or are unwanted; empty if none."""
+    """Return which tiles are unwanted or differ from the specs, without their mipmaps; empty if none."""
     lines = [line for spec in specs for line in _differences_of(spec, tiles.get(spec["tileId"]))]
     lines += [f"tile '{tile_id}' is of a former content" for tile_id in sorted(tiles.keys() & set(unwanted))]
     return abbreviate(lines, 5, "; ") if lines else ""

@@ -1,4 +1,4 @@
-"""Cache of parsed metafiles: each step reads the metafile again, and need not parse it again."""
+"""Cache of parsed metafiles: each step reads the metafile again but does not parse it again."""
 
 import asyncio
 import contextlib
@@ -9,23 +9,22 @@ from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.reader import Reader
 
 MOST_BYTES = 16 * 2**20
-"""Total size of the cached metafiles on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take
+"""Limit of the cached metafiles' size on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take
 about twice the memory."""
-
 LARGE_BYTES = 8 * 2**20
-"""Larger metafiles, with 10,000 tiles or more, are parsed one at a time: each takes seconds and memory."""
+"""Metafiles above this size (10,000 tiles or more) are parsed one at a time, since each takes seconds and memory."""
 
 _SHORT_BYTES = 256 * 2**10
 
 
 class MetafileCache:
-    """Parsed metafiles by the digest of their content, and their path: some formats read the names in it.
+    """Parsed metafiles by format, digest of the content and path, from which some formats read names.
 
     The caller reads the file and computes the digest each time, so a cached metafile is never outdated.
 
     Parameters
     ----------
-    most_bytes : total size of the cached metafiles on disk; the least recently used are dropped. A larger metafile is
+    most_bytes : limit of the cached metafiles' size on disk; the least recently used are dropped. A larger metafile is
         parsed each time.
     """
 
@@ -52,7 +51,7 @@ class MetafileCache:
         return found[0]
 
     def forget(self, digest: str, path: Path, reader: Reader) -> None:
-        """Drop a metafile that no step will read again."""
+        """Drop a metafile that no further step needs."""
         self._kept.pop((reader.format, digest, str(path)), None)
 
     def _drop_oldest(self) -> None:
@@ -69,7 +68,7 @@ async def _parse(content: bytes, path: Path, reader: Reader) -> tuple[Acquisitio
 
 
 async def content_digest(content: bytes) -> str:
-    """Return the SHA-256 of a metafile, of a long one in a thread: the largest ones take a third of a second."""
+    """Return the SHA-256 of a metafile. Long ones are computed in a thread, since the largest take 0.3 s."""
     if len(content) <= _SHORT_BYTES:
         return hashlib.sha256(content).hexdigest()
     return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())

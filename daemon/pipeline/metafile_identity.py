@@ -1,4 +1,4 @@
-"""Identity of a metafile on disk, checked before the file is read. Blocking."""
+"""Check the identity of a metafile on disk before it is read. Blocking."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from handlers.identity import FileIdentity
 
 
 def present_identity(path: Path) -> FileIdentity | None:
-    """Return the identity of a path, links not followed; None if it is missing. Raises StorageFault."""
+    """Return the identity of a path without following links; None if it is missing. Raises StorageFault."""
     found = _look_at(path)
     return found.identity if found else None
 
@@ -23,7 +23,7 @@ def present_identity(path: Path) -> FileIdentity | None:
 def checked_identity(path: Path, root: Path, containers: Containers) -> FileIdentity | None:
     """Return the identity of a metafile that may be read; None if it is missing.
 
-    The file is examined by one lstat, since it may be removed at any moment.
+    One lstat examines the file, since it may be removed at any moment.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Mipmap step: makes the levels of every tile of a montage in the workers, and records each verified tile."""
+"""Mipmap step: make the levels of every tile of a montage in the workers, and record each verified tile."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,7 @@ from daemon.pipeline.section import Section
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
 from daemon.pipeline.watch_root import watch_root
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.container import Containers
 from handlers.errors import Evidence, Fault, LoginRefused, StoreFault
 from handlers.generate_mipmaps import make_all
@@ -30,17 +30,17 @@ from handlers.workers.pool import WorkerPool
 log = structlog.get_logger()
 
 
-class Stopped(Exception):  # noqa: N818  not an error: the daemon was asked to stop
-    """The step ended between two tiles; the tiles made so far are recorded."""
+class Stopped(Exception):  # noqa: N818  not an error: the daemon stops
+    """The step ended between two tiles. Finished tiles are recorded."""
 
 
 class MipmapStep:
-    """Makes mipmaps of several montages at once.
+    """Makes mipmaps of several montages concurrently.
 
     Parameters
     ----------
-    containers : of watched and mipmap directories.
-    in_flight : tiles given to the workers at once, over all montages; a little more than there are workers.
+    containers : containers of watched and mipmap directories.
+    in_flight : largest number of tiles submitted to the workers, over all montages; slightly more than workers.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class MipmapStep:
         Raises
         ------
         Stopped
-            If the daemon was asked to stop; the tiles made so far are recorded.
+            If the daemon stops; finished tiles are recorded.
         StorageFault
-            If the disk of the mipmaps ran low or went away; the tiles made so far are recorded.
+            If the disk of the mipmaps is full or gone; finished tiles are recorded.
         Fault
-            After all tiles were tried: names the tiles whose levels could not be made.
+            If levels of some tiles could not be made. All tiles were attempted; the fault lists the failed ones.
         """
         plan = section.watch.mipmap_plan().served_by(self._client.address, section.raw, self._client.access)
         if section.raw == section.mipmapped:
@@ -93,7 +93,7 @@ class MipmapStep:
         self._image_cache.begin(section.montage.id, is_resumed=bool(made))
         if plan.reduction.method == "render" and await asyncio.to_thread(_is_any_level_present, jobs):
             await self._image_cache.empty(section.raw)  # the pixels are read through this cache
-        async with answers_within(section.image_directory, looks=len(jobs)):
+        async with access_timeout(section.image_directory, accesses=len(jobs)):
             before = await asyncio.to_thread(image_evidence, jobs)
         faults: list[Fault] = []
         notes: list[str] = []
@@ -102,11 +102,11 @@ class MipmapStep:
             notes.extend(note for report in reports for note in report.notes)
             await self._record(section, reports, faults, before)
             if any(isinstance(fault, LoginRefused) for fault in faults):
-                halt.set()  # each further tile would send the refused login again
+                halt.set()  # every further tile would send the refused login again
             if away := next((fault for fault in faults if isinstance(fault, StoreFault)), None):
                 self._disks.suspect(section.watch.mipmaps.output_dir, away)
 
-        with self._disks.working(section.watch.mipmaps.output_dir) as halt:
+        with self._disks.halt_of(section.watch.mipmaps.output_dir) as halt:
             await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)
         if notes:
             log.warning("images.odd", images=len(notes), first=notes[0])
@@ -121,7 +121,7 @@ class MipmapStep:
         self, section: Section, reports: list[MipmapReport], faults: list[Fault], before: Mapping[str, Evidence]
     ) -> None:
         found = [await add_evidence(report.fault.to_fault(), before) for report in reports if report.fault]
-        faults += [self.changing_images.fault_for_now(section.montage.id, section.watch, fault) for fault in found]
+        faults += [self.changing_images.fault_or_changing(section.montage.id, section.watch, fault) for fault in found]
         done = [report for report in reports if not report.fault]
         if done:
             contents = {report.tile_id: report.level0 for report in done}
@@ -135,7 +135,7 @@ class MipmapStep:
 
 
 def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers: Containers) -> list[MipmapJob]:
-    """Return a job for each tile, and for the mask that all tiles share, except those recorded as made."""
+    """Return a job for each tile, and one for the shared mask, except those recorded as made."""
     tiles = section.level0()
     plan, root = plan.contained(containers), watch_root(section.watch.directory, containers)
     around = section.neighbours(plan) if section.watch.qc.measure_stage_error else {}
@@ -150,5 +150,5 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers:
 
 
 def _is_any_level_present(jobs: Iterable[MipmapJob]) -> bool:
-    """Whether the first level of any job is on disk already."""
+    """Whether the first level of any job exists."""
     return any(store_of(place).stat(place) for job in jobs for _, place in job.outputs[:1])

@@ -1,4 +1,4 @@
-"""Stacks that this daemon opened and still has to close; the journal keeps them across restarts."""
+"""Stacks that this daemon opened and has to close. The journal keeps them over restarts."""
 
 from collections.abc import Collection
 
@@ -13,13 +13,13 @@ class OpenedStacks:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._stacks: dict[StackId, str] = {}
-        """Each with the watch that it was opened for."""
+        """Stack -> watch for which it was opened."""
 
     def __contains__(self, stack: StackId) -> bool:
         return stack in self._stacks
 
     async def load(self) -> list[tuple[StackId, str]]:
-        """Read the stacks that a former process left open; each with the watch that it was opened for."""
+        """Load and return the stacks that a former process left open, each with the watch for which it was opened."""
         opened = [(StackId.parse(name), watch) for name, watch in await self._journal.open_stacks()]
         self._stacks.update(opened)
         return opened
@@ -31,11 +31,11 @@ class OpenedStacks:
             self._stacks[stack] = watch
 
     async def reopen(self, stack: StackId, watch: str) -> None:
-        """Record that a stack is opened again, because another program has closed it."""
+        """Record that a stack is reopened because another program closed it."""
         await self._journal.reopen_stack(str(stack), watch, "another program closed it while tiles were written")
 
     async def close(self, stack: StackId, montages: Collection[Montage]) -> None:
-        """Record that a stack is closed for montages."""
+        """Record that a stack was closed for montages."""
         watch = self._stacks.get(stack) or next((montage.watch for montage in montages), "")
         await self._journal.close_stack(str(stack), watch)
         self._stacks.pop(stack, None)

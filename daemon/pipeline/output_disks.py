@@ -1,7 +1,7 @@
-"""Output disks: whether the directories of the mipmaps can be written, checked before and during the work.
+"""Output disks: check before and during the work whether mipmaps can be written to their directories.
 
-A directory that mipmaps were written to carries a marker file. If the marker file is missing later, the mount is gone:
-writing would fill the parent disk.
+A directory to which mipmaps were written has a marker file. If it is missing later, the mount is gone: writing would
+fill the parent disk.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import structlog
 
 from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.settings import Settings
-from daemon.config.writable import nearest, refusal
+from daemon.config.writable import nearest_existing, write_problem
 from daemon.journal.journal import Journal
 from daemon.pipeline.disk_forecast import DiskForecast
 from daemon.pipeline.health import Disk
@@ -34,25 +34,25 @@ from handlers.text import distinct_byte_sizes
 log = structlog.get_logger()
 
 BUSY_S = 1.0
-"""Between checks while mipmaps are made, or wait for a disk. The reserve has to last for this time."""
+"""Interval of checks while mipmaps are made or wait for a disk. `min_free_bytes` must suffice for this time."""
 IDLE_S = 10.0
+"""Interval of checks otherwise."""
 STUCK_S = 10.0
 """A check that takes longer is stuck: the file server does not answer."""
 FIRST_CHECK_S = 5.0
-"""The longest time that the start waits for the first check."""
-
-RESUMES_HINT = "work resumes by itself"
+"""Longest wait of the start for the first check."""
+RESUMES_HINT = "work resumes automatically"
 
 
 class Halt(asyncio.Event):
-    """Set when no further tile may be begun: the disk is not usable, or the daemon stops."""
+    """Set when no further tile may start: the disk cannot be used, or the daemon stops."""
 
     fault: StorageFault | None = None
-    """First fault of the disk, which may be usable again since. None if the daemon stops."""
+    """First fault of the disk, which may be usable again. None if the daemon stops."""
 
 
 class OutputDisks:
-    """The output directories of all watches, each checked by itself.
+    """The output directories of all watches, each checked independently.
 
     Parameters
     ----------
@@ -68,21 +68,21 @@ class OutputDisks:
         self._used: set[Place] = set()
         self._checks: dict[Place, asyncio.Future[Disk]] = {}
         self._outdated: weakref.WeakSet[asyncio.Future[Disk]] = weakref.WeakSet()
-        """Checks that began before a tile showed that a store cannot be written."""
+        """Checks that began before a tile's fault showed that a store cannot be written. Their results are ignored."""
         self._halts: dict[Place, set[Halt]] = defaultdict(set)
         self._stopping = False
         self.checked = asyncio.Event()
-        """Set when every directory was checked once, or has not answered."""
+        """Set when the first check of every directory has ended or timed out."""
 
     # --- for the steps
 
     def is_usable(self, directory: Place) -> bool:
-        """Whether mipmaps may be written there by the last check; True before the first one."""
+        """Whether mipmaps may be written there according to the last check; True before the first one."""
         disk = self._found.get(directory)
         return disk is None or not disk.problem
 
     async def require(self, mipmaps: MipmapSettings) -> None:
-        """Check that mipmaps may be written to the directory; make and mark it the first time.
+        """Check that mipmaps may be written to the directory. The first time, create it and its marker.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class OutputDisks:
         self.raise_fault(directory)
 
     async def require_marker(self, directory: Place) -> None:
-        """Check that the directory is the one that mipmaps were written to; its free space does not matter.
+        """Check that the directory is the one to which mipmaps were written. Its free space does not matter.
 
         Raises
         ------
@@ -111,13 +111,13 @@ class OutputDisks:
             raise StorageFault(str(directory), _marker_missing(directory), RESUMES_HINT)
 
     def raise_fault(self, directory: Place) -> None:
-        """Raise the StorageFault that the last check of the directory found, if any."""
+        """Raise the StorageFault of the directory's last check, if there is one."""
         if not self.is_usable(directory):
             raise _fault(self._found[directory])
 
     @contextlib.contextmanager
-    def working(self, directory: Place) -> Iterator[Halt]:
-        """Yield an event that is set when no further tile may be begun in the directory."""
+    def halt_of(self, directory: Place) -> Iterator[Halt]:
+        """Yield an event that is set when no further tile may start in the directory."""
         halt = Halt()
         if self._stopping:
             halt.set()
@@ -128,7 +128,7 @@ class OutputDisks:
             self._halts[directory].discard(halt)
 
     def stop(self) -> None:
-        """Begin no further tile in any directory."""
+        """Start no further tile in any directory."""
         self._stopping = True
         for halt in [halt for halts in self._halts.values() for halt in halts]:
             halt.set()
@@ -136,7 +136,7 @@ class OutputDisks:
     # --- checks
 
     async def run(self) -> None:
-        """Check all directories from time to time, until cancelled."""
+        """Check all directories regularly, until cancelled."""
         while True:
             wanted = self._wanted()
             self._found = {directory: disk for directory, disk in self._found.items() if directory in wanted}
@@ -149,7 +149,7 @@ class OutputDisks:
             await asyncio.sleep(BUSY_S if busy else IDLE_S)
 
     def _wanted(self) -> dict[Place, int]:
-        """Return directory -> bytes to be kept free."""
+        """Return directory -> bytes to keep free."""
         return {watch.mipmaps.output_dir: _needed_bytes(watch.mipmaps) for watch in self._settings().watch}
 
     def facts(self) -> tuple[Disk, ...]:
@@ -173,20 +173,20 @@ class OutputDisks:
                 self._adopt(directory, needed_bytes, checks[directory])
 
     def _checker(self, directory: Place) -> Callable[..., Disk]:
-        """Return what checks a directory; a store that failed has to prove that it can be written."""
+        """Return the function that checks a directory. A store that failed has to prove that it can be written."""
         if isinstance(directory, ObjectPlace):
             return partial(check_store, is_tried=not self.is_usable(directory))
         return check_directory
 
     def suspect(self, directory: Place, fault: StoreFault) -> None:
-        """Halt the work in an object store because of the fault of a tile, until a check proves that it can be used."""
+        """Halt the work in an object store after the fault of a tile, until a check proves that it can be used."""
         if (check := self._checks.pop(directory, None)) is not None:
             self._outdated.add(check)  # it may only have read
         problem = f"cannot be used: {fault.problem} ({fault.hint})"
         self._keep(directory, Disk(str(directory), None, 0, problem))
 
     def _adopt(self, directory: Place, needed_bytes: int, check: asyncio.Future[Disk]) -> None:
-        """Keep the result of a check; halt the work in a directory that is not usable."""
+        """Keep the result of a check; halt the work if the directory cannot be used."""
         if check in self._outdated:
             return
         if check.done():
@@ -229,7 +229,7 @@ class OutputDisks:
 
 
 def _needed_bytes(mipmaps: MipmapSettings) -> int:
-    """Return the bytes to keep free; 0 in an object store, which has no free space."""
+    """Return the bytes to keep free; 0 for an object store, which does not report free space."""
     return 0 if isinstance(mipmaps.output_dir, ObjectPlace) else mipmaps.min_free_bytes
 
 
@@ -250,32 +250,32 @@ def _mark(directory: Place, sharing: Sharing) -> None:
 
 
 def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
-    """Return the state of an output directory. Blocks for as long as its file server does not answer.
+    """Return the state of an output directory. Blocks as long as its file server does not answer.
 
     Parameters
     ----------
-    used : whether mipmaps were written to it before, so that it must carry the marker file.
+    used : whether mipmaps were written to it before; then it must have the marker file.
     """
     try:
         if used and not _has_marker(directory):
             return Disk(str(directory), None, needed_bytes, _marker_missing(directory))
-        free_bytes = shutil.disk_usage(nearest(directory)).free
-        problem = refusal(directory, used=used) or _shortage(free_bytes, needed_bytes)
+        free_bytes = shutil.disk_usage(nearest_existing(directory)).free
+        problem = write_problem(directory, used=used) or _shortage(free_bytes, needed_bytes)
     except OSError as error:
         return Disk(str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error}")
     return Disk(str(directory), free_bytes, needed_bytes, problem)
 
 
 def _has_marker(directory: Path) -> bool:
-    """Whether the marker is there as a file; a link does not count: it may lead anywhere."""
+    """Whether the marker exists as a file. A link does not count, since it may point anywhere."""
     marker = directory / MARKER
     return marker.exists() and not marker.is_symlink()
 
 
 def _marker_missing(directory: Place) -> str:
     return (
-        f"lacks the marker file {MARKER}, so its mount is probably gone: mount it, "
-        f"or, if this directory is the right one, touch {directory / MARKER}"
+        f"lacks the marker file {MARKER}, so its mount is probably gone: mount it; "
+        f"if this directory is the right one, touch {directory / MARKER}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Object stores that mipmaps are written to: whether one can be used, and whether it is the one that was used before.
+"""Check object stores of mipmaps: whether one can be used, and whether it is the one that was used before.
 
-A store has no free space to check. As a directory does, it carries a marker: an object that each check reads.
+A store does not report free space. Like a directory, it has a marker: an object that each check reads.
 """
 
 from daemon.pipeline.health import Disk
@@ -9,30 +9,31 @@ from handlers.place import ObjectPlace
 from handlers.stores.bucket import BucketStore
 
 MARKER = ".temwatch"
-"""Name of the marker file in a directory that mipmaps were written to."""
+"""Name of the marker in a directory or store to which mipmaps were written."""
 _CONTENT = b"temwatch writes mipmaps beside this object, and stops if it is gone.\n"
-"""Not empty, so that an answer that is cut shows. An operator may put an empty one."""
+"""Content of the marker. It is not empty, so that truncated responses are detected. An operator may put an empty
+one."""
 _MARKER_TYPE = "text/plain"
 
 
 def mark_store(directory: ObjectPlace) -> None:
-    """Put the marker. Raises StoreFault. Blocking."""
+    """Write the marker. Raises StoreFault. Blocking."""
     BucketStore(directory.bucket).write(directory / MARKER, _CONTENT, _MARKER_TYPE)
 
 
 def require_object_marker(directory: ObjectPlace) -> None:
-    """Raise StorageFault if the store cannot be asked or has no marker there. Blocking."""
+    """Raise StorageFault if the store cannot be reached or has no marker there. Blocking."""
     if BucketStore(directory.bucket).stat(directory / MARKER) is None:
-        raise StorageFault(str(directory), _missing(directory), "work resumes by itself")
+        raise StorageFault(str(directory), _missing(directory), "work resumes automatically")
 
 
 def check_store(directory: ObjectPlace, needed_bytes: int, *, used: bool, is_tried: bool) -> Disk:
-    """Return the state of a directory in a store. Blocks for as long as the store does not answer.
+    """Return the state of a directory in a store. Blocks as long as the store does not respond.
 
     Parameters
     ----------
-    used : whether mipmaps were written to it before, so that it must carry the marker.
-    is_tried : whether the marker is written again, to prove that the store takes objects.
+    used : whether mipmaps were written to it before; then it must have the marker.
+    is_tried : whether the marker is written again, to prove that the store accepts objects.
     """
     del needed_bytes
     try:
@@ -50,18 +51,18 @@ def check_store(directory: ObjectPlace, needed_bytes: int, *, used: bool, is_tri
 
 
 def _read_marker(directory: ObjectPlace) -> bytes:
-    """Return the marker's content, which proves that the store's answers arrive whole. Raises StorageFault."""
+    """Return the marker's content, which proves that the store's responses are complete. Raises StorageFault."""
     try:
         with BucketStore(directory.bucket).open(directory / MARKER) as file:
             return file.read()
     except FileNotFoundError:
-        raise StorageFault(str(directory), _missing(directory), "work resumes by itself") from None
+        raise StorageFault(str(directory), _missing(directory), "work resumes automatically") from None
     except ImageChanging:
-        return _CONTENT  # another daemon has just written it
+        return _CONTENT  # another daemon is writing it now
 
 
 def _missing(directory: ObjectPlace) -> str:
     return (
-        f"lacks the marker object {MARKER}, so it is probably another bucket: correct output_dir, "
-        f"or, if it is the right one, put an empty object {directory / MARKER}"
+        f"lacks the marker object {MARKER}, so it is probably another bucket: correct output_dir; "
+        f"if it is the right one, put an empty object {directory / MARKER}"
     )

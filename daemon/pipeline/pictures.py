@@ -1,4 +1,4 @@
-"""Pictures of montages: drawn in the workers at low priority, one at a time, and kept in a bounded directory."""
+"""Draw pictures of montages in the workers at low priority, one at a time, and cache them in a bounded directory."""
 
 import asyncio
 import hashlib
@@ -26,15 +26,15 @@ log = structlog.get_logger()
 J = TypeVar("J")
 
 MOSAIC_PX = 2_000
-"""Longest side of a mosaic."""
+"""Longest side of a mosaic, pixels."""
 MOST_COMPARED = 100
-"""Montages whose numbers one scale holds."""
+"""Largest number of montages that share a scale."""
 _VERSION = 3
-"""Version of the drawing code: a new number makes kept pictures obsolete."""
+"""Version of the drawing code. A new number invalidates cached pictures."""
 
 
 class NoPicture(Fault):
-    """A picture of something that is not there yet."""
+    """The picture cannot be drawn, because its data do not exist."""
 
 
 class Pictures:
@@ -55,12 +55,12 @@ class Pictures:
     # --- mosaics
 
     async def mosaic(self, montage: Montage) -> bytes:
-        """Return the mosaic of a montage as PNG, transparent beside its tiles. Tiles without mipmaps are striped.
+        """Return the mosaic of a montage as PNG, transparent outside its tiles. Tiles without mipmaps are striped.
 
         Raises
         ------
         NoPicture
-            If the montage has not settled, or its watch is not configured any more.
+            If the montage has not settled, or its watch is no longer configured.
         Fault
             If the metafile cannot be read, or no worker draws it.
         """
@@ -85,7 +85,7 @@ class Pictures:
 
         Parameters
         ----------
-        compared : ids of montages whose numbers the scale has to hold, too.
+        compared : ids of montages whose numbers the scale has to include, too.
 
         Raises
         ------
@@ -97,7 +97,9 @@ class Pictures:
         blocks = {each: await self._journal.quality_numbers(each) for each in sorted({montage.id, *compared})}
         own = blocks[montage.id]
         if own is None:
-            raise NoPicture(f"montage {montage.id}", "has no quality numbers", "they come with its mipmaps")
+            raise NoPicture(
+                f"montage {montage.id}", "has no quality numbers", "they are measured while its mipmaps are made"
+            )
         others = [block for block in blocks.values() if block is not None]
         verdict = await self._journal.verdict(montage.id)
         findings = {finding.rule: finding for finding in verdict.findings} if verdict else {}
@@ -119,7 +121,7 @@ class Pictures:
         return BoundedDirectory(settings.pictures.directory_beside(settings.journal.path), settings.pictures.max_bytes)
 
     async def _draw(self, key: str, subject: str, draw: Callable[[J], bytes], job: J) -> bytes:
-        """Return the picture, drawn unless another request has drawn it meanwhile, and keep it."""
+        """Return the picture; draw and cache it unless another request has done so meanwhile."""
         kept = self._kept()
         async with self._one:
             picture = await asyncio.to_thread(kept.get, key)
@@ -134,7 +136,7 @@ class Pictures:
 
 
 def title_of(montage: Montage) -> str:
-    """Return what a picture says about its montage."""
+    """Return the title of a montage's picture."""
     scope = f", {printable(montage.scope)}" if montage.scope else ""
     z = "" if montage.z is None else f"z {montage.z:g}, "
     return f"{z}montage {montage.id}{scope}"
@@ -145,7 +147,9 @@ def mosaic_job(section: Section) -> MosaicJob:
     plan = section.watch.mipmap_plan()
     specs = {}
     for spec, tile in zip(section.specs, section.level0(), strict=True):
-        files = level_files(tile, plan) or {0: (tile.image, tile.mask)}  # not both: a picture shows what was made
+        files = level_files(tile, plan) or {
+            0: (tile.image, tile.mask)
+        }  # not both: a picture shows the levels that were made
         urls = {str(level): {"imageUrl": image, "maskUrl": mask} for level, (image, mask) in files.items()}
         specs[tile.tile_id] = {**spec, "mipmapLevels": urls}
     shared = {section.transform["id"]: section.transform} if section.transform else {}

@@ -1,4 +1,4 @@
-"""Stacks that stay open because a montage that failed quality control waits for a person."""
+"""Determine the stacks that stay open because a montage that failed quality control waits for a person."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from handlers.render.names import StackId
 
 
 class QualityHold:
-    """Answers from the journal and the present settings, so that a restart or a reload forgets no hold."""
+    """Reads the journal and the present settings, so that a restart or a reload loses no hold."""
 
     def __init__(self, settings: Callable[[], Settings], journal: Journal) -> None:
         self._settings = settings
         self._journal = journal
 
     async def stacks(self) -> frozenset[StackId]:
-        """Return the stacks that are not to be closed now."""
+        """Return the stacks that must not be closed now."""
         watches = self._holding_watches()
         if not watches:
             return frozenset()
@@ -25,7 +25,7 @@ class QualityHold:
         return frozenset(StackId.parse(name) for watch, stacks in found if watch in watches for name in stacks)
 
     def holds(self, montage: Montage) -> bool:
-        """Whether the montage is not to be COMPLETE now."""
+        """Whether the montage must not become COMPLETE now."""
         return montage.verdict in HOLDING and montage.watch in self._holding_watches()
 
     def _holding_watches(self) -> frozenset[str]:

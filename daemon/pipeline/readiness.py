@@ -1,4 +1,4 @@
-"""Readiness of a daemon: asks its parts for the facts of one moment, and keeps systemd's status line up to date."""
+"""Readiness of a daemon: collect the facts of its parts at one moment, and update systemd's status line."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ from handlers.errors import StorageFault
 
 STATUS_EVERY_S = 5.0
 ANSWER_S = 5.0
-"""Time-out of the journal's answer."""
+"""Time-out of queries of the journal."""
 
 
 class Readiness:
@@ -20,7 +20,7 @@ class Readiness:
     Parameters
     ----------
     roots : returns the state of each watched directory.
-    hooks : returns how the delivery to each hook stands; the journal answers it.
+    hooks : returns the state of the delivery to each hook, from the journal.
     alert_problem : returns why the last message to people was not delivered; empty if it was.
     """
 
@@ -39,7 +39,7 @@ class Readiness:
         self._hook_facts: tuple[HookFacts, ...] = ()
 
     async def facts(self) -> Facts:
-        """Return the facts as they are now; those of hooks as they were last known if the journal does not answer."""
+        """Return the present facts. If the journal does not respond, the facts of hooks are the last known ones."""
         work = self._work
         journal_fault, oldest_s, hooks = work.journal.fault, None, self._hook_facts
         try:
@@ -69,13 +69,13 @@ class Readiness:
         )
 
     async def reasons(self) -> tuple[str, ...]:
-        """Return one sentence for each reason why the daemon cannot do its work now; empty when it is ready."""
+        """Return one sentence for each reason why the daemon is not ready; empty if it is ready."""
         return reasons_not_ready(await self.facts())
 
     async def report(self, systemd: SystemdNotifier) -> None:
-        """Keep the status line of `systemctl status` up to date."""
+        """Update the status line of `systemctl status` regularly, until cancelled."""
         pipeline = self._work.pipeline
         while True:
             await asyncio.sleep(STATUS_EVERY_S)
             state = "; ".join(await self.reasons()) or "ready"
-            systemd.status(f"{pipeline.under_way} under way, {pipeline.waiting} waiting; {state}")
+            systemd.status(f"{pipeline.under_way} in progress, {pipeline.waiting} waiting; {state}")

@@ -1,7 +1,7 @@
-"""Recheck: retries FAILED montages by itself when the file that caused the failure has changed.
+"""Recheck: retry FAILED montages automatically when the file that caused the failure has changed.
 
-The journal keeps one file for each such montage, with its identity from before the failed work. A check costs one
-stat. A montage that fails again because of the unchanged file waits until the file changes again.
+The journal keeps one file for each such montage, with its identity before the failed attempt. A check costs one stat. A
+montage that fails again because of the unchanged file waits until the file changes again.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from handlers.errors import Evidence
 log = structlog.get_logger()
 
 STUCK_S = 10.0
-"""A check that takes longer is left to its thread; its watch is checked again after the thread has ended."""
+"""Longest wait for a check. A watch whose check takes longer is checked again after its thread has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class _Change:
     awaited: AwaitedFile
     description: str
     is_withdrawn: bool
-    """Whether the refused metafile itself was removed, so that the montage is superseded and not retried."""
+    """Whether the refused metafile itself was removed. Then the montage is superseded and not retried."""
 
 
 class Recheck:
@@ -41,9 +41,9 @@ class Recheck:
 
     Parameters
     ----------
-    is_observable : whether the directory of a watch can be accessed now; its files are not checked while it cannot.
-    enqueue : awaited with a montage that is retried: enqueues it.
-    look_again : reports a metafile to the watcher: it is noticed again if it is present.
+    is_observable : whether the directory of a watch can be accessed now; otherwise its files are not checked.
+    enqueue : awaited with a montage that is retried; enqueues it.
+    rescan : reports a metafile to the watcher: it is noticed again if it is present.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Recheck:
         *,
         is_observable: Callable[[str], bool],
         enqueue: Callable[[Montage], Awaitable[object]],
-        look_again: Callable[[Path], object] = lambda _: None,
+        rescan: Callable[[Path], object] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._journal = journal
         self._is_observable = is_observable
         self._enqueue = enqueue
-        self._look_again = look_again
+        self._rescan = rescan
         self._checks: dict[str, asyncio.Future[list[_Change]]] = {}
 
     async def run(self) -> None:
@@ -83,7 +83,7 @@ class Recheck:
             await asyncio.wait(self._checks.values(), timeout=STUCK_S)
         ended = [watch for watch, check in self._checks.items() if check.done()]
         changes = [each for watch in ended for each in self._result(watch)]
-        return sum([await self._answer(change) for change in changes])
+        return sum([await self._handle(change) for change in changes])
 
     def _result(self, watch: str) -> list[_Change]:
         check = self._checks.pop(watch)
@@ -92,8 +92,8 @@ class Recheck:
             return []
         return check.result()
 
-    async def _answer(self, change: _Change) -> bool:
-        """Return whether the montage is retried."""
+    async def _handle(self, change: _Change) -> bool:
+        """Retry or supersede the montage of a change; return whether it is retried."""
         try:
             if change.is_withdrawn:
                 await self._withdraw(change.awaited)
@@ -107,7 +107,7 @@ class Recheck:
     async def _withdraw(self, awaited: AwaitedFile) -> None:
         if await self._journal.withdraw(awaited):
             log.info("montage.superseded", montage=awaited.montage_id, metafile=str(awaited.metafile))
-            self._look_again(awaited.metafile)
+            self._rescan(awaited.metafile)
 
     async def _retry(self, montage_id: int, because: str) -> bool:
         montage = await self._journal.retry(montage_id, because)
@@ -134,4 +134,4 @@ def _changes(awaited: Sequence[AwaitedFile]) -> list[_Change]:
 def _description(before: Evidence, now: Evidence) -> str:
     if now.identity is None:
         return "is gone"
-    return "is there now" if before.identity is None else "has changed"
+    return "has appeared" if before.identity is None else "has changed"

@@ -1,4 +1,4 @@
-"""Retry delays: when a failed step is tried again, as (fault, attempt, chance) -> seconds, or never. Pure."""
+"""Retry delays of failed steps: (fault, attempt, chance) -> seconds, or None to give up. Pure."""
 
 from dataclasses import dataclass, replace
 
@@ -7,11 +7,11 @@ from handlers.errors import Fault, ImageChanging, Waiting
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 300.0
 CHANGING_DELAY_S = 15.0
-"""Longest delay while an image is being written: an attempt costs one read, and the writer may end at any moment."""
+"""Longest delay while an image is being written. An attempt costs only one read."""
 LIMITED_ATTEMPTS = 5
-"""Attempts for faults that waiting may or may not cure. Attempts that failed because of an outage do not count."""
+"""Attempts for faults for which waiting may not help. Attempts that failed because of an outage do not count."""
 CRASHES_BEFORE_PARKING = 10
-"""Attempts in a row that began and never ended: the montage is what kills the process."""
+"""Number of consecutive attempts in which the process died, after which the montage is FAILED."""
 
 
 def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
@@ -19,9 +19,9 @@ def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
 
     Parameters
     ----------
-    fault : what ended the attempt.
-    attempt : 1 for the first. For a fault with Waiting.LIMITED, only attempts that ended with such faults count.
-    chance : a random number in [0, 1), so that montages that failed together are retried at different times.
+    fault : fault that ended the attempt.
+    attempt : number of the failed attempt, from 1. With Waiting.LIMITED, only attempts with such faults count.
+    chance : random number in [0, 1), so that montages that failed together are retried at different times.
 
     >>> from handlers.errors import MetafileFault, RenderUnavailable
     >>> retry_delay_s(RenderUnavailable("http://render", "refused"), 3, 0.5)
@@ -41,7 +41,7 @@ def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
 @dataclass(frozen=True, slots=True)
 class _Tried:
     limited: int = 0
-    """Attempts that ended with a fault that waiting may or may not cure."""
+    """Number of attempts that ended with a fault for which waiting may not help."""
     outage: int = 0
     """Number of the last outage in which the montage failed."""
     outages: int = 0
@@ -49,7 +49,7 @@ class _Tried:
 
 
 class Tries:
-    """Failed attempts of montages at their present step. In memory: a restart begins to count again."""
+    """Failed attempts of montages at their present step. They are kept in memory only: a restart resets the counts."""
 
     def __init__(self) -> None:
         self._tried: dict[int, _Tried] = {}
@@ -71,13 +71,14 @@ class Tries:
     def delay_in_outage_s(self, montage_id: int, outage: int, pause_s: float, chance: float) -> float:
         """Return the seconds until the next attempt of a montage that failed because of an outage.
 
-        `after_outage` ends the delay early. A montage that fails in one outage after the other may cause them: it is
-        delayed longest, and others are tried first.
+        `after_outage` ends the delay early. A montage that fails in consecutive outages may cause them, so it gets the
+        longest delay and others are attempted first.
 
         Parameters
         ----------
         outage : number of the outage.
         pause_s : seconds until the next probe.
+        chance : random number in [0, 1), for jitter.
         """
         tried = self._tried.get(montage_id, _Tried())
         if tried.outage != outage:
@@ -85,16 +86,16 @@ class Tries:
             self._tried[montage_id] = tried
         if tried.outages <= LIMITED_ATTEMPTS:
             self._await_outage_end.add(montage_id)
-        # Longer than until the next probe: the next trial is another montage if there is one.
+        # Longer than the time until the next probe, so that the next trial is another montage, if there is one.
         plain_s = LONGEST_DELAY_S if tried.outages > LIMITED_ATTEMPTS else FIRST_DELAY_S + 2 * pause_s
         return plain_s * (0.75 + 0.5 * chance)
 
     def after_outage(self) -> tuple[int, ...]:
-        """Return the montages that only wait for the end of the outage; each once."""
+        """Return the montages that waited for the end of the outage, and remove them."""
         waiting, self._await_outage_end = tuple(self._await_outage_end), set()
         return waiting
 
     def forget(self, montage_id: int) -> None:
-        """Forget the attempts of a montage that made progress or FAILED."""
+        """Drop the attempts of a montage that made progress or FAILED."""
         self._tried.pop(montage_id, None)
         self._await_outage_end.discard(montage_id)

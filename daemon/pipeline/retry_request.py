@@ -1,4 +1,4 @@
-"""Retry FAILED montages because an operator asks: each resumes in the step in which it failed."""
+"""Retry FAILED montages at an operator's request. Each resumes in the step in which it failed."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Self
@@ -13,7 +13,7 @@ from daemon.montages.states import MontageState
 log = structlog.get_logger()
 
 MAX_IDS = 1_000
-"""Montages of one request."""
+"""Largest number of montages in one request."""
 UNLIMITED = 10**9
 
 
@@ -30,7 +30,7 @@ class RetryRequest(BaseModel):
     @model_validator(mode="after")
     def _names_montages(self) -> Self:
         if self.all == bool(self.ids):
-            raise ValueError("give either ids or all = true")
+            raise ValueError("set either ids or all = true")
         return self
 
 
@@ -41,13 +41,13 @@ async def retry_failed(
 
     Parameters
     ----------
-    user : who asked, if that is known.
+    user : name of the operator, if known.
     """
     ids = list(dict.fromkeys(request.ids))
     if request.all:
         failed = await journal.montages(states=[MontageState.FAILED], limit=UNLIMITED)
         ids = [montage.id for montage in failed]
-    because = "an operator asked for it" + (f": {user}" if user else "")
+    because = "requested by an operator" + (f": {user}" if user else "")
     return [await _retry(journal, enqueue, montage_id, because) for montage_id in ids]
 
 

@@ -1,7 +1,7 @@
-"""Pipeline runner: queues montages and starts their steps in order of acquisition, each as a task of its own.
+"""Pipeline runner: enqueue montages and start their steps in order of acquisition, each as its own task.
 
-A failed step is retried with growing delay if its fault says that waiting can help. Otherwise the montage is FAILED,
-and others go on.
+A failed step is retried with growing delay if its fault declares that waiting can help. Otherwise the montage is
+FAILED, and others continue.
 """
 
 import asyncio
@@ -42,16 +42,16 @@ from handlers.errors import BugFault, Fault
 log = structlog.get_logger()
 
 RESUMED_PER_TURN = 500
-"""Montages of a backlog that are enqueued before the event loop serves other tasks."""
+"""Number of montages of a backlog that are enqueued before other tasks get a turn."""
 
 
 class PipelineRunner:
-    """Takes every montage through its steps.
+    """Runs all steps of all montages.
 
     Parameters
     ----------
-    is_observable : whether the directory of a watch can be accessed now; steps of its montages wait while it cannot.
-    look_again : reports a metafile to the watcher: it is noticed again if it is present.
+    is_observable : whether the directory of a watch can be accessed now; otherwise steps of its montages wait.
+    rescan : reports a metafile to the watcher: it is noticed again if it is present.
     on_complete : called with each montage that became COMPLETE.
     """
 
@@ -68,7 +68,7 @@ class PipelineRunner:
         workers: WorkerGate,
         metrics: Metrics,
         is_observable: Callable[[str], bool],
-        look_again: Callable[[Path], object] = lambda _: None,
+        rescan: Callable[[Path], object] = lambda _: None,
         on_complete: Callable[[Montage], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,7 +85,7 @@ class PipelineRunner:
         self._queue = queue = WorkQueue(clock)
         self._tries = tries = Tries()
         claims = Claims(self._is_accessible)
-        superseder = Superseder(journal, queue, settler, claims, look_again)
+        superseder = Superseder(journal, queue, settler, claims, rescan)
         self._failures = failures = FailureHandler(
             journal=journal, queue=queue, settler=settler, superseder=superseder, gate=gate, tries=tries
         )
@@ -121,8 +121,8 @@ class PipelineRunner:
         Raises
         ------
         Fault
-            If the sighting could not be journaled. Once it is journaled, its montage is enqueued in any case: the
-            watcher does not report it again.
+            If the sighting could not be journaled. A journaled sighting is always enqueued, since the watcher does not
+            report it again.
         """
         try:
             montage_id = await self._journal.notice(sighting)
@@ -136,11 +136,11 @@ class PipelineRunner:
         if montage_id not in self._queue:
             by = str(sighting.found_by)
             log.info("metafile.noticed", watch=sighting.watch, montage=montage_id, by=by, metafile=str(sighting.path))
-        # Also while a step of the montage runs: it may be about to end, and its own ticket is replaced.
+        # Also while a step of the montage runs: the step may be about to end, and its ticket is replaced.
         self._queue.add(Ticket(sighting.path.name, montage_id, Step.SETTLE, sighting.watch))
 
     async def resume(self) -> None:
-        """Enqueue all unfinished montages of the journal that are not in the queue."""
+        """Enqueue all unfinished montages of the journal that are not queued."""
         watches = {watch.name for watch in self._settings().watch}
         rows = await self._journal.unfinished()
         for index, (montage_id, acquired, state, watch) in enumerate(rows):
@@ -162,8 +162,8 @@ class PipelineRunner:
 
         Parameters
         ----------
-        montage : as the journal holds it now.
-        force : replace a waiting ticket: its step is outdated after a replay.
+        montage : its present state in the journal.
+        force : whether a waiting ticket is replaced, whose step is outdated after a replay.
         """
         if montage.state not in STEP_OF_STATE:
             return
@@ -185,13 +185,13 @@ class PipelineRunner:
             await self.completed((montage.id,))
 
     async def decided(self, montage: Montage) -> None:
-        """Go on with a montage after a person's decision, if its verdict kept it from being COMPLETE."""
+        """Continue a montage after a person's decision, if its verdict prevented that it became COMPLETE."""
         if montage.state is MontageState.APPLIED:
             await self._enqueue_next(montage)
             self._keeper.wake()
 
     async def images_changed(self, montage: Montage) -> None:
-        """Enqueue a montage whose images changed after their mipmaps were made; delayed, while they may be written."""
+        """Enqueue a montage whose images changed after their mipmaps were made, delayed while they may be written."""
         self._steps.expect_changes(montage.id)
         watch = self._watch(montage.watch)
         self._queue.enqueue(montage, watch.settle_s if watch else 0.0)
@@ -199,13 +199,13 @@ class PipelineRunner:
     def wake(self) -> None:
         """Check the queue again: a condition that steps wait for may have changed."""
         if self._gate.fault is None:
-            # In order of acquisition: the delays that an outage left would favour what failed last.
+            # In order of acquisition. The remaining delays of an outage would favour montages that failed last.
             self._queue.end_delays(self._tries.after_outage())
         self._queue.changed.set()
         self._keeper.wake()
 
     def close_rule(self, watch: str) -> CloseRule | None:
-        """Return when the stacks of a watch are closed; None: never. At once for a watch that is not configured."""
+        """Return the close rule of a watch; None: never. Without the watch in the configuration: at once."""
         settings = self._watch(watch)
         if settings is None:
             return CloseRule(0.0)
@@ -213,7 +213,7 @@ class PipelineRunner:
         return CloseRule(stacks.close_after_s, stacks.close_at_latest_s) if stacks.close else None
 
     async def completed(self, montage_ids: tuple[int, ...]) -> None:
-        """Report montages as COMPLETE, in the log and the metrics."""
+        """Report montages as COMPLETE to the log, the metrics and `on_complete`."""
         for montage_id in montage_ids:
             montage = await self._journal.montage(montage_id)
             if montage is None:
@@ -241,9 +241,11 @@ class PipelineRunner:
                 self._queue.changed.clear()
                 await self._failures.notice_changed_metafiles()
                 for ticket in self._queue.take(self._is_open, self._may_start):
-                    task = group.create_task(self._attend(ticket), name=f"montage {ticket.montage_id} {ticket.step}")
+                    task = group.create_task(
+                        self._run_ticket(ticket), name=f"montage {ticket.montage_id} {ticket.step}"
+                    )
                     self._queue.begin(ticket, task)
-                    # A task that is cancelled before its first turn never reaches its own `finally`.
+                    # A task that is cancelled before its first turn does not reach its own `finally`.
                     task.add_done_callback(partial(self._release, ticket))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._queue.pause_s()):
@@ -279,7 +281,7 @@ class PipelineRunner:
         if watch is None or not self._is_observable(watch_name):
             return False
         if step is Step.MIPMAPS:
-            # Never the one trial of a half-open circuit: it could take an hour, and all other work would wait.
+            # Not as the trial of a half-open circuit: it could take an hour, and all other work would wait.
             can_read = watch.mipmaps.method != "render" or self._gate.is_closed_circuit
             return can_read and self._workers.is_open and self._disks.is_usable(watch.mipmaps.output_dir)
         return step not in NEEDS_RENDER or self._gate.is_open
@@ -294,13 +296,13 @@ class PipelineRunner:
         return next((watch for watch in self._settings().watch if watch.name == name), None)
 
     def _is_accessible(self, watch_name: str) -> bool:
-        """Whether files of a watch can be accessed; a watch that is not configured any more is not checked."""
+        """Whether files of a watch can be accessed; a watch that is no longer configured is not checked."""
         return self._watch(watch_name) is None or self._is_observable(watch_name)
 
     # --- one step of one montage
 
-    async def _attend(self, ticket: Ticket) -> None:
-        """Take one step of one montage. No exception leaves this method: it would end the daemon."""
+    async def _run_ticket(self, ticket: Ticket) -> None:
+        """Run one step of one montage. No exception leaves this method, since it would end the daemon."""
         try:
             await self._take_step(ticket)
         except Exception as error:  # the only blanket catch around a step
@@ -335,7 +337,7 @@ class PipelineRunner:
                 await self._enqueue_present_step(ticket)
 
     async def _enqueue_present_step(self, ticket: Ticket) -> None:
-        """Enqueue a montage that was superseded or replayed while its step ran or waited, if a step remains."""
+        """Enqueue the present step of a montage that changed while its former step ran or waited, if a step remains."""
         if not self._queue.is_current(ticket):
             return
         montage = await self._journal.montage(ticket.montage_id)

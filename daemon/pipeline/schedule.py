@@ -1,4 +1,4 @@
-"""Schedule: which montages may start their next step, in order of acquisition and within limits. Pure."""
+"""Schedule the next steps of montages in order of acquisition and within limits. Pure."""
 
 import heapq
 from collections import defaultdict
@@ -10,10 +10,10 @@ from daemon.montages.states import Step
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ticket:
-    """The step that a montage waits for."""
+    """The next step of a montage."""
 
     acquired: str
-    """Sorts by acquisition time."""
+    """Name of the metafile; sorts by acquisition time."""
     montage_id: int
     step: Step = field(compare=False)
     watch: str = field(compare=False)
@@ -26,8 +26,8 @@ class Schedule:
 
     Parameters
     ----------
-    limits : most montages of one watch in each step at once. Limits are per watch, so a dead file server stalls only
-        its own montages.
+    limits : step -> largest number of montages of one watch in it. Limits are per watch, so a dead file server stalls
+        only its own montages.
     """
 
     def __init__(self, limits: Mapping[Step, int]) -> None:
@@ -86,9 +86,10 @@ class Schedule:
 
         Parameters
         ----------
-        is_open : whether a step of a watch may be started. Called before each ticket, so that a step that waits for a
-            service costs the same for 1 ticket and for 100,000.
-        may_start : whether this ticket may start; a ticket that may not does not block later ones.
+        now : monotonic seconds.
+        is_open : whether a step of a watch may be started. It is called before each ticket, so that a step that waits
+            for a service costs the same for 1 ticket and for 100,000.
+        may_start : whether this ticket may start. If not, later tickets are not blocked.
         """
         while self._delayed and self._delayed[0][0] <= now:
             ticket = heapq.heappop(self._delayed)[1]

@@ -1,4 +1,4 @@
-"""Section: a settled montage with its metafile, tile specs and stacks, as the steps use it."""
+"""Section: a settled montage with its metafile, tile specs and stacks, for the steps."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
 from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.pipeline.watch_root import watch_root
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import read_metafile, with_sizes
 from handlers.acquisition.image_names import image_path
@@ -28,13 +28,13 @@ from handlers.uris import extracted_path
 
 
 class MetafileChanged(MetafileFault):
-    """The file holds another content than its montage; the next scan makes a new montage of it."""
+    """The file's content is not that of its montage. The next scan makes a new montage of it."""
 
     waiting_helps = Waiting.ALWAYS
 
 
 class MetafileGone(MetafileFault):
-    """The file is missing; it may reappear there or under another path."""
+    """The file is missing. It may reappear there or under another path."""
 
     waiting_helps = Waiting.ALWAYS
 
@@ -60,7 +60,7 @@ class Section:
 
     @property
     def resolution_nm(self) -> tuple[float, float, float]:
-        """Pixel size in x and y from the calibration; section distance as configured, else as the format states it."""
+        """Pixel size in x and y from the calibration; section distance from the configuration, else from the format."""
         assert self.acquisition.pixel_size_nm is not None
         stacks, z_nm = self.watch.stacks, self.acquisition.thickness_nm
         if z_nm is None or "resolution_z" in stacks.model_fields_set:
@@ -69,11 +69,11 @@ class Section:
 
     @property
     def image_directory(self) -> Path:
-        """Directory that the images' paths start from."""
+        """Directory to which the images' paths are relative."""
         return self.watch.reader.image_directory(self.montage.metafile)
 
     def level0(self) -> list[Level0]:
-        """Return the image, mask and size of every tile."""
+        """Return image, mask and size of every tile."""
         directory = self.image_directory
         mask = Path(self.watch.tilespecs.mask) if self.watch.tilespecs.mask else None
         brightest = self.watch.tilespecs.maximum_intensity
@@ -88,7 +88,7 @@ class Section:
         ]
 
     def _placed(self, tile: Level0, section: int | None) -> Level0:
-        """Return a tile with the file that temwatch makes of its image, if that lies inside a stack."""
+        """Return a tile with the file that temwatch extracts, if its image is inside a stack file."""
         if section is None:
             return tile
         image = extracted_path(path_of(self.watch.mipmaps.output_dir), path_of(tile.image), section)
@@ -133,18 +133,18 @@ def section_from_metafile(
 
 
 def _completed(acquisition: Acquisition, montage: Montage, watch: WatchSettings, root: Container | None) -> Acquisition:
-    """Return an acquisition with the sizes and the pixel size that its format does not state.
+    """Return an acquisition with the image sizes and the pixel size that its format does not state.
 
     Raises
     ------
     ImagesMissing
-        If no image shows its size.
+        If no image can be read to determine the size.
     """
     directory = watch.reader.image_directory(montage.metafile)
     acquisition = with_sizes(acquisition, directory, root)
     if acquisition.tiles[0].width is None:
         first = directory / acquisition.tiles[0].img_path
-        problem = f"no image of {montage.metafile} can be read, and only they show the size of the tiles"
+        problem = f"no image of {montage.metafile} can be read, and only images contain the size of the tiles"
         fault = ImagesMissing(str(first), problem, "copy the images there again")
         raise fault.with_evidence(Evidence.of(first))
     size = watch.pixel_size_nm
@@ -156,7 +156,7 @@ class SectionReader:
 
     Parameters
     ----------
-    containers : of the watched directories.
+    containers : containers of the watched directories.
     """
 
     def __init__(self, containers: Containers | None = None) -> None:
@@ -173,10 +173,10 @@ class SectionReader:
         MetafileChanged
             If the metafile holds another content.
         MetafileGone, MetafileFault
-            If the metafile is missing: up to `arrival_timeout_s`, and after that.
+            If the metafile is missing: MetafileGone up to `arrival_timeout_s`, then MetafileFault.
         """
         try:
-            async with answers_within(montage.metafile):
+            async with access_timeout(montage.metafile):
                 content = await read_metafile(montage.metafile)
         except StorageFault as fault:
             if isinstance(fault.__cause__, FileNotFoundError):

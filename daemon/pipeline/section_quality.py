@@ -1,4 +1,4 @@
-"""Quality numbers of a section whose mipmaps are made, as the journal keeps them."""
+"""Pack the quality numbers of a section whose mipmaps are made, for the journal."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from handlers.quality.neighbours import stage_columns
 
 
 async def packed_numbers(section: Section, journal: Journal) -> bytes:
-    """Return the packed numbers of a section, all of whose tiles are recorded as made."""
+    """Return the packed numbers of a section whose tiles are all recorded as made."""
     rows = await journal.tile_rows(section.montage.id)
     former = await journal.quality_numbers(section.montage.id, former=True)
     return await asyncio.to_thread(lambda: pack(_quality(section, rows, unpack(former) if former else None)))

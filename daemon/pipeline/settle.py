@@ -1,7 +1,7 @@
-"""Settling: waits until a metafile and its images are complete, and reads the metafile.
+"""Settling: wait until a metafile and its images are complete, then read the metafile.
 
-A metafile settles when its identity has not changed for `settle_s`, it parses, it is consistent, and every image that
-it names is present, complete and of the size that its header implies. Until then the reason is shown.
+A metafile settles when its identity has not changed for `settle_s`, it is valid and consistent, and every image in it
+is present, complete and of the size that its header implies. Until then the reason for waiting is shown.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from daemon.montages.records import Montage, Settled
 from daemon.pipeline.interpret import interpret_metafile
 from daemon.pipeline.metafile_cache import MetafileCache, content_digest
 from daemon.pipeline.metafile_identity import checked_identity, present_identity
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, with_sizes
 from handlers.container import Container, Containers
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault, MetafileOpen, MetafilePartial
@@ -25,7 +25,7 @@ from handlers.images.largest_image import LARGEST_IMAGE_PX
 from handlers.text import abbreviate
 
 PATIENCE = 30
-"""An incomplete file that has not changed for this many settle times is broken: nothing writes it any more."""
+"""Number of settle times after which an incomplete file that has not changed counts as broken."""
 PATIENCE_AT_LEAST_S = 2.0
 LEAST_PAUSE_S = 0.1
 NAMES_SHOWN = 10
@@ -34,7 +34,7 @@ STILL_CHANGING = "the metafile is new or still changing"
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """The montage waits."""
+    """The montage waits, for a reason and until a retry."""
 
     reason: str
     retry_in_s: float
@@ -46,7 +46,7 @@ class Ignored:
 
     reason: str
     evidence: Evidence | None = None
-    """File that has to change before the metafile is inspected again; None if there is no such file."""
+    """File whose change makes the daemon inspect the metafile again; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,13 @@ class _AwaitedImage:
     problem: ImageProblem
     since: float
     until_timeout: bool
-    """Whether the montage waits for it up to `arrival_timeout_s`; otherwise until it has not changed for a while."""
+    """Whether the montage waits for it up to `arrival_timeout_s`; otherwise until it has not changed for
+    `patience_s`."""
 
 
 @dataclass(slots=True)
 class _Observation:
-    """State of an unsettled metafile. In memory only: a restart observes it from the beginning."""
+    """State of an unsettled metafile. It is kept in memory only: a restart begins a new observation."""
 
     identity: FileIdentity
     since: float
@@ -85,10 +86,10 @@ class _Observation:
 
 @dataclass(frozen=True, slots=True)
 class _Age:
-    """Age of a montage when this process first asked for it."""
+    """Age of a montage when this process first determined it."""
 
     changed_at: float
-    """When the montage was last noticed; seconds since 1970."""
+    """When the montage last changed; seconds since 1970 UTC."""
     asked_at: float
     """Monotonic seconds."""
     age_s: float
@@ -100,10 +101,10 @@ class Settler:
     Parameters
     ----------
     clock : monotonic seconds, for quiet times.
-    wall_clock : seconds since 1970, for the age of montages in the journal.
-    metafiles : receives parsed metafiles for the following steps.
-    containers : of the watched directories.
-    largest_image_px : metafiles of larger images are refused.
+    wall_clock : seconds since 1970 UTC, for the age of montages in the journal.
+    metafiles : cache of parsed metafiles for the following steps.
+    containers : containers of the watched directories.
+    largest_image_px : largest allowed image, pixels. Metafiles of larger images are refused.
     """
 
     def __init__(
@@ -123,12 +124,12 @@ class Settler:
         self._ages: dict[int, _Age] = {}
 
     def forget(self, montage_id: int) -> None:
-        """Drop the observation of a montage that needs no more settling."""
+        """Drop the observation of a montage that needs no further settling."""
         self._observed.pop(montage_id, None)
         self._ages.pop(montage_id, None)
 
     async def check(self, montage: Montage, watch: WatchSettings) -> NotYet | Ignored | None:
-        """Return why the metafile is not worth reading yet, or None. Reads file attributes only.
+        """Return why the metafile must not be read yet; None if it can be read. Reads file attributes only.
 
         Raises
         ------
@@ -139,7 +140,7 @@ class Settler:
         """
         if pattern := next((glob for glob in watch.ignore if fnmatchcase(montage.metafile.name, glob)), None):
             return Ignored(f"its name matches ignore = {pattern}")
-        async with answers_within(montage.metafile):
+        async with access_timeout(montage.metafile):
             identity = await asyncio.to_thread(checked_identity, montage.metafile, watch.directory, self._containers)
         if identity is None:
             return self._missing(montage, watch)
@@ -159,14 +160,14 @@ class Settler:
             raise MetafileFault(
                 str(montage.metafile),
                 f"was removed after it was noticed, and has been missing for more than {watch.arrival_timeout_s:g} s",
-                "copy it there again; the montage is then retried by itself",
+                "copy it there again; then the montage is retried automatically",
             ).with_evidence(Evidence(montage.metafile, None))
-        return NotYet("the metafile is missing; it may come back", watch.scan_interval_s)
+        return NotYet("the metafile is missing; it may reappear", watch.scan_interval_s)
 
     def _age_s(self, montage: Montage) -> float:
         """Return the seconds since the montage was noticed.
 
-        The wall clock can be set, so it is read once for each montage and process.
+        The wall clock can be set, so it is read only once for each montage and process.
         """
         age = self._ages.get(montage.id)
         if age is None or age.changed_at != montage.changed_at:
@@ -180,7 +181,7 @@ class Settler:
         awaited = observation.awaited
         if awaited is None:
             return None
-        async with answers_within(awaited.problem.path):
+        async with access_timeout(awaited.problem.path):
             present = (await asyncio.to_thread(Evidence.of, awaited.problem.path)).identity
         if present != awaited.problem.identity or self._is_overdue(awaited, montage, watch):
             return None
@@ -194,17 +195,17 @@ class Settler:
     def _pause_s(self, observation: _Observation, watch: WatchSettings) -> float:
         """Return the seconds until the next check: an eighth of the time waited so far, at most `scan_interval_s`.
 
-        An image that arrives is found within an eighth of its delay; one that never arrives costs few checks.
+        An image that arrives is found within an eighth of its delay; an image that never arrives costs few checks.
         """
         waited_s = self._clock() - observation.since
         return float(min(watch.scan_interval_s, max(LEAST_PAUSE_S, watch.settle_s, waited_s / 8)))
 
     async def read(self, montage: Montage) -> Read | None:
-        """Return the metafile; None if it changed while it was read."""
+        """Read and return the metafile; None if it changed meanwhile."""
         observation = self._observed.get(montage.id)
         if observation is None:
             return None
-        async with answers_within(montage.metafile):
+        async with access_timeout(montage.metafile):
             content = await read_metafile(montage.metafile, root=observation.root)
             identity = await asyncio.to_thread(present_identity, montage.metafile)
         if identity != observation.identity:
@@ -214,12 +215,12 @@ class Settler:
     async def examine(
         self, montage: Montage, watch: WatchSettings, content: bytes, digest: str, render: RenderSettings
     ) -> Settled | NotYet | Ignored:
-        """Return the facts of a settled montage, or why it waits or is ignored.
+        """Return the values of a settled montage, or why it waits or is ignored.
 
         Raises
         ------
         Fault
-            If the metafile or its images are invalid, or were not complete in time.
+            If the metafile or its images are invalid, or not complete in time.
         """
         try:
             acquisition = await self._metafiles.parse(content, digest, montage.metafile, watch.reader)
@@ -228,11 +229,11 @@ class Settler:
         if acquisition.is_reference and watch.reference_sets == "ignore":
             return Ignored("a lens-correction set, and reference_sets = ignore")
         images, root = watch.reader.image_directory(montage.metafile), self._observed[montage.id].root
-        async with answers_within(images):
+        async with access_timeout(images):
             acquisition = await asyncio.to_thread(with_sizes, acquisition, images, root)
-        async with answers_within(watch.z.table or montage.metafile, looks=len(acquisition.tiles)):
+        async with access_timeout(watch.z.table or montage.metafile, accesses=len(acquisition.tiles)):
             settled = await asyncio.to_thread(interpret_metafile, acquisition, montage.metafile, digest, watch, render)
-        async with answers_within(images, looks=len(acquisition.tiles)):
+        async with access_timeout(images, accesses=len(acquisition.tiles)):
             arrival = await asyncio.to_thread(check_images, acquisition, images, root, self._largest_image_px)
         not_yet = self._check_arrival(montage, arrival, len(acquisition.tiles), watch)
         warnings = depth_warnings(arrival.bits, watch.tilespecs.maximum_intensity)
@@ -247,13 +248,13 @@ class Settler:
         raise MetafileFault(
             fault.subject,
             f"{fault.problem}, and has not changed for {quiet_s:.0f} s",
-            "write it again; the new version is read by itself",
+            "write it again; the new version is read automatically",
         )
 
     def _check_arrival(
         self, montage: Montage, arrival: Arrival, image_count: int, watch: WatchSettings
     ) -> NotYet | None:
-        """Return which image the montage waits for; None if all are present, complete and quiet."""
+        """Return the image for which the montage waits; None if all are present, complete and quiet."""
         observation = self._observed[montage.id]
         being_copied = {problem.path for problem in arrival.placeholders}
         broken = tuple(problem for problem in arrival.unreadable if problem.path not in being_copied)
@@ -269,7 +270,7 @@ class Settler:
                 if broken
                 else _late_fault(montage, arrival, image_count, watch)
             )
-            # The identity from before the check: an image that is replaced meanwhile has changed.
+            # The identity before the check, so that an image that is replaced meanwhile counts as changed.
             raise fault.with_evidence(Evidence(awaited.problem.path, awaited.problem.identity))
         incomplete = len(broken) + len(late)
         reason = f"{incomplete} of {image_count} images missing or incomplete: {awaited.problem.why}"
@@ -289,8 +290,8 @@ class Settler:
         """Return how long to wait while images may still be written; None if all are quiet.
 
         Copy programs set a file's length and modification time before its content is complete. Only the change time
-        (ctime) is reliable: every write sets it, and no program can set it back. Images that have not changed since
-        the metafile did are quiet; the others are quiet if none of them changes for `settle_s`.
+        (ctime) is reliable: every write sets it, and no program can set it to an earlier time. Images that have not
+        changed after the metafile are quiet; the others are quiet if none of them changes for `settle_s`.
         """
         now, reason = self._clock(), "images are new or still changing"
         if arrival.newest_ctime_ns <= (observation.identity.ctime_ns or 0):
@@ -303,20 +304,20 @@ class Settler:
 
 
 def patience_s(watch: WatchSettings) -> float:
-    """Return the seconds after which an incomplete file that has not changed is broken."""
+    """Return the seconds after which an incomplete file that has not changed counts as broken."""
     return float(max(PATIENCE_AT_LEAST_S, PATIENCE * watch.settle_s))
 
 
 def _broken_fault(montage: Montage, broken: Sequence[ImageProblem], image_count: int) -> ImageFault:
     problem = f"{len(broken)} of {image_count} images cannot be used: {_texts(broken)}"
-    hint = f"{broken[0].hint}; the montage is then retried by itself"
+    hint = f"{broken[0].hint}; the montage is then retried automatically"
     return ImageFault(str(montage.metafile), problem, hint)
 
 
 def _late_fault(montage: Montage, arrival: Arrival, image_count: int, watch: WatchSettings) -> ImagesMissing:
     late = (*arrival.missing, *arrival.placeholders)
     problem = f"{len(late)} of {image_count} images did not arrive within {watch.arrival_timeout_s:g} s: {_texts(late)}"
-    hint = "copy them there again; the montage is then retried by itself"
+    hint = "copy them there again; the montage is then retried automatically"
     if not arrival.missing:
         first = arrival.placeholders[0].path
         hint = f"if they are complete, set their times, for example: touch {first}; if not, {hint}"

@@ -1,4 +1,4 @@
-"""Settle step: reads a metafile that has settled, resolves conflicts with other montages, and journals the outcome."""
+"""Settle step: read a quiet metafile, resolve conflicts with other montages, and journal the outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class SettleStep:
 
     Parameters
     ----------
-    render : owner and project of the stacks of a watch that names none.
+    render : returns the settings with the default owner and project of stacks.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class SettleStep:
         self._render = render
 
     async def is_ready(self, montage: Montage, watch: WatchSettings) -> bool:
-        """Return whether the metafile is worth reading; if not, the montage waits or is IGNORED."""
+        """Return whether the metafile can be read; if not, the montage waits or is IGNORED."""
         unready = await self._settler.check(montage, watch)
         if unready is not None:
             await self._not_settled(montage, unready)
         return unready is None
 
     async def perform(self, montage: Montage, watch: WatchSettings) -> Outcome:
-        """Read the metafile and journal what follows from it.
+        """Read the metafile and journal the outcome.
 
         Raises
         ------
         Fault
-            If a retry can help; otherwise the montage is FAILED.
+            If a retry can help. Otherwise the montage is recorded as FAILED.
         """
         read = await self._settler.read(montage)
         if read is None:
@@ -99,22 +99,22 @@ class SettleStep:
     async def _resolve_rivals(
         self, montage: Montage, inspection: Inspection, found: Settled
     ) -> SettleResult | NotYet | Ignored:
-        """Record the montage as SETTLED after every rival was judged.
+        """Judge every rival, then record the montage as SETTLED.
 
         Raises
         ------
         MetafileFault
-            If a rival owns some of the tiles, or another header value leads to the same stack.
+            If a rival owns some of the tiles, or another header value gave the same stack name.
         """
         moved: dict[Montage, str] = {}
-        apart: set[int] = set()
-        while (result := await self._journal.settle(inspection, found, moved=moved, apart=apart)).rivals:
+        unrelated: set[int] = set()
+        while (result := await self._journal.settle(inspection, found, moved=moved, unrelated=unrelated)).rivals:
             for rival in result.rivals:
                 verdict = await self._claims.judge(rival, montage, found.digest)
                 if isinstance(verdict, NotYet | Ignored):
                     return verdict
                 if verdict is None:
-                    apart.add(rival.montage.id)
+                    unrelated.add(rival.montage.id)
                 else:
                     moved[rival.montage] = verdict
         if result.namesake:
@@ -138,7 +138,7 @@ class SettleStep:
             self._settler.forget(montage.id)
             inspection = inspection or Inspection(montage.id, montage.identity)
             ignoring = self._journal.ignore(inspection, found.reason, found.evidence)
-            await self._superseder.adopt(montage, ignoring)
+            await self._superseder.record(montage, ignoring)
             log.info("metafile.ignored", reason=found.reason)
             return
         digest = inspection.digest if inspection else None

@@ -1,4 +1,4 @@
-"""One close of a stack: make it COMPLETE, compare its layers, and record what follows for each of its montages."""
+"""Close a stack: make it COMPLETE, compare its layers, and record the outcome for each of its montages."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ from handlers.render.names import StackId
 log = structlog.get_logger()
 
 RECORD_EVERY_S = 5.0
-"""Seconds of comparison after which the montages compared so far become COMPLETE: a large stack takes minutes."""
+"""Interval at which compared montages become COMPLETE during a close, since a large stack takes minutes."""
 DELETED_HINT = "another program deletes tiles from this stack; replay the montage"
 
 
@@ -42,7 +42,7 @@ class StackCloser:
 
     Parameters
     ----------
-    on_closed : called when render-ws has completed a stack: steps may open it again, while its layers are compared.
+    on_closed : called when render-ws has completed a stack. Steps may reopen it while its layers are compared.
     on_complete, before_complete, on_tiles_lost, overwritten : as for StackKeeper.
     """
 
@@ -87,7 +87,7 @@ class StackCloser:
         attempts = await self._journal.begin_attempts([montage.id for montage in montages], Step.CLOSE)
         try:
             return await self._attempt(stack, montages, attempts)
-        except (Exception, asyncio.CancelledError):  # an attempt left open would count as a crash
+        except (Exception, asyncio.CancelledError):  # an open attempt would count as a crash
             await self._journal.stop_attempts(attempts)
             raise
 
@@ -118,7 +118,7 @@ class StackCloser:
     async def _record_right(
         self, stack: StackId, right: Collection[Montage], waiting: dict[int, Montage], attempts: Mapping[int, int]
     ) -> None:
-        """Record that the stack was closed for these montages, and take them from those that wait."""
+        """Record that the stack was closed for these montages, and remove them from the waiting ones."""
         present = [montage.id for montage in right]
         complete = await self._journal.record_closing(str(stack), present)
         await self._journal.end_attempts((attempts[each] for each in present), Outcome.DONE)
@@ -131,9 +131,9 @@ class StackCloser:
     async def _close_and_compare(
         self, stack: StackId, waiting: dict[int, Montage], attempts: Mapping[int, int]
     ) -> dict[int, Fault]:
-        """Close the stack and look up every tile of the montages; return the fault of each montage that lacks some.
+        """Close the stack and check every tile of the montages; return the fault of each montage that lacks tiles.
 
-        Montages whose layers are right are recorded meanwhile, the oldest first, and do not wait any more.
+        Montages with correct layers are recorded meanwhile and no longer wait.
         """
         faults: dict[int, Fault] = {}
         right: list[Montage] = []
@@ -151,7 +151,7 @@ class StackCloser:
                 faults.pop(montage.id, None)
                 if fault is not None:
                     faults[montage.id] = fault
-                elif not layer.differing:  # a layer that differs is derived and compared once more
+                elif not layer.differing:  # a differing layer is derived and compared again
                     right.append(montage)
             if self._clock() >= record_at:
                 await self._before_complete(right)
@@ -187,7 +187,7 @@ class StackCloser:
         return await self._retry_or_fail(montage, fault)
 
     async def _retry_or_fail(self, montage: Montage, fault: Fault) -> float | None:
-        """Return the seconds until the montage's stack is closed again.
+        """Handle a montage with a fault; return the seconds until its stack is closed again.
 
         None if the montage FAILED, or is applied again first.
         """
@@ -206,7 +206,7 @@ class StackCloser:
     async def _not_closed(
         self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int], fault: Fault
     ) -> float | None:
-        """Record that a stack could not be closed; return the seconds until the next attempt, None if none follows."""
+        """Record that a stack could not be closed; return the seconds until the next attempt, None if there is none."""
         await self._gate.failed(stack, fault, stack)
         log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
         await self._journal.end_attempts(attempts.values(), Outcome.FAILED, fault)
@@ -217,7 +217,7 @@ class StackCloser:
         return min(waiting) if waiting else await self._close_without_montages(stack, fault)
 
     async def _close_without_montages(self, stack: StackId, fault: Fault) -> float | None:
-        """Return the seconds until the next close of a stack that has no waiting montage but was opened here."""
+        """Return the seconds until the next close of an opened stack without waiting montages; None: no close."""
         if isinstance(fault, StackLocked | StackMissing | RenderRefused):
             self._failures.pop(stack, None)
             await self._opened.discard(stack)
@@ -230,7 +230,7 @@ class StackCloser:
 
 
 def _fault_in_layer(stack: StackId, montage: Montage, tile_ids: frozenset[str], layer: LayerCheck) -> Fault | None:
-    """Return the fault of a montage whose tiles the layer or its section data lack; None if every tile was derived."""
+    """Return the fault of a montage if the layer or its section data lack its tiles, otherwise None."""
     ours = [tile for tile in layer.tiles if tile.tile_id in tile_ids]
     if missing := tile_ids.difference(tile.tile_id for tile in ours):
         return ReadBackDiffers(

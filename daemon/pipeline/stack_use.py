@@ -1,4 +1,4 @@
-"""Stack life cycle: which steps use a stack, what waits for its close, when the close is due. Pure."""
+"""State of a stack's use: holders, writers, close requests, and when a close is due. Pure."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,20 +6,20 @@ from enum import StrEnum
 
 
 class StackPhase(StrEnum):
-    """Action of the stack keeper on a stack."""
+    """Phase of a stack in the stack keeper."""
 
     IDLE = "idle"
-    """Nothing waits for the stack to be closed."""
+    """No close is requested."""
     HELD = "held"
-    """Montages write to the stack, or are about to."""
+    """Steps write to the stack or are about to write."""
     QUIET = "quiet"
-    """No montage holds the stack; it is closed after the quiet time."""
+    """No step holds the stack; it is closed after the quiet time."""
     CLOSING = "closing"
     """render-ws computes the bounds and statistics of the stack."""
 
 
 CLOSE_SPACING = 10
-"""A stack that never gets quiet stays open for at least this many times the duration of its last derivation."""
+"""Shortest time between closes of a stack that is never quiet, as a multiple of its last derivation's duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class CloseRule:
     """When a stack is closed; seconds."""
 
     after_s: float
-    """Quiet time: seconds since the last holder released the stack."""
+    """Quiet time after the last holder released the stack."""
     at_latest_s: float = 0.0
-    """Seconds since the close was requested, whether the stack is held or not; 0: no limit."""
+    """Longest time after the request, even if the stack is held; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +37,28 @@ class StackUse:
     """Use of one stack. Times are seconds of one monotonic clock."""
 
     holders: int = 0
-    """Steps that write to the stack, or prepare to write and keep it from being closed."""
+    """Number of steps that write to the stack or prepare to write; they prevent a close."""
     writers: int = 0
-    """Holders that write now."""
+    """Number of holders that write now."""
     used_at: float = 0.0
     """When a holder last released the stack, or a close last ended."""
     requested_at: float | None = None
     """When the pending close was requested; None if no close is pending."""
     requested_again_at: float | None = None
-    """When the next close was requested while this one runs: the running close may have missed the latest tiles."""
+    """When the next close was requested during the running one, which may have missed the latest tiles."""
     closing_since: float | None = None
     derived_at: float | None = None
-    """When the stack became COMPLETE in the running close; its layers are compared after that."""
+    """When the stack became COMPLETE in the running close; after that its layers are compared."""
     closed_at: float = 0.0
     """When a close last ended, successful or not."""
     derivation_s: float = 0.0
-    """Duration of the last close without the comparison, which keeps no step from writing."""
+    """Duration of the last close without the comparison, during which steps may write."""
     retry_at: float = 0.0
-    """When a close that failed may be retried."""
+    """When a failed close may be retried."""
 
     @property
     def phase(self) -> StackPhase:
-        """Action of the stack keeper on the stack now."""
+        """Present phase of the stack."""
         if self.closing_since is not None:
             return StackPhase.CLOSING
         if self.holders:
@@ -82,12 +82,12 @@ def begin_writing(use: StackUse) -> StackUse:
 
 
 def end_writing(use: StackUse) -> StackUse:
-    """Count one of the writers as a holder only."""
+    """Count one of the writers as a mere holder."""
     return replace(use, writers=use.writers - 1)
 
 
 def request_close(use: StackUse, now: float) -> StackUse:
-    """Request a close; the earliest pending request counts."""
+    """Request a close; an earlier pending request stays."""
     if use.phase is StackPhase.CLOSING:
         return use if use.requested_again_at is not None else replace(use, requested_again_at=now)
     if use.requested_at is not None:
@@ -101,7 +101,7 @@ def begin_closing(use: StackUse, now: float) -> StackUse:
 
 
 def end_deriving(use: StackUse, now: float) -> StackUse:
-    """Note that the stack is COMPLETE; the close continues with the comparison of its layers."""
+    """Record that the stack is COMPLETE; the close continues with the comparison of its layers."""
     return replace(use, derived_at=now) if use.phase is StackPhase.CLOSING else use
 
 
@@ -122,9 +122,9 @@ def end_closing(use: StackUse, now: float, *, closed: bool, retry_in_s: float = 
 
 
 def close_due_in_s(use: StackUse, now: float, rule: CloseRule) -> float | None:
-    """Return the seconds until the stack is to be closed: 0 if the close is due, None if no time is known yet.
+    """Return the seconds until a close is due: 0 if it is due, None if no time is known yet.
 
-    A stack may be due while it has writers: the close begins when they have ended.
+    A close may be due while the stack has writers. It begins when they have ended.
     """
     if use.requested_at is None or use.phase is StackPhase.CLOSING:
         return None

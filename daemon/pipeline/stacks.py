@@ -1,8 +1,8 @@
 """Stack keeper: the only part of the daemon that opens and closes stacks.
 
-Every stack that the daemon opens is closed again, even if the montage it was opened for fails. Other daemons may feed
-the same stacks. If another daemon closes a stack during a write, render-ws refuses the write; it is repeated after the
-stack is reopened. Other daemons do the same. The reasons are in docs/decisions/stack-keeper.md.
+Every stack that the daemon opens is closed again, even if the montage for which it was opened fails. Several daemons
+may write to the same stack. If another daemon closes a stack during a write, render-ws refuses the write, which is
+repeated after the stack was reopened. The reasons are in docs/decisions/stack-keeper.md.
 """
 
 import asyncio
@@ -43,10 +43,11 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 MOST_BLOCKED_S = 600.0
-"""Longest time that a close keeps steps from writing. It may never have begun: a proxy may have answered in place of
-render-ws. Tiles put during a close are accepted or refused; the next close derives what this one missed."""
+"""Longest time that a close prevents steps from writing. After that the close may not even run, because a proxy may
+have responded in place of render-ws. render-ws accepts or refuses tiles during a close; the next close derives the
+missed ones."""
 DUE_AGAIN_S = 1.0
-"""Pause before a due stack that cannot be closed yet is examined again."""
+"""Interval of checks of a due stack that cannot be closed yet."""
 
 
 async def _nothing_is_overwritten(montage: Montage, stack: StackId) -> Fault | None:
@@ -62,14 +63,14 @@ class StackKeeper:
 
     Parameters
     ----------
-    close_rule : when the stacks of a watch are closed; None: never.
+    close_rule : returns the rule of a watch; None: its stacks are never closed.
     may_close : whether any stack may be closed now.
     gate : admits requests while render-ws is available.
     on_complete : awaited with the ids of montages that became COMPLETE.
     before_complete : awaited with the montages of a closed stack before they are COMPLETE; checks their images.
-    on_tiles_lost : awaited with a montage whose tiles are missing from its stack and have to be applied again.
-    overwritten : returns the fault of a montage whose tiles a late upload of its former content replaced in a stack.
-    held : returns the stacks that stay open because of a verdict, although their close is due.
+    on_tiles_lost : awaited with a montage whose tiles are missing from its stack; enqueues it to apply them again.
+    overwritten : returns a fault if a late upload of a former content replaced tiles of a montage in a stack.
+    held : returns the stacks that must stay open because of a verdict.
     """
 
     def __init__(
@@ -108,9 +109,9 @@ class StackKeeper:
         )
         self._uses: dict[StackId, StackUse] = {}
         self._rules: dict[StackId, CloseRule] = {}
-        """Of each stack whose close was requested."""
+        """Rule of each stack whose close was requested."""
         self._blocked: dict[StackId, asyncio.Event] = {}
-        """Stacks that no step may begin to write to: a close runs, or waits until present writers have ended."""
+        """Stacks to which no step may begin to write, since a close runs or waits for the end of present writers."""
         self._changed = asyncio.Event()
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -142,11 +143,11 @@ class StackKeeper:
         return self._uses.get(stack, StackUse())
 
     async def wait_until_closed(self) -> None:
-        """Return when no close is pending, except of stacks that stay open because of a verdict."""
+        """Wait until no close is pending, except of stacks that stay open because of a verdict."""
         await self._all_closed.wait()
 
     def wake(self) -> None:
-        """Examine due stacks again: a condition that a close waits for may have changed."""
+        """Check due stacks again, after a condition for a close may have changed."""
         self._changed.set()
 
     def is_blocked(self, stack: StackId) -> bool:
@@ -154,7 +155,7 @@ class StackKeeper:
         return stack in self._blocked
 
     def stop(self) -> None:
-        """Begin no further close; closes under way continue."""
+        """Begin no further close; running closes continue."""
         self._stopping = True
         self._changed.set()
 
@@ -162,7 +163,7 @@ class StackKeeper:
 
     @contextlib.asynccontextmanager
     async def holding(self, stack: StackId) -> AsyncIterator[None]:
-        """Wait for a running close, then keep the stack from being closed, unless the close is overdue."""
+        """Wait for a running close, then prevent closes of the stack, unless a close is overdue."""
         self._uses[stack] = hold(self._use(stack))
         try:
             await self._until_unblocked(stack)
@@ -186,8 +187,8 @@ class StackKeeper:
     ) -> T:
         """Run a repeatable effect while the stack is LOADING, and return its result.
 
-        If another client closes the stack during the effect, the stack is reopened and the effect repeated. A close is
-        requested afterwards, whether the effect succeeded or not.
+        If another client closes the stack during the effect, the stack is reopened and the effect repeated. Afterwards
+        a close is requested, even if the effect failed.
         """
         closed_by_others: list[StackId] = []
         async with self.holding(stack):
@@ -209,7 +210,7 @@ class StackKeeper:
     # --- closing
 
     async def run(self) -> None:
-        """Close stacks as they fall due, until cancelled."""
+        """Close stacks when they are due, until cancelled."""
         async with asyncio.TaskGroup() as closes:
             while True:
                 self._changed.clear()
@@ -229,7 +230,7 @@ class StackKeeper:
             return wanted
 
     def _begin_due(self, held: Collection[StackId]) -> list[StackId]:
-        """Begin the close of due stacks and return them. Due stacks with writers accept no further ones."""
+        """Begin the close of due stacks without writers; return them. Due stacks accept no further writers."""
         if all(stack in held for stack in self._rules):
             self._all_closed.set()
         cannot_close = self._stopping or not self._may_close()
@@ -255,13 +256,13 @@ class StackKeeper:
         return {stack: wait_s for stack, wait_s in waits.items() if wait_s is not None}
 
     def _pause_s(self) -> float | None:
-        # The end of a writer wakes the loop; a gate or `may_close` that opens may not.
+        # The end of a writer wakes the loop; a change of the gate or of `may_close` may not.
         return min((wait_s or DUE_AGAIN_S for wait_s in self._due_in_s().values()), default=None)
 
     async def _close(self, stack: StackId) -> None:
         retry_in_s: float | None = FIRST_DELAY_S
         try:
-            # No step writes from here on, so no verdict comes that the question would miss.
+            # No step writes from here on, so no later verdict is missed.
             if not await self._held_of([stack]):
                 retry_in_s = await self._closer.close(stack)
         except Exception:  # it would end the daemon

@@ -1,4 +1,4 @@
-"""Effects of the steps from SETTLED to APPLIED on one montage. Every effect can be repeated."""
+"""Perform the steps from SETTLED to APPLIED of one montage. Every effect can be repeated."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from daemon.pipeline.section import Section, SectionReader
 from daemon.pipeline.section_quality import packed_numbers
 from daemon.pipeline.stacks import StackKeeper
 from daemon.pipeline.tile_holds import TileHolds
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.container import Containers
 from handlers.errors import ReadBackDiffers, StackMissing
@@ -77,22 +77,22 @@ class Steps:
         self._holds = TileHolds()
         self.metafiles = self._sections.metafiles
         self.put_by_others = 0
-        """Montages whose tiles were in the raw stack before this daemon put them."""
+        """Number of montages whose tiles were in the raw stack before this daemon put them."""
 
     def stop(self) -> None:
-        """Begin no further tiles; running ones end."""
+        """Start no further tiles; running ones end."""
         self._disks.stop()
 
     def expect_changes(self, montage_id: int) -> None:
-        """Expect images of a montage to be written still: they changed after its mipmaps were made."""
+        """Expect that images of a montage are still being written, since they changed after its mipmaps were made."""
         self._mipmaps.changing_images.expect(montage_id)
 
     async def section(self, montage: Montage, watch: WatchSettings) -> Section:
-        """Return the montage with its metafile, as `SectionReader.read`."""
+        """Return the section of a montage, as `SectionReader.read`."""
         return await self._sections.read(montage, watch)
 
     async def section_once(self, montage: Montage, watch: WatchSettings) -> Section:
-        """Return the montage with its metafile, and keep nothing of it for a further step."""
+        """Return the section of a montage without caching its metafile for a further step."""
         section = await self.section(montage, watch)
         self._sections.forget(section)
         return section
@@ -117,7 +117,7 @@ class Steps:
             log.warning("tiles.of_another_writer", tiles=foreign, hint=hint)
 
     async def _count_put_by_others(self, section: Section) -> int:
-        """Return how many of the tiles are in the raw stack although this daemon has put none of them."""
+        """Return how many tiles are in the raw stack although this daemon has put none of them."""
         if not await self._journal.has_put_nothing(section.montage.id):
             return 0
         former = await self._journal.former_tile_ids(section.montage, str(section.raw))
@@ -131,29 +131,29 @@ class Steps:
     async def _write(
         self, section: Section, stack: StackId, put: Callable[[frozenset[str]], Awaitable[object]]
     ) -> None:
-        """Put the montage's tiles into a stack, and delete tiles of its predecessors that no montage holds."""
+        """Put the montage's tiles into a stack, and delete tiles of its predecessors that no other montage owns."""
         former = await self._journal.former_tile_ids(section.montage, str(stack))
         async with self._holds.hold(stack, frozenset(spec["tileId"] for spec in section.specs), former):
-            # A montage that settles from now on cannot put these tiles before they are deleted.
+            # A montage that settles after this query cannot put these tiles before they are deleted.
             unwanted = await self._journal.unwanted_tile_ids(section.montage, str(stack)) if former else former
             await self._keeper.write(section.watch.name, stack, section.resolution_nm, lambda: put(unwanted))
 
     async def apply(self, section: Section) -> None:
-        """Judge the montage, name the levels in the tile specs of the output stack, and read them back.
+        """Judge the montage, put its levels into the tile specs of the output stack, and read them back.
 
         Raises
         ------
         MipmapsLost
-            If the file of a level is missing: a URL without a file breaks the tile at every scale.
+            If the file of a level is missing. A URL without a file would break the tile at every scale.
         StorageFault
             If the directory of the levels lacks its marker file.
         """
-        # First: the stack stays open from the first tile on, if the verdict holds it.
+        # Judge first: if the verdict holds the stack, it stays open from the first tile on.
         await self._judge.judge(section)
         if await self._journal.may_be_overwritten(section.montage.id):
             await self.ingest(section)
         plan = section.watch.mipmap_plan()
-        async with answers_within(plan.output_dir, looks=len(section.specs) * plan.levels):
+        async with access_timeout(plan.output_dir, accesses=len(section.specs) * plan.levels):
             await self._disks.require_marker(plan.output_dir)
             levels = await asyncio.to_thread(_levels_on_disk, section, plan)
 

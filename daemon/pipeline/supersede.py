@@ -1,4 +1,4 @@
-"""Superseding: ends the work on montages whose metafile was moved, removed or replaced."""
+"""End the work on montages whose metafile was moved, removed or replaced."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ class Superseder:
 
     Parameters
     ----------
-    look_again : reports a metafile to the watcher: it is noticed again if it is present.
+    rescan : reports a metafile to the watcher: it is noticed again if it is present.
     """
 
     def __init__(
@@ -33,27 +33,31 @@ class Superseder:
         queue: WorkQueue,
         settler: Settler,
         claims: Claims,
-        look_again: Callable[[Path], object],
+        rescan: Callable[[Path], object],
     ) -> None:
         self._journal = journal
         self._queue = queue
         self._settler = settler
         self._claims = claims
-        self._look_again = look_again
+        self._rescan = rescan
 
     async def end(self, superseded: tuple[Montage, ...], path: Path) -> None:
         """End the work on montages that were superseded by the content of a path, before that content is ingested."""
         for former in superseded:
             if former.metafile != path:
-                self._look_again(former.metafile)  # it may be back although no scan missed it
+                self._rescan(former.metafile)  # it may be back although no scan found it missing
             self._settler.forget(former.id)
             await self._queue.cancel(former.id)
             _log_superseded(former)
 
-    async def adopt(self, montage: Montage, outcome: Awaitable[SettleResult]) -> None:
-        """End what the journal superseded for a metafile that is refused or ignored.
+    async def record(self, montage: Montage, outcome: Awaitable[SettleResult]) -> None:
+        """Record a refused or ignored metafile, and end the work on the montages that this supersedes.
 
         A metafile that was noticed again meanwhile is enqueued to be read again.
+
+        Parameters
+        ----------
+        outcome : journals the refusal.
         """
         try:
             result = await outcome
@@ -77,10 +81,10 @@ class Superseder:
         if evidence is None or evidence.path != montage.metafile or evidence.identity is not None:
             return False
         for other in await self._journal.later_paths(montage):
-            if await self._claims.present(other) is Claim.STANDS:
+            if await self._claims.present(other) is Claim.PRESENT:
                 if superseded := await self._journal.move(montage, other):
                     _log_superseded(montage)
-                    self._look_again(montage.metafile)
+                    self._rescan(montage.metafile)
                     await self.end(superseded[1:], montage.metafile)
                 else:
                     self._queue.enqueue(montage)  # it was noticed again meanwhile: it is back
@@ -89,7 +93,7 @@ class Superseder:
 
 
 def _log_superseded(montage: Montage) -> None:
-    """Log that another montage took the place of this one, under the id of this one."""
+    """Log, under the id of this montage, that another one superseded it."""
     log.info(
         "montage.superseded",
         watch=montage.watch,

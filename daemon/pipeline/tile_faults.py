@@ -1,11 +1,11 @@
-"""Faults of single tiles: the file whose change ends a fault, and the one fault of a montage with several."""
+"""Faults of single tiles: add the file whose change helps, and merge several faults of a montage."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from daemon.montages.records import Montage
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.errors import Evidence, Fault, ImageFault, StorageFault, Waiting
 from handlers.mipmaps.job import MipmapJob
 from handlers.text import abbreviate
@@ -14,7 +14,7 @@ FAULTS_SHOWN = 10
 
 
 def image_evidence(jobs: Sequence[MipmapJob]) -> dict[str, Evidence]:
-    """Return the present identity of the image of each job, by the subject of its faults. Blocking."""
+    """Return the present identity of each job's image, by the subject of its faults. Blocking."""
     images = {job.stack.path if job.stack else job.level0 for job in jobs}
     return {str(image): Evidence.of(image) for image in images if isinstance(image, Path)}
 
@@ -22,14 +22,14 @@ def image_evidence(jobs: Sequence[MipmapJob]) -> dict[str, Evidence]:
 async def add_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
     """Return the fault of a job with the image or level that has to change before a retry can help.
 
-    Without it if the file server does not answer.
+    If the file server does not answer, the fault is returned unchanged.
 
     Parameters
     ----------
-    before : `image_evidence` from before the jobs: an image that was repaired during its job has changed since.
+    before : `image_evidence` before the jobs, so that an image that was repaired during its job counts as changed.
     """
     try:
-        async with answers_within(Path(fault.subject)):
+        async with access_timeout(Path(fault.subject)):
             return await asyncio.to_thread(_add_evidence, fault, before)
     except StorageFault:
         return fault
@@ -43,7 +43,7 @@ def _add_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
 
 
 def merge_faults(montage: Montage, faults: Sequence[Fault], tile_count: int) -> Fault:
-    """Return one fault for the montage: the worst decides, that is the fault that waiting helps least."""
+    """Return one fault for the montage, with the kind of the worst one: the one that waiting helps least."""
     order = {Waiting.NEVER: 0, Waiting.LIMITED: 1, Waiting.ALWAYS: 2}
     worst = min(faults, key=lambda fault: order[fault.waiting_helps])
     if len(faults) == 1:

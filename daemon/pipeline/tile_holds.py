@@ -1,6 +1,6 @@
-"""Tile holds: steps that put or delete the same tiles of a stack take turns.
+"""Tile holds: serialize steps that put or delete the same tiles of a stack.
 
-Tiles of a superseded montage may still be on their way into the stack when its successor begins to write them.
+An upload of a superseded montage's tiles may still run when its successor begins to write them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class _Hold:
 
 
 class TileHolds:
-    """Lets steps that write the same tiles take turns; all others write at the same time."""
+    """Serializes steps that write the same tiles; all others write concurrently."""
 
     def __init__(self) -> None:
         self._holds: set[_Hold] = set()
@@ -32,7 +32,7 @@ class TileHolds:
 
     @contextlib.asynccontextmanager
     async def hold(self, stack: StackId, puts: frozenset[str], deletes: frozenset[str]) -> AsyncIterator[None]:
-        """Hold tiles of a stack. A step holds nothing while it waits, so no two steps wait for each other."""
+        """Hold tiles of a stack. A waiting step holds nothing, so no two steps wait for each other."""
         wanted = _Hold(stack, puts, deletes)
         while any(wanted.excludes(each) for each in self._holds):
             await self._released.wait()

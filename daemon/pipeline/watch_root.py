@@ -1,4 +1,4 @@
-"""The watched directory as this process resolved it at its first use."""
+"""Resolve a watched directory once, at its first use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Work queue: montages that wait for a step, and the tasks of the steps that run."""
+"""Work queue: montages that wait for a step, and the tasks of running steps."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -8,11 +8,13 @@ from daemon.montages.states import STEP_OF_STATE, Step
 from daemon.pipeline.schedule import Schedule, Ticket
 
 LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, Step.APPLY: 4}
-"""Most montages of one watch in each step at once. Several make mipmaps, so that the last tiles of one montage do not
-leave workers idle."""
+"""Largest number of montages of one watch in each step. Several make mipmaps, so that the last tiles of one montage do
+not leave workers idle."""
 POLL_S = 1.0
-"""Pause while tickets wait for something that does not wake the queue, such as a directory that becomes accessible."""
+"""Interval of checks while tickets wait for a condition that does not wake the queue, such as an inaccessible
+directory."""
 IDLE_S = 3600.0
+"""Interval of checks otherwise."""
 
 
 class WorkQueue:
@@ -33,7 +35,7 @@ class WorkQueue:
         return montage_id in self._schedule or montage_id in self._tasks
 
     def __len__(self) -> int:
-        """Return the number of tickets, those of running steps included."""
+        """Return the number of tickets, including those of running steps."""
         return len(self._schedule)
 
     @property
@@ -80,7 +82,7 @@ class WorkQueue:
         return self._schedule.next_time()
 
     def pause_s(self) -> float:
-        """Return the longest time until tickets may become due or startable."""
+        """Return the seconds until tickets may become due or may start."""
         next_time = self.next_time()
         due_in_s = IDLE_S if next_time is None else max(0.0, next_time - self._clock())
         return min(due_in_s, POLL_S) if len(self._schedule) > len(self._tasks) else due_in_s
@@ -100,7 +102,7 @@ class WorkQueue:
 
         Parameters
         ----------
-        task : a task that has ended; None if the current task of the montage ends by itself.
+        task : a task that has ended; None if the calling task is that of the montage.
         """
         if task is not None and self._tasks.get(ticket.montage_id) is not task:
             return False

@@ -1,7 +1,7 @@
-"""Worker gate: whether mipmap steps may begin, and what is known of the workers.
+"""Worker gate: whether mipmap steps may begin, and the state of the workers.
 
-A dask scheduler that is away is waited for: the executor connects again, at growing intervals, and submits again what
-was lost. Meanwhile no further step begins.
+While a dask scheduler is unreachable, no further step begins. The executor reconnects at growing intervals and
+resubmits lost tiles.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()
 
-LOOK_S = 2.0
-"""Pause between looks for new problems of workers."""
+CHECK_S = 2.0
+"""Interval of checks for new problems of workers."""
 
 
 class WorkerGate:
-    """The workers as the pipeline sees them. Made in the event loop.
+    """The workers from the pipeline's view. It must be created in the event loop.
 
     Parameters
     ----------
@@ -32,10 +32,10 @@ class WorkerGate:
         self._pool = pool
         self._on_open = on_open
         self._loop = asyncio.get_running_loop()
-        self._away_since: float | None = None
+        self._unavailable_since: float | None = None
         self._logged: frozenset[str] = frozenset()
         self.known = asyncio.Event()
-        """Set when the scheduler has answered, or has not."""
+        """Set when the scheduler has responded, or is known to be unreachable."""
         self._news: str | None = None
         pool.on_scheduler = self._scheduler_changed
         if pool.scheduler_news is not None:
@@ -54,7 +54,7 @@ class WorkerGate:
         return self._pool.crew
 
     def _scheduler_changed(self, fault: str) -> None:
-        """Take news from the executor's thread."""
+        """Handle a change of the scheduler's state, reported by the executor's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._adopt, fault)
 
@@ -64,18 +64,18 @@ class WorkerGate:
         self._news = fault
         self.known.set()
         if fault:
-            self._away_since = self._away_since or time.monotonic()
+            self._unavailable_since = self._unavailable_since or time.monotonic()
             log.warning("workers.unavailable", fault=fault)
             return
-        since, self._away_since = self._away_since, None
-        away_s = round(time.monotonic() - since, 1) if since is not None else None
-        log.info("workers.available", scheduler=self.crew.scheduler, seconds_away=away_s)
+        since, self._unavailable_since = self._unavailable_since, None
+        outage_s = round(time.monotonic() - since, 1) if since is not None else None
+        log.info("workers.available", scheduler=self.crew.scheduler, outage_s=outage_s)
         self._loop.call_soon(self._on_open)
 
     async def run(self) -> None:
         """Log each new problem of a worker once, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
             found = frozenset(self.crew.warnings())
             for problem in sorted(found - self._logged):
                 log.warning("workers.problem", problem=problem)

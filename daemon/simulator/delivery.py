@@ -1,4 +1,4 @@
-"""How the files of a simulated microscope arrive: whole, in pieces, or at full size from the start."""
+"""Write the files of a simulated microscope: whole, in pieces, or at full size from the start."""
 
 import os
 import time
@@ -15,9 +15,9 @@ class Arrival(StrEnum):
     DIRECT = "direct"
     """Opened, written, closed."""
     PIECES = "pieces"
-    """Written in pieces with pauses: its size grows."""
+    """Written in pieces with pauses, so that its size grows."""
     PREALLOCATED = "preallocated"
-    """As by robocopy: at full size from the start, filled in pieces; the source's mtime is set at the end."""
+    """Like robocopy: at full size from the start, filled in pieces; the source's mtime is set at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +27,18 @@ class Delivery:
     arrival: Arrival = Arrival.RENAMED
     piece_bytes: int = 1 << 16
     piece_pause_s: float = 0.0
-    """After each piece."""
+    """Pause after each piece."""
     tile_pause_s: float = 0.0
-    """After each tile."""
+    """Pause after each tile."""
 
 
 AT_ONCE = Delivery()
-"""Each file whole and at once."""
+"""Each file is written whole, without pauses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The files of a section."""
+    """The written files of a section."""
 
     directory: Path
     metafile: Path
@@ -46,6 +46,7 @@ class Written:
 
 
 def deliver(path: Path, content: bytes, delivery: Delivery) -> None:
+    """Write a file as the delivery specifies. Blocking; raises OSError."""
     match delivery.arrival:
         case Arrival.RENAMED:
             part = path.with_name(f".{path.name}.part")
@@ -62,7 +63,7 @@ def deliver(path: Path, content: bytes, delivery: Delivery) -> None:
 
 
 def append(log: Path, text: str, delivery: Delivery) -> None:
-    """Append to a log; in two pieces, cut within a line, where files are written in pieces."""
+    """Append to a log. If files are written in pieces, append two pieces that are cut within a line."""
     content = text.encode()
     cut = len(content) // 2 if delivery.arrival in (Arrival.PIECES, Arrival.PREALLOCATED) else 0
     for piece in (content[:cut], content[cut:]):

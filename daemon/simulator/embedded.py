@@ -1,4 +1,4 @@
-"""The stand-in within the process, for `url = "embedded"`."""
+"""Run the stand-in within this process, for `url = "embedded"`."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -21,5 +21,5 @@ async def serve_if_embedded(render: RenderSettings) -> AsyncIterator[str]:
     )
 
     async with serve_standin() as url:
-        log.warning("render.embedded", url=url, note="a stand-in, for trials: the stop deletes its stacks")
+        log.warning("render.embedded", url=url, note="a stand-in for trials: its stacks are lost when the daemon stops")
         yield url

@@ -1,4 +1,4 @@
-"""Frames of the simulated camera, and what the microscope measures of them."""
+"""Frames of the simulated camera, and the microscope's statistics of them."""
 
 import io
 from enum import StrEnum
@@ -18,26 +18,26 @@ _CAMERA_NOISE = 5.0
 """Standard deviation of a pixel, in 8-bit grey values."""
 _SHIFTS = 64
 _TOO_BRIGHT = 90
-"""Grey values that a SATURATED tile has too much."""
+"""Grey values that are added to a SATURATED tile."""
 _BLUR_PX = 16
-"""Standard deviation of the blur of a BLURRED tile."""
+"""Standard deviation of the blur of a BLURRED tile, pixels."""
 _FOCUS_LOST = 8.0
-"""Of its focus score."""
+"""Reduction of a BLURRED tile's focus score."""
 
 
 class PixelSource(StrEnum):
     """Content of the images."""
 
     TISSUE = "tissue"
-    """Neuropil, continuous within and between sections; takes about 0.15 s for a tile of 1024 x 1024."""
+    """Neuropil, continuous within and between sections. Takes about 0.15 s for a tile of 1024 x 1024."""
     NOISE = "noise"
-    """Coarse noise, different in every tile; as fast as the disk."""
+    """Coarse noise, different in every tile. As fast as the disk."""
     FLAT = "flat"
     """One grey value per tile."""
 
 
 class NoiseFrames:
-    """Coarse noise: each index cuts another window, and is written into its first pixels."""
+    """Coarse noise: each index selects another window and is written into its first pixels."""
 
     def __init__(self, width: int, height: int, seed: int) -> None:
         shape = (-(-(height + _SHIFTS) // 4), -(-(width + _SHIFTS) // 4))
@@ -46,6 +46,7 @@ class NoiseFrames:
         self._size = (width, height)
 
     def frame(self, index: int) -> npt.NDArray[np.uint8]:
+        """Return the frame of an index, (H, W)."""
         width, height = self._size
         x, y = index % _SHIFTS, index // _SHIFTS % _SHIFTS
         frame = self._field[y : y + height, x : x + width].copy()
@@ -55,7 +56,7 @@ class NoiseFrames:
 
 
 class FrameSource:
-    """Images the tiles of a section."""
+    """Makes the frames of a section's tiles."""
 
     def __init__(self, plan: SectionPlan, source: PixelSource) -> None:
         self._plan = plan
@@ -64,7 +65,7 @@ class FrameSource:
         self._noise = NoiseFrames(*size, plan.seed) if source is PixelSource.NOISE else None
 
     def frame(self, tile: TilePlan) -> Frame:
-        """Return the frame of a tile: the same at every call."""
+        """Return the frame of a tile, (H, W), uint8 or uint16; the same in every call."""
         if tile.fault is TileFault.REPEATED:
             tile = self._plan.tiles[tile.raster_index - 1]
         camera = self._plan.camera
@@ -99,6 +100,7 @@ def _digitise(grey: npt.NDArray[Any], bits: int) -> Frame:
 
 
 def measure(frame: Frame, fault: TileFault | None = None) -> TileStatistics:
+    """Return the statistics of a frame in the units of the metafile."""
     scale = 257 if frame.dtype == np.uint8 else 1
     mean, deviation = float(frame.mean()) * scale, float(frame.std(dtype=np.float32)) * scale
     return TileStatistics(
@@ -111,7 +113,7 @@ def measure(frame: Frame, fault: TileFault | None = None) -> TileStatistics:
 
 
 def tiff_bytes(frame: Frame) -> bytes:
-    """Return the frame as an uncompressed grey TIFF of its own depth."""
+    """Return a frame as an uncompressed grey TIFF with its bit depth."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "TIFF")
     return file.getvalue()

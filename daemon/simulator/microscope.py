@@ -1,8 +1,8 @@
-"""A simulated TEMCA: writes the tiles and metafiles of planned sections as the microscope or its copy job does.
+"""A simulated microscope: writes the tiles and metafiles of planned sections like the microscope or its copy job.
 
     python -m daemon.simulator.microscope /data/temca2 --sections 3 --tiles 12 --size 1024x1024
 
-prints a JSON object for each file and exits 0 when all are written.
+It prints a JSON object for each file, and exits with 0 when all files are written.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--session", default="20314_2L_0151_07", help="name of the imaging session")
     add("--seed", type=int, default=0, help="number of the block of tissue")
     add("--metafile-first", type=_positive, metavar="K", help="write the metafile of the K-th section before its tiles")
-    add("--format", choices=list(FORMATS), default="pytemca", help="what it writes")
+    add("--format", choices=list(FORMATS), default="pytemca", help="format of the files")
     add("--bad-tiles", type=_positive, metavar="K", help="make one tile of each fault in the K-th section")
     add("--form", type=MetafileForm, choices=list(MetafileForm), default=MetafileForm.TILE_PER_LINE)
     add("--arrival", type=Arrival, choices=list(Arrival), default=Arrival.RENAMED, help="how files are written")
@@ -94,7 +94,7 @@ def _plans(arguments: argparse.Namespace) -> list[SectionPlan]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when every section is written, 1 when the disk refuses."""
+    """Run the command; return 0 when every section is written, 1 if a file cannot be written."""
     arguments = _arguments(argv)
     delivery = Delivery(arguments.arrival, piece_pause_s=arguments.piece_pause, tile_pause_s=arguments.tile_pause)
     try:

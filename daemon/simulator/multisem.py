@@ -1,4 +1,4 @@
-"""What a Zeiss MultiSEM of 2022 leaves of a section: one slab of one scan, a PNG for each beam, a table at the end."""
+"""Write a section as a Zeiss MultiSEM of 2022: one slab of one scan, a PNG for each beam, then the table."""
 
 import io
 import time
@@ -12,7 +12,7 @@ from daemon.simulator.frames import Frame, FrameSource
 from daemon.simulator.section import SectionPlan, TilePlan
 
 BEAMS = 91
-"""Beams of one mFOV."""
+"""Number of beams, and so of images, of one mFOV."""
 
 
 def write_slab(
@@ -59,7 +59,7 @@ def image_name(plan: SectionPlan, tile: TilePlan) -> str:
 
 
 def table_bytes(plan: SectionPlan) -> bytes:
-    """Return the coordinate table: pixels with three decimals, far from 0."""
+    """Return the coordinate table: pixels with three decimals, far from the origin."""
     far = 2_000_000
 
     def line(tile: TilePlan) -> str:
@@ -70,7 +70,7 @@ def table_bytes(plan: SectionPlan) -> bytes:
 
 
 def png_bytes(frame: Frame) -> bytes:
-    """Return the frame as a grey PNG of its own depth."""
+    """Return a frame as a grey PNG with its bit depth."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "PNG", compress_level=1)
     return file.getvalue()

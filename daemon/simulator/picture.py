@@ -1,4 +1,4 @@
-"""A picture of a section that no stack holds yet: from its metafile, or from resolved tiles at a URL or in a file.
+"""Draw a section that is not in a stack yet, from its metafile or from resolved tiles at a URL or in a file.
 
     python -m daemon.simulator.picture /data/temca2/.../_metadata_..._.json section.png
 
@@ -29,7 +29,7 @@ def resolved_tiles_at(source: str) -> Json:
     Raises
     ------
     Fault
-        If the source cannot be read or holds something else.
+        If the source cannot be read or is neither a metafile nor resolved tiles.
     """
     if source.startswith(("http://", "https://")):
         return _tiles_in(_fetched(source), source)
@@ -57,7 +57,7 @@ def _tiles_in(text: bytes, source: str) -> Json:
     except ValueError as error:
         raise Fault(source, f"is not JSON: {error}") from error
     if not isinstance(tiles, dict) or "tileIdToSpecMap" not in tiles:
-        raise Fault(source, "contains no resolved tiles", "give the URL .../z/{z}/resolvedTiles of a stack")
+        raise Fault(source, "contains no resolved tiles", "use the URL .../z/{z}/resolvedTiles of a stack")
     return tiles
 
 
@@ -68,7 +68,7 @@ def _tiles_of_metafile(path: Path) -> Json:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when the picture is written, 1 on a fault."""
+    """Run the command; return 0 when the picture is written, 1 on a fault."""
     parser = argparse.ArgumentParser("python -m daemon.simulator.picture", description="A picture of a section.")
     parser.add_argument("source", help="URL or file of a section's resolved tiles, or a metafile")
     parser.add_argument("png", type=Path, help="file to write")

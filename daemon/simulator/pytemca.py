@@ -1,4 +1,4 @@
-"""The metafile that pyTEMCA writes of a section: all keys of the format of 2018 and later ones."""
+"""Make the metafile that pyTEMCA writes for a section, with all keys of the format since 2018."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ class MetafileForm(StrEnum):
     """Layout of a metafile's JSON. Real files vary in white space and container."""
 
     TILE_PER_LINE = "tile-per-line"
-    """Header indented by 1, one tile a line: most files since 2017."""
+    """Header indented by 1, one tile on each line: most files since 2017."""
     INDENT_1 = "indent-1"
     INDENT_2 = "indent-2"
     COMPACT = "compact"
@@ -32,7 +32,7 @@ class TileStatistics:
     minimum: int
     maximum: int
     mean: int
-    """0 to 65535, for every bit depth."""
+    """0 to 65535 for every bit depth."""
     std_dev: int
     """0 to 255."""
     focus_score: float
@@ -48,8 +48,8 @@ def metafile_bytes(
 
     Parameters
     ----------
-    statistics : of the tiles, in their order.
-    appended : a third element, such as {"sharedTransform": {...}}. None: no third element.
+    statistics : statistics of the tiles, in the order of the plan.
+    appended : a third element, such as {"sharedTransform": {...}}; None: no third element.
     """
     tiles = [_tile_record(plan, tile, measured) for tile, measured in zip(plan.tiles, statistics, strict=True)]
     extra = [dict(appended)] if appended else []
@@ -142,7 +142,7 @@ def _tile_record(plan: SectionPlan, tile: TilePlan, measured: TileStatistics) ->
 
 
 def _edge(plan: SectionPlan, tile: TilePlan, position: int, neighbour: int | None) -> dict[str, Any]:
-    """Return the match with an earlier neighbour: position 3 above, 2 on the left. Quality -1: there is none."""
+    """Return the match with an earlier neighbour: position 3 above, 2 on the left. Quality -1: no neighbour."""
     edge = {"position": position, "row": tile.raster_row, "col": tile.raster_col}
     if neighbour is None:
         return edge | {"match_quality": -1} | dict.fromkeys(("dX", "dY", "dXsd", "dYsd", "distance", "rotation"), 0.0)

@@ -1,7 +1,7 @@
-"""What SBEMimage leaves of a slice: its images, a line of the run's log for each, and a line that closes the slice.
+"""Write a slice as SBEMimage: its images, a line in the run's log for each, and a line that closes the slice.
 
-All slices of one root belong to one run, whose log grows. Every line is written at once and whole, except where the
-delivery writes files in pieces.
+All slices of one root belong to one run, whose log grows. Each line is written whole, unless the delivery writes in
+pieces.
 """
 
 import time
@@ -100,7 +100,7 @@ def tile_line(plan: SectionPlan, tile: TilePlan) -> str:
 
 
 def complete_line(plan: SectionPlan) -> str:
-    """Return the line that closes a slice; it has the number of the next one."""
+    """Return the line that closes a slice. It contains the number of the next slice."""
     at = int(plan.tiles[-1].exposed_at.timestamp()) + 20
     return _line("SLICE COMPLETE", {"timestamp": at, "completed_slice": plan.z_index + 1})
 

@@ -1,4 +1,4 @@
-"""The plan of a section: position and time of each tile. Pure; 20,000 tiles take 0.3 s."""
+"""Plan a section: position and time of each tile. Pure; 20,000 tiles take 0.3 s."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from daemon.simulator.tissue.lattice import SECTION_THICKNESS
 TILE_PERIOD_S = 1035 / 2772
 """Time for each tile of a production section of 2018."""
 _STAGE_ERROR_PX = 0.12
-"""Largest error of the stage: with rounding to whole nm a step is exact to half a pixel, as on stages since 2018."""
+"""Largest error of the stage. With rounding to whole nm, a step is exact to half a pixel, as on stages since 2018."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class Camera:
 
 
 class TileFault(StrEnum):
-    """What is wrong with a tile, although its file is valid."""
+    """Fault of a tile whose file is valid."""
 
     BLURRED = "blurred"
     """Out of focus."""
     SATURATED = "saturated"
-    """Too bright: much of it is white."""
+    """Too bright: a large part is white."""
     REPEATED = "repeated"
-    """The camera was stuck: the image of the tile before."""
+    """The camera was stuck: the image is that of the previous tile."""
     SHIFTED = "shifted"
-    """Imaged beside the place that the stage reported."""
+    """Imaged at another place than the stage reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class TilePlan:
     stage_y_nm: int
     left_px: int
     top_px: int
-    """Corner of the frame in pixels of the tissue, from the centre of the ROI."""
+    """Corner of the frame, pixels of the tissue from the centre of the ROI; the same for left_px."""
     exposed_at: datetime
     image_name: str
     above: int | None
@@ -79,11 +79,11 @@ class SectionPlan:
     camera: Camera
     pixel_size_nm: float
     angle_deg: float
-    """Rotation from stage to image."""
+    """Rotation from stage to image, degrees."""
     overlap: float
-    """Fraction of a tile's width and height."""
+    """Overlap of neighbours as a fraction of a tile's width and height."""
     roi_center_nm: tuple[int, int]
-    """Stage (x, y)."""
+    """Stage (x, y), nm."""
     created_at: datetime
     seed: int
     """Seed of the tissue and of all errors."""
@@ -124,9 +124,13 @@ def plan_section(
     created_at: datetime = datetime(2018, 11, 20, 9, 14, 39, tzinfo=UTC),
     seed: int = 0,
 ) -> SectionPlan:
-    """Plan a section of `tiles` tiles of `size` (width, height) pixels, in an ROI without corners.
+    """Plan a section in an ROI without corners. The same arguments give the same plan.
 
-    The same arguments give the same plan. `created_at` is the microscope's local time and is written unchanged.
+    Parameters
+    ----------
+    tiles : number of tiles.
+    size : width and height of a tile, pixels.
+    created_at : local time of the microscope, written unchanged.
     """
     plan = SectionPlan(
         project=project,
@@ -151,7 +155,7 @@ def plan_section(
 
 
 def roi_cells(count: int, first_col: int = 0) -> tuple[tuple[int, int], ...]:
-    """Return the raster (col, row) of an ROI of `count` tiles in the order of imaging: a box without its corners.
+    """Return the raster positions (col, row) of an ROI of `count` tiles in imaging order: a box without corners.
 
     >>> roi_cells(7)
     ((1, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (2, 2))
@@ -223,8 +227,8 @@ def _stage_position(plan: SectionPlan, x_px: float, y_px: float) -> tuple[int, i
 def _frame_corner(plan: SectionPlan, stage_x_nm: int, stage_y_nm: int) -> tuple[int, int]:
     """Return the corner (x, y) of a frame in whole pixels from the centre of the ROI.
 
-    Both are rounded down in the frame of the stage, as in tile specs with integer positions (while no coordinate
-    changes its sign within the ROI), so that tiles composed by their specs show no seam.
+    Tile and centre are rounded down in the stage's frame, as in tile specs with integer positions (if no coordinate
+    changes its sign within the ROI), so that tiles that are placed by their specs show no seam.
     """
     x, y = _in_pixels(plan, stage_x_nm, stage_y_nm)
     center_x, center_y = _in_pixels(plan, *plan.roi_center_nm)
@@ -232,7 +236,10 @@ def _frame_corner(plan: SectionPlan, stage_x_nm: int, stage_y_nm: int) -> tuple[
 
 
 def _in_pixels(plan: SectionPlan, stage_x_nm: int, stage_y_nm: int) -> tuple[float, float]:
-    """Source: TEMCA metafile, fields stage_pos, pixel_size_x_move, pixel_size_y_move, angle."""
+    """Return a stage position in pixels, rotated into the image frame.
+
+    Source: TEMCA metafile, fields stage_pos, pixel_size_x_move, pixel_size_y_move, angle.
+    """
     turn = radians(plan.angle_deg)
     x, y = stage_x_nm / plan.pixel_size_nm, stage_y_nm / plan.pixel_size_nm
     return x * cos(turn) + y * sin(turn), y * cos(turn) - x * sin(turn)

@@ -1,7 +1,7 @@
-"""What SerialEM leaves of a montage: a TIFF for each piece and an idoc, which grows and is rewritten at the end.
+"""Write a montage as SerialEM: a TIFF for each piece, and an idoc that grows and is rewritten at the end.
 
-All montages of one root belong to one file. The last look at a montage adds the aligned coordinates to its pieces, as
-SerialEM does when it has made the overview, and the entry MontSection.
+All montages of one root belong to one file. At the end, the aligned coordinates of the pieces and the entry MontSection
+are added, as SerialEM does after it has made the overview.
 """
 
 import re
@@ -20,7 +20,7 @@ _CORRELATION = 0.42
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a montage begins in its file."""
+    """Start of a montage in its file: numbers of its section and of its first image."""
 
     section: int
     image: int
@@ -67,7 +67,7 @@ def write_montage(
 
 
 def head(plan: SectionPlan) -> str:
-    """Return the values of the file as a whole."""
+    """Return the head of an idoc: the values of the whole file."""
     camera = plan.camera
     values = {
         "ImageSeries": 1,
@@ -82,11 +82,11 @@ def head(plan: SectionPlan) -> str:
 
 
 def montage_text(plan: SectionPlan, names: Sequence[str], statistics: Sequence[TileStatistics], section: int) -> str:
-    """Return the entries of a montage that is over.
+    """Return the entries of a finished montage.
 
     Parameters
     ----------
-    names : of the entries of its images, as in `Image = run_0000.tif`.
+    names : names of the images' entries, as in `Image = run_0000.tif`.
     """
     pieces = (
         piece_text(plan, tile, name, measured, section, is_aligned=True)
@@ -136,7 +136,7 @@ def piece_text(
 
 
 def _steps(plan: SectionPlan) -> tuple[int, int]:
-    """Return the distance of two columns and of two rows, in pixels."""
+    """Return the distance between two columns and between two rows, pixels."""
     return round(plan.camera.width * (1 - plan.overlap)), round(plan.camera.height * (1 - plan.overlap))
 
 

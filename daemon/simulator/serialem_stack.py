@@ -1,4 +1,4 @@
-"""What SerialEM leaves of a montage that it saves in an MRC stack: the stack grows, its mdoc is rewritten."""
+"""Write a montage as SerialEM into an MRC stack: the stack grows, and its mdoc is rewritten."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ HEADER_BYTES = 1024
 
 
 def write_stack_montage(plan: SectionPlan, root: Path, source: FrameSource) -> Written:
-    """Append a section to the stack of its session below `root`; the images are those of the stack, all one file."""
+    """Append a section to the stack of its session below `root`. All returned images are the stack's file."""
     directory = root / plan.specimen_id
     directory.mkdir(parents=True, exist_ok=True)
     stack, mdoc = directory / f"{plan.session_id}.mrc", directory / f"{plan.session_id}.mrc.mdoc"
@@ -33,12 +33,12 @@ def write_stack_montage(plan: SectionPlan, root: Path, source: FrameSource) -> W
 
 
 def stack_head(plan: SectionPlan, stack: str) -> bytes:
-    """Return the head of an mdoc: that of an idoc, with the name of the stack."""
+    """Return the head of an mdoc: that of an idoc with the name of the stack."""
     return head(plan).replace("ImageSeries = 1", f"ImageFile = {stack}").encode()
 
 
 def append_section(stack: Path, frame: Frame) -> None:
-    """Append an image to a stack: rows from the bottom up, bytes signed; the number of sections is written last."""
+    """Append an image to a stack: rows from the bottom up, bytes signed. The number of sections is written last."""
     rows = frame[::-1]
     stored = (rows.astype(np.int16) - 128).astype(np.int8) if frame.dtype == np.uint8 else rows.astype("<u2")
     section_bytes = stored.nbytes
@@ -51,7 +51,7 @@ def append_section(stack: Path, frame: Frame) -> None:
 
 
 def stack_header(frame: Frame, sections: int) -> bytes:
-    """Return the header of a stack of such images."""
+    """Return the header of a stack of images like the frame."""
     found = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
     height, width = frame.shape
     for fields in (("nx", "ny", "nz"), ("mx", "my", "mz")):

@@ -1,7 +1,7 @@
-"""The demonstration: a simulated microscope, the daemon and a stand-in render-ws, each a process of its own.
+"""The demonstration: a simulated microscope, the daemon and a stand-in for render-ws, each in its own process.
 
-It shows the progress, then reads the stacks back over REST, verifies every mipmap file that they name, composes a
-picture of each section from them, and reports whether everything is correct.
+It shows the progress, reads the stacks back over REST, verifies every mipmap file in them, composes a picture of each
+section, and reports whether everything is correct.
 """
 
 import asyncio
@@ -50,14 +50,14 @@ from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.text import printable
 
-LOOK_EVERY_S = 0.3
+POLL_S = 0.3
 STALLED_AFTER_S = 240.0
 NOTHING_FOUND_AFTER_S = 15.0
-FINISHED_WELL = frozenset({MontageState.COMPLETE, MontageState.IGNORED, MontageState.SUPERSEDED})
+GOOD_STATES = frozenset({MontageState.COMPLETE, MontageState.IGNORED, MontageState.SUPERSEDED})
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) in pixels from text such as 1024x1024.
+    """Return (width, height) in pixels of a text such as 1024x1024. Raises ValueError.
 
     >>> parse_size("1024x768")
     (1024, 768)
@@ -74,7 +74,12 @@ class Show:
 
     Parameters
     ----------
-    directory : the user's own acquisitions. None: a simulated microscope writes some.
+    sections : number of sections to image.
+    tiles : number of tiles of a section.
+    width, height : size of a tile, pixels.
+    directory : the user's own acquisitions; None: a simulated microscope writes some.
+    keep : whether everything keeps running at the end.
+    output : directory of all files.
     """
 
     sections: int
@@ -87,7 +92,7 @@ class Show:
     format: str = "pytemca"
     """Format that the microscope writes."""
     store: str = "directory"
-    """Where the mipmaps are: in the output directory, or "s3", in an object store of the demonstration."""
+    """Store of the mipmaps: "directory" is in the output directory, "s3" is an object store of the demonstration."""
     console: Console = field(default_factory=Console)
 
     async def run(self) -> bool:
@@ -137,7 +142,7 @@ class Show:
 
     @property
     def _has_bad_tiles(self) -> bool:
-        """Whether the microscope makes bad tiles in the last section: pyTEMCA's metafile has the numbers for them."""
+        """Whether the last section has bad tiles, for which pyTEMCA's metafile has quality numbers."""
         is_large = self.tiles >= LEAST_TILES and min(self.width, self.height) >= LEAST_SIDE_PX
         return self.directory is None and self.format == "pytemca" and is_large
 
@@ -177,7 +182,7 @@ class Show:
     # --- the run
 
     async def _watch(self, http: aiohttp.ClientSession, url: str, watched: Path) -> list[dict[str, Any]]:
-        """Show the progress until nothing is left to do; return the montages."""
+        """Show the progress until all montages have ended; return them."""
         columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
             expected = None if self.directory else self.sections
@@ -216,7 +221,7 @@ class Show:
                 raise DemoFault("microscope", "ended with an error", f"see {self.output / 'microscope.log'}")
             if self._is_over(montages, microscope, time.monotonic() - moved_at):
                 return montages
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_S)
 
     def _is_over(self, montages: list[dict[str, Any]], microscope: object, still_s: float) -> bool:
         unfinished = [m for m in montages if m["state"] in UNFINISHED]
@@ -274,10 +279,10 @@ class Show:
         for picture in pictures:
             self.console.print(f"picture   {picture}", highlight=False)
         good = bool(results) and all(not result.problems for result in results)
-        return good and all(m["state"] in FINISHED_WELL for m in montages) and bool(pictures)
+        return good and all(m["state"] in GOOD_STATES for m in montages) and bool(pictures)
 
     async def _show_quality(self, http: aiohttp.ClientSession, url: str, montages: list[dict[str, Any]]) -> bool:
-        """Print the verdicts and save heatmaps; return whether they name the planted faults and no other tile."""
+        """Print the verdicts and save heatmaps; return whether the verdicts list exactly the planted faults."""
         verdicts = await fetch_verdicts(http, url, montages)
         for line in quality_lines(montages, verdicts):
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -302,5 +307,5 @@ class Show:
 
 
 def _picture(resolved: dict[str, Any], path: Path, served: ServedLevels) -> None:
-    served.know(resolved)
+    served.add_sizes(resolved)
     save_picture(compose_section(resolved, path_map=served), path)

@@ -1,4 +1,4 @@
-"""Screenshots of the dashboard, where a browser is installed."""
+"""Take screenshots of the dashboard, if a browser is installed."""
 
 import asyncio
 import contextlib
@@ -12,17 +12,16 @@ import aiohttp
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_S = 90.0
-"""A browser gets this long for a screenshot."""
+"""Time-out of a screenshot."""
 HEIGHTS = {"overview": 900, "section": 1500, "tile": 1100}
-_HTML = {"Accept": "text/html"}
 
 
 async def photograph_pages(
     http: aiohttp.ClientSession, url: str, montages: list[dict[str, Any]], output: Path
 ) -> list[Path]:
-    """Return screenshots of overview, last section (with a heatmap) and one of its tiles.
+    """Take screenshots of the overview, the last section (with a heatmap) and one of its tiles; return their files.
 
-    None where there is no browser, or no section is complete.
+    The result is empty without a browser or a complete section.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ async def photograph_pages(
 
 
 async def _first_tile(http: aiohttp.ClientSession, section: str) -> str | None:
-    """Return the page of a tile; None if the section names none."""
+    """Return the address of a tile's page; None if the section has no tiles."""
     async with http.get(f"{section.replace('/montages/', '/api/montages/')}/tiles") as answer:
         tiles = (await answer.json()).get("tiles") if answer.status == 200 else None
     return f"{section}/tiles/{tiles[len(tiles) // 2]}" if tiles else None

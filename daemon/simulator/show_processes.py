@@ -1,4 +1,4 @@
-"""The processes of the demonstration: their directory, configuration and logs, and what they report."""
+"""The processes of the demonstration: their directory, configuration, logs and reports."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from handlers.errors import Fault, SettingsFault
 LEVELS = 6
 OWNER = "demo"
 MARK = ".temwatch-demo"
-"""Marks a directory that an earlier demonstration made and that this one may replace."""
+"""Name of the file that marks the output of an earlier demonstration, which this one may replace."""
 
 
 class DemoFault(Fault):
@@ -39,7 +39,7 @@ def prepare(output: Path) -> None:
     if output.exists() and any(output.iterdir()):
         if not (output / MARK).exists():
             raise SettingsFault(
-                "--output", f"{output} is not empty and was not made by a demonstration", "name another directory"
+                "--output", f"{output} is not empty and was not made by a demonstration", "choose another directory"
             )
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,11 @@ def free_port() -> int:
 def config_text(
     render_url: str, watched: Path, output: Path, port: int, format_: str = "pytemca", mipmaps: str | None = None
 ) -> str:
-    """Return the configuration of the daemon: the usual one with short times.
+    """Return the configuration of the daemon, with short times.
 
     Parameters
     ----------
-    mipmaps : lines that say where the mipmaps are; None: in the output directory.
+    mipmaps : lines with the place of the mipmaps; None: the output directory.
     """
 
     def quoted(value: object) -> str:
@@ -133,7 +133,7 @@ async def process(name: str, output: Path, *arguments: str) -> AsyncIterator[tup
 
 
 async def first_line(log: Path, wanted: Callable[[str], str | None], timeout_s: float = 60.0) -> str:
-    """Return the first result of `wanted` other than None for a line of a growing log."""
+    """Return the result of `wanted` for the first line of a growing log for which it is not None."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         for line in _lines(log):
@@ -172,6 +172,6 @@ async def fetch_tiles_made(http: aiohttp.ClientSession, url: str) -> int:
 
 
 def imaged_tiles(log: Path) -> int:
-    """Return how many images the microscope has written according to its log."""
+    """Return how many images the microscope has written, according to its log."""
     said = log.read_text(encoding="utf-8", errors="replace")
     return sum(said.count(f'.{extension}"') for extension in ("tif", "png", "jpg"))

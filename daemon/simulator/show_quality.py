@@ -1,4 +1,4 @@
-"""The quality of the demonstration's sections, as the daemon reports it: verdicts, worst tiles, heatmaps."""
+"""Show the quality of the demonstration's sections: verdicts, worst tiles, heatmaps."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def fetch_verdicts(http: aiohttp.ClientSession, url: str, montages: Iterab
 
 
 async def save_heatmaps(http: aiohttp.ClientSession, url: str, montage: Json, directory: Path) -> list[Path]:
-    """Save the mosaic and every heatmap of a montage beside the pictures; return the files."""
+    """Save the mosaic and every heatmap of a montage; return the files."""
     base = f"{url}/api/montages/{montage['id']}"
     names = {"mosaic": "mosaic.png", **{str(number): f"heatmap/{number}.png" for number in Number}}
     files = []
@@ -67,9 +67,9 @@ def planted_faults(log: Path) -> dict[str, str]:
 
 
 def quality_problem(verdicts: Mapping[int, Json], planted: Mapping[str, str]) -> str:
-    """Return what the verdicts get wrong about planted faults; empty if they name all of them and no other tile."""
+    """Return how the verdicts differ from the planted faults; empty if they list exactly these tiles."""
     tiles = [tile for each in verdicts.values() for finding in each["findings"] for tile in finding["tiles"]]
     named = {tile.rsplit(".", 2)[0] for tile in tiles}  # without z
-    missed = [f"{tile} is {fault}, but no verdict names it" for tile, fault in planted.items() if tile not in named]
-    others = [f"{tile} is named by a verdict, but is not bad" for tile in sorted(named - planted.keys())]
+    missed = [f"{tile} is {fault}, but no verdict lists it" for tile, fault in planted.items() if tile not in named]
+    others = [f"{tile} is in a verdict, but is not bad" for tile in sorted(named - planted.keys())]
     return "; ".join([*missed, *others])

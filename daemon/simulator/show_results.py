@@ -1,4 +1,4 @@
-"""The results of the demonstration: stacks and mipmap files read back, and the tables that show them."""
+"""Read back the stacks and mipmap files of the demonstration, and show them as tables."""
 
 import asyncio
 import io
@@ -27,7 +27,7 @@ from handlers.uris import uri_to_path
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A stack as it was read back."""
+    """Result of reading back a stack."""
 
     stack: StackId
     state: str
@@ -37,7 +37,7 @@ class Result:
 
 
 async def verify(client: RenderClient, montages: Iterable[dict[str, Any]]) -> list[Result]:
-    """Read every stack back and check each mipmap file that it names."""
+    """Read back every stack and check all of its mipmap files."""
     sections: dict[str, set[float]] = {}
     raw: set[str] = set()
     expected: dict[str, int] = {}
@@ -123,7 +123,7 @@ def _seconds(montage: dict[str, Any]) -> str:
 
 
 def stack_table(results: list[Result]) -> Table:
-    """Return a table of the stacks as they were read back."""
+    """Return a table of the results of all stacks."""
     table = Table(title="Stacks, read back over REST", box=SIMPLE_HEAD)
     for heading in ("stack", "state", "tiles", "mipmap files", "problems"):
         table.add_column(heading, justify="left" if heading in ("stack", "state") else "right")

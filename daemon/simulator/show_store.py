@@ -1,4 +1,4 @@
-"""The object store of the demonstration: moto's S3 server, and its objects as the stand-in for render-ws shows them."""
+"""The object store of the demonstration: moto's S3 server, and its images as the stand-in for render-ws shows them."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ def require_packages() -> None:
 
 @contextlib.asynccontextmanager
 async def demo_store(output: Path) -> AsyncIterator[str]:
-    """Run the store with an empty bucket; yield the part of the configuration that names it."""
+    """Run the store with an empty bucket; yield the lines of its configuration."""
     async with process("store", output, "-c", _SERVER) as (_, log):
         url = await first_line(log, lambda line: line.strip() if line.startswith("http") else None)
         await asyncio.to_thread(_make_bucket, url)
@@ -64,12 +64,13 @@ def _make_bucket(url: str) -> None:
 
 @dataclass(slots=True)
 class ServedLevels:
-    """Files of a stack's images, for pictures: those in a store as the stand-in for render-ws shows them.
+    """Provides the images of a stack as files, for pictures. Images in a store are fetched from the stand-in.
 
     Parameters
     ----------
-    render_url, owner : of the stand-in.
-    directory : for the files.
+    render_url : URL of the stand-in.
+    owner : owner of the stacks.
+    directory : directory of the fetched files.
     """
 
     render_url: str
@@ -77,15 +78,15 @@ class ServedLevels:
     directory: Path
     _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def know(self, resolved: Mapping[str, Any]) -> None:
-        """Take note of the sizes of all levels of a section."""
+    def add_sizes(self, resolved: Mapping[str, Any]) -> None:
+        """Remember the sizes of all levels of a section."""
         for spec in resolved["tileIdToSpecMap"].values():
             for level, entry in spec["mipmapLevels"].items():
                 size = level_size(int(spec["width"]), int(spec["height"]), int(level))
                 self._sizes[entry["imageUrl"]] = size
 
     def to_path(self, url: str) -> Path:
-        """Return a file with the pixels of a URL. Raises OSError if the stand-in does not show them."""
+        """Return a file with the pixels of a URL. Raises OSError if the stand-in cannot show them."""
         if not is_http(url):
             return uri_to_path(url)
         path = self.directory / f"{hashlib.sha256(url.encode()).hexdigest()}.png"
@@ -111,5 +112,5 @@ class ServedLevels:
 
 
 def is_http(url: str) -> bool:
-    """Return whether a URL is read by HTTP."""
+    """Whether a URL has the scheme http or https."""
     return url.startswith(("http://", "https://"))

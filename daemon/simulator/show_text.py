@@ -1,4 +1,4 @@
-"""Lines of the demonstration for the person who watches it."""
+"""Texts that the demonstration prints."""
 
 import shlex
 import shutil
@@ -22,21 +22,21 @@ def program() -> str:
 def purpose(section: int) -> str:
     """Return the announcement of the section whose metafile is written before its images."""
     return (
-        f"on purpose, the metafile of section {section} comes before its images: the bars of its\n"
-        "montage stand still until the last image has arrived"
+        f"the metafile of section {section} is written before its images on purpose: the progress of its\n"
+        "montage stops until the last image has arrived"
     )
 
 
 def bad_tiles(section: int) -> str:
     """Return the announcement of the section with bad tiles."""
     return (
-        f"on purpose, section {section} has a blurred, a saturated, a repeated and a shifted tile:\n"
-        "its quality verdict has to name these four"
+        f"section {section} has a blurred, a saturated, a repeated and a shifted tile on purpose:\n"
+        "its quality verdict has to list these four"
     )
 
 
 def folded(command: str, width: int) -> str:
-    """Return a command as lines that can be pasted, broken before its options if it is longer than the width.
+    """Return a command as lines that can be pasted, broken before its options if it is longer than `width`.
 
     >>> folded("temwatch status --config c.toml", 20).splitlines()
     ['  temwatch status \\\\', '      --config c.toml']
@@ -46,23 +46,23 @@ def folded(command: str, width: int) -> str:
 
 
 def next_steps(config: Path, output: Path, width: int, *, store: str = "directory") -> str:
-    """Return commands for the time after the demonstration."""
+    """Return the text at the end of the demonstration, with commands to continue."""
     more = f" --store {store}" if store != "directory" else ""
     commands = (
         f"{program()} status --config {shlex.quote(str(config))}",
         f"{program()} demo --keep{more} --output {shlex.quote(str(output))}",
     )
     kept = "its journal and pictures are kept, the store was in memory" if more else KEPT
-    head = f"the daemon stops now; {kept}. Go on with"
+    head = f"the daemon stops now; {kept}. Continue with"
     return "\n".join([head, *(folded(each, width) for each in commands)])
 
 
 def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, float] | None, width: int) -> str:
-    """Return commands for another terminal while everything runs.
+    """Return the text while everything runs, with commands for another terminal.
 
     Parameters
     ----------
-    picture : a stack and a z to draw; None leaves the command out.
+    picture : stack and z to draw; None omits the command.
     """
     settings = f"--config {shlex.quote(str(config))}"
     lines = [

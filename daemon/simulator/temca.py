@@ -1,4 +1,4 @@
-"""Sections as a TEMCA or its copy job writes them."""
+"""Write sections like a TEMCA or its copy job."""
 
 import json
 import time
@@ -23,18 +23,18 @@ def write_section(
     delivery: Delivery = AT_ONCE,
     on_file: Callable[[Path], None] | None = None,
 ) -> Written:
-    """Write a section below `root`: tiles first and the metafile last, or the metafile first.
+    """Write a section below `root`: the tiles, then the metafile; or the metafile first.
 
     Parameters
     ----------
     appended : third element of the metafile, such as {"sharedTransform": {...}}.
-    metafile_first : as at the destination of a copy job that sorts files by name.
+    metafile_first : whether the metafile is written first, as by a copy job that sorts files by name.
     on_file : called after each file.
 
     Raises
     ------
     OSError
-        If the disk refuses.
+        If a file cannot be written.
     """
     camera = FrameSource(plan, PixelSource(pixels))
     directory = Path(root, plan.directory)
@@ -64,12 +64,12 @@ def write_tiles_for(
     size: tuple[int, int] | None = None,
     delivery: Delivery = AT_ONCE,
 ) -> tuple[Path, ...]:
-    """Write a distinct 8-bit image for each tile that a metafile names, and return their paths.
+    """Write a distinct 8-bit image for each tile of a metafile; return their paths.
 
     Parameters
     ----------
-    metafile : its path or its bytes, a list of two elements.
-    size : (width, height) in pixels; None: as in the header.
+    metafile : path or content of the metafile, a list of two elements.
+    size : (width, height), pixels; None: those of the header.
     """
     header, data = json.loads(metafile if isinstance(metafile, bytes) else metafile.read_bytes())[:2]
     camera = header["metadata"]["camera_info"]

@@ -1,24 +1,24 @@
-"""Bad tiles, as microscopes make them. Pure."""
+"""Plan bad tiles like those of real microscopes. Pure."""
 
 from dataclasses import replace
 
 from daemon.simulator.section import SectionPlan, TileFault, TilePlan
 
 LEAST_TILES = 8
-"""With fewer tiles some would be neighbours."""
+"""Fewest tiles of a section with bad tiles: with fewer, bad tiles would be neighbours."""
 OVERLAP = 0.15
-"""Of a section with bad tiles, a fraction of the frame: enough to compare neighbours at level 3."""
+"""Overlap of a section with bad tiles, as a fraction of the frame: sufficient to compare neighbours at level 3."""
 LEAST_SIDE_PX = 1000
-"""Smallest frame whose overlap is large enough for that."""
+"""Smallest side of a frame whose overlap is sufficient for that."""
 SHIFT_SHARE = (0.3, -0.2)
-"""Of the overlap, x and y: how far the stage was from the place that it reported."""
+"""Distance (x, y) of the stage from the reported place, as a fraction of the overlap."""
 
 
 def spoil_tiles(plan: SectionPlan) -> SectionPlan:
     """Return the section with one tile of each fault. Raises ValueError if it has too few tiles."""
     count = len(plan.tiles)
     if count < LEAST_TILES:
-        raise ValueError(f"a section with bad tiles needs {LEAST_TILES} tiles or more, and this one has {count}")
+        raise ValueError(f"a section with bad tiles needs at least {LEAST_TILES} tiles, and this one has {count}")
     places = {
         count // 4: TileFault.SHIFTED,
         count // 2: TileFault.SATURATED,
@@ -30,7 +30,7 @@ def spoil_tiles(plan: SectionPlan) -> SectionPlan:
 
 
 def _shifted(plan: SectionPlan, tile: TilePlan) -> TilePlan:
-    """Return a SHIFTED tile with the corner that it really has; its stage position stays."""
+    """Return a SHIFTED tile with its true corner and unchanged stage position; other tiles unchanged."""
     if tile.fault is not TileFault.SHIFTED:
         return tile
     x_px, y_px = (share * plan.overlap for share in SHIFT_SHARE)

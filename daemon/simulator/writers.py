@@ -1,4 +1,4 @@
-"""Sections as the microscope of each format writes them."""
+"""Write sections like the microscope of each format."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a demonstration or a test of a format writes and watches it."""
+    """How the demonstration and tests write and watch sections of a format."""
 
     write: Writer | None
-    """None: `write_section`."""
+    """Writer of a section; None: `write_section`."""
     z_rule: str
     specimen: str
-    """The specimen_id of the simulated block, as its reader finds it."""
+    """specimen_id of the simulated block, as the format's reader returns it."""
     watch: str = ""
     """Further lines of its [[watch]] table."""
 

@@ -1,4 +1,4 @@
-"""A directory of files that can be made again: the oldest go when it grows too large. Blocking."""
+"""A disk cache: a directory of bounded size that deletes its oldest files first. Blocking."""
 
 import contextlib
 import os
@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 
 _OWN_NAME = re.compile(r"[0-9a-f]{64}\.png")
-"""Only such files are counted and deleted."""
+"""Names of cached files: other files in the directory are neither counted nor deleted."""
 
 
 class BoundedDirectory:
-    """Keeps pictures by key.
+    """PNG files by key, at most `max_bytes` together.
 
     Parameters
     ----------
-    directory : made when the first file is put.
-    max_bytes : of all files together.
+    directory : created when the first file is stored.
+    max_bytes : limit of all files together.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -23,7 +23,12 @@ class BoundedDirectory:
         self._max_bytes = max_bytes
 
     def get(self, key: str) -> bytes | None:
-        """Return the file of a key, a SHA-256 in hexadecimal digits; None if it is not kept. It is now the newest."""
+        """Return the content stored under a key, and mark it as newest; None if there is none.
+
+        Parameters
+        ----------
+        key : SHA-256 in hexadecimal digits.
+        """
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -33,7 +38,7 @@ class BoundedDirectory:
         return content
 
     def put(self, key: str, content: bytes) -> None:
-        """Keep a file, and delete the oldest ones beyond the bound. Raises OSError if it cannot be written."""
+        """Store a file under a key, then delete the oldest files beyond the limit. Raises OSError if a write fails."""
         path = self._path(key)
         self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")

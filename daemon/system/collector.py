@@ -1,7 +1,7 @@
-"""Full passes of Python's garbage collector: between montages, and not during a step.
+"""Schedule full passes of Python's garbage collector between montages instead of during a step.
 
-A full pass takes 140 ms while the tile specs of a layer of 20,000 tiles are in memory, and blocks everything else.
-Reference counting frees nearly all objects of the daemon. Passes over young objects run as usual.
+A full pass takes 140 ms while the tile specs of a layer of 20,000 tiles are in memory, and blocks the event loop
+meanwhile. Reference counting frees nearly all objects of the daemon. Passes over young objects run as usual.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 EVERY_S = 60.0
 LONGEST_S = 1800.0
-"""Time between full passes in a daemon that is never idle."""
+"""Longest time between full passes, in a daemon that is never idle."""
 _NEVER = 2**31 - 1
 
 

@@ -1,4 +1,4 @@
-"""The command line of this process, as other users see it by `ps`: secrets in it are overwritten. Linux."""
+"""Overwrite secrets in this process's command line, which other users can read with `ps`. Linux only."""
 
 import contextlib
 import os
@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 
 _ARGUMENT_START, _ARGUMENT_END = 47, 48
-"""Fields of /proc/self/stat, from 0: addresses of the first and of the end of the last argument (proc(5))."""
+"""Indices in /proc/self/stat, from 0: start address of the first argument, end address of the last one (proc(5))."""
 _USERINFO = re.compile(rb"(?<=://)[^\0]*(?=@)|(?<=host[=\0])(?!\w+://)[^\0:/]+:[^\0]*(?=@)")
 """User and password in a URL, or in a host without a scheme; up to the last "@" of the argument."""
 
 
 def hide_passwords() -> None:
-    """Overwrite users and passwords of URLs in the command line that the system shows. `sys.argv` keeps them.
+    """Overwrite user names and passwords of URLs in the command line that the system shows. `sys.argv` keeps them.
 
-    Does nothing where the system forbids it.
+    Does nothing if the system forbids the access.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         _overwrite()

@@ -1,4 +1,4 @@
-"""Locks on watched directories and journals. The kernel releases them when the process dies, however it dies."""
+"""Locks on watched directories and journals. The kernel releases them when the process ends, even by SIGKILL."""
 
 import errno
 import fcntl
@@ -11,7 +11,7 @@ from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
 from handlers.text import printable
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
-_NEEDS_A_PERSON = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS})
+_NEEDS_AN_OPERATOR = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS})
 _PROC_LOCKS = Path("/proc/locks")
 
 
@@ -33,7 +33,7 @@ class RootLock:
         self.is_on_directory = is_on_directory
         """False if a lock file is locked instead of the directory."""
         self.remark = remark
-        """Why, if an operator should know."""
+        """Reason why the directory itself is not locked, if an operator should know it; otherwise empty."""
         self._descriptor: int | None = descriptor
 
     def note(self, text: str) -> None:
@@ -43,7 +43,7 @@ class RootLock:
             os.pwrite(self._descriptor, text.encode(), 0)
 
     def close(self) -> None:
-        """Release the lock. May be called again."""
+        """Release the lock. A second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -60,9 +60,9 @@ class RootLock:
 def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
     """Lock a directory for this process, without writing in it.
 
-    The lock is on the directory itself, so that it keeps apart daemons with different state directories. Any user who
-    can read the directory can lock it, too. Such a lock does not count: a lock file in the state directory, named by
-    device and inode of the directory, then keeps apart the daemons that share the state directory.
+    The lock is on the directory itself, so it also excludes daemons with other state directories. Any user who can read
+    the directory can lock it, too. A lock of another user is ignored: a lock file in the state directory, named by
+    device and inode of the directory, then excludes the daemons that share this state directory.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def owner_note(journal: Path) -> str:
 
 
 def journal_owner(journal: Path) -> int | None:
-    """Return the process that uses a journal; None if there is none, or the kernel does not report it."""
+    """Return the id of the process that uses a journal; None if there is none or the kernel does not report it."""
     try:
         with _lock_file(journal).open("rb") as file:
             return _owner(file.fileno())
@@ -122,14 +122,14 @@ def lock_journal(journal: Path) -> RootLock:
     JournalHeld
         If another process uses it.
     UnusableJournalDirectory
-        If no file can be created beside it before a person changes something.
+        If no file can be created beside it until an operator creates the directory or changes its permissions.
     StorageFault
         If the lock file cannot be created for another reason.
     """
     try:
         descriptor = _open(_lock_file(journal), os.O_RDWR | os.O_CREAT)
     except StorageFault as fault:
-        if getattr(fault.__cause__, "errno", None) in _NEEDS_A_PERSON:
+        if getattr(fault.__cause__, "errno", None) in _NEEDS_AN_OPERATOR:
             hint = "create the directory and let the service's user write there"
             problem = f"no file can be created in {printable(journal.parent)}: {fault.__cause__.strerror}"  # type: ignore[union-attr]
             raise UnusableJournalDirectory("journal.path", problem, hint) from fault
@@ -210,9 +210,9 @@ def _exists(process: int) -> bool:
 
 
 def _user_of(process: int) -> int | None:
-    """Return the effective user of a process; None if /proc hides it, which it does for other users' processes only."""
+    """Return the effective user id of a process; None if /proc hides it. It hides only processes of other users."""
     try:
-        # Not the owner of /proc/PID: that is root for every process that forbids core dumps.
+        # The owner of /proc/PID is useless: it is root for every process that forbids core dumps.
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return None
@@ -230,7 +230,7 @@ def _watched_fault(directory: Path, owner: int | None) -> Fault:
 
 
 def _owner(descriptor: int) -> int | None:
-    """Return the process that holds the lock on an open file, where the kernel reports it."""
+    """Return the id of the process that holds the lock on an open file; None if the kernel does not report it."""
     status = os.fstat(descriptor)
     try:
         holders = lock_holders(_PROC_LOCKS.read_text(), status.st_dev, status.st_ino)
@@ -240,10 +240,10 @@ def _owner(descriptor: int) -> int | None:
 
 
 def lock_holders(proc_locks: str, device: int, inode: int) -> list[int]:
-    """Return the processes that hold a lock on a file, from the text of /proc/locks.
+    """Return the ids of the processes that hold a lock on a file, from the text of /proc/locks.
 
-    btrfs and some overlays stat with another device number than the kernel lists: then all locks on files with the same
-    inode number count.
+    On btrfs and some overlays, stat reports another device number than /proc/locks. Then all locks on files with the
+    same inode number count.
 
     >>> lock_holders("1: FLOCK  ADVISORY  WRITE 1234 fe:00:245923 0 EOF", os.makedev(0xFE, 0), 245923)
     [1234]

@@ -15,17 +15,17 @@ from daemon.system.terminal import width_of
 from handlers.text import shorten
 
 _QUIET = ("aiohttp.access", "asyncio", "watchdog", "PIL")
-"""Loggers of libraries of which only warnings are written."""
+"""Loggers of libraries: their records below WARNING are dropped."""
 _CLUSTER = ("distributed", "tornado", "dask")
-"""Loggers and packages of the library of dask schedulers. Their records become one line each, and only warnings are
-written: the library sets its own levels when it is imported."""
+"""Loggers and packages of dask. Each record becomes one line. A filter drops records below WARNING, since dask sets the
+levels of its loggers itself when it is imported."""
 _WARNING_OF_CLUSTER = re.compile(
     rf"[^\n]*/(?P<package>{'|'.join(_CLUSTER)})/[^\n]*?\.py:\d+: (?P<warning>.+)", re.DOTALL
 )
-"""A warning of Python as a record has it, from a module of the library."""
+"""Text of a record with a Python warning from a module of dask."""
 _MOST_PROBLEM = 500
 _SILENT = ("apprise", "requests", "urllib3")
-"""Loggers of what sends alerts: their lines show addresses, which hold secrets."""
+"""Loggers of the libraries that send alerts. They are switched off: their records contain addresses with secrets."""
 
 
 def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
@@ -33,8 +33,8 @@ def set_up_logging(level: str = "info", format: str = "auto", stream: TextIO | N
 
     Parameters
     ----------
-    level : debug, info, warning or error: the lowest severity that is written.
-    format : "json": one object per line. "console": lines for people. "auto": "console" on a terminal, else "json".
+    level : lowest severity that is written: debug, info, warning or error.
+    format : "json": one object per line. "console": readable lines. "auto": "console" on a terminal, else "json".
     stream : None: standard output.
     """
     stream = stream or sys.stdout

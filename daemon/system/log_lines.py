@@ -1,4 +1,4 @@
-"""One line of the log: its facts in a fixed order, without secrets, printable. Pure."""
+"""Format a log line: fixed order of keys, no secrets, printable text. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,9 +10,9 @@ FIRST = (
     "time", "level", "event", "watch", "montage", "z", "stack", "step", "attempt", "state",
     "tiles", "images", "montages", "seconds",
 )  # fmt: skip
-"""When, how severe, what, of which montage, how many, how long. The other facts follow by name."""
+"""Keys at the start of a line: time, severity, event, context, counts, duration. Other keys follow alphabetically."""
 LAST = ("reason", "problem", "fault", "hint", "note", "directory", "metafile", "exception")
-"""Long texts, and the path."""
+"""Keys at the end of a line: long texts and paths."""
 _NARROWEST_EVENT = 18
 _INDENT = " " * 8
 """Before the facts that do not fit into the first line."""
@@ -20,7 +20,7 @@ _COLOURS = {"debug": "36", "info": "32", "warning": "33", "error": "31", "critic
 
 
 def arranged(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts in the order of every line, without absent ones, and the metafile's path only once.
+    """Return the facts in their fixed order. Facts that are None are left out; the metafile's path appears only once.
 
     >>> list(arranged({"metafile": "m", "zoom": 1, "z": None, "montage": 7, "event": "e", "area": 2}))
     ['event', 'montage', 'area', 'zoom', 'metafile']
@@ -36,7 +36,7 @@ def arranged(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def safe(value: Any) -> Any:
-    """Return a fact without passwords of URLs and with printable texts, also inside lists and mappings.
+    """Return a fact as printable text without user names and passwords of URLs, also inside lists and mappings.
 
     >>> safe(["http://em:secret@render", {"a\\x1b": 1}, 2.5, None])
     ['http://render', {'a\\\\x1b': 1}, 2.5, None]
@@ -51,7 +51,7 @@ def safe(value: Any) -> Any:
 
 
 def safe_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a line, safe to write. A traceback keeps its line breaks."""
+    """Return the facts of a line after `safe`. A traceback keeps its line breaks."""
     found: dict[str, Any] = safe({key: value for key, value in facts.items() if key != "exception"})
     if "exception" in facts:
         found["exception"] = printable_lines(without_userinfo(str(facts["exception"])))
@@ -59,13 +59,13 @@ def safe_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def console_line(facts: Mapping[str, Any], *, colours: bool = False, width: int | None = None) -> str:
-    """Return a line for people: time to the second, severity, event, then `key=value`; a traceback is indented.
+    """Return a readable line: time to the second, severity, event, then `key=value`; a traceback is indented.
 
     Empty lists are left out.
 
     Parameters
     ----------
-    width : columns of the terminal: what does not fit stands indented on the following lines. None: one line.
+    width : columns of the terminal; a longer line is wrapped, its continuation indented. None: one line.
 
     >>> facts = {"time": "2026-01-02T03:04:05.6Z", "level": "info", "event": "tiles.lost"}
     >>> console_line({**facts, "z": 7.0, "new": [], "a": ["b", True]})

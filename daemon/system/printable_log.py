@@ -1,4 +1,4 @@
-"""Log lines of commands: the standard library's records as printable text. Imports no structlog."""
+"""Format log records of the one-shot commands as printable text. Does not import structlog."""
 
 import logging
 

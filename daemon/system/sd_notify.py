@@ -1,4 +1,4 @@
-"""Messages to systemd about the state of the service."""
+"""Report the state of the service to systemd."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ class SystemdNotifier:
         self._address = address.replace("@", "\0", 1) if address.startswith("@") else address  # "@": an abstract socket
 
     def ready(self) -> None:
-        """Report that the service is up, or that a reload has ended."""
+        """Report that the service has started, or that a reload has ended."""
         self._send("READY=1")
 
     def status(self, text: str) -> None:
@@ -36,21 +36,21 @@ class SystemdNotifier:
         self._send("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Report that the service is alive; systemd kills it if no report comes within WatchdogSec."""
+        """Report that the service is alive; systemd kills it if it receives no report within WatchdogSec."""
         self._send("WATCHDOG=1")
 
     def _send(self, state: str) -> None:
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-            connection.settimeout(1.0)  # a systemd that does not read must not block the loop
+            connection.settimeout(1.0)  # a systemd that does not read its socket must not block the event loop
             connection.sendto(state.encode(errors="backslashreplace"), self._address)
 
 
 def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:
-    """Return the seconds within which systemd expects a watchdog report; None if it expects none of this process.
+    """Return the watchdog interval that systemd set, seconds; None if it expects no reports from this process.
 
-    Report twice as often. Source: sd_watchdog_enabled(3).
+    The process should report at half this interval. Source: sd_watchdog_enabled(3).
 
     >>> watchdog_interval_s({"WATCHDOG_USEC": "60000000"})
     60.0

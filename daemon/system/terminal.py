@@ -1,4 +1,4 @@
-"""The width of a terminal, and lines that fit it. What is piped into a file or program is not wrapped."""
+"""Width of a terminal, and lines wrapped to it. Output into a file or pipe is not wrapped."""
 
 import os
 import shutil
@@ -7,13 +7,13 @@ from typing import TextIO
 from handlers.text import fitted
 
 NARROWEST = 40
-"""Columns below which lines are not made to fit."""
+"""Fewest columns that lines are wrapped to."""
 INDENT = "    "
-"""Before the second and all further lines of one message."""
+"""Indentation of the second and further lines of a message."""
 
 
 def width_of(stream: TextIO) -> int | None:
-    """Return the columns of the terminal that a stream is; None if it is none. COLUMNS has precedence."""
+    """Return the columns of a stream's terminal; None if it is no terminal. $COLUMNS has precedence."""
     if not stream.isatty():
         return None
     try:
@@ -26,6 +26,6 @@ def width_of(stream: TextIO) -> int | None:
 
 
 def message(line: str, stream: TextIO) -> str:
-    """Return a message in lines that fit the stream's terminal; in a pipe, as one line."""
+    """Return a message wrapped to the stream's terminal; unchanged if the stream is no terminal."""
     width = width_of(stream)
     return line if width is None else "\n".join(fitted(line, width, rest=INDENT))

@@ -1,4 +1,4 @@
-"""Threads for blocking work that may never end, such as access to a dead file server, and must not delay the stop."""
+"""Threads for blocking work that may never end, such as access to a dead file server. They do not delay the exit."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ Result = TypeVar("Result")
 ANSWER_S = 30.0
 """Time-out of access to a file: a working file server answers in milliseconds."""
 UNLIMITED = 2**16
-"""Limit of threads: more than there are concurrent pieces of work."""
+"""Upper limit of threads, higher than the number of concurrent pieces of work."""
 END_S = 3.0
-"""Longest wait of `shutdown` for work under way."""
+"""Longest wait of `shutdown` for running work."""
 
 
 _Piece = tuple[Future[Any], Callable[[], Any]]
@@ -28,13 +28,14 @@ _Piece = tuple[Future[Any], Callable[[], Any]]
 class DaemonThreads(ThreadPoolExecutor):
     """An executor of daemon threads: a thread that hangs on a dead file server does not delay the exit.
 
-    Each piece of work under way has a thread, so that a hanging thread takes none from the others. The interpreter
-    waits for the threads of a ThreadPoolExecutor before it exits, and asyncio accepts no other class.
+    Without `most`, each running piece of work has its own thread, so a hung thread does not block other work. This
+    class extends ThreadPoolExecutor because asyncio accepts no other class as default executor. It starts its own
+    threads, because the interpreter waits for the threads of a ThreadPoolExecutor before it exits.
 
     Parameters
     ----------
-    name : of the threads.
-    most : largest number of threads; None for one for each piece of work.
+    name : prefix of the thread names.
+    most : largest number of threads; None: one thread for each piece of work.
     """
 
     def __init__(self, name: str, most: int | None = None) -> None:
@@ -49,7 +50,7 @@ class DaemonThreads(ThreadPoolExecutor):
         self._closed = False
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Start work; return its future result. Raises RuntimeError after `shutdown`."""
+        """Enqueue work; return its future. Raises RuntimeError after `shutdown`."""
         future: Future[Result] = Future()
         with self._own:
             if self._closed:
@@ -61,7 +62,7 @@ class DaemonThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more work; wait at most `END_S` for work under way."""
+        """Accept no more work; with `wait`, wait at most `END_S` for running work."""
         with self._own:
             self._closed = True
             while cancel_futures and not self._queue.empty():
@@ -85,7 +86,7 @@ class DaemonThreads(ThreadPoolExecutor):
                 self._queued -= 1
                 self._idle -= 1
             _settle(*piece)
-            del piece  # else its arguments live until the next piece comes
+            del piece  # otherwise its arguments stay in memory until the next piece arrives
             with self._own:
                 self._idle += 1
 
@@ -100,34 +101,34 @@ def _settle(future: Future[Result], work: Callable[[], Result]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def answers_within(path: object, *, looks: int = 0) -> AsyncIterator[None]:
-    """Limit the time of blocking file access that runs in a thread.
+async def access_timeout(path: object, *, accesses: int = 0) -> AsyncIterator[None]:
+    """Time-out of blocking file access that runs in a thread.
 
-    The thread runs on. A later attempt repeats the access, unless the watcher has reported by then that the directory
-    cannot be accessed.
+    After a time-out the thread continues. The step is retried later, unless the watcher has reported by then that the
+    directory cannot be accessed.
 
     Parameters
     ----------
-    looks : number of files accessed in turn; each adds a tenth of a second.
+    accesses : number of files accessed in turn; each adds 0.1 s to `ANSWER_S`.
 
     Raises
     ------
     StorageFault
-        If the time is exceeded.
+        After the time-out.
     """
-    time_s = ANSWER_S + looks / 10
+    time_s = ANSWER_S + accesses / 10
     try:
         async with asyncio.timeout(time_s) as limit:
             yield
     except TimeoutError as error:
         if not limit.expired():  # the file access itself raised it
             raise
-        problem = f"cannot be accessed: its file server does not answer for {time_s:g} s"
+        problem = f"cannot be accessed: its file server has not answered for {time_s:g} s"
         raise StorageFault(str(path), problem, "check that its mount answers") from error
 
 
 def in_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:
-    """Run work in a daemon thread of its own; return the future of its outcome.
+    """Run work in a new daemon thread; return the future of its outcome.
 
     asyncio.to_thread is unsuitable: the interpreter waits for the executor's threads before it exits.
     """
@@ -143,7 +144,7 @@ def in_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:
             outcome = partial(future.set_result, work())
         except BaseException as error:  # noqa: BLE001  the future raises it again
             outcome = partial(future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has closed: the outcome is not needed any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the outcome
             loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=run, name=name, daemon=True).start()

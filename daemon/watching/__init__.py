@@ -1,1 +1,1 @@
-"""Directories to sightings: events as hints, scans as the truth."""
+"""Watch directories and report sightings of metafiles: events are hints, scans decide."""

@@ -1,4 +1,4 @@
-"""Calls that a file server may block for ever: one at a time for each root, each in a thread of its own."""
+"""Run calls that a dead file server may block forever: one at a time for each root, each in its own thread."""
 
 import asyncio
 import time
@@ -14,18 +14,18 @@ from handlers.text import printable
 
 log = structlog.get_logger()
 
-_SHORTEST_WAIT_S = 0.05
+_MIN_WAIT_S = 0.05
 
 
 class RootCalls:
-    """Runs the methods of one scanner in threads, and notices when a call makes no progress.
+    """Runs the methods of one scanner in threads, and detects a call without progress.
 
     Parameters
     ----------
-    name : of the root.
+    name : name of the root.
     limit_s : a call without progress for this long is stuck. May be changed.
-    stop_s : how long `end` waits for the call under way, and again for closing the scanner.
-    on_wait : called when a call ends and, until then, each time that `limit_s` may have passed.
+    stop_s : longest wait of `end` for the running call, and again for closing the scanner.
+    on_wait : called when a call ends and, before that, whenever `limit_s` may have passed.
     """
 
     def __init__(
@@ -40,23 +40,23 @@ class RootCalls:
         self._began = 0.0
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Run a method of the scanner in a thread once the previous call has ended.
+        """Run a method of the scanner in a thread after the previous call has ended; return its result.
 
-        Cancelling this leaves the thread running: `end` waits for it.
+        If this is cancelled, the thread continues and `end` waits for it.
         """
         await self._wait()
-        call = in_thread(partial(self._scanner.attend, work), f"scan {self._name}")
+        call = in_thread(partial(self._scanner.run_and_release, work), f"scan {self._name}")
         self._call, self._began = call, time.monotonic()  # type: ignore[assignment]
         await self._wait()
         return call.result()
 
     async def _wait(self) -> None:
         while self._call is not None and not self._call.done():
-            await asyncio.wait([self._call], timeout=max(_SHORTEST_WAIT_S, self.limit_s - self._idle_s()))
+            await asyncio.wait([self._call], timeout=max(_MIN_WAIT_S, self.limit_s - self._idle_s()))
             self._on_wait()
 
     async def end(self) -> None:
-        """End the call under way, then close the scanner. Does nothing when it is called again."""
+        """End the running call, then close the scanner. A second call does nothing."""
         if self._scanner.tree.stop.is_set():
             return
         self._scanner.tree.stop.set()
@@ -65,12 +65,12 @@ class RootCalls:
             if not self._call.done():
                 where = printable(self._scanner.tree.current)
                 log.warning("watch.thread_abandoned", watch=self._name, directory=where)
-                return  # the thread still uses what `close` would close; `attend` closes it when the call returns
+                return  # the thread still uses the scanner; `run_and_release` closes it when the call returns
         closing = in_thread(self._scanner.close, f"close {self._name}")
         await asyncio.wait([closing], timeout=self._stop_s)
 
     def stuck(self) -> Reason | None:
-        """Why the call under way counts as stuck; None if it does not."""
+        """Return why the running call counts as stuck; None if it does not."""
         idle_s = self._idle_s()
         if not self._is_running() or idle_s < self.limit_s:
             return None
@@ -81,5 +81,5 @@ class RootCalls:
         return self._call is not None and not self._call.done()
 
     def _idle_s(self) -> float:
-        """Seconds since the call under way began its last directory."""
+        """Return the seconds since the running call began its last directory."""
         return time.monotonic() - max(self._began, self._scanner.tree.moved_at)

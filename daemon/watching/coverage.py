@@ -1,7 +1,7 @@
-"""Directories that the kernel watches, read from /proc/self/fdinfo.
+"""Measure which directories the kernel watches, from /proc/self/fdinfo.
 
-A request for a watch proves nothing: past the limit the kernel refuses it, and a directory that is moved or mounted
-over keeps its watch under another path.
+A successful request for a watch is no proof: a directory that is moved, or mounted over, keeps its watch under another
+path. At the watch limit the kernel refuses requests.
 """
 
 import os
@@ -17,16 +17,16 @@ _LIMITS = (Path("/proc/sys/fs/inotify/max_user_watches"), Path("/proc/sys/user/m
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Number of a root's directories that the kernel watches."""
+    """Which of a root's directories the kernel watches."""
 
     seen: int
-    """Known directories."""
+    """Number of known directories."""
     watched: int
-    """Known directories that the kernel watches for this process."""
+    """Number of known directories that the kernel watches for this process."""
     unwatched: frozenset[str] = frozenset()
-    """Known directories that it does not watch."""
+    """Known directories that the kernel does not watch."""
     limit_reached: bool = False
-    """Whether directories are unwatched and this process holds as many watches as its user may have."""
+    """Whether directories are unwatched because this process has as many watches as its user may have."""
 
 
 UNMEASURED = Coverage(0, 0)
@@ -40,7 +40,7 @@ def inotify_descriptors() -> frozenset[int]:
             if str(entry.readlink()) == "anon_inode:inotify":
                 found.append(int(entry.name))
         except OSError:
-            continue  # closed since the listing
+            continue  # closed since it was listed
     return frozenset(found)
 
 
@@ -66,12 +66,12 @@ def parse_watches(fdinfo: bytes) -> frozenset[tuple[int, int]]:
 
 
 def read_watches(descriptors: Iterable[int]) -> frozenset[tuple[int, int]]:
-    """Return (st_dev, st_ino) of every watch of some inotify instances; a closed instance has none."""
+    """Return (st_dev, st_ino) of every watch of inotify instances. A closed instance contributes none."""
     return frozenset[tuple[int, int]]().union(*(parse_watches(_fdinfo(each)) for each in descriptors))
 
 
 def watch_limit() -> int | None:
-    """Return how many watches a user may have; None where neither sysctl nor user namespace limits them."""
+    """Return how many watches a user may have; None if neither sysctl nor user namespace limits them."""
     limits = []
     for path in _LIMITS:
         try:
@@ -95,8 +95,8 @@ def compare(
     root : path of the watch root; its own watch shows whether device and inode numbers can be compared.
     directories : path -> (mtime_ns, st_dev, st_ino).
     watches : (st_dev, st_ino) of the root's watches.
-    limit : watches that one user may have.
-    held : watches of the whole process.
+    limit : number of watches that one user may have; None: unlimited.
+    held : number of watches of the whole process.
     """
     unwatched = _unwatched(root, directories, watches)
     limit_reached = bool(unwatched) and limit is not None and held >= limit
@@ -109,9 +109,9 @@ def _unwatched(
     home = directories.get(root)
     if home is None or home[1:] in watches:
         return frozenset(path for path, (_, device, inode) in directories.items() if (device, inode) not in watches)
-    # stat reports another device number for a btrfs subvolume than fdinfo does.
+    # For a btrfs subvolume, stat and fdinfo report different device numbers.
     inodes = frozenset(inode for _, inode in watches)
     if home[2] in inodes:
         return frozenset(path for path, (_, _, inode) in directories.items() if inode not in inodes)
-    # Some overlay file systems also renumber inodes: then only the counts can be compared.
+    # Some overlay file systems also renumber inodes. Then only the counts can be compared.
     return frozenset() if len(watches) >= len(directories) else frozenset(directories)

@@ -1,7 +1,7 @@
-"""Events of the operating system as hints where to scan: only scans say which files exist.
+"""Collect events of the operating system as hints where to scan. Only scans determine which files exist.
 
-Events get lost: when the kernel's queue overflows, past the watch limit, on network file systems. Hints are collected
-here, so that fifty thousand events cause one scan.
+Events get lost when the kernel's queue overflows, at the watch limit, and on network file systems. Hints are collected,
+so that fifty thousand events cause one scan.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from watchdog.observers.api import BaseObserver
 from daemon.watching.inotify import DirectoryEmitter, Inotify
 
 MOST_HINTS = 10_000
-"""Distinct hints kept. Beyond that the whole tree is scanned."""
+"""Largest number of distinct hints. With more, the whole tree is scanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Batch:
     trees: frozenset[str] = frozenset()
     """Directories that were created or moved in."""
     overflows: int = 0
-    """Number of losses of events."""
+    """Number of overflows of the kernel's queue, in which events were lost."""
     is_flooded: bool = False
     """Whether hints were dropped because there were too many."""
 
@@ -40,11 +40,11 @@ class Batch:
 
 
 class HintBox:
-    """Holds the hints of watching threads until the scanning task takes them. Any thread may call it.
+    """Holds hints from the watching threads until the scanning task takes them. Thread-safe.
 
     Parameters
     ----------
-    notify : called from the thread that puts the first hint into the empty box.
+    notify : called in the thread that adds the first hint to the empty box.
     """
 
     def __init__(self, notify: Callable[[], None]) -> None:
@@ -57,11 +57,11 @@ class HintBox:
         self._is_notified = False
 
     def file(self, path: str) -> None:
-        """Add a metafile that came or changed."""
+        """Add a metafile that was created or changed."""
         self._put(self._files, path)
 
     def tree(self, directory: str) -> None:
-        """Add a directory that came, perhaps with content."""
+        """Add a directory that was created or moved in, perhaps with content."""
         self._put(self._trees, directory)
 
     def overflow(self) -> None:
@@ -100,10 +100,10 @@ class HintSink(Protocol):
     """Receives the hints of watching threads."""
 
     def file(self, path: str) -> None:
-        """Add a metafile that came or changed."""
+        """Add a metafile that was created or changed."""
 
     def tree(self, directory: str) -> None:
-        """Add a directory that came, perhaps with content."""
+        """Add a directory that was created or moved in, perhaps with content."""
 
     def overflow(self) -> None:
         """Record that events were lost."""
@@ -126,11 +126,15 @@ class Hints(Protocol):
 
 
 OpenHints = Callable[[str, Callable[[str], bool], HintSink], Hints]
-"""(root, accepts(name), sink) -> Hints. Raises OSError where the system refuses to watch."""
+"""(root, accepts(name), sink) -> Hints. Raises OSError if the system refuses to watch."""
 
 
 def open_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hints:
-    """Watch a root by inotify. Call `Hints.watch` for each directory below it.
+    """Watch a root by inotify. `Hints.watch` must be called for each directory below it.
+
+    Parameters
+    ----------
+    accepts : whether a file of this name is a metafile.
 
     Raises
     ------
@@ -139,15 +143,15 @@ def open_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hin
     """
     inotify = Inotify(root)
     emitter = partial(DirectoryEmitter, inotify=inotify, accepts=accepts, on_overflow=sink.overflow)
-    # BaseObserver calls the partial as it would call the class.
+    # BaseObserver calls the partial like a class.
     observer = BaseObserver(emitter)  # type: ignore[arg-type]
     observer.schedule(_Handler(sink), root)
     observer.start()
     return _Watch(observer, inotify)
 
 
-def refusal(error: OSError) -> str:
-    """Explain why the system refused to watch a tree, with a hint."""
+def explain_refusal(error: OSError) -> str:
+    """Return why the system refused to watch a tree, with a hint."""
     if error.errno == errno.ENOSPC:
         return "watch limit reached: no directory is watched; raise fs.inotify.max_user_watches"
     if error.errno == errno.EMFILE:
@@ -171,7 +175,7 @@ class _Handler(FileSystemEventHandler):
 
 
 class _Watch:
-    """A tree with an observer of its own, so that a thread that dies affects no other root."""
+    """A tree with its own observer, so that a dead thread affects no other root."""
 
     def __init__(self, observer: BaseObserver, inotify: Inotify) -> None:
         self._observer = observer
@@ -179,7 +183,7 @@ class _Watch:
         self._threads = [observer, *observer.emitters]
 
     def watch(self, directory: str) -> None:
-        with contextlib.suppress(OSError):  # the comparison with the kernel's watches finds it, and it is polled
+        with contextlib.suppress(OSError):  # the coverage check finds the directory, and it is polled
             self._inotify.watch(directory)
 
     def is_alive(self) -> bool:

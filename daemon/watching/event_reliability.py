@@ -1,21 +1,21 @@
-"""Whether the events of a root are complete, measured by the metafiles that only scans find. Has no clock."""
+"""Measure whether the events of a root are complete, by the metafiles that only scans find. Has no clock."""
 
 from collections import deque
 from collections.abc import Iterator, Set
 
 MISSES_ALLOWED = 3
-"""Passes with unannounced metafiles among the last OUTCOMES, from which on a root's events are unreliable."""
+"""A root's events are unreliable from this many passes with unannounced metafiles among the last OUTCOMES on."""
 OUTCOMES = 10
-"""Outcomes remembered. After this many announced metafiles in a row events are reliable again."""
+"""Number of remembered outcomes. After this many announced metafiles in a row, events are reliable again."""
 ANNOUNCEMENTS_KEPT = 10_000
 
 
 class EventReliability:
-    """Compares the metafiles that events announced with those that scans found. Times are seconds of a monotonic clock.
+    """Compares metafiles that events announced with metafiles that scans found. Times are seconds of a monotonic clock.
 
     Parameters
     ----------
-    grace_s : how long after a scan found a metafile its event may still come.
+    grace_s : time after a scan found a metafile in which its event may still arrive.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -37,7 +37,7 @@ class EventReliability:
             self._announced[path] = now
 
     def announce_trees(self, directories: Set[str]) -> None:
-        """Record that events named new directories: metafiles found in them count as announced."""
+        """Record that events named new directories. Metafiles found in them count as announced."""
         for path in [path for path in self._awaited if not directories.isdisjoint(_above(path))]:
             del self._awaited[path]
             self._count_announced()
@@ -60,11 +60,11 @@ class EventReliability:
             self._awaited.setdefault(path, (now + self._grace_s, events_expected))
 
     def explain_losses(self, until: float) -> None:
-        """Record that events were lost: metafiles that only scans find until then do not make events unreliable."""
+        """Record that events were lost. Metafiles that only scans find until then are no misses."""
         self._loss_explained_until = max(self._loss_explained_until, until)
 
     def judge(self, now: float) -> None:
-        """Count the metafiles that no event announced in time. Call it once a pass: a pass is one miss at most."""
+        """Count metafiles that no event announced in time. Call this once for each pass: a pass is at most one miss."""
         late = [(path, expected) for path, (deadline, expected) in self._awaited.items() if deadline <= now]
         for path, _ in late:
             del self._awaited[path]

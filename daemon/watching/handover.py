@@ -1,4 +1,4 @@
-"""Sightings on their way to the receiver: kept until it takes them."""
+"""Deliver sightings to the receiver; keep each one until the receiver has accepted it."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,11 +7,11 @@ from daemon.watching.roots import Reason
 from handlers.errors import Fault, Waiting
 
 OnSighting = Callable[[Sighting], Awaitable[object]]
-"""Receives a sighting. The root waits until it returns. After a Fault the next pass offers the sighting again."""
+"""Receives a sighting. The root waits until it returns. After a Fault the next pass delivers the sighting again."""
 
 
 class HandOver:
-    """The sightings of one root that the receiver has not taken yet; the latest of each path."""
+    """Undelivered sightings of one root; the latest of each path."""
 
     def __init__(self, on_sighting: OnSighting) -> None:
         self._on_sighting = on_sighting
@@ -26,7 +26,7 @@ class HandOver:
         self._undelivered[path] = sighting
 
     async def deliver(self) -> None:
-        """Offer every sighting once, in the order of file names."""
+        """Attempt to deliver every sighting once, in the order of file names."""
         self._fault = None
         for path in sorted(self._undelivered, key=lambda each: (each.rpartition("/")[2], each)):
             try:
@@ -34,12 +34,12 @@ class HandOver:
             except Fault as fault:
                 self._fault = fault
                 if fault.waiting_helps is Waiting.ALWAYS:
-                    break  # the journal's disk is full or gone: the other sightings would fail too
+                    break  # the journal's disk is full or gone: other sightings would fail, too
             else:
                 del self._undelivered[path]
 
     def reason(self) -> Reason | None:
-        """Why sightings wait; None if none do."""
+        """Return why sightings are undelivered; None if there are none."""
         if not self._undelivered or self._fault is None:
             return None
         return Reason("undelivered", f"{len(self._undelivered)} metafiles wait: {self._fault}")

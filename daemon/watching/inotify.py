@@ -1,7 +1,8 @@
-"""An emitter for watchdog's observers that watches the directories a pass names, one by one.
+"""An emitter for watchdog's observers that watches single directories on request.
 
-watchdog's own emitter walks the whole tree to request its events, which costs as much as the pass that follows. A pass
-visits every directory anyway, requests its events before it lists it, and so misses nothing in between.
+watchdog's own emitter walks the whole tree to request events, which costs as much as the pass that follows. A pass
+visits every directory anyway. It requests the events of a directory before it lists it, so no change is missed in
+between.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ DONT_FOLLOW = 0x0200_0000
 IS_DIRECTORY = 0x4000_0000
 WANTED = CLOSE_WRITE | MOVED_TO | CREATE | ONLY_DIRECTORY
 _HEAD = struct.Struct("iIII")
-"""Watch, mask, cookie, length of the name that follows; the name is padded with zeros."""
+"""Watch, mask, cookie, length of the following name, which is padded with zeros."""
 _READ_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,9 +43,9 @@ class Notice(NamedTuple):
 
 
 class Inotify:
-    """An inotify instance that watches a root and the directories below it that `watch` names.
+    """An inotify instance that watches a root and the directories for which `watch` is called.
 
-    One thread may add watches while another reads. No change is lost in between: the thread that adds a watch lists the
+    One thread may add watches while another one reads. No change is lost: the thread that adds a watch lists the
     directory afterwards.
 
     Raises
@@ -57,23 +58,23 @@ class Inotify:
         self._root = root
         self._paths: dict[int, str] = {}
         with contextlib.ExitStack() as undo:
-            self._bell = os.eventfd(0)
-            undo.callback(os.close, self._bell)
+            self._wake_descriptor = os.eventfd(0)
+            undo.callback(os.close, self._wake_descriptor)
             self.descriptor = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), root)
             undo.callback(os.close, self.descriptor)
             self._root_watch = self.watch(root)
             self._close = undo.pop_all().close
         self._poll = select.poll()
         self._poll.register(self.descriptor, select.POLLIN)
-        self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(self._wake_descriptor, select.POLLIN)
 
     def watch(self, directory: str) -> int:
-        """Request the events of one directory; for a watched directory, record its present path.
+        """Request the events of one directory; return the watch. Records the present path of a watched directory.
 
         Raises
         ------
         OSError
-            If it cannot be watched, for example because it is no directory.
+            If it cannot be watched, for example because it is not a directory.
         """
         # The root may be a symbolic link; links below it are not followed.
         mask = WANTED if directory == self._root else WANTED | DONT_FOLLOW
@@ -82,7 +83,7 @@ class Inotify:
         return watch
 
     def read(self) -> Iterator[Notice]:
-        """Yield the events since the previous call; wait for one, or for `wake`."""
+        """Wait for an event or for `wake`; yield the events since the previous call."""
         self._poll.poll()
         try:
             buffer = os.read(self.descriptor, _READ_BYTES)
@@ -99,21 +100,21 @@ class Inotify:
             yield Notice(path, mask, watch == self._root_watch and not name)
 
     def wake(self) -> None:
-        """End the waiting of this and all later `read` calls, from any thread."""
-        os.eventfd_write(self._bell, 1)
+        """Make the running and all later `read` calls return at once. Thread-safe."""
+        os.eventfd_write(self._wake_descriptor, 1)
 
     def close(self) -> None:
-        """End all watches. Call it only after the reader has ended: the descriptor's number may be reused."""
+        """End all watches. Call this only after the reader has ended, since the descriptor's number may be reused."""
         self._close()
 
 
 class DirectoryEmitter(EventEmitter):
-    """Queues events of metafiles and directories for watchdog, and drops those of images.
+    """Queues events of metafiles and directories for watchdog; drops events of other files.
 
     Parameters
     ----------
     accepts : whether a file of this name is a metafile.
-    on_overflow : called, in this thread, when the kernel's queue was full and events were lost.
+    on_overflow : called in this thread when the kernel's queue was full and events were lost.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class DirectoryEmitter(EventEmitter):
         self._on_overflow = on_overflow
 
     def queue_events(self, timeout: float) -> None:
-        """See EventEmitter. Ends the thread when the root is gone, even if a new directory takes its name."""
+        """See EventEmitter. Ends the thread when the root is gone, even if a new directory has its name."""
         for path, mask, is_root in self._inotify.read():
             if mask & QUEUE_OVERFLOW:
                 self._on_overflow()

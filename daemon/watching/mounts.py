@@ -1,4 +1,4 @@
-"""File system of a directory, and whether the kernel sees every change there."""
+"""Determine a directory's file system, and whether the kernel sees every change there."""
 
 import os
 import re
@@ -15,7 +15,7 @@ REMOTE = frozenset((
     "panfs", "pfs", "prl_fs", "pvfs2", "quobyte", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs", "wekafs",
 ))
 # fmt: on
-"""Types on which another machine can write unseen by this kernel. autofs too: what it mounts later is unknown."""
+"""Types on which other machines can write without an event in this kernel. autofs, since it may mount one of them."""
 LOCAL_FUSE = frozenset({"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.portal"})
 _MOST_LINKS = 40
 
@@ -24,7 +24,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo."""
+    """A mount, from one line of mountinfo."""
 
     directory: str
     """Mount point; undecodable bytes as surrogates, as os.fsdecode returns them."""
@@ -33,15 +33,15 @@ class Mount:
 
     @property
     def is_remote(self) -> bool:
-        """Whether other machines can write there unseen: network and cluster file systems, most of FUSE."""
+        """Whether other machines can write there without an event: network and cluster file systems, most of FUSE."""
         kind = self.file_system
         return kind in REMOTE or (kind.partition(".")[0] in {"fuse", "fuseblk"} and kind not in LOCAL_FUSE)
 
 
 def parse_mountinfo(raw: bytes) -> tuple[Mount, ...]:
-    """Return the visible mounts: of several on one directory, the last hides the others.
+    """Return the visible mounts. The last mount on a directory hides earlier ones.
 
-    Source: proc(5), /proc/pid/mountinfo. Lines of another form are skipped.
+    Source: proc(5), /proc/pid/mountinfo. Malformed lines are skipped.
 
     >>> parse_mountinfo(b"36 35 98:0 / /data/raw\\\\040tiles rw shared:1 master:2 - nfs4 server:/x rw")
     (Mount(directory='/data/raw tiles', file_system='nfs4'),)
@@ -57,7 +57,7 @@ def parse_mountinfo(raw: bytes) -> tuple[Mount, ...]:
 
 
 def read_mounts(path: Path = MOUNTINFO) -> tuple[Mount, ...]:
-    """Return the mounts that this process sees; none where the kernel does not report them."""
+    """Return the mounts that this process sees; none if the kernel does not report them."""
     try:
         return parse_mountinfo(path.read_bytes())
     except OSError:
@@ -74,11 +74,11 @@ def is_within(path: str, directory: str) -> bool:
 
 
 def mounts_of(root: str, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """Return the mount that a root lies on, then the mounts below the root, by directory.
+    """Return the mount that contains a root, then the mounts below the root, ordered by directory.
 
     Parameters
     ----------
-    root : absolute, free of symlinks.
+    root : absolute path without symbolic links.
     """
     known = tuple(mounts)
     above = [mount for mount in known if is_within(root, mount.directory)]
@@ -88,9 +88,10 @@ def mounts_of(root: str, mounts: Iterable[Mount]) -> tuple[Mount, ...]:
 
 
 def remote_mount(path: str, mounts: Iterable[Mount]) -> Mount | None:
-    """Return the network mount that a path lies on; None if it lies on a disk of this machine.
+    """Return the network mount that contains a path; None if the path is on a disk of this machine.
 
-    Symbolic links are followed until a network mount is reached: its server is not accessed, since it may be down.
+    Symbolic links are followed until a network mount is reached. The mount's server is not accessed, since it may be
+    down.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def remote_mount(path: str, mounts: Iterable[Mount]) -> Mount | None:
     here, parts = "/", path.split("/")
     while parts:
         part = parts.pop(0)
-        here = os.path.normpath(os.path.join(here, part))  # noqa: PTH118  `here` holds no link, so `..` means its parent
+        here = os.path.normpath(os.path.join(here, part))  # noqa: PTH118  `here` contains no link, so `..` is its parent
         home = mounts_of(here, known)[0]
         if home.is_remote:
             return home

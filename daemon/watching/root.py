@@ -1,6 +1,6 @@
-"""The blocking half of one watch root: accessing it, locking it, and the passes over it.
+"""The blocking part of one watch root: access it, lock it, scan it.
 
-Every method may block for as long as a file server does not answer; one thread at a time calls them.
+Every method may block as long as a file server does not answer. Only one thread at a time calls them.
 """
 
 import os
@@ -29,13 +29,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """A metafile that a scan found, and whether events announced it."""
+    """A metafile that a scan found, and whether an event announced it."""
 
     found: Found
     announced: bool
-    """An event named a directory above it as new, and so caused the scan."""
+    """Whether an event of a new directory above it caused the scan."""
     events_expected: bool
-    """It is new, in a watched directory, on a file system that reports every change."""
+    """Whether it is new and in a watched directory of a file system that reports every change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class View:
     modes: tuple[MountMode, ...] = ()
     reasons: tuple[Reason, ...] = ()
     trouble: Reason | None = None
-    """Why the root cannot be accessed."""
+    """Why the root cannot be accessed; None if it can."""
     is_empty: bool = False
-    """The root lost everything that it held."""
+    """Whether the root has suddenly lost its content."""
     is_first: bool = False
-    """The discoveries were there when watching began, or when the root came back."""
+    """Whether the discoveries were present when watching began, or when the root returned."""
     has_events: bool = False
-    """Events are requested, at least for the mount that the root lies on."""
+    """Whether events are requested, at least for the mount that contains the root."""
 
 
 class RootScanner:
@@ -63,7 +63,8 @@ class RootScanner:
     Parameters
     ----------
     sink : receives the hints.
-    known_metafiles : how many metafiles the journal knows: if there are any, an empty root is an alarm.
+    known_metafiles : number of metafiles in the journal. If there are any, an empty root is a problem.
+    granularity_s : see `Tree`.
     state_directory : see `lock_root`.
     """
 
@@ -91,11 +92,11 @@ class RootScanner:
         self._identity: tuple[int, int] | None = None
         self._lock: RootLock | None = None
         self._is_replaced = True
-        """The directory is another one than at the last pass, or was empty then."""
+        """Whether the directory is not the one of the last pass, or was empty then."""
         self._is_empty = False
 
     def claim(self) -> None:
-        """Lock the root for this process. A missing root is left for later.
+        """Lock the root for this process. A missing root is locked by a later scan.
 
         Raises
         ------
@@ -106,23 +107,24 @@ class RootScanner:
             try:
                 self._lock = lock_root(self._root.directory, self._state_directory)
             except StorageFault:
-                return  # it cannot be opened or locked now: the first scan reports that
+                return  # it cannot be opened or locked now; the first scan reports that
             self._identity = _identity(self._path)
 
     def open(self) -> View:
-        """Access the root and request its own events. Scans nothing, and so knows no directory below it yet."""
+        """Access the root and request its own events. Scans nothing, so directories below it are still unknown."""
         trouble = self._access()
         if trouble is None:
             self._refresh_events(renew=False)
         return self._view([], trouble)
 
     def scan(self, *, everything: bool = False, events_unreliable: bool = False) -> View:
-        """Make a pass over the whole root.
+        """Scan the whole root.
 
         Parameters
         ----------
-        everything : list every directory, not only changed and polled ones.
-        events_unreliable : list every directory, and request events again at each full pass.
+        everything : whether every directory is listed, not only changed and polled ones.
+        events_unreliable : whether events are unreliable. Then every directory is listed, and a scan with `everything`
+            requests events again.
         """
         trouble = self._access()
         if trouble is not None:
@@ -133,7 +135,7 @@ class RootScanner:
         except OSError as error:
             return self._view([], _inaccessible(error))
         if has_vanished:
-            # The known files are kept, so that they are not reported again when they come back.
+            # The known files are kept, so that they are not reported again when they return.
             self._is_empty = self._is_replaced = True
             return self._view([], None)
         uncovered = self._events.uncovered(self.tree)
@@ -144,27 +146,27 @@ class RootScanner:
         return self._judge(found, everything=everything)
 
     def follow(self, directories: Iterable[str], trees: Iterable[str]) -> View:
-        """Scan where hints point.
+        """Scan the places that hints name.
 
         Parameters
         ----------
-        directories : where a metafile came or changed.
-        trees : new directories.
+        directories : directories in which a metafile was created or changed.
+        trees : new directories, scanned with everything below.
         """
         within = [each for each in directories if is_within(each, self._path)]
         uncovered = self._events.uncovered(self.tree)
-        discoveries = self._discoveries(self.tree.look_at(within, ()), uncovered)
+        discoveries = self._discoveries(self.tree.scan_some(within, ()), uncovered)
         new = [each for each in _outermost(trees) if is_within(each, self._path)]
-        announced = self._discoveries(self.tree.look_at((), new), uncovered)
+        announced = self._discoveries(self.tree.scan_some((), new), uncovered)
         discoveries += [replace(each, announced=True) for each in announced]
-        # Metafiles found since the last pass also count as lost if the next pass finds the root empty.
+        # If the next pass finds the root empty, metafiles found since the last pass count as lost, too.
         self._before = max(self._before, self.tree.content)
         return self._view(discoveries, None)
 
-    def attend(self, work: Callable[[], Result]) -> Result:
-        """Call one of the methods above; release the root afterwards if the watcher has given it up meanwhile.
+    def run_and_release(self, work: Callable[[], Result]) -> Result:
+        """Call one of the methods above; afterwards release the root if the watcher has dropped it meanwhile.
 
-        A call may hang on a dead file server until long after the root was removed from the configuration.
+        A call may hang on a dead file server long after the root was removed from the configuration.
         """
         try:
             return work()
@@ -189,9 +191,9 @@ class RootScanner:
             return _inaccessible(error)
         if identity is None:
             self.close()
-            return Reason("unreachable", "is no directory")
+            return Reason("unreachable", "is not a directory")
         if identity != self._identity:
-            # The directory was recreated, mounted or unmounted: lock and watches belong to the previous one.
+            # The directory was recreated, mounted or unmounted: lock and watches belong to the previous directory.
             if self._identity is not None:
                 log.warning("watch.root_changed", watch=self._root.name, directory=printable(self._path))
             self.close()
@@ -247,7 +249,7 @@ class RootScanner:
         if self._is_empty:
             held = f"{self._before.metafiles} metafiles in {self._before.directories} directories"
             hint = "check that its disk is mounted and that nothing was deleted"
-            yield Reason("empty", f"suddenly empty, it held {held}: {hint}")
+            yield Reason("empty", f"suddenly empty, it contained {held}: {hint}")
         if self._lock is not None and self._lock.remark:
             yield Reason("locked_by_another_user", self._lock.remark)
         yield from self._events.reasons()
@@ -257,7 +259,7 @@ class RootScanner:
         if self.tree.irregular:
             count = sum(self.tree.irregular.values())
             where = abbreviate([printable(path) for path in sorted(self.tree.irregular)])
-            yield Reason("irregular", f"{count} with a metafile's name are not regular files, in {where}")
+            yield Reason("irregular", f"{count} entries with a metafile's name are not regular files, in {where}")
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -275,7 +277,7 @@ def _inaccessible(error: OSError) -> Reason:
 
 
 def _outermost(trees: Iterable[str]) -> list[str]:
-    """Return the trees that lie in no other one."""
+    """Return the trees that are not inside another one."""
     kept: list[str] = []
     for tree in sorted(trees, key=lambda each: each + "/"):
         if not (kept and is_within(tree, kept[-1])):

@@ -1,4 +1,4 @@
-"""The events of one root: whether they are wanted, requested and complete, and which directories they do not cover."""
+"""Events of one root: request them, and determine which directories they do not cover."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from daemon.watching.coverage import UNMEASURED, Coverage, compare, inotify_descriptors, read_watches, watch_limit
-from daemon.watching.event_hints import Hints, HintSink, OpenHints, refusal
+from daemon.watching.event_hints import Hints, HintSink, OpenHints, explain_refusal
 from daemon.watching.mounts import Mount, is_within, mounts_of
 from daemon.watching.roots import MountMode, Reason, WatchMode, WatchRoot
 from daemon.watching.scan import Tree
@@ -18,11 +18,11 @@ from handlers.text import abbreviate, printable
 log = structlog.get_logger()
 
 LONGEST_RETRY_S = 3_600.0
-"""Longest time between two requests for events after the system refused."""
+"""Longest time between two requests for events after a refusal."""
 
 
 class RootEvents:
-    """Requests the events of a root, and measures what they cover. Methods may block.
+    """Requests the events of a root and measures their coverage. Methods may block.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class RootEvents:
         read_mounts: Callable[[], Iterable[Mount]],
     ) -> None:
         self.is_new = False
-        """Whether events were requested since `measure` was last called after a full listing."""
+        """Whether events were requested since the last `measure` after a full listing."""
         self._root = root
         self._path = os.fspath(root.directory)
         self._real = self._path
@@ -61,15 +61,15 @@ class RootEvents:
 
     @property
     def are_coming(self) -> bool:
-        """Whether events are requested, at least for the mount that the root lies on."""
+        """Whether events are requested, at least for the mount that contains the root."""
         return self._hints is not None
 
     def refresh(self, *, renew: bool, may_open: bool) -> None:
-        """Read the mounts, and request events where they are wanted and do not come.
+        """Read the mounts, and request events if they are wanted and missing.
 
         Parameters
         ----------
-        renew : request them again even if they seem to come.
+        renew : whether events are requested again even if they seem to work.
         may_open : whether a new request may be made.
         """
         self._real = os.path.realpath(self._path)
@@ -96,7 +96,7 @@ class RootEvents:
             self.is_new = True
             self._refused = None
         except OSError as error:
-            self._refused = Reason("events_refused", refusal(error))
+            self._refused = Reason("events_refused", explain_refusal(error))
             self._refused_at_limit = watch_limit()
             self._retry_at = now + self._retry_s
             self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
@@ -104,14 +104,14 @@ class RootEvents:
     def watch_directory(self, path: str) -> None:
         """Request the events of a directory before it is listed: the listing shows earlier changes, events later ones.
 
-        A repeated request changes nothing. So the next listing restores a lost watch; directories without a watch are
-        polled, and therefore listed at each pass.
+        A repeated request has no effect, and the next listing restores a lost watch. A directory without a watch is
+        polled, so every pass lists it.
         """
         if self._hints is not None:
             self._hints.watch(path)
 
     def stop(self) -> None:
-        """End the events."""
+        """Stop watching."""
         if self._hints is not None:
             self._hints.close()
         self._hints = None
@@ -119,7 +119,7 @@ class RootEvents:
         self._measured_changes = None
 
     def uncovered(self, tree: Tree) -> frozenset[str] | None:
-        """Return the directories whose changes no event reports; None if that is all of them."""
+        """Return the directories whose changes no event reports; None: all directories."""
         if self._hints is None:
             return None
         remote = [mount.directory for mount in self._mounts[1:] if mount.is_remote]
@@ -133,9 +133,9 @@ class RootEvents:
         return max(above, key=lambda mount: len(mount.directory)).is_remote if above else False
 
     def measure(self, tree: Tree, *, everything: bool) -> None:
-        """Compare the kernel's watches with the directories, unless nothing changed since the last time.
+        """Compare the kernel's watches with the directories, unless nothing has changed since the last comparison.
 
-        A comparison costs more than a pass over mtimes.
+        A comparison takes longer than a pass over mtimes.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class RootEvents:
             yield MountMode(Path(mount.directory), mount.file_system, mode)
 
     def reasons(self) -> Iterable[Reason]:
-        """Yield what is wrong with the events and mounts of the root."""
+        """Yield the problems of the root's events and mounts."""
         if self._refused is not None and self._hints is None and self._are_wanted():
             yield self._refused
         yield from self._coverage_reasons()

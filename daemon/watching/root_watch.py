@@ -1,4 +1,4 @@
-"""One watch root in the event loop: its scans, and the delivery of their results."""
+"""Watch one root: schedule its scans in the event loop and deliver their results."""
 
 import asyncio
 import contextlib
@@ -25,32 +25,32 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times that are not configurable, in seconds."""
+    """Times that are not configurable, seconds."""
 
     follow_s: float = 2.0
-    """From one look at growing files to the next: neither an event nor the time of their directory shows growth."""
+    """Interval of scans of growing files: neither an event nor the directory's mtime shows their growth."""
     coalesce_s: float = 0.05
-    """Hints are collected for this long before they are followed."""
+    """Time in which hints are collected before they are scanned."""
     coalesce_most_s: float = 5.0
-    """Hints are collected for this long at most, where following them takes long."""
+    """Longest time in which hints are collected, if scans of hints take long."""
     grace_s: float = 5.0
-    """If a scan finds a metafile and its event does not come within this time, no event announced it."""
+    """Time after a scan found a metafile in which its event may still arrive."""
     granularity_s: float = 2.0
-    """Granularity of mtimes (FAT: 2 s)."""
+    """Granularity of mtimes (2 s on FAT)."""
     overflow_spacing_s: float = 1.0
-    """Shortest time between passes that overflows cause."""
+    """Shortest time between passes that are caused by overflows."""
     overflow_shown_s: float = 900.0
-    """Time for which the health reports an overflow."""
+    """Time in which health reports an overflow."""
     stuck_s: float = 60.0
-    """A scan without progress for this long is stuck: the file server does not answer."""
+    """Time without progress after which a scan is stuck: the file server does not answer."""
     opening_s: float = 5.0
-    """The same while a root is opened, which needs few calls. The start waits no longer for a root."""
+    """The same while a root is opened, which needs few calls. It is also the longest wait of the daemon's start."""
     stop_s: float = 2.0
-    """Longest wait of a stop for a thread."""
+    """Longest wait for a thread at a stop."""
 
 
 class RootWatch:
-    """Decides when a root is scanned, and hands over what the scans find.
+    """Decides when a root is scanned, and delivers the sightings.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class RootWatch:
     ) -> None:
         self.root = root
         self.watching = asyncio.Event()
-        """The root is watched, or the reason why it is not is known."""
+        """Set when the root is watched, or the reason why it cannot be is known."""
         self.caught_up = asyncio.Event()
-        """The metafiles that were there at the start have been handed over."""
+        """Set when the metafiles that were present at the start have been delivered."""
         self._timing = timing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
@@ -129,11 +129,11 @@ class RootWatch:
             self.caught_up.set()
 
     async def end(self) -> None:
-        """End the scan under way and the events, and release the lock. Does nothing when it is called again."""
+        """End the running scan and the events, and release the lock. A second call does nothing."""
         await self._calls.end()
 
     def _wake(self) -> None:
-        """Wake the loop because there are hints. Any thread may call this."""
+        """Wake the event loop because of hints. Thread-safe."""
         with contextlib.suppress(RuntimeError):  # the loop has closed
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._woken.set)
@@ -146,10 +146,10 @@ class RootWatch:
         self._view = view
         self._calls.limit_s = self._timing.stuck_s
 
-    # --- rhythm
+    # --- schedule
 
     async def _wait_until_due(self) -> None:
-        """Wait until a pass is due or hints come; let hints accumulate for a moment."""
+        """Wait until a pass is due or hints arrive; collect hints for a moment."""
         due_s = min(self._pass_due, self._full_due) - time.monotonic()
         if self.root.follow is not None:
             due_s = min(due_s, self._timing.follow_s)
@@ -160,7 +160,10 @@ class RootWatch:
         self._woken.clear()
 
     def _coalesce_s(self) -> float:
-        """At least three times as long as following hints took last: so scans take a quarter of the time at most."""
+        """Return the time in which hints are collected: three times the last scan of hints, within limits.
+
+        So scans of hints take at most a quarter of the time.
+        """
         return min(max(self._timing.coalesce_s, 3 * self._follow_s), self._timing.coalesce_most_s)
 
     async def _scan_what_is_due(self) -> None:
@@ -185,7 +188,7 @@ class RootWatch:
         if batch.overflows:
             self._overflows += batch.overflows
             self._overflow_at = now
-            # Only listing finds the files that were rewritten in place.
+            # Only a listing finds files that were rewritten in place.
             self._full_due = min(self._full_due, now + self.root.scan_interval_s)
             self._reliability.explain_losses(now + self.root.scan_interval_s + self._timing.grace_s)
 
@@ -211,8 +214,8 @@ class RootWatch:
     def _is_in_trouble(self) -> bool:
         return self._view is None or self._view.trouble is not None or self._view.is_empty
 
-    def look_again(self, metafile: Path) -> None:
-        """Scan a metafile of this root again now, and report it even if it seems unchanged."""
+    def rescan(self, metafile: Path) -> None:
+        """Scan a metafile of this root now, and report it even if it seems unchanged."""
         if not is_within(str(metafile), str(self.root.directory)):
             return
         if self.root.follow is None:
@@ -223,10 +226,10 @@ class RootWatch:
             self._rescans.add(str(metafile.parent.parent))
         self._woken.set()
 
-    # --- handing over
+    # --- delivery
 
     async def _adopt(self, view: View, found_by: FoundBy) -> None:
-        """Take over the result of a scan and hand over its sightings, with those left from before."""
+        """Apply the result of a scan and deliver its sightings, together with undelivered ones."""
         self._set_view(view)
         now = time.monotonic()
         for discovery in view.discoveries:
@@ -307,7 +310,7 @@ class RootWatch:
         if not self._reliability.is_unreliable:
             return None
         missed = self._reliability.found_only_by_scan
-        text = f"events are unreliable: {missed} metafiles came without an event; the directory is polled"
+        text = f"events are unreliable: {missed} metafiles arrived without an event; the directory is polled"
         return Reason("events_unreliable", text)
 
     def _overflow(self) -> Reason | None:
@@ -315,7 +318,7 @@ class RootWatch:
         if ago_s >= self._timing.overflow_shown_s:
             return None
         often = "once" if self._overflows == 1 else f"{self._overflows} times"
-        text = f"the event queue overflowed {often}, last {ago_s:.0f} s ago: scans find what it lost"
+        text = f"the event queue overflowed {often}, last {ago_s:.0f} s ago: scans find the missed metafiles"
         return Reason("overflow", text)
 
     def _report_if_known(self) -> None:
@@ -323,8 +326,10 @@ class RootWatch:
             self._report()
 
     def _report(self) -> None:
-        """Log what has changed since the last report."""
-        if self._calls.stuck() is not None:  # the reason why the root is not watched is known: nothing waits for it
+        """Log changes of status and reasons since the last report."""
+        if (
+            self._calls.stuck() is not None
+        ):  # the reason why the root is not watched is known, so the start need not wait
             self.watching.set()
         status, reasons = self._status(), self._reasons()
         codes = frozenset(reason.code for reason in reasons)

@@ -1,4 +1,4 @@
-"""Records of the watcher: the roots, and their health."""
+"""Records of the watcher: roots and their health."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from daemon.watching.scan import Follower
 
 
 class WatchMode(StrEnum):
-    """Way in which changes of a root are noticed. Scans run in every mode."""
+    """How changes in a root are detected. Scans run in every mode."""
 
     AUTO = "auto"
     """By events, except on network file systems."""
     EVENTS = "events"
     """By events on any file system, until events prove unreliable."""
     POLL = "poll"
-    """By scans alone: every directory is listed at every interval."""
+    """By scans only: every directory is listed at every interval."""
 
 
 class RootStatus(StrEnum):
     """State of a root."""
 
     OPENING = "opening"
-    """Its directory is accessed for the first time; nothing is known of it yet."""
+    """Its directory is being accessed for the first time."""
     WATCHING = "watching"
     CATCHING_UP = "catching_up"
-    """Watched; the metafiles that were there at the start are still being handed over."""
+    """Watched; metafiles that were present at the start are still being delivered."""
     POLLING = "polling"
-    """No events, or unreliable ones: new metafiles are found at the next interval."""
+    """Events are missing or unreliable: new metafiles are found at the next interval."""
     PAUSED = "paused"
-    """Suddenly empty. Nothing is concluded from that; a person has to check."""
+    """Suddenly empty. The daemon draws no conclusion; an operator has to check."""
     UNREACHABLE = "unreachable"
     """Cannot be accessed; retried every interval."""
 
@@ -43,16 +43,16 @@ class WatchRoot:
     name: str
     """Name in the configuration; unique."""
     directory: Path
-    """Absolute. May be a symbolic link; those below it are not followed."""
+    """Absolute path. It may be a symbolic link; links below it are not followed."""
     pattern: str = "_metadata_*.json"
     """Shell pattern of metafile names, without their directory."""
     follow: Callable[[], Follower] | None = None
-    """Makes what finds the sections in files that hold many; None: each file is one metafile."""
+    """Makes the follower that finds the sections in files with many sections; None: each file is one metafile."""
     mode: WatchMode = WatchMode.AUTO
     scan_interval_s: float = 60.0
-    """From one pass over directory mtimes to the next; each lists the polled directories."""
+    """Time between two passes over directory mtimes. Each pass lists changed and polled directories."""
     full_scan_interval_s: float = 600.0
-    """From one pass that lists every directory to the next."""
+    """Time between two passes that list every directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class MountMode:
 
     directory: Path
     file_system: str
-    """Type as the kernel names it."""
+    """Type in the kernel's notation: ext4, nfs4, fuse.sshfs."""
     mode: WatchMode
     """EVENTS or POLL."""
 
@@ -70,9 +70,9 @@ class Reason(NamedTuple):
     """A problem of a root."""
 
     code: str
-    """Stays the same while the problem lasts, so that it is logged once."""
+    """Constant while the problem lasts, so that it is logged once."""
     text: str
-    """Text for people; its numbers may change."""
+    """Text for the operator; its numbers may change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +83,24 @@ class RootHealth:
     directory: Path
     status: RootStatus
     modes: tuple[MountMode, ...]
-    """The mount that the root lies on, then the mounts below it; empty before the first scan."""
+    """The mount that contains the root, then the mounts below it; empty before the first scan."""
     reasons: tuple[str, ...]
     """Problems, one sentence each."""
     directories_seen: int
     """Includes the root."""
     directories_watched: int
-    """Directories that the kernel watches; 0 where it does not, or where that cannot be measured."""
+    """Directories that the kernel watches; 0 if it watches none or that cannot be measured."""
     metafiles_seen: int
     found_by_event: int
     """New or changed metafiles that an event announced."""
     found_only_by_scan: int
-    """New or changed metafiles that no event announced. With `found_by_event` it shows how reliable events are."""
+    """New or changed metafiles that no event announced. Compare with `found_by_event`: it shows how reliable events
+    are."""
     overflows: int
     """Overflows of the kernel's event queue."""
     undelivered: int
-    """Sightings that the pipeline did not take; offered again at each pass."""
+    """Sightings that the pipeline has not accepted; each pass delivers them again."""
     last_scan_at: float | None
-    """End of the last pass, UNIX time; None before the first."""
+    """End of the last pass, seconds since 1970 UTC; None before the first."""
     last_scan_s: float | None
-    """Duration of the last pass."""
+    """Duration of the last pass, seconds."""

@@ -1,8 +1,8 @@
-"""Cheap scans of a directory tree for metafiles. Blocking; for one thread at a time.
+"""Scan a directory tree for metafiles. Blocking; only one thread at a time.
 
-A pass stats the known directories and lists those that changed and those that the caller names. Listing a directory
-reads its names and stats its metafiles. Only that finds a file that was rewritten in place, since rewriting leaves the
-directory's mtime unchanged.
+A pass stats all known directories and lists those that changed or that the caller names. Listing a directory reads its
+names and stats its metafiles. Only a listing finds a file that was rewritten in place, since rewriting does not change
+the directory's mtime.
 """
 
 import fnmatch
@@ -38,23 +38,23 @@ class Content(NamedTuple):
 
     metafiles: int
     directories: int
-    """Below the root, without the root itself."""
+    """Number of directories below the root."""
 
 
 NOTHING = Content(0, 0)
 
 
 class Follower(Protocol):
-    """Finds sections in files that hold many and grow."""
+    """Finds sections in growing files that contain many sections."""
 
     def sections(self, path: str) -> list[tuple[str, FileIdentity]]:
-        """Return path and identity of the sections that are new or changed since the last call. Raises OSError."""
+        """Return path and identity of the sections that are new or changed since the last call. May raise OSError."""
 
     def is_due(self, path: str) -> bool:
         """Whether an unchanged file may have new sections, because of another file."""
 
     def identity(self, path: str) -> FileIdentity | None:
-        """Return the identity of a section now; None if there is none. Raises OSError."""
+        """Return the present identity of a section; None if it does not exist. May raise OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class NameRule:
 
     pattern: str
     initial: str = field(init=False)
-    """First character of every accepted name, if it is fixed: rejects images without a call."""
+    """First character of every accepted name, empty if it varies. It rejects images without a function call."""
     _matches: Callable[[str], object] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,11 +88,11 @@ class Tree:
     Parameters
     ----------
     root : absolute path.
-    names : the names of metafiles.
-    follow : makes what finds the sections in files that hold many; None: each file is one.
+    names : rule for the names of metafiles.
+    follow : makes the follower that finds the sections in files with many sections; None: each file is one metafile.
     granularity_s : granularity of the file system's mtimes. A directory with a recent mtime is listed again after this
-        time: a second change within the same tick leaves the same mtime.
-    before_listing : called with each directory that is about to be listed, so that its events can be requested.
+        time, since a second change within the same tick does not change the mtime.
+    before_listing : called with each directory before it is listed, so that its events can be requested.
     """
 
     def __init__(
@@ -110,17 +110,18 @@ class Tree:
         self.stop = threading.Event()
         """Set it to end a pass at the next directory."""
         self.directories: dict[str, tuple[int, int, int]] = {}
-        """Path -> (mtime_ns, st_dev, st_ino) before the last listing. Tuples save memory: 10,000 are usual."""
+        """Path -> (mtime_ns, st_dev, st_ino) before the last listing. Tuples save memory: 10,000 directories are
+        usual."""
         self.failures: dict[str, str] = {}
         """Directories that could not be accessed, and why. Retried in every pass: chmod leaves mtimes unchanged."""
         self.irregular: dict[str, int] = {}
-        """Directory -> how many of its entries have a metafile's name and are no regular files."""
+        """Directory -> number of its entries that have a metafile's name but are not regular files."""
         self.changes = 0
-        """Directories that came, went, became readable or were replaced, since the start."""
+        """Number of times that directories appeared, vanished, became readable or were replaced, since the start."""
         self.moved_at = clock()
         """When the scan of the current directory began."""
         self.current = root
-        """Directory that is being scanned, or was last."""
+        """Directory that is being scanned, or was scanned last."""
         self._names = names
         self._follower = follow() if follow else None
         self._sections_again: set[str] = set()
@@ -131,8 +132,8 @@ class Tree:
         self._files: dict[str, dict[str, FileIdentity]] = {}
         self._recent: dict[str, float] = {}
         self._unsure: set[str] = set()
-        """Directories of which something vanished during a scan. They are listed again even if their mtime is
-        unchanged: when their disk was unmounted and mounted again, nothing in them has changed."""
+        """Directories in which an entry vanished during a scan. They are listed again even if their mtime is unchanged:
+        a disk that was unmounted and mounted again shows the same mtimes."""
         self._marked: dict[str, set[str]] = {}
         self._marks_lock = threading.Lock()
 
@@ -142,21 +143,18 @@ class Tree:
         return Content(sum(map(len, self._files.values())), max(0, len(self.directories) - 1))
 
     def mark_changed(self, metafile: str) -> None:
-        """Count a metafile as changed when it is listed next: it may have been gone between two scans.
-
-        Any thread may call this.
-        """
+        """Report a metafile as changed in its next listing: it may have been absent between two scans. Thread-safe."""
         directory, name = os.path.split(metafile)
         with self._marks_lock:
             self._marked.setdefault(directory, set()).add(name)
 
     def mark_section(self, section: str) -> None:
-        """Report a section inside a file again when the file is listed next. Any thread may call this."""
+        """Report a section inside a file again in the file's next listing. Thread-safe."""
         with self._marks_lock:
             self._sections_again.add(section)
 
     def growing(self) -> set[str]:
-        """Return the directories whose files may grow: that leaves the times of their directories unchanged."""
+        """Return the directories with files that may grow. Growth does not change a directory's mtime."""
         return set(self._files) if self._follower else set()
 
     def _take_marks(self, directory: str) -> set[str]:
@@ -169,7 +167,7 @@ class Tree:
         Parameters
         ----------
         polled : directories that are listed even if their mtime is unchanged.
-        everything : list all directories.
+        everything : whether all directories are listed.
         """
         found: list[Found] = []
         new: list[str] = []
@@ -179,14 +177,14 @@ class Tree:
             if self.stop.is_set():
                 return found
             if path not in self.directories and path != self.root:
-                continue  # forgotten during this pass, with a directory above it
+                continue  # dropped during this pass, with a directory above it
             new += self._scan_directory(path, found, listing=everything or path in polled or path in growing)
         while new and not self.stop.is_set():
             new += self._scan_directory(new.pop(), found, listing=True)
         return found
 
-    def look_at(self, directories: Iterable[str], trees: Iterable[str]) -> list[Found]:
-        """List some directories, and some trees with everything below; return the new and changed metafiles."""
+    def scan_some(self, directories: Iterable[str], trees: Iterable[str]) -> list[Found]:
+        """List directories, and trees with everything below; return the new and changed metafiles."""
         found: list[Found] = []
         new: list[str] = []
         for directory in directories:
@@ -197,7 +195,7 @@ class Tree:
         return found
 
     def _scan_directory(self, path: str, found: list[Found], *, listing: bool, deep: bool = False) -> list[str]:
-        """Scan one directory; return the directories in it that are not known yet, or all of them if deep."""
+        """Scan one directory; return its unknown subdirectories, or all of them if `deep`."""
         self.moved_at = self._clock()
         self.current = path
         try:
@@ -233,8 +231,8 @@ class Tree:
             self.failures[path] = error.strerror or str(error)
             return []
         known = self.directories.get(path)
-        was_closed = self.failures.pop(path, None) is not None
-        if was_closed or known is None or known[1:] != now[1:]:
+        was_unreadable = self.failures.pop(path, None) is not None
+        if was_unreadable or known is None or known[1:] != now[1:]:
             self.changes += 1
         self.directories[path] = now
         if began >= self._recent.get(path, began + 1):
@@ -242,7 +240,7 @@ class Tree:
         return below if deep else [each for each in below if each not in self.directories]
 
     def _list(self, path: str, found: list[Found]) -> list[str]:
-        """Return the directories in a directory. Record its metafiles; append the new and changed ones to `found`."""
+        """List a directory; append its new and changed metafiles to `found`. Return its subdirectories."""
         base = path if path.endswith("/") else path + "/"
         below: list[str] = []
         named: list[os.DirEntry[str]] = []
@@ -266,7 +264,7 @@ class Tree:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 self._unsure.add(path)
-                continue  # renamed or removed since the listing, or unmounted
+                continue  # renamed, removed or unmounted since the listing
             if not stat.S_ISREG(status.st_mode):
                 irregular += 1
                 continue
@@ -304,7 +302,7 @@ class Tree:
             self._unsure.add(os.path.dirname(path))  # noqa: PTH120  text
 
     def _forget_tree(self, path: str) -> None:
-        """Forget a path that is no directory any more, and all below it: through a link they could still resolve."""
+        """Drop a path that is no longer a directory, and all below it: a symbolic link may still resolve to them."""
         for each in [each for each in self.directories if is_within(each, path)]:
             self._forget(each)
 
@@ -316,12 +314,12 @@ def _set_or_drop(facts: dict[str, Value], path: str, value: Value) -> None:
         facts.pop(path, None)
 
 
-MANY = 10
-"""If this many metafiles disappear at once, that is an alarm even where directories remain."""
+MANY_METAFILES = 10
+"""If at least this many metafiles vanish at once, a tree counts as empty even if directories remain."""
 
 
 def is_suddenly_empty(before: Content, now: Content) -> bool:
-    """Whether a tree lost everything that it held, as when its mount is gone or someone deleted its files.
+    """Whether a tree has lost its content, for example because its mount is gone or its files were deleted.
 
     >>> is_suddenly_empty(Content(1, 1), Content(0, 0)), is_suddenly_empty(Content(1, 1), Content(0, 1))
     (True, False)
@@ -330,4 +328,4 @@ def is_suddenly_empty(before: Content, now: Content) -> bool:
     """
     if now.metafiles:
         return False
-    return before.metafiles >= MANY if now.directories else before.metafiles > 0 or before.directories > 0
+    return before.metafiles >= MANY_METAFILES if now.directories else before.metafiles > 0 or before.directories > 0

@@ -1,8 +1,8 @@
-"""The watcher of the acquisition directories: events wake it, its own scans decide, and it emits sightings.
+"""Watch the acquisition directories and report sightings of metafiles. Events trigger scans; scans decide.
 
-At the start of a root it watches a directory, then lists it, then goes on with the directories in it; afterwards it
-hands over the metafiles found. It never writes, moves or deletes anything in a root and reads no file. It never
-concludes that a metafile is gone.
+At the start of a root the watcher watches a directory, lists it and continues with its subdirectories. Then it delivers
+the metafiles that it found. It never writes, moves or deletes anything in a root, and it never concludes that a
+metafile is gone.
 """
 
 import asyncio
@@ -18,14 +18,13 @@ from daemon.watching.roots import RootHealth, WatchRoot
 
 
 class Watcher:
-    """Watches several roots. Each has its own task, and none waits for another.
+    """Watches several roots, each in its own task and independent of the others.
 
     Parameters
     ----------
-    roots : names and directories differ, and no directory lies in another.
-    on_sighting : awaited for one sighting of a root at a time, in the order of file names, which begin with the time of
-        acquisition.
-    known_metafiles : root name -> number of metafiles in the journal: if there are any, an empty root is an alarm from
+    roots : names and directories must differ, and no directory may contain another one.
+    on_sighting : awaited for one sighting of a root at a time, in the order of file names.
+    known_metafiles : root name -> number of metafiles in the journal. If there are any, an empty root is a problem from
         the start.
     state_directory : see `lock_root`.
     """
@@ -44,7 +43,7 @@ class Watcher:
         self.watching = asyncio.Event()
         """Set when every root is watched or has reported why it cannot be."""
         self.caught_up = asyncio.Event()
-        """Set when the metafiles that were there at the start have been handed over."""
+        """Set when the metafiles that were present at the start have been delivered."""
         self._timing = timing or Timing()
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -79,7 +78,7 @@ class Watcher:
             await asyncio.gather(*(watch.end() for watch in self._watches.values()))
 
     async def _claim(self) -> None:
-        """Lock all roots at once. A root whose file server does not answer is locked when it answers."""
+        """Lock all roots concurrently. A root whose file server does not answer is locked when the server answers."""
         claims = [asyncio.create_task(watch.claim(), name=f"claim {name}") for name, watch in self._watches.items()]
         try:
             done, _ = await asyncio.wait(claims, timeout=self._timing.opening_s)
@@ -87,7 +86,7 @@ class Watcher:
                 claim.result()
         finally:
             for claim in claims:
-                claim.cancel()  # the thread runs on, and the first scan waits for it
+                claim.cancel()  # the thread continues, and the first scan waits for it
             await asyncio.wait(claims)
 
     def health(self) -> tuple[RootHealth, ...]:
@@ -99,13 +98,13 @@ class Watcher:
         watch = self._watches.get(name)
         return watch is not None and watch.is_observable
 
-    def look_again(self, metafile: Path) -> None:
-        """Report a metafile again if it exists, even if no scan saw it gone."""
+    def rescan(self, metafile: Path) -> None:
+        """Report a metafile again if it exists, even if it seems unchanged."""
         for watch in self._watches.values():
-            watch.look_again(metafile)
+            watch.rescan(metafile)
 
     async def replace_roots(self, roots: Iterable[WatchRoot]) -> None:
-        """Watch these roots from now on; unchanged roots are not interrupted. Call it only while `run` runs.
+        """Watch these roots from now on; unchanged roots are not interrupted. Call this only while `run` runs.
 
         Returns when each new root is watched or has reported why it cannot be.
         """

@@ -1,1 +1,1 @@
-"""HTTP: routes, JSON, access rules."""
+"""The daemon's HTTP server: routes, JSON, access rules, live events, pages."""

@@ -1,4 +1,4 @@
-"""Access rules: which requests may change something."""
+"""Access rules for requests that change something. Blocking: the token's file is read."""
 
 import hmac
 
@@ -13,9 +13,9 @@ from handlers.errors import SettingsFault
 def post_refusal(request: web.Request, http: HttpSettings) -> tuple[int, str] | None:
     """Return status and reason if the request may not change anything, otherwise None. Reads the token's file.
 
-    A page in an operator's browser can send requests to this machine, too. So a POST must be JSON (another site's page
-    cannot send that without asking first), must not come from another site, and must carry the token if there is one:
-    in a header, or as the cookie of a login.
+    A foreign page in an operator's browser can send requests to this machine, too. So a POST must be JSON, which such a
+    page cannot send without a CORS preflight; it must not come from another site; and if a token is configured, it must
+    carry the token in a header or the cookie of a login.
     """
     try:
         token = read_token(http)
@@ -35,7 +35,9 @@ def post_refusal(request: web.Request, http: HttpSettings) -> tuple[int, str] | 
 
 
 def token_matches(http: HttpSettings, given: str) -> str | None:
-    """Return the token if a person gave it; None if it is another one, or if none is set. Reads the token's file.
+    """Return the configured token if it equals the given text; None if it differs or none is configured.
+
+    Reads the token's file.
 
     Raises
     ------

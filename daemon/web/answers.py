@@ -1,4 +1,4 @@
-"""Bodies of the answers, as JSON. Pure."""
+"""Bodies of responses as JSON. Pure."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from daemon.pipeline.health import Facts, reasons_not_ready, warnings
 
 LINKS = {
     "/healthz": "whether the daemon is alive",
-    "/readyz": "whether it can work, and why not",
+    "/readyz": "whether the daemon is ready, with the reasons if it is not",
     "/metrics": "metrics for Prometheus",
     "/api/montages": "all montages, newest first",
     "/api/montages?state=failed": "failed montages",
     "/api/reload": "outcome of the last reload of the configuration",
 }
-"""Pages of the daemon."""
+"""Links in the JSON response of `/`."""
 
 
 def readiness_json(facts: Facts) -> dict[str, Any]:
@@ -76,11 +76,12 @@ def encode_montages(
     inaccessible: Mapping[str, str],
     next_tries: Mapping[int, float],
 ) -> bytes:
-    """Return the body of `/api/montages`; takes half a second for 10,000 montages.
+    """Return the body of `/api/montages`. Takes 0.5 s for 10,000 montages.
 
     Parameters
     ----------
-    next_tries : montage id -> UNIX time of the next attempt.
+    inaccessible : watch name -> why its directory cannot be accessed now.
+    next_tries : montage id -> time of the next attempt, seconds since 1970 UTC.
     """
     encode = msgspec.json.Encoder().encode
 
@@ -89,7 +90,7 @@ def encode_montages(
             encoded = encode(row)
             if encoded.isascii() and b"\x7f" not in encoded:
                 return encoded
-        return json.dumps(row).encode()  # in ASCII: no character of a file name acts on a terminal or a page
+        return json.dumps(row).encode()  # ASCII only, so that no character of a file name controls a terminal
 
     rows = b",".join([encode_row(montage_json(each, inaccessible, next_tries.get(each.id))) for each in montages])
     return b'{"montages":[%b],"counts":%b}' % (rows, encode(counts))

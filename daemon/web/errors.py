@@ -1,4 +1,4 @@
-"""Errors as JSON with one sentence, and as one line in the log."""
+"""Report errors as JSON with one sentence, and as one line in the log."""
 
 import logging
 import time
@@ -9,12 +9,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 LOG_EVERY_S = 60.0
-"""At most one line about refused requests in this time."""
+"""Shortest time between two log lines about refused requests."""
 
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn HTTP errors into JSON."""
+    """Middleware that returns HTTP errors as JSON."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -24,7 +24,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def wants_html(request: web.Request) -> bool:
-    """Whether a browser asks for a page."""
+    """Whether the request is a browser's request for a page."""
     return "text/html" in request.headers.get("Accept", "") and "/api/" not in request.path
 
 
@@ -46,7 +46,7 @@ def errors_as_pages(page: Callable[[web.Request, int, str], Awaitable[web.Stream
             return await page(request, error.status, error.reason)
         except ConnectionError:
             raise
-        except Exception as error:  # a bug: the server logs it for programs, and answers them in JSON
+        except Exception as error:  # a bug; for programs the server logs it and responds in JSON
             if not wants_html(request):
                 raise
             request.protocol.log_exception("Error handling request from %s", request.remote, exc_info=error)
@@ -56,15 +56,15 @@ def errors_as_pages(page: Callable[[web.Request, int, str], Awaitable[web.Stream
 
 
 def error_answer(status: int, text: str) -> web.Response:
-    """Return the answer for an error."""
+    """Return the response to an invalid or failed request."""
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return web.json_response({"error": text}, status=status, headers=headers)
 
 
 class Refusals(logging.Filter):
-    """Logs invalid HTTP requests and lost connections in one line a minute, without tracebacks.
+    """Logs invalid HTTP requests and lost connections as at most one line a minute, without tracebacks.
 
-    Whoever reaches the port decides how many there are.
+    Clients determine their number, so they must not fill the log.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ def _is_by_the_client(error: BaseException | None) -> bool:
 
 
 def log_refusals(logger: logging.Logger) -> None:
-    """Have a logger of the server filtered; a filter of an earlier server is replaced."""
+    """Add the filter to a logger of the server, replacing the filter of an earlier server."""
     for former in [each for each in logger.filters if isinstance(each, Refusals)]:
         logger.removeFilter(former)
     logger.addFilter(Refusals())

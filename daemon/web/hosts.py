@@ -1,4 +1,4 @@
-"""Under which names the daemon answers."""
+"""Refuse requests for unknown host names."""
 
 import asyncio
 import functools
@@ -19,9 +19,9 @@ _NOT_THIS_MACHINE = "Host: not an address or the name of this machine, and not i
 def host_check(http: Callable[[], HttpSettings]) -> Middleware:
     """Return a middleware that refuses unknown host names.
 
-    A web page can point its own name to this machine (DNS rebinding); a browser that reaches both would hand the
-    daemon's answers to that page. An address leads nowhere else, so it is accepted unless the daemon listens on
-    loopback only. Source: Syncthing, lib/api `localhostMiddleware`, which checks on loopback only.
+    A web page can point its own name to this machine (DNS rebinding) and read the daemon's responses through a browser.
+    An IP address cannot be rebound, so it is accepted unless the daemon listens on loopback only. Source: Syncthing,
+    lib/api `localhostMiddleware`, which checks on loopback only.
     """
 
     @web.middleware
@@ -35,7 +35,7 @@ def host_check(http: Callable[[], HttpSettings]) -> Middleware:
 
 
 async def _is_own(authority: str, http: HttpSettings) -> bool:
-    """Whether a daemon that other machines reach answers under this address or name."""
+    """Whether this is an IP address or a name of a machine whose daemon does not listen on loopback only."""
     if http.loopback:
         return False
     name = _name_of(authority)

@@ -1,4 +1,4 @@
-"""Live events for open pages: one reader of the journal for all streams."""
+"""Live events for open pages: one task reads the journal for all streams."""
 
 import asyncio
 import contextlib
@@ -18,36 +18,36 @@ from daemon.journal.rows import Connection
 from daemon.montages.presentation import iso_time
 from daemon.web.server import connection_limit
 
-LOOK_EVERY_S = 1.0
-"""The journal is asked for new events this often while a stream is open."""
+POLL_S = 1.0
+"""Interval at which the journal is queried for new events while a stream is open."""
 MAX_STREAMS = 40
-"""Streams at once; the other connections stay free for requests. Fewer where few files may be open."""
+"""Largest number of open streams, so that connections remain for requests. Lower if few files may be open."""
 MOST_EVENTS = 500
-"""A page that missed more events reloads everything."""
+"""A page that has missed more events reloads everything."""
 IDLE_S = 5.0
-"""A stream without news looks this often whether its browser is still there."""
+"""Interval at which a stream without events checks whether its browser is still connected."""
 PING_S = 15.0
 SEND_S = 20.0
-"""A browser that takes nothing for this long is cut off; it connects again."""
+"""Time-out of a browser that does not receive. It connects again."""
 RETRY_MS = 3000
-"""Browsers connect again after this time."""
+"""Time after which a browser connects again."""
 Message = tuple[str, str, int | None]
 """Name, JSON, and the number of the journal's event."""
 
 
 class LiveEvents:
-    """Hands each new event of the journal to every open stream."""
+    """Sends each new event of the journal to every open stream."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._open = 0
         self._news = asyncio.Condition()
-        self._one_look = asyncio.Lock()
+        self._one_poll = asyncio.Lock()
         self._recent: deque[Message] = deque(maxlen=MOST_EVENTS)
         self._sent = 0
-        """Messages ever appended to the recent ones."""
+        """Number of messages ever appended to the recent ones."""
         self._last: int | None = None
-        """Number of the last event that was read; None while no page is open."""
+        """Number of the last event that was read; None while no stream is open."""
         self._made = 0
         self._is_closed = False
 
@@ -58,19 +58,19 @@ class LiveEvents:
 
     @property
     def version(self) -> tuple[int, int] | None:
-        """Changes with each event and each made tile, before any page hears of it; None while no page is open."""
+        """Changes with each event and each finished tile, before any stream gets them; None without streams."""
         return None if self._last is None else (self._last, self._made)
 
     async def close(self) -> None:
-        """End every stream and accept no more: a stopping daemon does not wait for browsers."""
+        """End every stream and accept no more, so that a stopping daemon does not wait for browsers."""
         self._is_closed = True
         async with self._news:
             self._news.notify_all()
 
     @contextlib.asynccontextmanager
-    async def looking(self, app: web.Application) -> AsyncIterator[None]:
-        """Look for events while the application runs; for `cleanup_ctx`."""
-        task = asyncio.create_task(self._look_for_ever(), name="live events")
+    async def polling(self, app: web.Application) -> AsyncIterator[None]:
+        """Poll the journal while the application runs; for `cleanup_ctx`."""
+        task = asyncio.create_task(self._poll_forever(), name="live events")
         try:
             yield
         finally:
@@ -80,17 +80,17 @@ class LiveEvents:
 
     # --- the journal
 
-    async def _look_for_ever(self) -> None:
+    async def _poll_forever(self) -> None:
         while True:
             if self._open:
-                await self._look()
+                await self._poll()
             else:
                 self._last = None
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_S)
 
-    async def _look(self) -> None:
-        """Append what is new to the recent messages; the first look finds where the journal stands."""
-        async with self._one_look:
+    async def _poll(self) -> None:
+        """Append new events to the recent messages. The first poll determines the number of the last event."""
+        async with self._one_poll:
             await self._append_news()
 
     async def _append_news(self) -> None:
@@ -117,17 +117,17 @@ class LiveEvents:
     # --- the streams
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer with events until the browser goes, or the daemon stops."""
+        """Send events until the browser disconnects or the daemon stops."""
         if self._is_closed:
             raise web.HTTPServiceUnavailable(reason="the daemon is stopping")
         most = min(MAX_STREAMS, connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 2)
         if self._open >= most:
-            raise web.HTTPServiceUnavailable(reason=f"{self._open} pages are open, the most that get live events")
+            raise web.HTTPServiceUnavailable(reason=f"{self._open} pages are open; no more can get live events")
         after = _number(request.headers.get("Last-Event-ID") or request.query.get("after"))
         self._open += 1
         try:
             if self._last is None:
-                await self._look()
+                await self._poll()
             stream = sse_response(request, ping_interval=PING_S, send_timeout=SEND_S)
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with stream as response:
@@ -148,7 +148,7 @@ class LiveEvents:
                 newest = await _send(response, message, newest)
 
     async def _wait_for_news(self, sent: int) -> None:
-        """Wait until there are more than `sent` messages, for some seconds at most."""
+        """Wait until there are more than `sent` messages, at most `IDLE_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(IDLE_S), self._news:
                 await self._news.wait_for(lambda: self._is_closed or self._sent > sent)
@@ -161,7 +161,7 @@ class LiveEvents:
         return list(itertools.islice(self._recent, len(self._recent) - count, None))
 
     async def _missed(self, after: int | None) -> list[Message]:
-        """Return what happened since an event that the browser names, up to what every stream gets."""
+        """Return the events after the last one that the browser received, up to the last one that was polled."""
         if after is None:
             return []
         found = await self._journal.read(lambda connection: overview.events_after(connection, after, MOST_EVENTS + 1))
@@ -172,7 +172,7 @@ class LiveEvents:
 
 
 async def _send(response: EventSourceResponse, message: Message, newest: int) -> int:
-    """Send a message unless its event was sent; return the number of the newest event that was."""
+    """Send a message unless its event was sent before; return the number of the newest sent event."""
     name, body, number = message
     if number is not None and number <= newest:
         return newest
@@ -193,7 +193,7 @@ def _message(event: JournalEvent) -> Message:
 
 
 def _number(text: str | None) -> int | None:
-    """Return the number of an event; None for any other text, which a browser cannot send."""
+    """Return the number of an event; None if the text is not a number."""
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 19):
         return None
     return int(text)

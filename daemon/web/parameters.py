@@ -1,4 +1,4 @@
-"""Query parameters. Each function raises HTTPBadRequest for an invalid value."""
+"""Parse query parameters. Each function raises HTTPBadRequest for an invalid value."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from daemon.journal.overview import Filter
 from daemon.montages.states import MontageState
 
 MAX_LIMIT = 10_000
-"""Montages of one answer."""
+"""Largest number of montages in one response."""
 
 
 def states_of(request: web.Request) -> list[MontageState] | None:
@@ -78,7 +78,7 @@ def place_of(request: web.Request) -> tuple[int, int]:
 
 
 def days_of(request: web.Request, choices: tuple[int, ...]) -> int:
-    """Return the number of `?days=30`, one of the choices; the second one by default."""
+    """Return the number of `?days=30`, which must be one of the choices; by default the second one."""
     text = request.query.get("days", str(choices[1]))
     if text not in map(str, choices):
         raise web.HTTPBadRequest(reason=f"days: must be one of {', '.join(map(str, choices))}")
@@ -86,7 +86,7 @@ def days_of(request: web.Request, choices: tuple[int, ...]) -> int:
 
 
 def size_of(request: web.Request, sizes: tuple[int, ...]) -> int:
-    """Return the number of `?size=256`, the last of `sizes` by default."""
+    """Return the number of `?size=256`, which must be one of `sizes`; by default the last one."""
     text = request.query.get("size", str(sizes[-1]))
     if text not in map(str, sizes):
         raise web.HTTPBadRequest(reason=f"size: must be {' or '.join(map(str, sizes))}")
@@ -100,11 +100,11 @@ def _is_number(text: str, *, max_digits: int) -> bool:
 # --- the filter of the pages
 
 FILTER_KEYS = ("watch", "scope", "tape", "state", "z_from", "z_to", "before")
-"""Parameters of the overview."""
+"""Parameters of the overview's filter."""
 
 
 def filter_of(request: web.Request) -> Filter:
-    """Return the filter of `?watch=&scope=&tape=&state=&z_from=&z_to=&before=`; empty texts do not restrict."""
+    """Return the filter of `?watch=&scope=&tape=&state=&z_from=&z_to=&before=`. An empty value does not restrict."""
     given = {key: request.query[key].strip() for key in FILTER_KEYS if request.query.get(key, "").strip()}
     return Filter(
         watch=given.get("watch"),

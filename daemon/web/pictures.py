@@ -26,7 +26,7 @@ class PicturePages:
         ]
 
     async def mosaic(self, request: web.Request) -> web.Response:
-        """Answer with the mosaic of a montage; tiles without mipmaps are striped."""
+        """Return the mosaic of a montage as PNG; tiles without mipmaps are striped."""
         montage = await self._montage(request)
         try:
             return _png(await self._pictures.mosaic(montage))
@@ -34,7 +34,7 @@ class PicturePages:
             return error_answer(_status(fault), str(fault))
 
     async def heatmap(self, request: web.Request) -> web.Response:
-        """Answer with the heatmap of a number: `?compare=12,13` for the scale that it shares with other montages."""
+        """Return the heatmap of a number as PNG; `?compare=12,13`: with a scale shared with these montages."""
         try:
             number = Number(request.match_info["number"])
         except ValueError:

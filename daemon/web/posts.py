@@ -1,4 +1,4 @@
-"""POST requests: replay, retry, dismiss, a verdict, deliveries of hooks, silences, and a copy of the journal."""
+"""POST requests: replay, retry, dismissal, verdict, deliveries of hooks, silences, differences, copy of the journal."""
 
 import asyncio
 import contextlib
@@ -47,20 +47,21 @@ class BackupRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     journal: str
-    """Path of the journal that the caller expects: another daemon may listen at the same address."""
+    """Path of the journal that the caller expects, since another daemon may listen at the same address."""
 
 
 Method = Callable[["Posts", web.Request, M], Awaitable[web.StreamResponse]]
 Handler = Callable[["Posts", web.Request], Awaitable[web.StreamResponse]]
 
 
-def _asked_by(model: type[M], *, writes: bool = True) -> Callable[[Method[M]], Handler]:
-    """Make a handler of a method that takes the body of a request that may change something.
+def _with_body(model: type[M], *, writes: bool = True) -> Callable[[Method[M]], Handler]:
+    """Return a decorator that makes a handler of a method: it checks the request's rights and parses its body.
 
     Parameters
     ----------
-    writes : whether the method writes into the journal. It is refused while the journal has a fault: otherwise the
-        caller would wait until the disk is repaired.
+    model : model of the body.
+    writes : whether the method writes into the journal. Then the request is refused while the journal has a fault, so
+        that the caller does not wait until the disk is repaired.
     """
 
     def decorate(method: Method[M]) -> Handler:
@@ -83,6 +84,7 @@ class Posts:
 
     Parameters
     ----------
+    on_decided : called after a person's decision was recorded.
     wake_hooks : called after deliveries were made due.
     """
 
@@ -102,7 +104,7 @@ class Posts:
         self._one_backup = asyncio.Lock()
 
     async def _parse(self, request: web.Request, model: type[M]) -> M | web.Response:
-        """Return the body of a request that may change something, otherwise the refusal."""
+        """Return the parsed body of a permitted request, otherwise the error response."""
         refusal = await asyncio.to_thread(post_refusal, request, self._http)
         if refusal is not None:
             return error_answer(*refusal)
@@ -111,9 +113,9 @@ class Posts:
         except ValidationError as error:
             return error_answer(400, problems(error, model))
 
-    @_asked_by(ReplayRequest, writes=False)
+    @_with_body(ReplayRequest, writes=False)
     async def replay(self, request: web.Request, wanted: ReplayRequest) -> web.Response:
-        """Answer 202 with the plan of each montage if work was started, otherwise 200."""
+        """Return 202 with the plan of each montage if work was started, otherwise 200."""
         try:
             plans = await self._replayer.replay(wanted, user_of(request, self._http))
         except NotSelectable as fault:
@@ -124,48 +126,48 @@ class Posts:
         body = {"dry_run": wanted.dry_run, "montages": [plan_json(planned) for planned in plans]}
         return web.json_response(body, status=202 if has_started else 200)
 
-    @_asked_by(RetryRequest)
+    @_with_body(RetryRequest)
     async def retry(self, request: web.Request, wanted: RetryRequest) -> web.Response:
-        """Answer 200 with the outcome of each montage, and with all of it in one sentence."""
+        """Return 200 with the outcome of each montage and a summary for people."""
         user = user_of(request, self._http)
         outcomes = await retry_failed(self._journal, self._replayer.enqueue, wanted, user)
-        return web.json_response({"montages": outcomes, "said": _said(outcomes)})
+        return web.json_response({"montages": outcomes, "summary": _summary(outcomes)})
 
-    @_asked_by(DismissRequest)
+    @_with_body(DismissRequest)
     async def dismiss(self, request: web.Request, wanted: DismissRequest) -> web.Response:
-        """Answer 200 with the outcome of each montage."""
+        """Return 200 with the outcome of each montage."""
         return web.json_response({"montages": await dismiss(self._journal, wanted, user_of(request, self._http))})
 
-    @_asked_by(DecisionRequest)
+    @_with_body(DecisionRequest)
     async def decide(self, request: web.Request, wanted: DecisionRequest) -> web.Response:
-        """Answer 200 with the verdict that counts after a person's decision."""
+        """Return 200 with the effective verdict after a person's decision."""
         user = user_of(request, self._http)  # the proxy's name has precedence over the typed one
         wanted = wanted.model_copy(update={"by": user}) if user else wanted
         answer = await decide(self._journal, montage_id_of(request), wanted, self._on_decided)
         return error_answer(404, "no such montage") if answer is None else web.json_response(answer)
 
-    @_asked_by(DeliveryRequest)
+    @_with_body(DeliveryRequest)
     async def notify(self, request: web.Request, wanted: DeliveryRequest) -> web.Response:
-        """Answer 200 with the deliveries that were made due or dropped."""
+        """Return 200 with the ids of deliveries that were made due or dropped."""
         outcome = await act(self._journal, wanted)
         self._wake_hooks()
         return web.json_response(outcome)
 
-    @_asked_by(SilenceRequest)
+    @_with_body(SilenceRequest)
     async def silence(self, request: web.Request, wanted: SilenceRequest) -> web.Response:
-        """Answer 200 with the silences that last after a change."""
+        """Return 200 with the active silences after the change."""
         user = user_of(request, self._http)
         wanted = wanted.model_copy(update={"by": user}) if user else wanted
         return web.json_response(await silence(self._journal, wanted))
 
-    @_asked_by(DifferenceReport)
+    @_with_body(DifferenceReport)
     async def differences(self, request: web.Request, wanted: DifferenceReport) -> web.Response:
-        """Answer 200 when what a verification found is recorded."""
+        """Return 200 after the differences of a verification were recorded."""
         return web.json_response(await report_differences(self._journal, wanted))
 
-    @_asked_by(BackupRequest, writes=False)
+    @_with_body(BackupRequest, writes=False)
     async def back_up(self, request: web.Request, wanted: BackupRequest) -> web.StreamResponse:
-        """Answer 200 with a copy of the journal, also if its file was deleted."""
+        """Return 200 with a copy of the journal, even if its file was deleted."""
         if wanted.journal != str(self._journal.path):
             return error_answer(409, f"journal: this daemon uses {printable(self._journal.path)}")
         async with contextlib.AsyncExitStack() as stack:
@@ -184,7 +186,7 @@ class Posts:
 
     @contextlib.asynccontextmanager
     async def _copy(self) -> AsyncIterator[AsyncBufferedReader]:
-        """Yield an open copy of the journal that has no name any more, so that it cannot be left behind."""
+        """Yield an open copy of the journal whose file is already deleted, so that no copy can be left behind."""
         directory = self._journal.path.parent
         if not await aiofiles.os.path.isdir(directory):  # deleted with the journal
             directory = Path(tempfile.gettempdir())
@@ -193,7 +195,7 @@ class Posts:
             try:
                 await asyncio.to_thread(remove_journal, path)
                 await self._journal.back_up(path)
-                # Closed here, not by aiofiles: a cancelled request would not wait for it.
+                # Closed here and not by aiofiles, because a cancelled request would not wait for aiofiles.
                 copy = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
             except OSError as error:
                 raise storage_fault(printable(path), "write a copy of the journal", error) from error
@@ -202,7 +204,7 @@ class Posts:
             yield wrap(copy)
 
 
-def _said(outcomes: Sequence[dict[str, Any]]) -> str:
+def _summary(outcomes: Sequence[dict[str, Any]]) -> str:
     retried = sum(outcome["retried"] for outcome in outcomes)
     others = [outcome for outcome in outcomes if not outcome["retried"]]
     text = f"{retried} {'section is' if retried == 1 else 'sections are'} retried."

@@ -11,12 +11,12 @@ from handlers.quality.numbers import UNITS, Floats
 
 
 def encode_quality(numbers: bytes) -> bytes:
-    """Return the body of `/api/montages/{id}/tiles` from the journal's block; takes 50 ms for 2,772 tiles."""
+    """Return the body of `/api/montages/{id}/tiles` from the journal's block. Takes 50 ms for 2,772 tiles."""
     return json.dumps(quality_json(unpack(numbers))).encode()
 
 
 def quality_json(quality: Quality) -> dict[str, Any]:
-    """Return the numbers by column, each with a value for each tile; null where unknown."""
+    """Return the numbers as columns with one value for each tile; null where unknown."""
     tiles = quality.tiles
     return {
         "section": asdict(quality.section),
@@ -29,7 +29,7 @@ def quality_json(quality: Quality) -> dict[str, Any]:
 
 
 def _values(column: Floats) -> list[float | int | None]:
-    """Return a column as JSON has it: whole numbers without a point."""
+    """Return a column as JSON values. A column of whole numbers has integers."""
     known = column[~np.isnan(column)]
     is_whole = bool((known == np.rint(known)).all())
     return [None if np.isnan(value) else int(value) if is_whole else value for value in column.tolist()]

@@ -27,7 +27,7 @@ from daemon.web.quality import encode_quality
 from daemon.web.server import add_headers, guard
 
 MAX_BODY_BYTES = 2 * 1024**2
-"""Size of a POST."""
+"""Largest body of a POST."""
 
 
 def make_app(
@@ -51,7 +51,7 @@ def make_app(
     http : returns the present HTTP settings.
     last_reload : returns the outcome of the last reload of the configuration.
     next_try_in_s : returns the seconds until the next attempt of a montage, if it is delayed.
-    pages : the pages for people; None omits them.
+    pages : the HTML pages; None omits them.
     live : events for open pages; None omits their route.
     pictures : draws montages; None omits these routes.
     """
@@ -67,9 +67,9 @@ def make_app(
         routes += PicturePages(journal, pictures).routes()
     if live is not None:
         routes.append(web.get("/api/events", live.answer))
-        app.cleanup_ctx.append(live.looking)
-        app.on_shutdown.append(lambda _: live.close())  # otherwise the server waits for the streams
-    # A reverse proxy may remove the base path, or leave it.
+        app.cleanup_ctx.append(live.polling)
+        app.on_shutdown.append(lambda _: live.close())  # otherwise the stopping server waits for the streams
+    # A reverse proxy may remove the base path or keep it.
     for prefix in {"", pages.base_path if pages else ""}:
         app.add_routes([web.route(each.method, prefix + each.path, each.handler) for each in routes])
     return app
@@ -123,27 +123,27 @@ class _Answers:
         ]
 
     async def root(self, request: web.Request) -> web.Response:
-        """Answer with the overview for a browser, and otherwise with links as JSON."""
+        """Return the overview for a browser, otherwise links as JSON."""
         if self._pages is not None and wants_html(request):
             return await self._pages.overview(request)
         return web.json_response({"links": LINKS})
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """Answer 200: any answer proves that the event loop runs."""
+        """Return 200: any response proves that the event loop runs."""
         return web.json_response({"alive": True})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """Answer 200 if the daemon is ready, otherwise 503 with the reasons."""
+        """Return 200 if the daemon is ready, otherwise 503; the body has the reasons."""
         body = readiness_json(await self._facts())
         return web.json_response(body, status=200 if body["ready"] else 503)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        """Answer in Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         text = self._metrics.text(await self._facts(), await in_time(self._journal.counts()))
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def montages(self, request: web.Request) -> web.Response:
-        """Answer with montages, newest first: `?state=failed&z=1050&limit=100`, `?id=1,2`, `?metafile=/data/x.json`."""
+        """Return montages, newest first: `?state=failed&z=1050&limit=100`, `?id=1,2`, `?metafile=/data/x.json`."""
         montages = await in_time(
             self._journal.montages(
                 states=parameters.states_of(request),
@@ -165,7 +165,7 @@ class _Answers:
         return None if in_s is None else time.time() + in_s
 
     async def montage(self, request: web.Request) -> web.Response:
-        """Answer with one montage, its events and attempts."""
+        """Return one montage with its events, attempts and verdict."""
         body = await in_time(self._detail(parameters.montage_id_of(request)))
         if body is None:
             raise web.HTTPNotFound(reason="no such montage")
@@ -188,13 +188,15 @@ class _Answers:
         return body
 
     async def tiles(self, request: web.Request) -> web.Response:
-        """Answer with the quality numbers of every tile of a montage, column by column."""
+        """Return the quality numbers of every tile of a montage, by column."""
         numbers = await in_time(self._journal.quality_numbers(parameters.montage_id_of(request)))
         if numbers is None:
-            raise web.HTTPNotFound(reason="no quality numbers of such a montage: they come with its mipmaps")
+            raise web.HTTPNotFound(
+                reason="this montage has no quality numbers: they are measured while its mipmaps are made"
+            )
         body = await asyncio.to_thread(encode_quality, numbers)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     async def reload(self, _: web.Request) -> web.Response:
-        """Answer with the outcome of the last reload of the configuration."""
+        """Return the outcome of the last reload of the configuration."""
         return web.json_response(self._last_reload())

@@ -17,29 +17,29 @@ from daemon.web.errors import error_answer
 log = structlog.get_logger()
 
 MAX_CONNECTIONS = 100
-"""At the limit, a new connection replaces the one that has been without a request for longest."""
+"""At the limit, a new connection replaces the oldest one without a request."""
 IDLE_S = 15.0
 """A connection that has not sent a whole request header within this time is closed."""
 ACCEPT_RETRY_S = 1.0
 """Delay after a connection could not be accepted."""
 LOG_EVERY_S = 60.0
-"""Connections that cannot be accepted are logged this often."""
+"""Shortest time between two log lines about connections that cannot be accepted."""
 END_S = 3.0
-"""Requests under way get this long to end when the server stops."""
+"""Time for running requests to end when the server stops."""
 POLL_S = 0.05
-"""Pause between checks for a free connection, while at the limit every connection has a request under way."""
+"""Interval of checks for a free connection while all connections have a running request."""
 BACKLOG = 128
 
 
 class Connection(web.RequestHandler):
-    """A connection that answers invalid HTTP in JSON."""
+    """A connection that responds to invalid HTTP in JSON."""
 
     __slots__ = ("is_busy",)
 
     def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(manager, loop=loop, keepalive_timeout=IDLE_S, access_log=None, auto_decompress=False)  # type: ignore[arg-type]
         self.is_busy = False
-        """Whether a request is under way."""
+        """Whether a request is being handled."""
 
     def handle_error(
         self,
@@ -48,8 +48,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to a request that is invalid or that a handler failed at."""
-        super().handle_error(request, status, exc, message)  # logs it; raises if part of an answer was sent
+        """Return the response to an invalid request, or to one whose handler failed."""
+        super().handle_error(request, status, exc, message)  # logs it; raises if part of a response was sent
         reason = exc.message if isinstance(exc, HttpProcessingError) else "internal error, see the log"
         response = error_answer(status, " ".join(reason.split()[:12]))
         response.headers.update(HEADERS)
@@ -58,18 +58,20 @@ class Connection(web.RequestHandler):
 
 
 HEADERS = {"Server": "temwatch", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""Headers of every answer."""
+"""Headers of every response."""
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers of every answer; a signal of the application."""
-    kept = response.headers.get("Cache-Control", HEADERS["Cache-Control"])  # files named by their content say otherwise
+    """Add the headers of every response; handler of a signal of the application."""
+    kept = response.headers.get(
+        "Cache-Control", HEADERS["Cache-Control"]
+    )  # files with a version in their path may be cached
     response.headers.update({**HEADERS, "Cache-Control": kept})
 
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse compressed bodies, and mark the connection as busy."""
+    """Middleware that refuses compressed bodies and marks the connection as busy."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise web.HTTPUnsupportedMediaType(reason="Content-Encoding: send the body uncompressed")
     connection = request.protocol
@@ -84,10 +86,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serve an application; yield the port. Raises OSError if the address cannot be listened on."""
+    """Serve an application; yield the port. Raises OSError if the server cannot listen on the address."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=END_S)
     try:
-        await runner.setup()  # in here: what has begun is cleaned up, too, if the daemon stops meanwhile
+        await runner.setup()  # inside `try`: a stop meanwhile also cleans up what has begun
         async with contextlib.AsyncExitStack() as stack:
             listeners = [stack.enter_context(each) for each in await _listen(host, port)]
             acceptor = _Acceptor(runner)
@@ -126,7 +128,7 @@ async def _accept(listener: socket.socket) -> socket.socket:
 
 
 def connection_limit(descriptors: int) -> int:
-    """Return how many connections a process with a limit of open files accepts: a quarter, the rest is for its work.
+    """Return how many connections a process accepts: a quarter of its limit of open files, at most `MAX_CONNECTIONS`.
 
     >>> connection_limit(65536), connection_limit(128), connection_limit(-1)
     (100, 32, 100)
@@ -138,8 +140,8 @@ def connection_limit(descriptors: int) -> int:
 class _Acceptor:
     """Accepts connections for a runner.
 
-    asyncio's own server has no limit of connections, and logs each failed accept: thousands in a second while
-    descriptors are lacking.
+    asyncio's own server has no limit of connections. It logs each failed accept: thousands per second when no
+    descriptor is free.
     """
 
     def __init__(self, runner: web.AppRunner) -> None:
@@ -167,7 +169,7 @@ class _Acceptor:
                     raise
 
     async def _make_room(self) -> None:
-        """Wait until there are fewer connections than the limit; close the oldest one without a request."""
+        """Wait until there are fewer connections than the limit; close the oldest ones without a request."""
         while len(connections := self._open_connections()) >= self._limit:
             idle = next((each for each in connections if not each.is_busy), None)
             if idle is not None:
@@ -187,5 +189,5 @@ class _Acceptor:
             log.error(
                 "http.accept_failed",
                 reason=str(error),
-                hint="raise LimitNOFILE of the service, or find out what keeps so many files open",
+                hint="raise LimitNOFILE of the service, or find the cause of so many open files",
             )

@@ -1,4 +1,4 @@
-"""The site: requests, pages and live events of one daemon, at one address."""
+"""Serve requests, pages and live events of one daemon at one address."""
 
 import contextlib
 import errno
@@ -21,14 +21,14 @@ from handlers.errors import SettingsFault
 
 
 class UnusablePort(SettingsFault):
-    """The address or the port can never be listened on by this user. A restart does not help."""
+    """This user cannot listen on the address or port. A restart does not help."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A site that is served."""
+    """A running HTTP server."""
 
     url: str
     live: LiveEvents
@@ -38,7 +38,7 @@ class Site:
 async def serve_site(
     work: Assembly, notifier: Notifier, facts: Callable[[], Awaitable[Facts]], last_reload: Callable[[], dict[str, Any]]
 ) -> AsyncIterator[Site]:
-    """Serve what the assembly does.
+    """Serve the parts of an assembly over HTTP.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ async def serve_site(
     Raises
     ------
     SettingsFault
-        If the address cannot be listened on.
+        If the server cannot listen on the address.
     """
     settings, journal, pipeline = work.settings, work.journal, work.pipeline
     http = settings().http
@@ -74,7 +74,7 @@ async def serve_site(
 
 
 def _port_fault(http: HttpSettings, error: OSError) -> SettingsFault:
-    """Return the fault of an address that cannot be listened on. A restart helps if the port becomes free."""
+    """Return the fault of an address on which the server cannot listen. A restart helps if the port becomes free."""
     problem = f"cannot listen on {http.host}:{http.port}: {error.strerror}"
     if error.errno == errno.EADDRINUSE:
         return SettingsFault("http.port", problem, "stop the other program, or choose another port")

@@ -1,4 +1,4 @@
-"""Origin of a request: proxies, users, the login cookie."""
+"""Determine the origin of a request: proxies, users, the login cookie."""
 
 import hmac
 import ipaddress
@@ -12,9 +12,9 @@ from handlers.errors import SettingsFault
 from handlers.text import printable, shorten
 
 MAX_NAME = 100
-"""Characters of a user's name that are recorded."""
+"""Longest user name that is recorded, characters."""
 LOGIN_S = 30 * 24 * 3600
-"""A login lasts this long."""
+"""Duration of a login."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Access:
     """Rights and user of a request."""
 
     writes: str
-    """yes, login (the token is missing) or no (writing is disabled)."""
+    """"yes", "login" (after a login with the token) or "no" (writing is disabled)."""
     logged_in: bool
     user: str | None
 
@@ -46,19 +46,19 @@ def origin_of(request: web.Request, http: HttpSettings) -> str:
 
 
 def user_of(request: web.Request, http: HttpSettings) -> str | None:
-    """Return the name that a trusted proxy gives, for the journal; None if it gives none."""
+    """Return the user's name from a trusted proxy, for the journal; None if there is none."""
     if http.user_header is None or not comes_from_proxy(request, http):
         return None
     return shorten(printable(request.headers.get(http.user_header, "").strip()), MAX_NAME) or None
 
 
 def cookie_name(http: HttpSettings) -> str:
-    """Return the name of the login cookie; browsers share cookies between the ports of a host."""
+    """Return the name of the login cookie, with the port: browsers share cookies between ports of a host."""
     return f"temwatch_login_{http.port}"
 
 
 def login_proof(token: str) -> str:
-    """Return the value of the login cookie: it proves that the browser knew the token, and does not contain it."""
+    """Return the value of the login cookie: a proof of the token that does not contain the token."""
     return hmac.new(token.encode(), b"temwatch login", "sha256").hexdigest()
 
 
@@ -69,7 +69,7 @@ def is_logged_in(request: web.Request, http: HttpSettings, token: str) -> bool:
 
 
 def access_of(request: web.Request, http: HttpSettings) -> Access:
-    """Return what the pages offer to the request. Reads the token's file."""
+    """Return the rights and the user of a request. Reads the token's file."""
     user = user_of(request, http)
     try:
         token = read_token(http)

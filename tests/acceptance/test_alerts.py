@@ -67,7 +67,7 @@ def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_b
     assert temwatch("verify", "--config", config).returncode == 1
     wait_for(lambda: receiver.taken[1:], 60, "a message about the differences")
     said = temwatch("notify", "test", "--config", config)
-    assert (said.returncode, said.stdout) == (0, "alerts.urls_file: address 1 took the message\n")
+    assert (said.returncode, said.stdout) == (0, "alerts.urls_file: address 1 accepted the message\n")
     titles = [message["title"] for message in receiver.taken[1:]]
     assert titles == ["temwatch: verify differences (daemon)", "temwatch: a test message"]
     assert "`temwatch verify` found 1 difference; replay it from mipmaps" in receiver.taken[1]["message"]
@@ -76,5 +76,5 @@ def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_b
     assert (done.returncode, done.stdout.startswith("silent   disk low, until 20")) == (0, True), done
     done = temwatch(*silence, "nonsense", "--hours", "1")
     assert (done.returncode, done.stderr.startswith("KIND: Input should be 'montage failed'")) == (2, True), done
-    assert temwatch(*silence, "disk low", "--hours", "0").stdout == "no silence is in force\n"
+    assert temwatch(*silence, "disk low", "--hours", "0").stdout == "no silence is active\n"
     assert "secret" not in "\n".join(rig.daemon.lines()) + said.stdout + said.stderr

@@ -51,7 +51,7 @@ def test_a_daemon_that_starts_with_a_wrong_password_works_when_the_file_is_corre
     section = write()
     rig.start()
     begins = (
-        f"render-ws cannot be used until a person acts: {rig.nginx.url}: tried to ask for its version, and the proxy"
+        f"render-ws cannot be used until an operator acts: {rig.nginx.url}: tried to ask for its version, and the proxy"
     )
     wait_for(lambda: [each for each in rig.ready()["reasons"] if each.startswith(begins)], 20, lambda: str(rig.ready()))
     asked = rig.nginx.log.count(" 401 ")

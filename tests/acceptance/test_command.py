@@ -28,7 +28,7 @@ def test_the_demonstration_verifies_its_results_and_reports_it(tmp_path):
     assert "all verified" in done.stdout
     assert len(list((output / "pictures").glob("*.png"))) == 2
     assert "COMPLETE" in done.stdout
-    assert "on purpose, the metafile of section 2 comes before its images" in done.stdout
+    assert "the metafile of section 2 is written before its images on purpose" in done.stdout
     lines = done.stdout.replace(" \\\n     ", "").splitlines()  # a long command is folded
     (status,) = [line for line in lines if " status --config " in line]
     pasted = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=60)
@@ -100,7 +100,7 @@ def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig)
     wait_for(lambda: running_rig.ready().get("ready") is False, 40, "not ready")
     asked = temwatch("health", "--url", running_rig.url)
     assert asked.returncode == 1
-    assert "render-ws is away" in asked.stdout
+    assert "render-ws is unavailable" in asked.stdout
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):
@@ -166,7 +166,7 @@ def test_check_config_notes_what_the_daemon_would_wait_for(tmp_path):
     assert (
         f"note watch[0].directory: there is no directory {rig.acquisition} now: the daemon waits for it" in done.stdout
     )
-    assert "note http.host: 0.0.0.0 lets other machines read" in done.stdout
+    assert "note http.host: 0.0.0.0 allows other machines to read" in done.stdout
 
 
 def test_check_config_asks_render_ws_with_probe(rig: Rig):

@@ -122,4 +122,4 @@ def test_a_tile_whose_levels_were_replaced_is_left_out_of_the_manifest(running_r
     assert len(done.stdout.splitlines()) == 21
     assert complete.images[1].stem not in done.stdout
     assert f"tile {complete.images[1].stem}" in done.stderr
-    assert "other bytes than were written" in done.stderr
+    assert "do not match the recorded digest" in done.stderr

@@ -76,7 +76,7 @@ def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retri
     assert Path(told["data"]["output_dir"]) == rig.mipmaps
     wait_for(lambda: temwatch("notify", "list", *options).stdout == "no event waits for a hook\n", 30)
     done = temwatch("notify", "test", *options)
-    assert (done.returncode, done.stdout) == (0, "hook workflow: took the event\n")
+    assert (done.returncode, done.stdout) == (0, "hook workflow: accepted the event\n")
     assert (receiver.taken[-1]["type"], receiver.taken[-1]["data"]) == ("test", {})
     receiver.status = 500
     done = temwatch("notify", "test", *options)

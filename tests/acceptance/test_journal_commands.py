@@ -122,7 +122,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_runs_with_the_rebuilt_one(runn
     (kept,) = running_rig.root.glob("daemon.sqlite.before-*")
     assert kept.read_bytes() == damaged
     assert str(kept) in done.stdout
-    assert "montages that were dismissed are tried again" in done.stdout
+    assert "montages that were dismissed are processed again" in done.stdout
     running_rig.start()
     running_rig.wait_until("complete", *(section.metafile for section in sections))
     montage = running_rig.montage(running_rig.montage_of(sections[0].metafile)["id"])
@@ -216,7 +216,7 @@ def test_tiles_that_no_metafile_names_are_reported_and_kept(rig: Rig, write):
     assert run(rig, "replay", rig.acquisition).returncode == 0
     other.metafile.unlink()
     done = run(rig, "journal", "rebuild")
-    assert "shows 4 tiles that no metafile names; they are kept" in done.stdout
+    assert "has 4 tiles that no metafile has; they are kept" in done.stdout
     assert "1 complete" in done.stdout
     (stack,) = [word for word in done.stdout.split() if word.endswith("_raw")][:1]
     assert len(rig.tiles(stack.rsplit("/", 1)[1], Z)) == 8

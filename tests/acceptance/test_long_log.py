@@ -40,7 +40,7 @@ def test_the_cpu_of_a_section_stays_flat_and_memory_bounded_over_a_million_tiles
     log.parent.mkdir(parents=True)
     log.write_text(SESSION, newline="")
     tree = tree_at(tmp_path)
-    tree.look_at((), (str(tmp_path),))
+    tree.scan_some((), (str(tmp_path),))
     costs, memory, seen, restart_s = [], [], 0, 0.0
     with log.open("a", newline="") as file:
         for number in range(SLICES):
@@ -49,11 +49,11 @@ def test_the_cpu_of_a_section_stays_flat_and_memory_bounded_over_a_million_tiles
             before = time.process_time()
             if number == RESTART_AT:
                 tree = tree_at(tmp_path)
-                assert len(tree.look_at((), (str(tmp_path),))) == number + 1
+                assert len(tree.scan_some((), (str(tmp_path),))) == number + 1
                 restart_s = time.process_time() - before
                 seen += 1
                 continue
-            found = tree.look_at((str(log.parent),), ())
+            found = tree.scan_some((str(log.parent),), ())
             costs.append(time.process_time() - before)
             memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             seen += len(found)

@@ -71,7 +71,7 @@ def test_the_probe_proves_both_ends_and_names_the_end_that_is_wrong(tmp_path, ou
         rig.settings["watch.mipmaps.url"] = f"{layer.url}/{output.bucket.name}/elsewhere"
         code, said = run(rig, "check-config", "--probe")
         assert code == 1
-        assert "wrong watch[0].mipmaps.url: render-ws cannot show" in said
+        assert "wrong watch[0].mipmaps.url: render-ws cannot read" in said
         layer.rule = lambda request: object_store.EXPIRED if request.method == "PUT" else None
         code, said = run(rig, "check-config", "--probe")
         assert code == 1

@@ -44,12 +44,12 @@ def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_p
         rig.settings |= {"workers.executor": "dask", "workers.dask_scheduler": cluster.address}
         assert probed(rig, cluster) == (1, [], [f"{SCHEDULER}DASK does not answer: Connection refused"])
         cluster.start_scheduler()
-        none = ["probe DASK answers", "probe DASK has no worker now: what workers see is not known"]
+        none = ["probe DASK answers", "probe DASK has no worker now: the workers' access to files is not tested"]
         assert probed(rig, cluster) == (0, none, [])
         cluster.start_worker(threads=2, wrapper=on_host("node7", "true"))
         cluster.start_worker(wrapper=on_host("node8", f"mount -t tmpfs none {shlex.quote(str(rig.mipmaps))}"))
         wait_for(lambda: cluster.logs().count("Registered to") == 2, "both workers are there")
-        unknown = f"{rig.acquisition} holds no image yet: whether they see it is not known"
+        unknown = f"{rig.acquisition} contains no image yet, so reading it was not tested"
         code, proved, wrong = probed(rig, cluster)
         assert proved == [
             "probe DASK answers",

@@ -1,4 +1,4 @@
-"""A FAILED montage whose cause goes away is retried by itself, also after a restart."""
+"""A FAILED montage whose cause goes away is retried automatically, also after a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_the_missing_image_arrives(started, write, restarted):
     if restarted:
         restart(rig)
     kept.rename(image)
-    require_taken_up(rig, written, f"{image} is there now")
+    require_taken_up(rig, written, f"{image} has appeared")
 
 
 def test_a_broken_image_is_replaced(started, write):

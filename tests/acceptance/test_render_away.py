@@ -1,4 +1,4 @@
-"""render-ws is away at each step, or its answers are lost after the work: the daemon catches up by itself."""
+"""render-ws is unavailable at each step, or its answers are lost after the work: the daemon catches up by itself."""
 
 import re
 import signal
@@ -65,7 +65,7 @@ def was_asked(rig: Rig, pattern: str) -> bool:
 def wait_until_away(rig: Rig) -> None:
     """Wait until /readyz answers 503 with render-ws as the reason."""
     wait_for(
-        lambda: any(reason.startswith("render-ws is away: ") for reason in rig.ready().get("reasons", ())),
+        lambda: any(reason.startswith("render-ws is unavailable: ") for reason in rig.ready().get("reasons", ())),
         30,
         lambda: f"not ready; {rig.ready()}",
     )

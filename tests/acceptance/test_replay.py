@@ -319,7 +319,7 @@ def test_a_link_into_the_watched_directory_leads_to_the_montage_behind_it(rig: R
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("/elsewhere",), "PATH: /elsewhere is in no watched directory (watched: daemon ("),
+        (("/elsewhere",), "PATH: /elsewhere is not in a watched directory (watched: daemon ("),
         (("{acquisition}/nothing.json",), "does not exist, and the journal knows no metafile there"),
         (("{acquisition}/picture.tif",), "its name does not match _metadata_*.json"),
         (("--from-report", "{acquisition}/picture.tif"), "--from-report: is not a report of temwatch verify --json"),
@@ -338,4 +338,4 @@ def test_bad_usage_ends_with_2_and_one_line_that_names_the_parameter(rig: Rig, a
 def test_the_daemon_refuses_a_path_in_the_same_words_and_with_the_same_code(running_rig: Rig):
     done = replay(running_rig, "/elsewhere")
     assert done.returncode == 2
-    assert done.stderr.startswith("PATH: /elsewhere is in no watched directory")
+    assert done.stderr.startswith("PATH: /elsewhere is not in a watched directory")

@@ -188,7 +188,7 @@ def test_the_reload_command_says_whether_the_configuration_is_in_force(running_r
     replace_text(rig.config(), second_watch(rig, "added", added))
     with timed("reload"):
         done = temwatch("reload", *config)
-    assert (done.returncode, done.stdout) == (0, "the configuration is in force\n")
+    assert (done.returncode, done.stdout) == (0, "the new configuration is applied\n")
     assert watches(rig) == ["daemon", "added"]
     replace_text(
         rig.config(),

@@ -46,7 +46,7 @@ def image(rig: Rig, specimen: str, grid: int = 1050) -> Written:
 
 
 def away_reasons(rig: Rig) -> list[str]:
-    return [reason for reason in rig.ready().get("reasons", ()) if reason.startswith("render-ws is away: ")]
+    return [reason for reason in rig.ready().get("reasons", ()) if reason.startswith("render-ws is unavailable: ")]
 
 
 def attempts_of(rig: Rig, section: Written) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def test_a_refused_login_waits_for_a_person_and_is_not_retried_as_an_outage(well
     rig = well_rig
     rig.tell_standin(match=DATABASE, kind="status", status=401)
     section = image(rig, "nologin")
-    begins = "render-ws cannot be used until a person acts: "
+    begins = "render-ws cannot be used until an operator acts: "
     reasons = wait_for(
         lambda: [each for each in rig.ready().get("reasons", ()) if each.startswith(begins)], 60, "not ready"
     )

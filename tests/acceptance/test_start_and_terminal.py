@@ -35,7 +35,7 @@ def test_the_line_of_the_start_says_whether_the_daemon_is_ready_and_why_not(rig:
     line = start_line(rig)
     assert (line["ready"], line["level"]) == (False, "warning")
     assert line["reasons"] == rig.ready()["reasons"]
-    assert any(reason.startswith("render-ws is away: ") for reason in line["reasons"])
+    assert any(reason.startswith("render-ws is unavailable: ") for reason in line["reasons"])
     assert any(reason.startswith("watch daemon: ") for reason in line["reasons"])
 
 
@@ -92,7 +92,7 @@ def test_a_stop_before_the_configuration_is_read_says_so(rig: Rig):
     change = "command.settings_or_exit = lambda _: signal.raise_signal(signal.SIGTERM)"
     with changed_daemon(rig, change) as process:
         assert process.wait(60) == 0
-    assert (rig.root / "changed.log").read_text() == "temwatch: SIGTERM came while the daemon started: it stops\n"
+    assert (rig.root / "changed.log").read_text() == "temwatch: received SIGTERM while starting: stopping\n"
 
 
 IMPORTS = """
@@ -110,17 +110,17 @@ main()
 
 def test_so_does_a_stop_while_modules_are_imported():
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "temwatch: SIGTERM came while the daemon started: it stops\n")
+    assert (done.returncode, done.stderr) == (0, "temwatch: received SIGTERM while starting: stopping\n")
 
 
 def test_a_configuration_that_changed_while_the_daemon_started_is_read_again(rig: Rig):
     rig.start_standin()
     change = """
-begin = command._begin_ahead
+begin = command._start_early
 def begin_and_hang_up(settings):
     signal.raise_signal(signal.SIGHUP)
     return begin(settings)
-command._begin_ahead = begin_and_hang_up
+command._start_early = begin_and_hang_up
 """
     with changed_daemon(rig, change) as process:
         wait_for(lambda: "config.reloaded" in (rig.root / "changed.log").read_text(), 60, "config.reloaded")
@@ -150,7 +150,7 @@ def test_a_crash_before_the_daemon_is_made_prints_its_traceback(rig: Rig):
     change = """
 def begin(settings):
     raise BrokenPipeError(32, "the server of the workers")
-command._begin_ahead = begin
+command._start_early = begin
 """
     with changed_daemon(rig, change) as process:
         assert process.wait(60) == 1

@@ -123,7 +123,7 @@ def failures() -> Iterator[tuple[int, Fault]]:
         ImagesMissing(
             "/data/temca4/TEMCA4/0152/001066/0",
             "2 of 24 images are missing after 1 h: 0152_001066_0_4_1.tif, 0152_001066_0_4_2.tif",
-            "copy them to the directory; the section is then retried by itself",
+            "copy them to the directory; the section is then retried automatically",
         ),
     )
     yield (

@@ -353,7 +353,7 @@ async def test_pages_say_what_is_away_and_still_answer(viewer: Viewer, shown):
     for url in await pages_of(shown):
         page = await viewer.opens(url)
         await expect(page.get_by_role("region", name="Not ready")).to_contain_text(
-            "render-ws is away: connection refused"
+            "render-ws is unavailable: connection refused"
         )
         await expect(page.get_by_role("region", name="Not ready")).to_contain_text("the journal cannot be written")
         await expect(page.locator("#readiness")).to_have_text("not ready")

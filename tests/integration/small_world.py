@@ -223,7 +223,7 @@ class World:
             workers=workers,
             metrics=Metrics(),
             is_observable=lambda _: self.observable,
-            look_again=lambda metafile: self.tree.mark_changed(str(metafile)),
+            rescan=lambda metafile: self.tree.mark_changed(str(metafile)),
             clock=lambda: self.now,
             **parts,
         )
@@ -232,7 +232,7 @@ class World:
             self.journal,
             is_observable=lambda _: self.observable,
             enqueue=self.pipeline.enqueue,
-            look_again=lambda metafile: self.tree.mark_changed(str(metafile)),
+            rescan=lambda metafile: self.tree.mark_changed(str(metafile)),
         )
         self.tree = Tree(str(self.root), NameRule("_metadata_*.json"))
         await self.pipeline.resume()

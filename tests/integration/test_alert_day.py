@@ -93,7 +93,7 @@ class Day:
         return 204
 
     async def look(self) -> None:
-        await self.alerting.look()
+        await self.alerting.check()
         if self.dies:
             self.start()
         await self.alerting.deliver()
@@ -228,8 +228,8 @@ ACTIONS: dict[str, list[Action]] = {
     "21:10": [OK],
 }
 EXPECTED = [
-    ("02:05", "render-ws away"),
-    ("03:00", "over: render-ws away"),
+    ("02:05", "render-ws unreachable"),
+    ("03:00", "over: render-ws unreachable"),
     ("04:01", "montage failed (w): 2"),
     ("04:04", "montage failed (w)"),
     ("05:10", "over: montage failed (w): 3"),

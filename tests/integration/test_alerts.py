@@ -76,7 +76,7 @@ class World:
 
     def _take(self, address: str, number: int, message: Message) -> None:
         if address in self.refusing:
-            raise StorageFault("alerts.urls_file", f"address {number} did not take a message")
+            raise StorageFault("alerts.urls_file", f"address {number} did not accept a message")
         assert (message.severity is Severity.OVER) == message.title.startswith("over")
         self.sent.append((address, message.id))
         self.told.append(message.title)
@@ -87,7 +87,7 @@ class World:
         """Look some time later; return the new messages."""
         self.now += after_s
         told = len(self.told)
-        await self.alerting.look()
+        await self.alerting.check()
         await self.alerting.deliver()
         return self.told[told:]
 
@@ -141,7 +141,7 @@ async def test_a_restart_at_any_moment_repeats_no_message_and_forgets_none(world
 async def test_a_message_that_is_not_delivered_is_a_problem_and_is_tried_again(world: World) -> None:
     world.refusing, world.facts = {"json://one"}, replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
     assert await world.look() == []
-    assert world.alerting.problem == "alerts.urls_file: address 1 did not take a message"
+    assert world.alerting.problem == "alerts.urls_file: address 1 did not accept a message"
     world.refusing = set()
     assert await world.look(10) == []  # not at once
     assert await world.look(60) == ["disk low"]
@@ -201,7 +201,7 @@ async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread
         assert await world.look() == ["disk low"]
         world.facts = FINE
         assert await world.look(60) == ["over: disk low"]
-        assert "address 1 has not taken a message within" in world.alerting.problem
+        assert "address 1 has not accepted a message within" in world.alerting.problem
         assert len(begun) == 1
     finally:
         answers.set()
@@ -409,7 +409,7 @@ async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:
         assert (said["title"], said["type"]) == ("temwatch: disk low", "failure")
         assert said["message"] == "/mips\\x1b is full\nfree space"
         receiver.answer = lambda _: 500
-        with pytest.raises(Fault, match=r"address 1 did not take a message") as caught:
+        with pytest.raises(Fault, match=r"address 1 did not accept a message") as caught:
             await asyncio.to_thread(send, address, 1, "disk low", "x", Severity.INFO)
     assert "secret" not in str(caught.value)
 
@@ -430,7 +430,7 @@ except Fault as fault:
 def test_no_line_of_the_log_shows_an_address() -> None:
     pytest.importorskip("apprise", reason='needs the extra "alerts"')
     done = subprocess.run([sys.executable, "-c", SENDS], capture_output=True, text=True, check=True)
-    assert "refused: alerts.urls_file: address 1 did not take a message" in done.stdout
+    assert "refused: alerts.urls_file: address 1 did not accept a message" in done.stdout
     assert "secret" not in done.stdout + done.stderr
 
 
@@ -438,8 +438,8 @@ def test_no_line_of_the_log_shows_an_address() -> None:
     ("text", "mode", "problem"),
     [
         ("json://localhost", 0o644, "is open to other users"),
-        ("# none\n", 0o600, "holds no address"),
-        ("json://user:secret@x\n" * 51, 0o600, "holds more than 50 addresses"),
+        ("# none\n", 0o600, "contains no address"),
+        ("json://user:secret@x\n" * 51, 0o600, "contains more than 50 addresses"),
     ],
 )
 def test_a_wrong_file_of_addresses_is_named_and_shows_no_secret(
@@ -455,13 +455,13 @@ def test_a_wrong_file_of_addresses_is_named_and_shows_no_secret(
 
 def test_an_address_that_apprise_does_not_know_is_named_by_its_number() -> None:
     pytest.importorskip("apprise", reason='needs the extra "alerts"')
-    with pytest.raises(SettingsFault, match="address 3 is not an address of apprise") as caught:
+    with pytest.raises(SettingsFault, match="address 3 is not an apprise address") as caught:
         send("nonsense://user:secret@x", 3, "a", "b", Severity.INFO)
     assert "secret" not in str(caught.value)
 
 
 async def test_a_bug_in_the_alerts_does_not_end_the_daemon(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "LOOK_S", 0.01)
+    monkeypatch.setattr(alerts, "CHECK_S", 0.01)
     world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
     observe, broken = world.alerting._observer.observe, [1]
 

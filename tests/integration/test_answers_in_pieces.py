@@ -184,7 +184,7 @@ async def test_raw_images_and_refusals_of_them_are_read_to_the_end(tmp_path: Pat
 @pytest.mark.parametrize("cut", [two_segments, byte_by_byte, chunked])
 @pytest.mark.parametrize("ready", [True, False])
 async def test_the_health_command_reads_its_answer_to_the_end(cut: Cut, ready: bool) -> None:
-    reasons = [] if ready else ["render-ws is away: " + "x" * 300]
+    reasons = [] if ready else ["render-ws is unavailable: " + "x" * 300]
 
     async def say(request: web.Request) -> web.StreamResponse:
         body = json.dumps({"alive": True, "ready": ready, "reasons": reasons, "warnings": []}).encode()

@@ -112,9 +112,9 @@ async def test_a_disk_that_runs_low_halts_only_its_own_work(journal, tmp_path, m
     bench = Bench(journal, low, other)
     await bench.disks.require(low)
     await bench.disks.require(other)
-    working = bench.disks.working
+    halt_of = bench.disks.halt_of
     async with looking(bench):
-        with working(low.output_dir) as halt, working(other.output_dir) as other_halt:
+        with halt_of(low.output_dir) as halt, halt_of(other.output_dir) as other_halt:
             low.min_free_bytes = 10**18
             await until(halt.is_set, "halt")
             assert not other_halt.is_set()
@@ -123,7 +123,7 @@ async def test_a_disk_that_runs_low_halts_only_its_own_work(journal, tmp_path, m
         assert [bool(disk.problem) for disk in bench.disks.facts()] == [True, False]
         low.min_free_bytes = 0
         await until(lambda: bench.woken == 1, "it is usable again")
-        with working(low.output_dir) as halt:
+        with halt_of(low.output_dir) as halt:
             assert not halt.is_set()
 
 
@@ -133,17 +133,17 @@ async def test_a_mount_that_vanishes_during_the_work_halts_it(journal, tmp_path,
     bench = Bench(journal, target)
     await bench.disks.require(target)
     async with looking(bench):
-        with bench.disks.working(target.output_dir) as halt:
+        with bench.disks.halt_of(target.output_dir) as halt:
             (target.output_dir / MARKER).unlink()
             await until(halt.is_set, "halt")
 
 
 async def test_a_stop_halts_everything(journal, tmp_path):
     bench = Bench(journal)
-    with bench.disks.working(tmp_path) as before:
+    with bench.disks.halt_of(tmp_path) as before:
         bench.disks.stop()
         assert before.is_set()
-    with bench.disks.working(tmp_path) as after:
+    with bench.disks.halt_of(tmp_path) as after:
         assert after.is_set()
 
 

@@ -317,7 +317,7 @@ class Alone:
             world.work.journal,
             is_observable=lambda _: self.observable,
             on_change=self._on_change,
-            set_back=self._set_back,
+            reset_if_overwritten=self._reset_if_overwritten,
             clock=lambda: self.now,
             wall_clock=lambda: self.wall,
         )
@@ -325,7 +325,7 @@ class Alone:
     async def _on_change(self, montage: Montage) -> None:
         self.enqueued.append(montage.id)
 
-    async def _set_back(self, montage: Montage) -> bool:
+    async def _reset_if_overwritten(self, montage: Montage) -> bool:
         self.compared += 1
         if self.is_render_away:
             raise RenderUnavailable("render", "refused")

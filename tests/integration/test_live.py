@@ -17,7 +17,7 @@ DEADLINE_S = 30
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(live, "POLL_S", 0.02)
     monkeypatch.setattr(live, "IDLE_S", 0.05)
 
 

@@ -392,7 +392,7 @@ async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, mo
 def test_a_store_that_refuses_is_one_fault_before_the_first_tile(monkeypatch):
     class Refusing:
         def list(self, directory):
-            raise StoreFault(str(directory), "could not list it: AccessDenied", "let these credentials list there")
+            raise StoreFault(str(directory), "could not list it: AccessDenied", "allow these credentials to list there")
 
     monkeypatch.setattr(generate_mipmaps, "store_of", lambda _: Refusing())
     with pytest.raises(StoreFault, match="s3://em/mips: could not list it"):

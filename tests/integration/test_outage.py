@@ -1,4 +1,4 @@
-"""Outages of render-ws with all parts in this process: no montage loses an attempt, and work resumes by itself."""
+"""Outages of render-ws with all parts in this process: no montage loses an attempt, and work resumes automatically."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -45,7 +45,7 @@ async def test_each_disk_says_what_is_free_and_when_it_is_full(face):
 async def test_render_ws_is_up_or_away(face):
     assert "up render-ws http://127.0.0.1:9/render-ws/v1" in words(await face.page("/"))
     face.facts = replace(WELL, render_fault="connection refused")
-    assert "away render-ws http://127.0.0.1:9/render-ws/v1" in words(await face.page("/"))
+    assert "unreachable render-ws http://127.0.0.1:9/render-ws/v1" in words(await face.page("/"))
 
 
 @pytest.mark.parametrize("status", list(RootStatus))

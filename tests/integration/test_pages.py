@@ -150,7 +150,7 @@ async def test_pages_answer_while_nothing_can_be_written_and_render_ws_is_away(f
     await face.reached(1, MontageState.COMPLETE)
     face.facts = replace(WELL, render_fault="connection refused", journal_fault="/var/journal: disk is full")
     text = await face.page("/")
-    assert "render-ws is away: connection refused" in text
+    assert "render-ws is unavailable: connection refused" in text
     assert "the journal cannot be written: /var/journal: disk is full" in text
     assert 'aria-label="z 1,' in text
 
@@ -244,7 +244,7 @@ async def test_a_retry_while_the_journal_cannot_be_written_says_so(face, monkeyp
 
 
 async def test_the_name_of_a_user_counts_only_from_a_trusted_proxy(tmp_path):
-    for proxies, recorded in (([], "an operator asked for it"), (["127.0.0.1"], "an operator asked for it: annabel")):
+    for proxies, recorded in (([], "requested by an operator"), (["127.0.0.1"], "requested by an operator: annabel")):
         directory = tmp_path / str(len(proxies))
         directory.mkdir()
         async with paged(directory, trusted_proxies=proxies, user_header="X-User") as face:
@@ -359,7 +359,7 @@ async def test_the_overview_shows_workers_by_host(tmp_path):
         face.facts = replace(WELL, crew=Crew((Member("node7", 4, 3), blind), 1200, "tcp://scheduler:8786"))
         page = await face.page("/")
         assert "tcp://scheduler:8786" in page
-        assert "1,200 tiles queued or in work" in page
+        assert "1,200 tiles queued or running" in page
         assert '<td class="n" data-label="tiles in flight">3</td>' in page
         assert '<td class="n bad" data-label="refused">1</td>' in page
         assert "does not see &lt;b&gt;/data&lt;/b&gt;" in page

@@ -142,7 +142,7 @@ async def test_nothing_selected_is_200_and_an_empty_list(face):
         ({"sate": "failed"}, "sate: unknown; the keys are paths, z, state, since, from, dry_run"),
         ({"state": "nope"}, "state: "),
         ({"paths": ["relative"]}, "paths.0: 'relative' is not an absolute path"),
-        ({"paths": ["/elsewhere"]}, "PATH: /elsewhere is in no watched directory"),
+        ({"paths": ["/elsewhere"]}, "PATH: /elsewhere is not in a watched directory"),
         ({"since": "soon\nlater"}, "since: 'soon\\nlater' is not a time"),
         ({"from": "close"}, "from: "),
         ([], "body: "),

@@ -66,7 +66,7 @@ async def test_an_image_that_arrives_has_its_montage_retried_and_the_events_say_
     assert montage.state is MontageState.NOTICED
     last = (await journal.events(montage_id))[-1]
     assert last["event"] == Event.RETRIED
-    assert last["detail"]["because"] == f"{image} is there now"
+    assert last["detail"]["because"] == f"{image} has appeared"
 
 
 async def test_a_montage_that_fails_again_waits_until_the_file_changes_again(journal, tmp_path):

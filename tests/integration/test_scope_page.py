@@ -67,8 +67,8 @@ async def test_a_microscope_has_a_page_of_its_own_trends(face):
 
 async def test_a_microscope_without_numbers_says_when_they_come(face):
     await face.settled(1)
-    assert "They come with the mipmaps" in await face.page("/scopes/temca2/5")
-    assert "They come with the mipmaps" in await face.page("/scopes/nothing/%3Cscript%3E")
+    assert "They are measured while the mipmaps" in await face.page("/scopes/temca2/5")
+    assert "They are measured while the mipmaps" in await face.page("/scopes/nothing/%3Cscript%3E")
     assert "from the last day." in await face.page("/scopes/temca2/5?days=1")
     await face.page("/scopes/temca2/5?days=2", 400)
 

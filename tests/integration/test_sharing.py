@@ -107,13 +107,13 @@ def test_the_settings_reach_the_jobs_of_images_and_masks() -> None:
     ("line", "problem"),
     [
         ('file_mode = "0x44"', "file_mode: '0x44' is not an octal mode of three or four digits, as in \"0664\""),
-        ('file_mode = "0444"', "file_mode: '0444' does not let the owner do the work: expected at least 0600"),
+        ('file_mode = "0444"', "file_mode: '0444' does not give the owner enough permissions: expected at least 0600"),
         (
             'directory_mode = "0644"',
-            "directory_mode: '0644' does not let the owner do the work: expected at least 0700",
+            "directory_mode: '0644' does not give the owner enough permissions: expected at least 0700",
         ),
         ("file_mode = 0o664", "file_mode: 436 is not a text in quotes"),
-        ('group = "no-such-group"', "group: 'no-such-group' is no group of this machine"),
+        ('group = "no-such-group"', "group: 'no-such-group' is not a group of this machine"),
     ],
 )
 def test_a_wrong_mode_or_group_is_refused(tmp_path: Path, line: str, problem: str) -> None:

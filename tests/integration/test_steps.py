@@ -70,11 +70,11 @@ async def test_levels_are_applied_in_the_way_that_the_watch_says(
     hurry(monkeypatch)
     limits: list[tuple[Path, int]] = []
 
-    def answers_within(path: Path, looks: int = 1) -> Any:
-        limits.append((path, looks))
+    def access_timeout(path: Path, accesses: int = 1) -> Any:
+        limits.append((path, accesses))
         return contextlib.nullcontext()
 
-    monkeypatch.setattr(daemon.pipeline.steps, "answers_within", answers_within)
+    monkeypatch.setattr(daemon.pipeline.steps, "access_timeout", access_timeout)
     async with bench(tmp_path, mipmaps={"apply": apply}) as work:
         metafile = work.write()
         await work.notice(metafile)

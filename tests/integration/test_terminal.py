@@ -200,7 +200,7 @@ def test_status_shows_failures_first_and_by_cause(
     answers: Answers, port: int, configure: Any, tmp_path: Path, columns: int, options: tuple[str, ...]
 ) -> None:
     answers.set_montages(waiting() + failures())
-    reason = "render-ws is away: http://render:8080/render-ws/v1: refuses connections (start it)"
+    reason = "render-ws is unavailable: http://render:8080/render-ws/v1: refuses connections (start it)"
     answers.readyz |= {"ready": False, "reasons": [reason]}
     configure(port)
     code, screen = run_in_terminal(["status", "--config", "config.toml", *options], columns, tmp_path)

@@ -60,7 +60,7 @@ async def test_a_verdict_is_recorded_announced_and_read_by_the_next_process(path
     async with Journal(path) as journal:
         verdict = await journal.verdict(montage.id)
         assert verdict is not None
-        assert (verdict.judgement, verdict.counting, verdict.override) == (BAD, "fail", None)
+        assert (verdict.judgement, verdict.effective, verdict.override) == (BAD, "fail", None)
         assert (await journal.events(montage.id))[-1]["detail"] == {"verdict": "fail", "rules": ["min_focus"]}
 
 
@@ -202,7 +202,7 @@ async def test_a_decision_that_was_acknowledged_survives_kill_9_and_no_half_one_
     assert known is not None
     newest = events[-1]["detail"]
     assert (verdict.override.decision, verdict.override.note) == (newest["decision"], newest["note"])
-    assert known.verdict == newest["verdict"] == verdict.counting
+    assert known.verdict == newest["verdict"] == verdict.effective
     with closing(sqlite3.connect(path)) as connection:
         (told,) = connection.execute("SELECT count(*) FROM outbox WHERE kind = 'montage.qc'").fetchone()
     assert told == 1 + len(events)

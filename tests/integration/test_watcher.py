@@ -330,7 +330,7 @@ async def test_scans_find_what_no_event_announces_and_the_root_falls_back_to_pol
         assert health.status is RootStatus.POLLING
         assert health.found_only_by_scan == 5
         assert {each.mode for each in health.modes} == {WatchMode.POLL}
-        assert any("came without an event" in reason for reason in health.reasons)
+        assert any("arrived without an event" in reason for reason in health.reasons)
         path.write_text("rewritten in place, found by listing what is not believed")
         await seen.whole(path)
 
@@ -402,16 +402,16 @@ async def test_a_full_pass_finds_a_file_rewritten_in_place_without_an_event(tmp_
         assert (await seen.whole(path)).found_by is FoundBy.SCAN
 
 
-async def test_look_again_sights_a_metafile_once_more_though_no_scan_saw_it_gone(tmp_path):
+async def test_rescan_reports_a_metafile_again_though_no_scan_found_it_gone(tmp_path):
     path = metafile(tmp_path / "roi")
     async with watching(root_at(tmp_path), open_hints=Silent) as (watcher, seen):
         await seen.whole(path)
         (tmp_path / "roi").rename(tmp_path / "away")
         (tmp_path / "away").rename(tmp_path / "roi")
-        watcher.look_again(path)
+        watcher.rescan(path)
         await seen.until(lambda: seen.paths.count(path) == 2)
         other = metafile(tmp_path / "roi", "_metadata_2_.json")
-        watcher.look_again(other)
+        watcher.rescan(other)
         await seen.whole(other)
         assert seen.paths.count(path) == 2
 
@@ -594,7 +594,7 @@ async def test_a_root_that_is_unmounted_and_mounted_again_causes_no_new_sighting
         root.mkdir()
         await poll_until(lambda: only(watcher).status is RootStatus.PAUSED)
         assert not watcher.is_observable("temca2")
-        assert "suddenly empty, it held 3 metafiles in 3 directories" in only(watcher).reasons[0]
+        assert "suddenly empty, it contained 3 metafiles in 3 directories" in only(watcher).reasons[0]
         root.rmdir()
         aside.rename(root)
         await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)

@@ -70,7 +70,7 @@ async def test_ready_is_200_and_not_ready_503_with_the_reasons(face):
     assert (await face.get("/readyz"))[0] == 200
     face.facts = replace(WELL, render_fault="away")
     status, body = await face.get("/readyz")
-    assert (status, body["ready"], body["reasons"]) == (503, False, ["render-ws is away: away"])
+    assert (status, body["ready"], body["reasons"]) == (503, False, ["render-ws is unavailable: away"])
 
 
 async def test_montages_come_newest_first_by_state_and_limited(face):

@@ -53,7 +53,7 @@ class FileActions:
         watcher = getattr(self.daemon, "_watcher", None)
         if self._run is not None and watcher is not None:
             hint = directory / "no_metafile"  # the watcher scans its directory
-            self._daemon_context.run(self.loop.call_later, self._chances.random() * 0.3, watcher.look_again, hint)
+            self._daemon_context.run(self.loop.call_later, self._chances.random() * 0.3, watcher.rescan, hint)
 
     async def _write_slowly(self, path: Path, content: bytes, seconds: float) -> None:
         half = len(content) // 2

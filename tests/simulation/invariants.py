@@ -88,7 +88,7 @@ def _why_untrue(scenario: "Scenario", row: Row, path: Path, rows: list[Row]) -> 
     except Fault as fault:
         return "" if kind == "MetafileFault" and fault.problem in problem else "its metafile is faulty otherwise"
     images = [path.parent / tile.img_path for tile in metafile.tiles]
-    if "a tile belongs to one montage of a stack" in problem:
+    if "each tile of a stack belongs to one montage" in problem:
         holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
         stands = any(
             "applied" in (other.state, other.failed_in)  # also if its stacks could not be closed: its tiles are in them

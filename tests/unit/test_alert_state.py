@@ -55,7 +55,7 @@ def test_a_restarted_daemon_has_every_alert_message_and_note(journal: sqlite3.Co
 
 def test_only_what_differs_is_stored(journal: sqlite3.Connection) -> None:
     assert not any(STATE.change_from(STATE))
-    after = STATE.noting({"outbox": 6.0, "digest": 1.0}).with_message(message(3))
+    after = STATE.with_notes({"outbox": 6.0, "digest": 1.0}).with_message(message(3))
     change = after.change_from(STATE)
     assert ([*change.alerts, *change.alerts_gone, *change.messages_gone], len(change.messages)) == ([], 1)
     assert sorted(change.notes) == [("digest", 1.0), ("outbox", 6.0)]
@@ -82,7 +82,7 @@ def test_a_delivered_message_is_forgotten(journal: sqlite3.Connection) -> None:
 
 
 def look(state: AlertState, now: float, *conditions: Condition, silent: bool = False) -> AlertState:
-    return state.look(conditions, now, REPEAT_S, write, lambda _: silent)
+    return state.update(conditions, now, REPEAT_S, write, lambda _: silent)
 
 
 def test_a_condition_is_told_once_and_its_end_once() -> None:
@@ -115,11 +115,11 @@ def test_a_silenced_condition_is_told_when_the_silence_ends_and_its_end_is_not()
 
 
 def test_only_the_silenced_condition_is_not_told() -> None:
-    state = AlertState().look([AWAY, BROKEN], 0.0, REPEAT_S, write, lambda condition: condition == AWAY)
+    state = AlertState().update([AWAY, BROKEN], 0.0, REPEAT_S, write, lambda condition: condition == AWAY)
     assert [each.group for each in state.messages] == [BROKEN.group]
 
 
 def test_what_could_not_be_looked_at_has_not_ended() -> None:
     told = look(AlertState(), 0.0, AWAY)
-    unknown = told.look([], 10.0, REPEAT_S, write, unknown=[(AWAY.kind, AWAY.watch)])
+    unknown = told.update([], 10.0, REPEAT_S, write, unknown=[(AWAY.kind, AWAY.watch)])
     assert (unknown.alerts, unknown.messages) == (told.alerts, told.messages)

@@ -18,7 +18,7 @@ from daemon.journal.differences import Differing
 from daemon.journal.judged import Broken
 from daemon.journal.section_times import SectionTimes
 from daemon.journal.silences import SilenceRow
-from daemon.notify.alerting import Alert, AlertKind, Condition, Key, due, observe, written
+from daemon.notify.alerting import Alert, AlertKind, Condition, Key, due, mark_reported, observe
 from daemon.notify.conditions import FILLS_S, Observed, Waiting, accessible, conditions
 from daemon.notify.digest import digest_text, last_due
 from daemon.notify.expiry import Expiry, ending
@@ -28,9 +28,9 @@ from daemon.watching.roots import RootStatus
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 REPEAT_S = 12 * HOUR
-LOOK_S = 10.0
+CHECK_S = 10.0
 PAGE = (Path(__file__).resolve().parents[2] / "docs/alerts.md").read_text(encoding="utf-8")
-RENDER = Condition(AlertKind.RENDER_AWAY, "", "render-ws", "cannot connect")
+RENDER = Condition(AlertKind.RENDER_UNREACHABLE, "", "render-ws", "cannot connect")
 
 
 def failed(number: int, watch: str = "a") -> Condition:
@@ -47,13 +47,13 @@ class Day:
     def run(self, until: float = 24 * HOUR) -> list[tuple[float, str]]:
         """Return time and title of each message."""
         told = []
-        for step in range(int(until / LOOK_S)):
-            now = step * LOOK_S
+        for step in range(int(until / CHECK_S)):
+            now = step * CHECK_S
             present = [condition for condition, begin, end in self.spans if begin <= now < end]
             self.alerts = observe(self.alerts, present, now)
             for message in due(self.alerts, now, REPEAT_S):
                 told.append((now, message.title))
-                self.alerts = written(self.alerts, message, now)
+                self.alerts = mark_reported(self.alerts, message, now)
         return told
 
 
@@ -71,8 +71,8 @@ def test_a_day_gives_exactly_these_messages() -> None:
         disk=[(Condition(AlertKind.DISK_LOW, "", "/mips", "/mips is full"), 9 * HOUR, 30 * HOUR)],
     )
     assert day.run() == [
-        (2 * HOUR + 5 * MINUTE, "render-ws away"),
-        (3 * HOUR, "over: render-ws away"),
+        (2 * HOUR + 5 * MINUTE, "render-ws unreachable"),
+        (3 * HOUR, "over: render-ws unreachable"),
         (4 * HOUR + MINUTE, "montage failed (a): 3"),
         (4 * HOUR + MINUTE, "montage failed (b)"),
         (5.5 * HOUR + MINUTE, "montage failed (a)"),
@@ -85,13 +85,13 @@ def test_a_day_gives_exactly_these_messages() -> None:
 
 def test_a_condition_that_recurs_after_its_reported_end_is_reported_again() -> None:
     day = Day(render=[(RENDER, 0, HOUR), (RENDER, 2 * HOUR, 3 * HOUR)])
-    assert [title for _, title in day.run(4 * HOUR)] == ["render-ws away", "over: render-ws away"] * 2
+    assert [title for _, title in day.run(4 * HOUR)] == ["render-ws unreachable", "over: render-ws unreachable"] * 2
 
 
 def test_a_condition_that_recurs_before_its_end_is_reported_stays_the_same() -> None:
-    alerts = written(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
+    alerts = mark_reported(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
     gone = observe(alerts, [], 500)
-    assert [message.title for message in due(gone, 500, REPEAT_S)] == ["over: render-ws away"]
+    assert [message.title for message in due(gone, 500, REPEAT_S)] == ["over: render-ws unreachable"]
     back = observe(gone, [RENDER], 510)  # people have not looked yet
     assert due(back, 510, REPEAT_S) == []
 
@@ -118,7 +118,7 @@ def test_no_condition_is_reported_twice_and_every_end_follows_a_beginning(looks:
             else:
                 assert not subjects & open_subjects
                 open_subjects |= subjects
-            alerts = written(alerts, message, now)
+            alerts = mark_reported(alerts, message, now)
         assert {key[2] for key, alert in alerts.items() if alert.sent_at is not None} <= open_subjects
 
 
@@ -149,7 +149,7 @@ def test_conditions_follow_from_facts_and_montages() -> None:
         ("images late", "a", "montages/8"),
         ("QC rule broken", "a", "montages/9"),
         ("verify differences", "a", "montages/6"),
-        ("render-ws away", "", "render-ws"),
+        ("render-ws unreachable", "", "render-ws"),
         ("journal not writable", "", "journal"),
         ("watch unreachable", "a", "/data/a"),
         ("disk low", "", "/m"),
@@ -208,7 +208,7 @@ def test_a_scope_whose_directory_is_away_is_not_called_quiet_and_not_called_well
     seen = SectionTimes({("w", "t2"): [600.0 * number for number in range(10)]}, {})
     (condition,) = quiet_scopes(seen, 10_000, roots(RootStatus.POLLING))
     assert not list(quiet_scopes(seen, 10_000, roots(RootStatus.UNREACHABLE)))
-    told = written(observe({}, [condition], 0), due(observe({}, [condition], 0), 0, REPEAT_S)[0], 0)
+    told = mark_reported(observe({}, [condition], 0), due(observe({}, [condition], 0), 0, REPEAT_S)[0], 0)
     assert observe(told, [], 10, {(AlertKind.SCOPE_QUIET, "w")}) == told
     assert [message.is_over for message in due(observe(told, [], 10), 10, REPEAT_S)] == [True]
 
@@ -239,7 +239,7 @@ def test_the_digest_is_due_once_a_day_at_its_local_time(monkeypatch: pytest.Monk
 
 
 def test_the_digest_says_what_happened_and_what_is_wrong() -> None:
-    alerts = written(observe({}, [failed(1)], 0), due(observe({}, [failed(1)], 0), 60, REPEAT_S)[0], 60)
+    alerts = mark_reported(observe({}, [failed(1)], 0), due(observe({}, [failed(1)], 0), 60, REPEAT_S)[0], 60)
     facts = replace(FINE, disks=(Disk("/mips", 2 * 10**12, 1, full_in_s=30 * HOUR),))
     days = [JournalDay("w", "t2", 212, 42_400, 3, 0, {"pass": 200, "fail": 12})]
     silences = [SilenceRow("disk low", "", "", 7200.0, 0.0, "anna", "")]

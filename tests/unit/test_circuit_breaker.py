@@ -5,18 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.pipeline.circuit_breaker import (
-    BROKEN_IN_A_ROW,
+    BROKEN_LIMIT,
+    IDLE_CLOSE_S,
     LONGEST_DELAY_S,
-    UNTRIED_S,
     Circuit,
     Phase,
-    after_answered_probe,
     after_begin,
     after_cancel,
+    after_failed_probe,
     after_failure,
-    after_new_login,
-    after_silent_probe,
+    after_good_probe,
     after_success,
+    make_probe_due,
     opening_delay_s,
 )
 from daemon.pipeline.retry import LIMITED_ATTEMPTS, Tries
@@ -25,16 +25,16 @@ from handlers.errors import ReadBackDiffers, RenderUnavailable
 
 
 def away(circuit: Circuit, work: int = 1, now: float = 0.0) -> Circuit:
-    return after_failure(circuit, work, now, 0.5, is_away=True)
+    return after_failure(circuit, work, now, 0.5, is_unavailable=True)
 
 
 def broken(circuit: Circuit, work: int, now: float = 0.0) -> Circuit:
-    return after_failure(circuit, work, now, 0.5, is_away=False)
+    return after_failure(circuit, work, now, 0.5, is_unavailable=False)
 
 
 def failing_at_work() -> Circuit:
     circuit = Circuit()
-    for work in range(BROKEN_IN_A_ROW):
+    for work in range(BROKEN_LIMIT):
         circuit = broken(circuit, work)
     return circuit
 
@@ -42,13 +42,13 @@ def failing_at_work() -> Circuit:
 def test_an_unavailable_service_gets_one_trial_after_it_answered_a_probe():
     circuit = away(Circuit())
     assert circuit.phase is Phase.OPEN
-    assert not circuit.may_pass
-    assert after_answered_probe(circuit, circuit.due_at - 0.1) == circuit
-    circuit = after_answered_probe(circuit, circuit.due_at)
+    assert not circuit.may_send
+    assert after_good_probe(circuit, circuit.due_at - 0.1) == circuit
+    circuit = after_good_probe(circuit, circuit.due_at)
     assert circuit.phase is Phase.HALF_OPEN
-    assert circuit.may_pass
+    assert circuit.may_send
     circuit = after_begin(circuit, 7)
-    assert not circuit.may_pass
+    assert not circuit.may_send
     assert after_success(circuit).phase is Phase.CLOSED
 
 
@@ -58,10 +58,10 @@ def test_a_service_that_answers_probes_and_fails_work_is_tried_with_growing_dela
         delays.append(circuit.due_at - now)
         now = circuit.due_at
         circuit = after_failure(
-            after_begin(after_answered_probe(circuit, now), number), number, now, 0.5, is_away=number % 2 == 0
+            after_begin(after_good_probe(circuit, now), number), number, now, 0.5, is_unavailable=number % 2 == 0
         )
         assert circuit.phase is Phase.OPEN
-        assert not circuit.seems_well
+        assert not circuit.is_available
     assert delays == [1, 2, 4, 8, 16, *[LONGEST_DELAY_S] * 5]
     assert circuit.outage == 1
 
@@ -75,7 +75,7 @@ def test_one_piece_of_work_that_fails_repeatedly_is_no_outage():
 
 def test_several_failed_pieces_of_work_without_a_success_are_an_outage():
     circuit = Circuit()
-    for work in range(BROKEN_IN_A_ROW):
+    for work in range(BROKEN_LIMIT):
         assert circuit.phase is Phase.CLOSED
         circuit = broken(circuit, work)
     assert circuit.phase is Phase.OPEN
@@ -85,28 +85,28 @@ def test_several_failed_pieces_of_work_without_a_success_are_an_outage():
 
 def test_a_failed_trial_closes_the_circuit_if_the_service_can_read():
     """The work is the cause: its attempts count from now on, and other work continues."""
-    circuit = broken(after_begin(after_answered_probe(away(Circuit()), 100.0), 7), 7, 100.0)
+    circuit = broken(after_begin(after_good_probe(away(Circuit()), 100.0), 7), 7, 100.0)
     assert circuit.phase is Phase.CLOSED
     assert circuit.broken == {7}
-    assert away(after_begin(after_answered_probe(away(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
+    assert away(after_begin(after_good_probe(away(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
 
 
 def test_a_failed_trial_reopens_the_circuit_if_failed_work_began_the_outage():
     circuit = failing_at_work()
-    assert broken(after_begin(after_answered_probe(circuit, 100.0), 7), 7, 100.0).phase is Phase.OPEN
+    assert broken(after_begin(after_good_probe(circuit, 100.0), 7), 7, 100.0).phase is Phase.OPEN
     assert not after_success(circuit).fails_work
 
 
 def test_a_cancelled_trial_makes_room_for_another():
-    circuit = after_begin(after_answered_probe(away(Circuit()), 100.0), 7)
+    circuit = after_begin(after_good_probe(away(Circuit()), 100.0), 7)
     assert after_cancel(circuit, 8) == circuit
-    assert after_cancel(circuit, 7).may_pass
+    assert after_cancel(circuit, 7).may_send
 
 
 def test_without_work_an_answered_probe_closes_the_circuit_after_a_while():
-    circuit = after_answered_probe(away(Circuit()), 100.0)
-    assert circuit.seems_well
-    assert after_answered_probe(circuit, 100.0 + UNTRIED_S).phase is Phase.CLOSED
+    circuit = after_good_probe(away(Circuit()), 100.0)
+    assert circuit.is_available
+    assert after_good_probe(circuit, 100.0 + IDLE_CLOSE_S).phase is Phase.CLOSED
 
 
 STEPS = st.lists(
@@ -127,26 +127,26 @@ def test_half_open_admits_one_and_open_admits_none_and_the_circuit_never_stays_o
         now += passed_s
         before = circuit
         match step:
-            case "admit" if circuit.may_pass:
+            case "admit" if circuit.may_send:
                 circuit = after_begin(circuit, work)
-                assert circuit.phase is Phase.CLOSED or not circuit.may_pass
+                assert circuit.phase is Phase.CLOSED or not circuit.may_send
             case "work":
                 circuit = after_success(circuit)
                 assert circuit.phase is Phase.CLOSED
             case "away" | "broken":
-                circuit = after_failure(circuit, work, now, chance, is_away=step == "away")
+                circuit = after_failure(circuit, work, now, chance, is_unavailable=step == "away")
             case "leave":
                 circuit = after_cancel(circuit, work)
             case "answer":
-                circuit = after_answered_probe(circuit, now)
+                circuit = after_good_probe(circuit, now)
             case "silence":
-                circuit = after_silent_probe(circuit, now, chance)
+                circuit = after_failed_probe(circuit, now, chance)
                 assert circuit.phase is Phase.OPEN
         if before.phase is Phase.OPEN and circuit.phase is Phase.HALF_OPEN:
             assert now >= before.due_at
         assert circuit.outage >= before.outage
         assert circuit.phase is not Phase.OPEN or circuit.due_at <= now + 1.25 * LONGEST_DELAY_S
-    circuit = after_answered_probe(circuit, now + 1000.0) if circuit.phase is Phase.OPEN else circuit
+    circuit = after_good_probe(circuit, now + 1000.0) if circuit.phase is Phase.OPEN else circuit
     assert circuit.phase is not Phase.OPEN
 
 
@@ -189,7 +189,7 @@ def test_work_sent_through_a_closed_circuit_is_no_trial():
 
 
 def test_only_the_trial_itself_decides_a_half_open_circuit():
-    circuit = after_begin(after_answered_probe(away(Circuit()), 100.0), 7)
+    circuit = after_begin(after_good_probe(away(Circuit()), 100.0), 7)
     assert broken(circuit, 8, 100.0).phase is Phase.HALF_OPEN
     assert broken(circuit, 8, 100.0).trial == 7
 
@@ -201,24 +201,24 @@ def test_work_that_fails_while_the_circuit_is_open_does_not_delay_the_next_probe
 
 def test_a_service_that_failed_a_trial_is_unavailable_although_it_answers_probes():
     circuit = failing_at_work()
-    assert not after_answered_probe(circuit, circuit.due_at).seems_well
-    tried = away(after_begin(after_answered_probe(away(Circuit()), 100.0), 7), 7, 100.0)
-    assert not after_answered_probe(tried, tried.due_at).seems_well
-    again = after_silent_probe(tried, tried.due_at, 0.5)
-    assert not after_answered_probe(again, again.due_at).seems_well
-    assert after_answered_probe(away(Circuit()), 100.0).seems_well
+    assert not after_good_probe(circuit, circuit.due_at).is_available
+    tried = away(after_begin(after_good_probe(away(Circuit()), 100.0), 7), 7, 100.0)
+    assert not after_good_probe(tried, tried.due_at).is_available
+    again = after_failed_probe(tried, tried.due_at, 0.5)
+    assert not after_good_probe(again, again.due_at).is_available
+    assert after_good_probe(away(Circuit()), 100.0).is_available
 
 
 def test_an_answered_probe_does_not_close_the_circuit_early_or_during_a_trial():
-    circuit = after_answered_probe(away(Circuit()), 100.0)
-    assert after_answered_probe(circuit, 100.0 + UNTRIED_S - 0.1) == circuit
+    circuit = after_good_probe(away(Circuit()), 100.0)
+    assert after_good_probe(circuit, 100.0 + IDLE_CLOSE_S - 0.1) == circuit
     tried = after_begin(circuit, 7)
-    assert after_answered_probe(tried, 100.0 + UNTRIED_S) == tried
+    assert after_good_probe(tried, 100.0 + IDLE_CLOSE_S) == tried
 
 
 def test_an_answered_probe_does_not_reset_the_count_of_failed_work():
     circuit = broken(Circuit(), 1)
-    assert after_answered_probe(circuit, 100.0) == circuit
+    assert after_good_probe(circuit, 100.0) == circuit
 
 
 def test_progress_resets_the_attempts_of_a_montage():
@@ -244,21 +244,21 @@ def test_an_outage_counts_once_for_a_montage():
 
 
 def test_a_refused_login_is_probed_rarely_and_its_acceptance_needs_no_trial() -> None:
-    refused = after_failure(Circuit(), 1, 100.0, 0.5, is_away=True, is_refused=True)
+    refused = after_failure(Circuit(), 1, 100.0, 0.5, is_unavailable=True, is_refused=True)
     assert (refused.phase, refused.due_at) == (Phase.OPEN, 400.0)
-    assert after_answered_probe(refused, 200.0) is refused
-    hurried = after_new_login(refused, 200.0)
-    assert after_answered_probe(hurried, 200.0).phase is Phase.CLOSED
-    still = after_silent_probe(hurried, 200.0, 0.5, is_refused=True)
+    assert after_good_probe(refused, 200.0) is refused
+    hurried = make_probe_due(refused, 200.0)
+    assert after_good_probe(hurried, 200.0).phase is Phase.CLOSED
+    still = after_failed_probe(hurried, 200.0, 0.5, is_refused=True)
     assert (still.phase, still.due_at) == (Phase.OPEN, 500.0)
-    silent = after_silent_probe(hurried, 200.0, 0.5)
+    silent = after_failed_probe(hurried, 200.0, 0.5)
     assert silent.due_at == 202.0
-    assert after_answered_probe(silent, 202.0).phase is Phase.HALF_OPEN
+    assert after_good_probe(silent, 202.0).phase is Phase.HALF_OPEN
 
 
 def test_work_that_is_forbidden_to_several_montages_needs_a_trial() -> None:
     circuit = Circuit()
     for work in range(3):
-        circuit = after_failure(circuit, work, 100.0, 0.5, is_away=False, is_refused=True)
+        circuit = after_failure(circuit, work, 100.0, 0.5, is_unavailable=False, is_refused=True)
     assert (circuit.phase, circuit.due_at) == (Phase.OPEN, 400.0)
-    assert after_answered_probe(circuit, 400.0).phase is Phase.HALF_OPEN
+    assert after_good_probe(circuit, 400.0).phase is Phase.HALF_OPEN

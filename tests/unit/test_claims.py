@@ -87,12 +87,12 @@ def two(tmp_path: Path) -> Two:
 
 
 def test_a_path_that_holds_what_its_montage_stands_for_stands(two: Two) -> None:
-    assert claim_of(two.other) is Claim.STANDS
+    assert claim_of(two.other) is Claim.PRESENT
 
 
 def test_a_rewritten_path_stands_if_its_content_is_the_same(two: Two) -> None:
     os.utime(two.theirs, (1, 1))
-    assert claim_of(two.other) is Claim.STANDS
+    assert claim_of(two.other) is Claim.PRESENT
 
 
 def test_a_path_with_another_content_or_no_metafile_any_more_is_replaced(two: Two) -> None:
@@ -140,7 +140,7 @@ def test_a_link_shows_the_file_that_it_leads_to(two: Two) -> None:
     real = two.theirs.rename(two.theirs.with_name("real.json"))
     two.theirs.symlink_to(real)
     two.identity = two.seen(real)
-    assert claim_of(two.other) is Claim.STANDS
+    assert claim_of(two.other) is Claim.PRESENT
     two.own.unlink()
     two.own.symlink_to(real)
     assert find(two.other, two.own).claim is Claim.SAME_FILE
@@ -162,7 +162,7 @@ def test_a_settling_metafile_that_is_gone_is_inspected_again(two: Two) -> None:
 
 async def test_what_a_path_holds_is_unknown_if_it_cannot_be_accessed(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Claims(two.is_accessible)
-    assert await asked.present(two.other) is Claim.STANDS
+    assert await asked.present(two.other) is Claim.PRESENT
     two.accessible = False
     assert await asked.present(two.other) is None
     assert two.asked == ["theirs", "theirs"]
@@ -186,9 +186,9 @@ async def test_tiles_of_a_montage_whose_metafile_is_there_are_refused(two: Two, 
     fault = refused.value
     assert fault.subject == str(two.own)
     found = f"shares tiles with {two.theirs} in em/v1/s_raw at z 7 (2, such as t1)"
-    assert fault.problem == f"{found}: a tile belongs to one montage of a stack"
+    assert fault.problem == f"{found}: each tile of a stack belongs to one montage"
     assert fault.evidence == find(two.other, two.own).evidence
-    expected = "if it is to replace" if state in FINISHED else "remove one of the two metafiles"
+    expected = "to replace " if state in FINISHED else "remove one of the two metafiles"
     assert expected in fault.hint
     assert ("temwatch dismiss 5" in fault.hint) is (state in FINISHED)
 
@@ -204,21 +204,23 @@ async def test_a_copy_is_refused_as_long_as_its_original_is_there(two: Two) -> N
 async def test_an_unfinished_montage_ends_when_its_metafile_is_gone_or_replaced(two: Two, state: MontageState) -> None:
     two.state = state
     two.theirs.write_bytes(ANOTHER)
-    assert await two.judged() == f"its metafile holds another content, and {two.own} names its images"
+    assert await two.judged() == f"its metafile has another content, and {two.own} has its images"
     two.theirs.unlink()
-    assert await two.judged() == f"its metafile is gone, and {two.own} names its images"
+    assert await two.judged() == f"its metafile is gone, and {two.own} has its images"
 
 
 @pytest.mark.parametrize("state", FINISHED)
 async def test_a_finished_montage_keeps_its_tiles_without_its_metafile(two: Two, state: MontageState) -> None:
     two.state = state
-    release = 'if it is to replace that montage: `temwatch dismiss 5 --reason "..."`, then it is retried by itself'
+    release = (
+        'to replace that montage instead: `temwatch dismiss 5 --reason "..."`, then this one is retried automatically'
+    )
     two.theirs.write_bytes(ANOTHER)
     two.digest = "of neither"
     with pytest.raises(MetafileFault) as refused:
         await two.judged()
     assert refused.value.problem.startswith(f"shares tiles with {two.theirs}")
-    assert refused.value.problem.endswith(f"; {two.theirs} holds another content now, but its montage 5 is {state}")
+    assert refused.value.problem.endswith(f"; {two.theirs} has another content now, but its montage 5 is {state}")
     two.theirs.unlink()
     with pytest.raises(MetafileFault) as refused:
         await two.judged()
@@ -239,7 +241,7 @@ async def test_so_does_one_whose_former_path_holds_another_content(two: Two, sta
     two.make_a_copy()
     two.theirs.write_bytes(ANOTHER)
     two.state = state
-    assert await two.judged() == f"its metafile holds another content, and {two.own} names its images"
+    assert await two.judged() == f"its metafile has another content, and {two.own} has its images"
 
 
 @pytest.mark.parametrize("state", [S.SETTLED, S.COMPLETE, S.FAILED])
@@ -272,7 +274,7 @@ async def test_a_rival_without_common_tiles_ends_if_it_is_gone_and_lets_both_set
     two.theirs.write_bytes(ANOTHER)
     assert await two.judged() is None
     two.theirs.unlink()
-    assert await two.judged() == f"its metafile is gone, and {two.own} names its images"
+    assert await two.judged() == f"its metafile is gone, and {two.own} has its images"
 
 
 async def test_an_unread_rival_that_is_gone_moved(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +288,7 @@ async def test_a_rival_of_a_watch_that_cannot_be_accessed_is_waited_for_if_it_ha
     two.accessible = False
     waits = await two.judged()
     assert isinstance(waits, NotYet)
-    assert waits.reason == f"{two.theirs} names the same images, and its watch theirs cannot be accessed"
+    assert waits.reason == f"{two.theirs} has the same images, and its watch theirs cannot be accessed"
     assert waits.retry_in_s == RIVAL_PAUSE_S
     assert two.asked == ["theirs"]
     two.shared = ()
@@ -302,7 +304,7 @@ async def test_a_rival_whose_file_server_does_not_answer_is_named(two: Two, monk
     monkeypatch.setattr(claims, "look_at", hang)
     monkeypatch.setattr(threads, "ANSWER_S", 0.01)
     try:
-        with pytest.raises(StorageFault, match="its file server does not answer") as fault:
+        with pytest.raises(StorageFault, match="its file server has not answered for") as fault:
             await two.judged()
     finally:
         answers.set()
@@ -334,7 +336,7 @@ async def test_an_earlier_take_is_ignored_while_the_later_one_stands_or_is_finis
     assert ignored.reason == f"imaged again: {two.theirs}"
     assert ignored.evidence == Evidence(two.theirs, two.identity, or_gone=True)
     two.theirs.unlink()
-    assert await two.judged() == f"its metafile is gone, and {two.own} names its images"
+    assert await two.judged() == f"its metafile is gone, and {two.own} has its images"
     two.state = S.COMPLETE
     assert isinstance(await two.judged(), Ignored)
 
@@ -356,7 +358,7 @@ async def test_a_copy_on_a_mirror_drive_is_ignored(two: Two, takes: set[Any]) ->
 def test_the_fault_of_a_namesake_names_both_metafiles_and_both_values(two: Two) -> None:
     fault = namesake_fault(Namesake(two.other, "em/v1/s_raw", "specimen", "1-7", "1_7"), two.own)
     assert fault.subject == str(two.own)
-    assert f"its specimen is '1-7', but stack em/v1/s_raw holds {two.theirs} with '1_7'" in fault.problem
+    assert f"its specimen is '1-7', but stack em/v1/s_raw contains {two.theirs} with '1_7'" in fault.problem
     assert fault.evidence is not None
     assert (fault.evidence.path, fault.evidence.or_gone) == (two.theirs, True)
     assert replace(fault.evidence, or_gone=False).identity == two.identity

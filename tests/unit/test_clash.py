@@ -25,8 +25,8 @@ def test_every_command_warns_of_python_daemon_on_standard_error(environment: dic
     assert done.returncode == 0
     assert done.stdout == (ROOT / "config.example.toml").read_text()
     assert done.stderr == (
-        f"temwatch: python-daemon is installed in {tmp_path}: it has a package named daemon too, and each overwrites"
-        " files of the other (install temwatch in an environment of its own)\n"
+        f"temwatch: python-daemon is installed in {tmp_path}: its package is also named daemon, so the two"
+        " overwrite each other's files (install temwatch in its own environment)\n"
     )
 
 

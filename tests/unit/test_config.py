@@ -528,7 +528,7 @@ def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> Non
     [
         ('[render]\nurl = "x"\nowner = \n', ":3:9: owner has no value: write one after the '='"),
         ('[render]\nurl = "x\n', ":2:"),
-        ("[render]\n[render]\n", ":2:8: [render] is there twice: move its keys below one heading"),
+        ("[render]\n[render]\n", ":2:8: [render] is set twice: move its keys below one heading"),
         ('[render]\nowner = "a"\nowner = "b"\n', ":3:12: the key owner is set twice in this table: delete one"),
         ("[[watch]]\nname = temca2\n", ':2:8: temca2 is not a value: write a text in quotes, as in name = "temca2"'),
         ("[http]\nhost = 127.0.0.1\n", ":2:13: 127.0.0.1 is not a value: write a text in quotes, as in host ="),
@@ -536,7 +536,7 @@ def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> Non
         ("[[watch]]\ndirectory = /data/a # here\n", ":2:13: /data/a is not a value: write a text in quotes, as in"),
         ("[[watch]]\nstrict = True\n", ":2:10: True is not a value: write strict = true"),
         ("[watch]\nname = 'a'\n[[watch]]\n", ":3:8: [watch] and [[watch]] exclude each other"),
-        ("[[watch]]\n[watch.z]\n[watch.z]\n", ":3:9: [watch.z] is there twice for one watch: start each watch with"),
+        ("[[watch]]\n[watch.z]\n[watch.z]\n", ":3:9: [watch.z] is set twice for one watch: start each watch with"),
         ('[http]\nhost = "a\n', ":2:10: a quote is not closed"),
         ("a = [1,\n2", ":2"),
     ],

@@ -1,4 +1,4 @@
-"""Signals that come before the event loop handles them: none ends the process without a word."""
+"""Signals that arrive before the event loop handles them: none ends the process without a message."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from daemon.system.first_signals import FirstSignals
 signals = FirstSignals()
 signals.handle()
 print("handles", flush=True)
-while not signals.has_hung_up:
+while not signals.has_received_sighup:
     time.sleep(0.01)
 print("hung up", flush=True)
 time.sleep(60)
@@ -79,18 +79,18 @@ def test_a_stop_ends_the_process_at_once_and_is_no_failure() -> None:
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert said == f"temwatch: {number.name} came while the daemon started: it stops\n"
+        assert said == f"temwatch: received {number.name} while starting: stopping\n"
 
 
-def test_a_signal_without_use_ends_the_process_as_the_kernel_would() -> None:
+def test_an_unhandled_signal_ends_the_process_as_the_kernel_would() -> None:
     with handling() as process:
         process.send_signal(signal.SIGUSR1)
         _, said = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGUSR1
-    assert said == "temwatch: SIGUSR1 ends the daemon: it has no use for this signal\n"
+    assert said == "temwatch: received SIGUSR1, which the daemon does not handle: exiting\n"
 
 
-def test_a_crash_of_compiled_code_prints_where_it_was() -> None:
+def test_a_crash_of_compiled_code_prints_its_traceback() -> None:
     crash = SCRIPT.replace("while not", "import ctypes\nctypes.string_at(0)\nwhile not")
     with handling(crash) as process:
         _, said = process.communicate(timeout=60)
@@ -110,7 +110,7 @@ def test_a_hang_up_is_remembered_without_a_terminal_and_stops_the_process_with_a
         process.send_signal(signal.SIGHUP)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "SIGHUP came while the daemon started" in said
+    assert "received SIGHUP while starting" in said
 
 
 def test_a_process_without_standard_error_handles_signals_too() -> None:

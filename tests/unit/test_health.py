@@ -41,9 +41,9 @@ def test_a_daemon_without_problems_is_ready():
 
 def test_an_unavailable_render_ws_is_a_reason():
     facts = replace(WELL, render_fault="http://render:8080: connection refused")
-    assert reasons_not_ready(facts) == ("render-ws is away: http://render:8080: connection refused",)
+    assert reasons_not_ready(facts) == ("render-ws is unavailable: http://render:8080: connection refused",)
     facts = replace(WELL, render_fault="the proxy at https://r asks for a login", render_needs_person=True)
-    reason = "render-ws cannot be used until a person acts: the proxy at https://r asks for a login"
+    reason = "render-ws cannot be used until an operator acts: the proxy at https://r asks for a login"
     assert reasons_not_ready(facts) == (reason,)
 
 
@@ -73,7 +73,7 @@ def test_an_upload_limit_of_a_proxy_is_a_warning_and_no_reason():
 
 
 def test_a_message_that_was_not_delivered_is_a_warning_and_no_reason():
-    problem = "alerts.urls_file: address 2 did not take a message"
+    problem = "alerts.urls_file: address 2 did not accept a message"
     for facts, told in ((WELL, ()), (replace(WELL, alert_problem=problem), (f"alerts: {problem}",))):
         assert (reasons_not_ready(facts), warnings(facts)) == ((), told)
         line = f"temwatch_alerts_deliverable {0.0 if told else 1.0}\n"

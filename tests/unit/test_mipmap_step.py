@@ -52,7 +52,7 @@ class Bench:
         journal: Any = SimpleNamespace(tiles_made=self._tiles_made, record_tiles=self._async("record"))
         disks: Any = SimpleNamespace(
             require=self._async("require"),
-            working=self._working,
+            halt_of=self._working,
             suspect=lambda *given: self._note("suspect", *given),
         )
         self.step = MipmapStep(
@@ -70,11 +70,11 @@ class Bench:
         monkeypatch.setattr(mipmap_step, "image_evidence", lambda jobs: f"evidence of {jobs}")
         monkeypatch.setattr(mipmap_step, "add_evidence", self._add_evidence)
         changing: Any = SimpleNamespace(
-            forget=lambda *given: self._note("forget", *given), fault_for_now=lambda montage_id, watch, fault: fault
+            forget=lambda *given: self._note("forget", *given), fault_or_changing=lambda montage_id, watch, fault: fault
         )
         self.step.changing_images = changing
         monkeypatch.setattr(mipmap_step, "_is_any_level_present", lambda jobs: self.present and jobs == ["a", "b"])
-        monkeypatch.setattr(mipmap_step, "answers_within", self._answers_within)
+        monkeypatch.setattr(mipmap_step, "access_timeout", self._access_timeout)
         monkeypatch.setattr(mipmap_step, "make_all", self._make_all)
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
@@ -110,8 +110,8 @@ class Bench:
         self._note("release", stack)
 
     @contextlib.asynccontextmanager
-    async def _answers_within(self, path: Path, looks: int = 1) -> AsyncIterator[None]:
-        self._note("looks", path, looks)
+    async def _access_timeout(self, path: Path, accesses: int = 1) -> AsyncIterator[None]:
+        self._note("accesses", path, accesses)
         yield
 
     @contextlib.contextmanager
@@ -135,7 +135,7 @@ async def test_each_verified_tile_is_recorded_with_its_numbers(monkeypatch: pyte
     await bench.step.make(bench.section)
     assert bench.named("record") == [(7, {"a": None}, {"a": b"numbers"}), (7, {"b": None}, {})]
     assert bench.named("served by") == [("the address", RAW, "the access")]
-    assert bench.named("looks") == [(IMAGES, 2)]
+    assert bench.named("accesses") == [(IMAGES, 2)]
     assert bench.named("require") == [(bench.watch.mipmaps,)]
     assert bench.named("forget") == [(7,)]
     assert bench.named("hold") == bench.named("empty the cache") == []

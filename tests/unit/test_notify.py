@@ -64,7 +64,7 @@ def test_delays_grow_to_an_hour_and_a_day_ends_them() -> None:
     assert delays == sorted(delays)
     assert (delays[0], delays[-1]) == (1.0, 3600.0)
     assert delay_s(1, 0.5, is_gone=True) == 3600.0
-    assert delay_s(30, 0.5, is_away=True) == 60.0
+    assert delay_s(30, 0.5, is_unavailable=True) == 60.0
     assert (is_given_up(0.0, GIVE_UP_S - 1), is_given_up(0.0, GIVE_UP_S)) == (False, True)
 
 
@@ -129,7 +129,7 @@ def test_a_secret_is_base64_and_closed_to_others(tmp_path: Path) -> None:
         read_hook_secret(path, "k")
     path.chmod(0o600)
     path.write_text("not base64!")
-    with pytest.raises(SettingsFault, match="holds no secret") as caught:
+    with pytest.raises(SettingsFault, match="does not contain a secret") as caught:
         read_hook_secret(path, "k")
     assert "not base64" not in str(caught.value)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.montages.states import Event, IllegalTransition
-from daemon.pipeline.late_uploads import HINT, MOST_TIMES, LateUploads
+from daemon.pipeline.late_uploads import HINT, MAX_RESETS, LateUploads
 from handlers.errors import MetafileFault, ReadBackDiffers, RenderUnavailable
 from handlers.render.names import StackId
 
@@ -104,7 +104,7 @@ async def test_a_difference_that_a_former_content_makes_is_named(
     fault = await bench.fault()
     assert isinstance(fault, ReadBackDiffers)
     assert (fault.subject, fault.hint) == (f"{STACK} z 1.0", HINT)
-    assert fault.problem.startswith("shows other tiles than _metadata_1_.json: ")
+    assert fault.problem.startswith("has other tiles than _metadata_1_.json: ")
     assert difference in fault.problem
 
 
@@ -126,24 +126,24 @@ async def test_a_stack_that_cannot_be_read_is_no_match() -> None:
 
 async def test_a_complete_montage_with_a_difference_is_set_back_with_the_reason() -> None:
     bench = Bench(spec(x=6))
-    assert await bench.late_uploads().set_back(MONTAGE) is SET_BACK
+    assert await bench.late_uploads().reset_if_overwritten(MONTAGE) is SET_BACK
     ((montage_id, event, detail),) = bench.recorded
     assert (montage_id, event) == (1, Event.TILES_LOST)
-    assert detail["because"].startswith(f"{STACK} z 1.0: shows other tiles than _metadata_1_.json: tile 'a'.transforms")
+    assert detail["because"].startswith(f"{STACK} z 1.0: has other tiles than _metadata_1_.json: tile 'a'.transforms")
 
 
 async def test_a_complete_montage_is_left_alone_if_nothing_differs_or_it_was_superseded_meanwhile() -> None:
     bench = Bench(spec())
-    assert await bench.late_uploads().set_back(MONTAGE) is None
+    assert await bench.late_uploads().reset_if_overwritten(MONTAGE) is None
     bench = Bench(spec(x=6))
     bench.is_superseded = True
-    assert await bench.late_uploads().set_back(MONTAGE) is None
+    assert await bench.late_uploads().reset_if_overwritten(MONTAGE) is None
     assert bench.recorded == []
 
 
 async def test_the_tiles_of_a_complete_montage_are_put_again_a_bounded_number_of_times() -> None:
     bench = Bench(spec(x=6))
     late = bench.late_uploads()
-    found = [await late.set_back(MONTAGE) for _ in range(MOST_TIMES + 2)]
-    assert found == [SET_BACK] * MOST_TIMES + [None, None]
-    assert bench.requests == MOST_TIMES
+    found = [await late.reset_if_overwritten(MONTAGE) for _ in range(MAX_RESETS + 2)]
+    assert found == [SET_BACK] * MAX_RESETS + [None, None]
+    assert bench.requests == MAX_RESETS

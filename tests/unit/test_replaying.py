@@ -15,7 +15,7 @@ from daemon.temwatch import temwatch
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"since": "soon"}, "--since: 'soon' is not a time: give 2h or 3d"),
+        ({"since": "soon"}, "--since: 'soon' is not a time: expected 2h or 3d"),
         ({"since": "2100-01-01"}, "--since: '2100-01-01' is in the future"),
         ({"z": (float("nan"),)}, "--z: "),
         ({"from": "close"}, "--from: "),

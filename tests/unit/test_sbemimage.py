@@ -404,11 +404,11 @@ def test_the_end_of_a_run_closes_a_slice_of_which_every_active_tile_is_listed(st
 def test_a_watch_finds_the_last_slice_when_its_run_ends_although_the_log_is_unchanged(stack: Stack) -> None:
     stack.write(1, session(), tile(0, 2), tile(1, 2), tile(0, 2, grid=1))
     tree = Tree(str(stack.logs), NameRule(READER.pattern), follow=LogFollower)
-    assert tree.look_at((), (str(stack.logs),)) == []
+    assert tree.scan_some((), (str(stack.logs),)) == []
     end(stack, 1)
-    (found,) = tree.look_at((str(stack.logs),), ())
+    (found,) = tree.scan_some((str(stack.logs),), ())
     assert Path(found.path).name.startswith("slice_00002@")
-    assert tree.look_at((str(stack.logs),), ()) == []
+    assert tree.scan_some((str(stack.logs),), ()) == []
 
 
 def test_a_slice_that_continues_after_the_end_of_its_run_becomes_one_of_the_next_log(stack: Stack) -> None:

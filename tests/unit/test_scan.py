@@ -198,7 +198,7 @@ def test_a_new_directory_is_found_although_the_root_was_gone_when_a_hint_was_fol
     path = metafile(disk.root / "new")
     age(known.parent, path.parent, disk.root)
     disk.unmount()
-    assert scanned.look_at([str(disk.root)], ()) == []
+    assert scanned.scan_some([str(disk.root)], ()) == []
     disk.mount()
     assert str(path) in paths(scanned.pass_over())
 
@@ -210,7 +210,7 @@ def test_known_directories_are_listed_again_when_their_disk_was_gone_during_a_pa
     scanned.pass_over()
     path.write_text("rewritten in place")
     disk.unmount()
-    assert scanned.look_at([str(path.parent)], ()) == []
+    assert scanned.scan_some([str(path.parent)], ()) == []
     disk.mount()
     assert paths(scanned.pass_over()) == [str(path)]
 
@@ -290,7 +290,7 @@ def test_hints_are_followed_where_they_point_and_nowhere_else(tmp_path: Path) ->
     scanned.pass_over()
     in_a, in_c = metafile(tmp_path / "a"), metafile(tmp_path / "c" / "new")
     metafile(tmp_path / "b")
-    assert paths(scanned.look_at([str(tmp_path / "a")], [str(tmp_path / "c" / "new")])) == [str(in_a), str(in_c)]
+    assert paths(scanned.scan_some([str(tmp_path / "a")], [str(tmp_path / "c" / "new")])) == [str(in_a), str(in_c)]
 
 
 def test_a_pass_ends_at_the_next_directory_once_stop_is_set(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_traceback_in_the_log_cannot_pose_as_a_line_of_the_log(logged: Callabl
 def test_status_is_printable(capsys: pytest.CaptureFixture[str], by_cause: bool) -> None:
     unfinished = {**ROW, "id": 8, "state": "settled", "fault": None}
     report = {
-        "running": True, "ready": False, "pid": 1, "silence": HOSTILE, "url": "http://localhost",
+        "running": True, "ready": False, "pid": 1, "unresponsive_because": HOSTILE, "url": "http://localhost",
         "reasons": [HOSTILE], "warnings": [HOSTILE], "reload": {"problems": [HOSTILE], "refused_at": TIME},
         "config": {"file": HOSTILE, "problems": [HOSTILE], "changed_at": None},
         "watches": [{"name": "temca2", "status": "watching"}], "counts": {"temca2": {"failed": 1, "settled": 1}},

@@ -28,8 +28,11 @@ def report(*montages: dict[str, Any], **values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, "in progress or in the queue:"),
-        ({"ready": False, "reasons": ["render-ws is away"]}, "see above why the daemon is not ready:"),
+        ({}, "in progress or queued:"),
+        (
+            {"ready": False, "reasons": ["render-ws is unavailable"]},
+            "the reason why the daemon is not ready is shown above:",
+        ),
         ({"running": False, "pid": None}, "waits until the daemon runs:"),
     ],
 )
@@ -125,7 +128,7 @@ def test_workers_are_shown_in_total_and_by_host() -> None:
     workers = {"scheduler": "tcp://s:8786", "problem": "", "tiles_submitted": 96, "hosts": hosts}
     lines = status_text(report(workers=workers), View(NOW)).splitlines()
     start = lines.index(
-        "workers     1 worker (3 refused), 4 tiles in flight on 2 hosts of tcp://s:8786; 96 tiles queued or in work"
+        "workers     1 worker (3 refused), 4 tiles in flight on 2 hosts of tcp://s:8786; 96 tiles queued or running"
     )
     assert lines[start + 1 : start + 3] == [
         "            node7: 1 worker, 2 tiles in flight",

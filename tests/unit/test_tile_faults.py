@@ -94,36 +94,36 @@ class TestChangingImages:
 
     def test_a_fault_is_final_at_once_if_no_change_is_expected(self, now: list[float]) -> None:
         fault = self.broken()
-        assert ChangingImages().fault_for_now(1, WATCH, fault) is fault
+        assert ChangingImages().fault_or_changing(1, WATCH, fault) is fault
 
     def test_a_fault_is_not_final_before_the_image_was_quiet(self, now: list[float]) -> None:
         images, fault = ChangingImages(), self.broken()
         images.expect(1)
         for now[0] in (1_000.0, 1_029.0):
-            waits = images.fault_for_now(1, WATCH, fault)
+            waits = images.fault_or_changing(1, WATCH, fault)
             assert isinstance(waits, ImageChanging)
             assert waits.waiting_helps is Waiting.ALWAYS
             assert (waits.subject, waits.hint) == ("/data/a.tif", "copy it")
             assert waits.problem.startswith("is truncated; it changed")
         now[0] = 1_030.0
-        assert images.fault_for_now(1, WATCH, fault) is fault
+        assert images.fault_or_changing(1, WATCH, fault) is fault
 
     def test_an_image_that_changes_again_is_waited_for_again(self, now: list[float]) -> None:
         images = ChangingImages()
         images.expect(1)
-        images.fault_for_now(1, WATCH, self.broken())
+        images.fault_or_changing(1, WATCH, self.broken())
         now[0] += 30.0
         again = self.broken(FileIdentity(5, 6, 7, 8))
-        assert isinstance(images.fault_for_now(1, WATCH, again), ImageChanging)
+        assert isinstance(images.fault_or_changing(1, WATCH, again), ImageChanging)
         images.expect(1)  # a second change of the montage keeps what is known
         now[0] += 30.0
-        assert images.fault_for_now(1, WATCH, again) is again
+        assert images.fault_or_changing(1, WATCH, again) is again
 
     def test_a_missing_image_is_never_quiet(self, now: list[float]) -> None:
         images = ChangingImages()
         images.expect(1)
         for _ in range(3):
-            assert isinstance(images.fault_for_now(1, WATCH, self.broken(None)), ImageChanging)
+            assert isinstance(images.fault_or_changing(1, WATCH, self.broken(None)), ImageChanging)
             now[0] += 100.0
 
     def test_a_finished_montage_is_forgotten(self, now: list[float]) -> None:
@@ -131,7 +131,7 @@ class TestChangingImages:
         images.expect(1)
         images.forget(1)
         images.forget(1)
-        assert images.fault_for_now(1, WATCH, fault) is fault
+        assert images.fault_or_changing(1, WATCH, fault) is fault
 
     def test_only_faults_of_images_wait(self, now: list[float]) -> None:
         images = ChangingImages()
@@ -140,4 +140,4 @@ class TestChangingImages:
             WorkerFault("/data/a.tif", "died").with_evidence(Evidence(Path("/data/a.tif"), THERE)),
             ImageFault("t", "x"),
         ):
-            assert images.fault_for_now(1, WATCH, fault) is fault
+            assert images.fault_or_changing(1, WATCH, fault) is fault

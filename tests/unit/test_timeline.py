@@ -15,7 +15,7 @@ def event(name: str, at: float, **detail: object) -> dict[str, object]:
 
 def test_an_event_is_described_in_words() -> None:
     assert event_text({"fault": {"problem": "has no data"}, "attempt": 3}) == "has no data"
-    assert event_text({"because": "an operator asked for it", "failed_in": "settled"}) == "an operator asked for it"
+    assert event_text({"because": "requested by an operator", "failed_in": "settled"}) == "requested by an operator"
 
 
 def test_events_and_attempts_are_in_one_order_of_time() -> None:
@@ -42,7 +42,7 @@ def test_attempts_that_repeat_each_other_are_one_line() -> None:
         Line(0.0, "settle", "2 images are missing", 3, "waiting", 121.0),
         Line(180.0, "settle", "1 image is missing", 1, "waiting", 1.0),
         Line(240.0, "settle", "", 1, "done", 1.0),
-        Line(250.0, "ingest", "", 1, "under way", None),
+        Line(250.0, "ingest", "", 1, "running", None),
     ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.writable import outside_of_the_unit
+from daemon.config.writable import read_only_in_unit
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ WRITTEN = {
 
 
 def test_a_directory_outside_of_the_unit_is_reported_with_the_line_to_add(unit: Path) -> None:
-    (line,) = outside_of_the_unit(WRITTEN)
+    (line,) = read_only_in_unit(WRITTEN)
     assert line.startswith("watch[1].mipmaps.output_dir: /data/output is read-only for temwatch.service: ")
     assert "ReadWritePaths=-/data/output" in line
 
@@ -41,9 +41,9 @@ def test_a_directory_outside_of_the_unit_is_reported_with_the_line_to_add(unit: 
 )
 def test_without_a_sandbox_nothing_is_reported(unit: Path, output: str) -> None:
     unit.write_text(output)
-    assert list(outside_of_the_unit(WRITTEN)) == []
+    assert list(read_only_in_unit(WRITTEN)) == []
 
 
 def test_without_systemd_nothing_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert list(outside_of_the_unit(WRITTEN)) == []
+    assert list(read_only_in_unit(WRITTEN)) == []

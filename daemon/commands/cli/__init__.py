@@ -1,1 +1,1 @@
-"""The commands as a person types them: arguments, help texts, exit codes. Each imports its work when it is called."""
+"""The command line: arguments, help texts, exit codes. Each command imports its modules when it is called."""

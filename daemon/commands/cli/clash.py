@@ -1,4 +1,4 @@
-"""The distribution python-daemon, which also installs a package named `daemon`: one overwrites files of the other."""
+"""Detect the distribution python-daemon: it also installs a package `daemon` and overwrites files of temwatch."""
 
 import contextlib
 import os
@@ -16,14 +16,14 @@ def warn_of_clash() -> None:
 
 
 def clashing_distribution(search_path: Iterable[str] = sys.path) -> Path | None:
-    """Return where python-daemon is installed among the directories of the search path; None if it is not."""
+    """Return the installation of python-daemon in the directories of the search path; None if there is none."""
     return next(_installations(search_path), None)
 
 
 def _installations(search_path: Iterable[str]) -> Iterator[Path]:
     for directory in search_path:
         found: list[str] = []
-        with contextlib.suppress(OSError):  # a zip archive, or a directory that does not exist or is closed
+        with contextlib.suppress(OSError):  # a zip archive, or a directory that does not exist or cannot be read
             found = os.listdir(directory or os.curdir)  # noqa: PTH208  a Path for each file takes milliseconds
         for name in found:
             if name.startswith("python_daemon-") and name.endswith(".dist-info"):
@@ -31,8 +31,8 @@ def _installations(search_path: Iterable[str]) -> Iterator[Path]:
 
 
 def clash_warning(distribution: Path) -> str:
-    """Return what a user has to know and to do."""
+    """Return the warning, with a hint."""
     return (
-        f"temwatch: python-daemon is installed in {distribution.parent}: it has a package named daemon too, and each"
-        " overwrites files of the other (install temwatch in an environment of its own)"
+        f"temwatch: python-daemon is installed in {distribution.parent}: its package is also named daemon, so the"
+        " two overwrite each other's files (install temwatch in its own environment)"
     )

@@ -16,20 +16,20 @@ NOT_READY, UNREACHABLE = 1, 2
 
 @click.command("check-config", short_help="Check the configuration and show its effect.")
 @config_option
-@click.option("--probe", is_flag=True, help="Also try it out: a small tile on its way to render-ws and back.")
+@click.option("--probe", is_flag=True, help="Also send a small tile to render-ws and read it back.")
 @click.option("--print-example", is_flag=True, help="Print config.example.toml and exit.")
 def check_config(config_path: Path | None, probe: bool, print_example: bool) -> None:
-    """Show which directories are watched and where results are written, or list each wrong key.
+    """Show which directories are watched and where results are written, or list each invalid key.
 
-    A line that starts with "note" is about a directory, a file or a service that the daemon would wait for.
+    A line that starts with "note" reports a problem that does not prevent the start: the daemon waits or warns.
 
-    --probe writes a small image below each output_dir, puts it into a stack of its own, asks render-ws for its pixels
-    and compares them. It also asks for one image of each watched directory, and has the workers of a dask scheduler
-    prove what they see. It deletes what it made. Root runs it as the user of temwatch.service, where systemd knows that
-    unit; the last line says whose rights were tried.
+    --probe writes a small image below each output_dir, puts it into a temporary stack, requests its pixels from
+    render-ws and compares them. It also requests one image of each watched directory, and tests which files the workers
+    of a dask scheduler can access. Everything that it made is deleted. If root runs it, the test uses the rights of the
+    user of temwatch.service, if systemd knows that unit; the last line names the user.
 
-    Exit code: 0 the daemon can start, 1 it can, but --probe found something wrong, 2 it cannot, for the reasons on
-    standard error.
+    Exit code: 0 the daemon can start, 1 it can start but --probe found a problem, 2 it cannot start, with the reasons
+    on standard error.
     """
     if print_example:
         from daemon.config.reference import example_toml
@@ -54,14 +54,16 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
 
 
 def _become_service_user() -> str:
-    """Become the service's user if possible, and return a sentence that names the user."""
-    from daemon.commands.probe.command import become_service_user  # imports all before: root's Python may be closed
+    """Change to the service's user if possible; return a sentence that names the user."""
+    from daemon.commands.probe.command import (
+        become_service_user,
+    )  # imports everything now: the service's user may be unable to read these files
 
     return become_service_user()
 
 
 def _probe(settings: Any, tried_as: str) -> bool:
-    """Probe render-ws and every watch, and show the outcome; return whether all is right."""
+    """Probe render-ws and every watch, and print the outcome; return whether there was no problem."""
     from daemon.commands.probe.command import probe
 
     probed = run_or_exit(probe(settings, tried_as))
@@ -74,7 +76,7 @@ def _probe(settings: Any, tried_as: str) -> bool:
 
 @click.command(short_help="Show whether the daemon is ready, and its montages.")
 @click.option("--failed", is_flag=True, help="Show every FAILED montage with its fault, and no others.")
-@click.option("--by-cause", is_flag=True, help="Group unfinished montages by cause too, and show all groups.")
+@click.option("--by-cause", is_flag=True, help="Also group unfinished montages, and show all groups.")
 @click.option("--watch", metavar="NAME", help="Show the montages of this watch only.")
 @click.option("--follow", is_flag=True, help="Show the status again every 2 s until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -84,7 +86,8 @@ def status(
 ) -> None:
     """Show whether the daemon is ready, and which montages failed or are unfinished, by cause.
 
-    Asks the running daemon. Without one, reads the journal. Works with a configuration file that is refused too.
+    The report is from the running daemon, or from the journal if no daemon runs. It also works with an invalid
+    configuration file.
     """
     from daemon.commands.status import narrowed, read_status, watch_names
     from daemon.commands.status_screen import follow_report, show_report
@@ -92,7 +95,7 @@ def status(
 
     if as_json and (follow or by_cause):
         name = "--follow" if follow else "--by-cause"
-        raise click.UsageError(f"{name} is about a text for people: omit --json")
+        raise click.UsageError(f"{name} applies to text output: omit --json")
 
     def read() -> dict[str, Any]:
         places = find_places(config_path)
@@ -116,7 +119,7 @@ def status(
 @click.option("--url", help="Address of the daemon. Default: the configured one.")
 @config_option
 def health(url: str | None, config_path: Path | None) -> None:
-    """Ask the running daemon whether it is ready. Works with a configuration file that is refused too.
+    """Report whether the running daemon is ready. It also works with an invalid configuration file.
 
     Exit code: 0 ready, 1 not ready, 2 unreachable.
     """
@@ -125,17 +128,19 @@ def health(url: str | None, config_path: Path | None) -> None:
     from handlers.uris import without_userinfo
 
     if url is not None:
-        address, alive, silence = url, is_alive(url), ""
+        address, alive, reason = url, is_alive(url), ""
     else:
         places = find_places(config_path)
         for problem in places.problems:
-            complain(f"configuration refused: {problem}")
+            complain(f"invalid configuration: {problem}")
         daemon = find_daemon(places.http, places.journal)
         address, alive = daemon.url, daemon.is_alive
-        silence = "" if daemon.pid is None else f"; process {daemon.pid} holds its journal: {daemon.silence}"
+        reason = (
+            "" if daemon.pid is None else f"; process {daemon.pid} holds its journal: {daemon.unresponsive_because}"
+        )
     answer = fetch(f"{address.rstrip('/')}/readyz") if alive else None
     if answer is None or "ready" not in answer:
-        exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}{silence}")
+        exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}{reason}")
     say("ready" if answer["ready"] else "not ready")
     for line in [*answer["reasons"], *answer["warnings"]]:
         say(f"  {line}")
@@ -147,7 +152,7 @@ def health(url: str | None, config_path: Path | None) -> None:
 def reload(config_path: Path | None) -> None:
     """Make the running daemon read its configuration again.
 
-    Exit code: 0 the new configuration is in force, 1 it is not, 2 the file cannot be used.
+    Exit code: 0 the new configuration is applied, 1 it is not, 2 the file is invalid.
     """
     from daemon.commands.reload import reload as request_reload
     from daemon.config.errors import ConfigError
@@ -160,4 +165,4 @@ def reload(config_path: Path | None) -> None:
         exit_with(FAILED, *error.problems)
     except Fault as fault:
         exit_with(FAILED, str(fault))
-    say("the configuration is in force")
+    say("the new configuration is applied")

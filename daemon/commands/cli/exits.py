@@ -1,4 +1,4 @@
-"""Ends of a command: a fault that a user can cause becomes its text and an exit code, never a traceback."""
+"""End a command: a fault that a user can cause is printed as its text, with an exit code and no traceback."""
 
 import contextlib
 import sys
@@ -27,7 +27,7 @@ def exit_with(code: int, *lines: str) -> NoReturn:
 
 
 def settings_or_exit(config_path: Path | None) -> Any:
-    """Return the settings, or end the program with one line for each key that is refused."""
+    """Return the settings, or end the program with one line for each invalid key."""
     from daemon.config.errors import ConfigError
     from daemon.config.load import load_settings
 
@@ -48,7 +48,7 @@ def input_or_exit(decide: Callable[[], T]) -> T:
 
 
 def run_or_exit(work: Coroutine[Any, Any, T]) -> T:
-    """Return the coroutine's result; a fault ends the program with its text, Ctrl-C ends it without any."""
+    """Return the coroutine's result. A fault ends the program with its text, Ctrl-C without a message."""
     import asyncio
 
     from daemon.system.threads import DaemonThreads
@@ -72,10 +72,10 @@ def run_or_exit(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.contextmanager
-def crash_said() -> Iterator[None]:
-    """Print the traceback of an exception that nothing has handled, and end the program.
+def crash_report() -> Iterator[None]:
+    """Print the traceback of an unhandled exception, and end the program with exit code 1.
 
-    Without this, click ends the program without a word after a broken pipe, and with `Aborted!` after EOFError.
+    Without this, click ends the program silently after a broken pipe, and with `Aborted!` after EOFError.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def crash_said() -> Iterator[None]:
 
 
 def run_until_interrupt(work: Callable[[], NoReturn]) -> NoReturn:
-    """Run work that ends by Ctrl-C only, which is no failure of it."""
+    """Run work that only Ctrl-C ends; exit with code 0 then."""
     try:
         work()
     except KeyboardInterrupt:

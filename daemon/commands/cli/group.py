@@ -1,11 +1,11 @@
-"""The top of the command: its help lists the commands in groups."""
+"""The top-level command, whose help lists the commands in groups."""
 
 from collections.abc import Sequence
 
 import click
 
 _NAME_WIDTH = 22
-"""Columns of a command's name in the list; a longer name has a line of its own."""
+"""Width of the column of names; a longer name has its own line."""
 
 
 class GroupedCommands(click.Group):
@@ -22,7 +22,7 @@ class GroupedCommands(click.Group):
             self._headings.setdefault(heading, []).append(str(command.name))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, group by group."""
+        """Return the names of all commands, group by group."""
         return [name for names in self._headings.values() for name in names]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,4 +1,4 @@
-"""The log of a command that works without the daemon: warnings on standard error, above a progress bar."""
+"""Logging of commands that work without the daemon: warnings on standard error, above a progress bar."""
 
 import io
 import sys
@@ -6,10 +6,10 @@ from typing import Any, TextIO, cast
 
 
 class CurrentStderr(io.TextIOBase):
-    """Standard error as it is at each write.
+    """A stream that writes to the present `sys.stderr`.
 
-    While a progress bar is shown, rich replaces `sys.stderr` by a stream that prints above the bar. A handler that
-    keeps the former stream writes into the bar's line. A file in place of the terminal gets the lines itself.
+    While a progress bar is shown, rich replaces `sys.stderr` by a stream that prints above the bar. A handler with the
+    original stream would write into the bar's line. If standard error is a file, lines go to the file itself.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class CurrentStderr(io.TextIOBase):
 
 
 def log_warnings(settings: Any) -> None:
-    """Write warnings and errors to standard error, in the configured form."""
+    """Write warnings and errors to standard error, in the configured format."""
     from daemon.system.log import set_up_logging
 
     set_up_logging("warning", settings.log.format, cast("TextIO", CurrentStderr()))

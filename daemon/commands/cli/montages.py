@@ -1,4 +1,4 @@
-"""Commands about montages and the journal: replay, verify, manifest, dismiss, verdict, journal."""
+"""Commands about montages and the journal: replay, verify, manifest, picture, log, dismiss, quality, verdict."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from daemon.commands.cli.output import complain, hint, say, say_lines
 from handlers.text import counted
 
 MAX_PATHS = 5_000
-"""Paths of one selection of `verify`."""
+"""Largest number of paths in a selection."""
 
 
 @click.command(cls=SelectingCommand, short_help="Process failed or selected montages again.")
@@ -29,7 +29,7 @@ MAX_PATHS = 5_000
     type=click.File("r"),
     help="Repair the differences in a report of `temwatch verify --json`; - reads standard input.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the planned actions, and change nothing.")
 @config_option
 def replay(
     paths: tuple[str, ...],
@@ -65,7 +65,7 @@ def replay(
 @click.command(cls=SelectingCommand, short_help="Compare montages with stacks and files.")
 @selecting
 @click.option("--json", "as_json", is_flag=True, help="Print a report for `temwatch replay --from-report`.")
-@click.option("--verbose", is_flag=True, help="Print every difference; without it equal causes are one line.")
+@click.option("--verbose", is_flag=True, help="Print every difference, not one line for each cause.")
 @click.option("--deep", is_flag=True, help="Also read all images, and compare every file with its recorded digest.")
 @config_option
 def verify(
@@ -101,12 +101,12 @@ def verify(
 def manifest(
     paths: tuple[str, ...], zs: tuple[float, ...], state: str | None, since: str | None, config_path: Path | None
 ) -> None:
-    """Print the XXH3-128 of each image and mipmap file of COMPLETE montages, as `xxhsum -c` reads it.
+    """Print the XXH3-128 of each image and mipmap file of COMPLETE montages, in the format of `xxhsum -c`.
 
-    The digests are those of the bytes that were read and written when the mipmaps were made. A tile whose mipmap files
-    hold other bytes now is left out. Without a selection it prints all COMPLETE montages.
+    The digests were recorded when the images were read and the mipmaps were written. A tile whose mipmap files no
+    longer match is left out. Without a selection, the digests of all COMPLETE montages are printed.
 
-    Exit code: 0 all tiles are in it, 1 some are left out.
+    Exit code: 0 all tiles are printed, 1 some are left out.
     """
     from daemon.commands.manifest import manifest as work
     from daemon.commands.replay.requests import requests_for
@@ -130,7 +130,7 @@ def manifest(
 )
 @config_option
 def picture(stack: str, z: float, output: Path, max_px: int, config_path: Path | None) -> None:
-    """Draw section Z of STACK as a PNG, from the mipmap files that the stack names.
+    """Draw section Z of STACK as a PNG from the stack's mipmap files.
 
     STACK is a stack of the configured owner and project, or owner/project/stack.
 
@@ -148,8 +148,8 @@ def picture(stack: str, z: float, output: Path, max_px: int, config_path: Path |
 def log(montage: str, as_json: bool, config_path: Path | None) -> None:
     """Show every event and attempt of MONTAGE, an id that `temwatch status` shows or the path of a metafile.
 
-    Asks the running daemon. Without one, reads the journal. On a terminal it also says how to find the lines about the
-    montage in the daemon's own log.
+    The history is from the running daemon, or from the journal if no daemon runs. The last line is a command that finds
+    the lines about the montage in the daemon's log.
 
     Exit code: 0 shown, 1 the journal cannot be read, 2 there is no such montage.
     """
@@ -178,16 +178,16 @@ def log(montage: str, as_json: bool, config_path: Path | None) -> None:
 
 @click.command(short_help="Stop counting a montage as failed.")
 @click.argument("ids", nargs=-1, required=True, type=int, metavar="ID ...")
-@click.option("--reason", required=True, metavar="TEXT", help="Why nothing is to be done; kept in the journal.")
+@click.option("--reason", required=True, metavar="TEXT", help="Reason of the dismissal, stored in the journal.")
 @config_option
 def dismiss(ids: tuple[int, ...], reason: str, config_path: Path | None) -> None:
     """Dismiss FAILED montages, for example of metafiles that were deleted on purpose.
 
     A dismissed montage does not count as failed and is not retried; `temwatch replay PATH` undoes it. `temwatch status`
-    shows the ids. A COMPLETE montage whose metafile is gone can be dismissed, too: a metafile in another directory that
-    names its tiles, and was refused, then replaces it.
+    shows the ids. A COMPLETE montage whose metafile is gone can also be dismissed. Then a metafile with the same tiles
+    in another directory, which was refused because of it, replaces it.
 
-    Exit code: 0 all are dismissed, 1 some cannot be.
+    Exit code: 0 all are dismissed, 1 some cannot be dismissed.
     """
     from daemon.commands.dismiss import dismiss as work
     from daemon.commands.dismiss import request_for
@@ -220,7 +220,7 @@ def quality(
     pictures: Path | None,
     config_path: Path | None,
 ) -> None:
-    """Show the quality verdicts of montages, and the tiles that break limits, the worst first.
+    """Show the quality verdicts of montages and the tiles that break limits, the worst first.
 
     Reads the journal, with or without a daemon. Without a selection it shows all montages.
 
@@ -231,7 +231,7 @@ def quality(
     from daemon.commands.replay.requests import requests_for
 
     if as_csv and as_json:
-        raise click.UsageError("--csv and --json exclude each other")
+        raise click.UsageError("--csv and --json cannot be combined")
     settings = settings_or_exit(config_path)
     log_warnings(settings)
     given: dict[str, Any] = {"z": zs, "state": state or "all", "since": since}
@@ -240,18 +240,17 @@ def quality(
     sys.exit(run_or_exit(work(settings, selection, say, form, pictures)))
 
 
-@click.command(short_help="Pass or fail a montage in place of the rules.")
+@click.command(short_help="Decide about the quality of a montage.")
 @click.argument("montage_id", type=int, metavar="ID")
 @click.argument("verdict", type=click.Choice(["pass", "fail", "re-image", "computed"]))
-@click.option("--note", default="", metavar="TEXT", help="The reason; kept in the journal.")
+@click.option("--note", default="", metavar="TEXT", help="Reason, stored in the journal.")
 @click.option("--by", default=None, metavar="NAME", help="Name of the person.  [default: the user's name]")
 @config_option
 def verdict(montage_id: int, verdict: str, note: str, by: str | None, config_path: Path | None) -> None:
-    """Decide about the quality of montage ID in place of the rules.
+    """Decide about the quality of montage ID.
 
-    The decision counts until the next one. "computed" withdraws it: the verdict of the rules counts again. A montage
-    that waits for a person goes on when it is passed. `temwatch status` shows the ids, `temwatch log ID` shows all
-    decisions.
+    The decision replaces the verdict of the rules until the next decision. "computed" withdraws it. A montage that
+    waits for a person continues after "pass". `temwatch status` shows the ids, `temwatch log ID` shows all decisions.
 
     Exit code: 0 recorded, 1 there is no such montage, or it cannot be recorded.
     """
@@ -275,7 +274,7 @@ def journal() -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @config_option
 def backup(file: Path, config_path: Path | None) -> None:
-    """Copy the journal to FILE. The daemon may run, and then makes the copy.
+    """Copy the journal to FILE. A running daemon makes the copy.
 
     An existing FILE is replaced if it is a journal.
     """
@@ -295,15 +294,15 @@ def backup(file: Path, config_path: Path | None) -> None:
     say(f"{counted(montages, 'montage')} {'is' if montages == 1 else 'are'} in {file}")
 
 
-@journal.command(short_help="Try the migration of an upgrade on a copy.")
+@journal.command(short_help="Test the migration of an upgrade on a copy.")
 @config_option
 def check(config_path: Path | None) -> None:
-    """Migrate a copy of the journal as this version of temwatch would, read all of it, and remove it.
+    """Migrate a copy of the journal to this version of temwatch, read all of it, and delete it.
 
-    To be run with the new version before an upgrade, as the user of the service. The daemon of the former version may
-    run. The journal stays as it is.
+    Run it with the new version before an upgrade, as the user of the service. The daemon of the former version may run.
+    The journal is not changed.
 
-    Exit code: 0 the migration works, 1 or 2 it does not, and the reason is printed.
+    Exit code: 0 the migration succeeds, 1 or 2 it does not, with the reason.
     """
     import asyncio
 

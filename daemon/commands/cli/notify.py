@@ -11,20 +11,23 @@ from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import say
 
 
-@click.group(short_help="Test messages to people; show and repeat events that hooks have not taken.")
+@click.group(short_help="Test, list, retry and silence messages and events.")
 def notify() -> None:
-    """Test messages to people; show and repeat events that hooks have not taken.
+    """Test messages to people and events for hooks; list, retry and drop undelivered ones; silence alerts.
 
-    docs/alerts.md describes messages, docs/hooks.md hooks.
+    docs/alerts.md describes messages, docs/hooks.md describes hooks.
     """
 
 
-@notify.command("list", short_help="Show the events and messages that wait or were given up.")
+@notify.command("list", short_help="List undelivered events and messages.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 @config_option
 def list_waiting(as_json: bool, config_path: Path | None) -> None:
-    """Show the events that wait for a hook, and those that were given up after a day, with the id that `retry` and
-    `drop` take; then the messages that an address has not taken, and the silences that last."""
+    """List undelivered events, undelivered messages and active silences.
+
+    Events wait for a hook or were given up after a day; `retry` and `drop` take their ids. Messages are listed until
+    all addresses have accepted them.
+    """
     import json
 
     from daemon.commands import notify as work
@@ -34,23 +37,23 @@ def list_waiting(as_json: bool, config_path: Path | None) -> None:
         say(line)
 
 
-@notify.command(short_help="Send a test message to people, and a test event to each hook.")
+@notify.command(short_help="Send a test message and a test event.")
 @config_option
 def test(config_path: Path | None) -> None:
     """Send a test message to every address of alerts.urls_file, and an event of the type "test" to every hook.
 
-    Exit code: 0 all took it, 1 one did not, or the addresses cannot be used.
+    Exit code: 0 all accepted it, 1 one did not, or the addresses cannot be used.
     """
     from daemon.commands.notify import send_test
 
     sys.exit(run_or_exit(send_test(settings_or_exit(config_path), say)))
 
 
-@notify.command(short_help="Deliver events at once, also those that were given up.")
+@notify.command(short_help="Deliver events at once.")
 @click.argument("ids", nargs=-1, required=True, type=int, metavar="ID ...")
 @config_option
 def retry(ids: tuple[int, ...], config_path: Path | None) -> None:
-    """Deliver events at once, those that were given up as well.
+    """Deliver events at once, including events that were given up.
 
     Exit code: 0 all exist, 1 some do not.
     """
@@ -68,12 +71,12 @@ def drop(ids: tuple[int, ...], config_path: Path | None) -> None:
     _change("drop", ids, config_path)
 
 
-@notify.command(short_help="Silence some alerts for a while.")
+@notify.command(short_help="Silence alerts for some hours.")
 @click.argument("kind", default="")
-@click.option("--watch", default="", help="Only about this watch.")
-@click.option("--subject", default="", help='Only about this, as in "montages/17".')
-@click.option("--hours", type=float, required=True, help="How long; 0 ends a silence of the same alerts.")
-@click.option("--reason", default="", help="The reason; kept in the journal.")
+@click.option("--watch", default="", help="Only alerts about this watch.")
+@click.option("--subject", default="", help='Only alerts about this subject, as in "montages/17".')
+@click.option("--hours", type=float, required=True, help="Duration; 0 ends a silence of the same alerts.")
+@click.option("--reason", default="", help="Reason, stored in the journal.")
 @config_option
 def silence(kind: str, watch: str, subject: str, hours: float, reason: str, config_path: Path | None) -> None:
     """Silence alerts of a KIND, such as "disk low", for some hours; without KIND, all alerts.

@@ -1,4 +1,4 @@
-"""Commands that need neither daemon nor configuration: the three import commands, demo, standin."""
+"""Commands that need no daemon: the import commands, demo, standin."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from daemon.commands.imports.names import IMPORT_COMMANDS
 
 
 def _import_command(name: str, summary: str) -> click.Command:
-    """Return an import command, whose arguments are parsed in the manner of asap-modules instead of click's."""
+    """Return an import command. Its arguments are parsed like those of asap-modules, not by click."""
 
     @click.command(
         name,
@@ -45,19 +45,19 @@ def require_format(name: str) -> None:
 @click.command("import", short_help="Put the tile specs of one file of any format into a stack.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", "format_", required=True, help="Format of the file; docs/formats.md lists them.")
-@click.option("--stack", required=True, help="Stack; it is created if there is none.")
+@click.option("--stack", required=True, help="Stack; it is created if it does not exist.")
 @click.option("--z", required=True, type=float, help="Place of the section in the stack.")
-@click.option("--url", help="Address of render-ws. Default: render.url of the configuration, like owner and project.")
-@click.option("--owner", help="Owner of the stack.")
-@click.option("--project", help="Project of the stack.")
-@click.option("--pixel-size", type=float, metavar="NM", help="For formats that do not state it.")
+@click.option("--url", help="Address of render-ws. Default: render.url of the configuration.")
+@click.option("--owner", help="Owner of the stack. Default: render.owner.")
+@click.option("--project", help="Project of the stack. Default: render.project.")
+@click.option("--pixel-size", type=float, metavar="NM", help="Pixel size, for formats whose files do not state it.")
 @click.option("--close", is_flag=True, help="Make the stack COMPLETE at the end.")
 @config_option
 def import_file(file: Path, format_: str, config_path: Path | None, **options: Any) -> None:
     """Put the tile specs of one file of any format into a stack, and read them back.
 
-    The configuration is not read if --url, --owner and --project are given. Its login and its path map are for its own
-    render-ws, not for another --url.
+    The configuration is not read if --url, --owner and --project are given. With --url, its login and its path map are
+    not used.
     """
     from daemon.commands.import_file import import_into_stack
 
@@ -71,9 +71,15 @@ def import_file(file: Path, format_: str, config_path: Path | None, **options: A
     say(run_or_exit(import_into_stack(file.absolute(), format_, **where, **options)))
 
 
-@click.command(short_help="Show temwatch at work with a simulated microscope.")
+@click.command(short_help="Demonstrate temwatch with a simulated microscope.")
 @click.option("--sections", default=3, show_default=True, type=click.IntRange(1, 50), help="Sections to image.")
-@click.option("--tiles", default=24, show_default=True, type=click.IntRange(4, 3000), help="Tiles per section, about.")
+@click.option(
+    "--tiles",
+    default=24,
+    show_default=True,
+    type=click.IntRange(4, 3000),
+    help="Approximate number of tiles per section.",
+)
 @click.option("--size", default="1024x1024", show_default=True, metavar="WxH", help="Pixels of a tile.")
 @click.option(
     "--dir",
@@ -87,9 +93,9 @@ def import_file(file: Path, format_: str, config_path: Path | None, **options: A
     default="directory",
     show_default=True,
     type=click.Choice(("directory", "s3")),
-    help="Put the mipmaps into the output directory, or into an S3 store of the demonstration, which needs moto.",
+    help="Store of the mipmaps: the output directory, or a simulated S3 store, which needs moto.",
 )
-@click.option("--keep", is_flag=True, help="Leave everything running at the end, and print the addresses.")
+@click.option("--keep", is_flag=True, help="Keep everything running at the end, and print the addresses.")
 @click.option(
     "--output",
     default=Path("demo-output"),

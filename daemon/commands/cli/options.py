@@ -47,7 +47,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--state",
             type=click.Choice(["failed", "complete", "dismissed", "all"]),
-            help="Montages in this state; all: any state but dismissed.",
+            help="Montages in this state; all: any state except dismissed.",
         ),
         click.option("--z", "zs", metavar="Z...", type=float, multiple=True, help="Sections at these z values."),
         click.argument("paths", metavar="[PATH]...", nargs=-1),

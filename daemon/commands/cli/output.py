@@ -1,4 +1,4 @@
-"""Output of commands: every line is printable, whatever a file name or render-ws put into it."""
+"""Output of commands. Every line is made printable, whatever a file name or render-ws contains."""
 
 import io
 import json
@@ -22,12 +22,12 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Print a message on standard error, in the same way."""
+    """Print a message on standard error, as `say` does."""
     _write(sys.stderr, message(printable(line), sys.stderr) + "\n")
 
 
 def hint(line: str) -> None:
-    """Print one line on standard error. It holds a command to paste, so it is never wrapped."""
+    """Print one line on standard error. It contains a command to paste, so it is never wrapped."""
     _write(sys.stderr, printable(line) + "\n")
 
 

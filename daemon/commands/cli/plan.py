@@ -1,4 +1,4 @@
-"""The command plan: what a facility's microscopes ask of servers."""
+"""The command `plan`: compute the servers for a facility's microscopes."""
 
 import math
 import re
@@ -12,14 +12,14 @@ from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, input_or_exi
 from daemon.commands.cli.output import say, say_json, say_lines
 
 MOST_PIXELS = 65_536
-"""Limit of a side of a tile."""
+"""Largest side of a tile, pixels."""
 
 
 class OneLine(click.Command):
-    """A command that refuses bad input in one line."""
+    """A command that reports invalid input in one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, and end the program at the first argument that cannot be used."""
+        """Parse the arguments; end the program at the first invalid one."""
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
@@ -33,7 +33,7 @@ class Positive(click.FloatRange):
         super().__init__(min=0, max=most, min_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Refuse nan as well, which lies in no range and outside of none."""
+        """Return the number. Refuses NaN, which passes range checks."""
         number = float(super().convert(value, param, ctx))
         return number if math.isfinite(number) else self.fail(f"{number} is not a finite number.", param, ctx)
 
@@ -59,20 +59,27 @@ DEPTHS = click.Choice(["8", "16"])
 
 @click.command(cls=OneLine, short_help="Compute the servers that a number of microscopes needs.")
 @click.option("--scopes", default=6, show_default=True, type=click.IntRange(1, 10_000), help="Microscopes of one kind.")
-@click.option("--tiles-per-s", default=3.07, show_default=True, type=Positive(1e4), help="Of one, without pause.")
+@click.option(
+    "--tiles-per-s", default=3.07, show_default=True, type=Positive(1e4), help="Rate of one microscope, without pauses."
+)
 @click.option("--size", default="5504x5504", show_default=True, type=Size(), metavar="WxH", help="Pixels of a tile.")
 @click.option("--depth", default="8", show_default=True, type=DEPTHS, help="Bits of a pixel of level 0.")
 @click.option("--levels", default=6, show_default=True, type=click.IntRange(1, 12), help="Highest mipmap level.")
 @click.option("--level-depth", default="8", show_default=True, type=DEPTHS, help="Bits of a pixel of the levels.")
 @click.option(
-    "--format", "format_", default="tif", show_default=True, type=click.Choice(["tif", "png", "jpg"]), help="Of levels."
+    "--format",
+    "format_",
+    default="tif",
+    show_default=True,
+    type=click.Choice(["tif", "png", "jpg"]),
+    help="Format of the levels.",
 )
 @click.option(
     "--raw",
     default="disk",
     show_default=True,
     type=click.Choice(["disk", "mount"]),
-    help="Where level 0 lies: on the server, written over the network, or on a file server.",
+    help="Place of level 0: the server's disk, or a file server.",
 )
 @click.option(
     "--delay",
@@ -88,9 +95,9 @@ DEPTHS = click.Choice(["8", "16"])
     default="disk",
     show_default=True,
     type=click.Choice(["disk", "mount", "object"]),
-    help="Where the levels go: to the server's disk, a file server or an object store.",
+    help="Place of the levels: the server's disk, a file server or an object store.",
 )
-@click.option("--cores", default=16.0, show_default=True, type=Positive(1e5), help="Of one server.")
+@click.option("--cores", default=16.0, show_default=True, type=Positive(1e5), help="Cores of one server.")
 @click.option(
     "--disk",
     "disk_mb_s",
@@ -98,7 +105,7 @@ DEPTHS = click.Choice(["8", "16"])
     show_default=True,
     type=Positive(1e7),
     metavar="MB/S",
-    help="Of one server, sustained, reading and writing together.",
+    help="Sustained rate of one server, reading and writing together.",
 )
 @click.option(
     "--network",
@@ -107,14 +114,14 @@ DEPTHS = click.Choice(["8", "16"])
     show_default=True,
     type=Positive(1e7),
     metavar="MB/S",
-    help="Of one server, in each direction.",
+    help="Rate of one server in each direction.",
 )
 @click.option(
     "--measured",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Costs of your machine: what `python -m benchmarks sustained` wrote.",
+    help="Costs measured on your machine: the output of `python -m benchmarks sustained`.",
 )
-@click.option("--constants", is_flag=True, help="Also show every constant of the computation, with its source.")
+@click.option("--constants", is_flag=True, help="Also show every constant with its source.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures and constants as JSON.")
 def plan(
     size: tuple[int, int],
@@ -126,13 +133,12 @@ def plan(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Compute what microscopes ask of cores, disks and networks, and how many servers carry them.
+    """Compute the load of microscopes on cores, disks and networks, and the number of servers.
 
-    Microscopes are divided among the servers, each with a daemon and watches of its own. Costs of a tile were measured
-    on one machine; --measured takes those of yours. render-ws, and the disks of file servers and stores, are not
-    planned.
+    Microscopes are divided among the servers, each with its own daemon and watches. The costs of a tile were measured
+    on one machine; --measured uses those of yours. render-ws and the disks of file servers and stores are not included.
 
-    Exit code: 0 there is a plan, 1 one microscope is too much for one server, 2 bad input.
+    Exit code: 0 there is a plan, 1 one microscope exceeds one server, 2 invalid input.
     """
     from daemon.commands.plan import present
     from daemon.commands.plan.costs import COSTS

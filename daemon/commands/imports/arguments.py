@@ -1,4 +1,4 @@
-"""Parameters of an import command from a JSON file, from flags, or from both. Flags override the file.
+"""Parse the parameters of an import command from a JSON file and flags. Flags override the file.
 
 Flags have the form of argschema: `--z_index 1050`, `--render.host em-131fs`, `--close_stack True`.
 """
@@ -30,7 +30,7 @@ MAX_INPUT_BYTES = 16 * 1024 * 1024
 
 
 class UsageError(Exception):
-    """Invalid input. Each problem is one line that begins with the parameter's name, as the person wrote it."""
+    """Invalid input. Each problem is one line that begins with the parameter's name in the form that the user gave."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
@@ -38,12 +38,12 @@ class UsageError(Exception):
 
 
 def parse(model: type[M], arguments: Sequence[str], program: str) -> tuple[M, list[str]]:
-    """Parse the arguments. Return the parameters, and a warning for each value that is ignored.
+    """Return the parameters, and a warning for each ignored value.
 
     Raises
     ------
     UsageError
-        If a parameter is missing, unknown, or has an invalid value; names all of them.
+        If a parameter is missing, unknown or invalid. Its problems list all of them.
     SystemExit
         With 0 after --help or --print_schema.
     """
@@ -67,7 +67,7 @@ def parse(model: type[M], arguments: Sequence[str], program: str) -> tuple[M, li
 
 
 class _WrittenNames:
-    """The names by which a person gave the parameters: a flag with its dashes, or a key of the file."""
+    """Names of parameters in the form that the user gave: a flag with its dashes, or a key of the file."""
 
     def __init__(self, model: type[CommandParameters], arguments: Sequence[str], of_file: Mapping[str, Any]) -> None:
         self._model = model
@@ -85,16 +85,16 @@ class _WrittenNames:
                 self._written[own_names[name]] = f"--{name}"
 
     def of(self, own: str) -> str:
-        """Return the name that was written, or else the parameter's own name."""
+        """Return the given name; the parameter's own name if it was not given."""
         return self._written.get(own, self._default + own)
 
     def replaced(self, text: str) -> str:
-        """Replace the parameters' own names at the beginning of a text."""
+        """Replace the parameters' own names at the start of a text by the given names."""
         names, colon, rest = text.partition(": ")
         return ", ".join(self.of(name) for name in names.split(", ")) + colon + rest
 
     def problem(self, error: Mapping[str, Any]) -> str:
-        """Return one line about a value that pydantic refused. It begins with the parameter's name."""
+        """Return one line for an error of pydantic. It begins with the parameter's name."""
         where = [str(part) for part in error["loc"]]
         text = str(error["msg"]).removeprefix("Value error, ")
         if error["type"] == "value_error" and (not where or where == ["render"]):
@@ -232,7 +232,7 @@ def _of_file(path: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"input_json: {path} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"input_json: {path} holds no object, expected the parameters as an object")
+        raise UsageError(f"input_json: {path} is not a JSON object, expected an object with the parameters")
     return values
 
 
@@ -248,9 +248,9 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _merged(
     model: type[CommandParameters], of_file: Mapping[str, Any], flags: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Override the file's parameters by the flags, under any of their names. Return them, and the warnings."""
+    """Return the file's parameters overridden by the flags, under any of their names, and the warnings."""
     (merged, file_warnings), (given, flag_warnings) = canonical(model, of_file), canonical(model, flags)
-    merged.setdefault("render", {})  # each missing part of it is named
+    merged.setdefault("render", {})  # so that each of its missing parts is reported
     if given.keys() & Z_NAMES:  # a z in a flag overrides every form of z in the file
         merged = {name: value for name, value in merged.items() if name not in Z_NAMES}
     for name, value in given.items():

@@ -1,7 +1,7 @@
 """The three import commands: read parameters, call the handler, write the result.
 
-Exit codes: 0 done, 1 failed, 2 invalid input, 130 stopped. A handler is imported only when it is called, so that --help
-and errors in parameters appear at once.
+Exit codes: 0 done, 1 failed, 2 invalid input, 130 stopped. A handler is imported when it is called, so that --help and
+errors in parameters are fast.
 """
 
 import logging
@@ -35,7 +35,7 @@ log = logging.getLogger("temwatch")
 
 MOST_CONNECTIONS = 32
 STOP_S = 1.0
-"""Time for the answer to a write after Ctrl-C."""
+"""Time after Ctrl-C in which the response to a write may arrive."""
 
 Outcome = tuple[Result, Sequence[Failure]]
 Work = Callable[[Any, Progress], Coroutine[Any, Any, Outcome]]
@@ -79,9 +79,9 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """Return the outcome of the work; Ctrl-C ends it within about a second.
+    """Return the outcome of the work. Ctrl-C ends it within about a second.
 
-    The first cancellation waits for the answer to a write, which render-ws may owe for minutes; the second does not.
+    The first cancellation waits for the response to a write, which may take minutes; the second one does not.
     """
     import asyncio
 
@@ -109,7 +109,7 @@ def _start_logging(parameters: CommandParameters) -> None:
 def _write_result(
     result: Result, ignored: Sequence[str], failures: Sequence[Failure], parameters: CommandParameters
 ) -> None:
-    """Print the result or write it into its file; write the file of failures."""
+    """Print the result or write it to its file; write the file of failures."""
     if parameters.failures_file is not None:
         write_failures(parameters.failures_file, failures)
     update = {

@@ -1,4 +1,4 @@
-"""--dry_run of the import commands: what a command would process and write. Only reads."""
+"""--dry_run of the import commands: report what a command would process and write. Only reads."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ def values_of(parameters: CommandParameters) -> dict[str, Any]:
 
 
 async def plan_tilespecs(parameters: TilespecsParameters) -> DryRunResult:
-    """Check the metafile and its images and count its tiles. Raises the faults of the command."""
+    """Check the metafile and its images, and count its tiles. Raises the same faults as the command."""
     from handlers.generate_tilespecs import examine_metafile
 
     montage, warnings = await examine_metafile(

@@ -1,4 +1,4 @@
-"""Base of the parameters of the import commands: values under one of several names."""
+"""Base class of the import commands' parameters, which may have several names."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Parameters(BaseModel):
     """Base of all parameters: unknown names are refused."""
 
-    # A command uses one model of several: the others' validators need not be built.
+    # A command uses one of several models, so the validators of the others need not be built.
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, defer_build=True)
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Names of each parameter with several names, its own included. The first name that is given counts."""
+    """All names of each parameter with several names, including its own. The first given name has precedence."""
 
     @model_validator(mode="before")
     @classmethod
@@ -22,7 +22,7 @@ class Parameters(BaseModel):
 
 
 def canonical(model: type[Parameters], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the values under their parameters' own names, and a warning for each value that another name overrides."""
+    """Return the values under the parameters' own names, and a warning for each value that another name overrides."""
     result = dict(values)
     warnings: list[str] = []
     for own, names in model.NAMES.items():

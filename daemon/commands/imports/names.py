@@ -8,4 +8,4 @@ IMPORT_COMMANDS: Mapping[str, str] = {
     MAKES_MIPMAPS: "Make the mipmaps of given z values of a stack.",
     "apply_mipmaps_to_render": "Write mipmap levels into the tile specs of a stack.",
 }
-"""Name -> what the command does, in one sentence."""
+"""Name -> description in one sentence."""

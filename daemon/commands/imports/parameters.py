@@ -1,8 +1,8 @@
 """Parameters of the three import commands: a table of fields.
 
 Names, types, defaults and aliases are those of asap-modules; docs/compatibility.md lists the differences. Numbers and
-booleans may be given as strings. New parameters stand last in each model. The symbolic links of a path are resolved and
-a URI is taken literally, as asap-modules does.
+booleans may be given as strings. New parameters are last in each model. Symbolic links of a path are resolved, those of
+a URI are not, as in asap-modules.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,9 @@ class CommandParameters(Parameters):
     input_json: SomePath | None = Field(None, description="file with parameters; flags override it")
     output_json: SomePath | None = Field(None, description="file for the result; without it the result goes to stdout")
     failures_file: SomePath | None = Field(None, description="file for the list of all failures, as JSON")
-    dry_run: bool = Field(False, description="whether parameters, tiles and targets are printed and nothing is done")
+    dry_run: bool = Field(
+        False, description="whether parameters, tiles and targets are printed only; nothing is changed"
+    )
 
     @model_validator(mode="after")
     def _files_have_a_directory(self) -> "CommandParameters":
@@ -57,7 +59,7 @@ class CommandParameters(Parameters):
 
     @property
     def warnings(self) -> list[str]:
-        """A warning for each value that has no effect."""
+        """One warning for each value that has no effect."""
         return []
 
     def stack_id(self, name: str) -> StackId:
@@ -92,7 +94,7 @@ class StackVersionParameters(Parameters):
         return x, y, z
 
     def unused(self) -> list[str]:
-        """A warning for each value that has no effect."""
+        """Return a warning for each value that has no effect."""
         used = {"stackResolutionX", "stackResolutionY", "stackResolutionZ", "stackResolutionValues"}
         names = [name for name in type(self).model_fields if name not in used and getattr(self, name) is not None]
         return [f"output_stackVersion.{name}: is not used" for name in names]
@@ -117,14 +119,14 @@ Z_NAMES_OF: Mapping[str, tuple[str, ...]] = {
     "zValues": ("zValues", "zs"),
 }
 Z_NAMES = frozenset(name for names in Z_NAMES_OF.values() for name in names)
-"""All names of parameters that give z. zValues overrides z, and z overrides zstart and zend."""
+"""All names of parameters that select z. zValues overrides z, and z overrides zstart and zend."""
 
 
-Z_MISSING = "z: is missing; give z, zValues, or zstart and zend"
+Z_MISSING = "z: is missing; set z, zValues, or zstart and zend"
 
 
 class LayerParameters(CommandParameters):
-    """Parameters that give the layers."""
+    """Parameters that select the layers."""
 
     z: Z | None = Field(None, description="z of the section in the stack; fractions are kept")
     zstart: Z | None = Field(None, description="first z of a range")
@@ -141,7 +143,7 @@ class LayerParameters(CommandParameters):
             if self.zstart is None and self.zend is None:
                 raise ValueError(Z_MISSING)
             if self.zstart is None or self.zend is None:
-                raise ValueError(f"{'zstart' if self.zstart is None else 'zend'}: is missing; a range has two ends")
+                raise ValueError(f"{'zstart' if self.zstart is None else 'zend'}: is missing; a range needs both")
             if self.zstart > self.zend:
                 raise ValueError(f"zend: {self.zend:g} is below zstart, {self.zstart:g}")
         return self
@@ -180,7 +182,7 @@ class TilespecsParameters(LayerParameters, _IntoStack):
     maskUrl: ExistingFile | None = Field(None, description="mask image of every tile")  # noqa: N815  its name
     overwrite_zlayer: bool = Field(False, description="whether other tiles of this z are deleted after the upload")
     close_stack: bool = Field(False, description="whether the stack is set COMPLETE at the end")
-    pool_size: int = Field(1, ge=1, le=1024, description="most connections to render-ws at once")
+    pool_size: int = Field(1, ge=1, le=1024, description="largest number of connections to render-ws")
     resolution_z: float = Field(45.0, gt=0, description="nanometres between sections of a stack that is created")
     positions: Literal["integer", "exact"] = Field(
         "integer", description="tile positions truncated to whole pixels, or exact"
@@ -196,7 +198,7 @@ class TilespecsParameters(LayerParameters, _IntoStack):
         several = wanted.first != wanted.last if isinstance(wanted, ZRange) else len(wanted) > 1
         if several:
             name = "zstart, zend" if isinstance(wanted, ZRange) else "zValues"
-            raise ValueError(f"{name}: a metafile goes to exactly one z")
+            raise ValueError(f"{name}: a metafile has exactly one z")
         if self.minimum_intensity >= self.maximum_intensity:
             raise ValueError(f"minimum_intensity: {self.minimum_intensity} is not below {self.maximum_intensity}")
         return self
@@ -239,7 +241,7 @@ class MipmapParameters(LayerParameters):
     method: Literal["block_reduce", "PIL", "render"] = Field(
         "block_reduce",
         description="block_reduce: a function of each block of pixels; PIL: a filter of Pillow; "
-        "render: the mean of the pixels that render-ws shows",
+        "render: the mean of the pixels that render-ws returns",
     )
     block_func: Literal["mean", "median", "min", "max", "mode"] = Field(
         "mean", description="function of method block_reduce"
@@ -263,10 +265,10 @@ class MipmapParameters(LayerParameters):
         True, description="whether the image cache of render-ws is cleared if mipmaps were replaced"
     )
     source_roots: Annotated[list[Directory] | None, BeforeValidator(split_paths)] = Field(
-        None, min_length=1, description="directories that images must lie in; by default any"
+        None, min_length=1, description="directories that must contain the images; by default any"
     )
     largest_image_megapixels: float = Field(
-        270, gt=0, le=4096, description="size of the largest image; larger ones are refused, workers get memory for it"
+        270, gt=0, le=4096, description="largest image; larger images are refused, and workers may use memory for it"
     )
 
     @model_validator(mode="after")
@@ -274,7 +276,7 @@ class MipmapParameters(LayerParameters):
         low, high = self.intensity_range
         if not 0 <= low < high <= 65535:
             raise ValueError(f"intensity_range: {low}, {high} are not ascending values from 0 to 65535")
-        from handlers.images.encode import Encoding  # loads Pillow, which only this command needs
+        from handlers.images.encode import Encoding  # imports Pillow, which only this command needs
 
         try:
             Encoding(self.imgformat, self.quality, self.compression)
@@ -289,7 +291,7 @@ class MipmapParameters(LayerParameters):
 
 
 class ApplyParameters(LayerParameters, _IntoStack):
-    """apply_mipmaps_to_render: put mipmap levels that were made into the tile specs of a stack."""
+    """apply_mipmaps_to_render: put existing mipmap levels into the tile specs of a stack."""
 
     NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **Z_NAMES_OF,
@@ -307,11 +309,11 @@ class ApplyParameters(LayerParameters, _IntoStack):
     levels: Levels = Field(6, description="number of mipmap levels")
     close_stack: bool = Field(False, description="whether the output stack is set COMPLETE at the end")
     overwrite_zlayer: bool = Field(
-        False, description="whether tiles that the input stack lacks are deleted from the output stack's z"
+        False, description="whether tiles that the input stack does not have are deleted from the output stack's z"
     )
     pool_size: int = Field(20, ge=1, le=1024, description="layers processed at the same time")
     mipmap_url: LevelUrl = Field(
-        "", description="http(s) address at which render-ws reads the mipmaps, in place of that of mipmap_dir"
+        "", description="http(s) address at which render-ws reads the mipmaps, in place of mipmap_dir"
     )
 
     @model_validator(mode="after")

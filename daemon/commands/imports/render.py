@@ -16,7 +16,7 @@ from handlers.render.names import checked_base_url
 
 
 class PathMapEntry(Parameters):
-    """A directory as this machine and as render-ws sees it."""
+    """Path of a directory on this machine and its path on render-ws."""
 
     local: SomePath = Field(description="directory on this machine")
     render: str = Field(description="the same directory as render-ws sees it")
@@ -32,21 +32,21 @@ class RenderParameters(Parameters):
     client_scripts: str = Field("", description="not used: no Java is started")
     memGB: str = Field("5G", description="not used: no Java is started")  # noqa: N815  its name
     path_map: Annotated[list[PathMapEntry] | None, BeforeValidator(split_pairs)] = Field(
-        None, description="LOCAL=RENDER ...: directories that render-ws sees elsewhere"
+        None, description="LOCAL=RENDER ...: directories that have another path on render-ws"
     )
 
     username: str = Field("", description="user for basic authentication, with password_file")
     password_file: SomePath | None = Field(None, description="file with the password, closed to other users")
     token_file: SomePath | None = Field(None, description="file with a token, in place of username")
-    headers_file: SomePath | None = Field(None, description='file with further headers, one "Name: value" a line')
+    headers_file: SomePath | None = Field(None, description='file with further headers, one "Name: value" on each line')
     ca_file: SomePath | None = Field(None, description="certificates of trusted authorities, by default the system's")
     client_certificate_file: SomePath | None = Field(None, description="certificate of this client")
     client_key_file: SomePath | None = Field(None, description="key of client_certificate_file")
-    use_environment_proxy: bool = Field(False, description="whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY count")
+    use_environment_proxy: bool = Field(False, description="whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY are used")
 
     @model_validator(mode="before")
     @classmethod
-    def _take_what_is_missing_from_the_environment(cls, values: Any) -> Any:
+    def _fill_from_environment(cls, values: Any) -> Any:
         return with_environment(values, os.environ) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
@@ -93,9 +93,9 @@ _LOGIN_KEYS = ("username", "password_file", "token_file")
 
 
 def with_environment(render: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the parameters, and from TEMWATCH_RENDER__PASSWORD_FILE and its like those of the access that are missing.
+    """Return the parameters; missing ones of the access come from variables such as TEMWATCH_RENDER__PASSWORD_FILE.
 
-    A login of the parameters, in keys or in the host, replaces that of the environment as a whole.
+    If the parameters contain a login, in keys or in the host, the whole login of the environment is ignored.
 
     >>> with_environment({"host": "r"}, {"TEMWATCH_RENDER__CA_FILE": "/ca", "TEMWATCH_RENDER__URL": "http://x"})
     {'host': 'r', 'ca_file': '/ca'}
@@ -107,7 +107,7 @@ def with_environment(render: Mapping[str, Any], environment: Mapping[str, str]) 
 
 
 def service_url(host: str, port: int) -> str:
-    """Return the address of a render-ws, given the old tools' host, which may hold a scheme, a login and a sub-path.
+    """Return the address of render-ws for a host as in asap-modules, which may contain scheme, login and sub-path.
 
     >>> service_url("em-131fs", 8080), service_url("::1", 8080)
     ('http://em-131fs:8080/render-ws/v1', 'http://[::1]:8080/render-ws/v1')
@@ -117,7 +117,7 @@ def service_url(host: str, port: int) -> str:
     scheme, _, rest = host.strip().partition("://") if "://" in host else ("http", "", host.strip())
     authority, _, path = rest.partition("/")
     userinfo, at, name = authority.rpartition("@")
-    if name.count(":") > 1 and not name.startswith("["):  # an address of IPv6
+    if name.count(":") > 1 and not name.startswith("["):  # an IPv6 address
         name = f"[{name}]"
     if name.rpartition("]")[2].count(":") == 1:
         name = name.removesuffix(f":{port}")

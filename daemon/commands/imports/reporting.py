@@ -1,4 +1,4 @@
-"""Reports of an import command: equal failures as one entry, results and lists of failures as files."""
+"""Report the failures and results of an import command: equal failures as one entry, lists as files."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from handlers.render.failures import Failure, group_failures
 from handlers.text import printable
 
 MOST_ENTRIES = 100
-"""Groups of failures in a result; --failures_file lists every failure."""
+"""Largest number of groups of failures in a result; --failures_file lists every failure."""
 
 
 def entries_of(failures: Sequence[Failure]) -> list[Problem]:
@@ -23,7 +23,7 @@ def entries_of(failures: Sequence[Failure]) -> list[Problem]:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a file that never exists in part. Raises Fault."""
+    """Write a file and rename it, so that no partial file exists. Raises Fault."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -34,12 +34,12 @@ def write_file(path: Path, text: str) -> None:
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    """Write every failure into a JSON file. Raises Fault."""
+    """Write all failures to a JSON file. Raises Fault."""
     write_file(path, json.dumps([failure.to_json() for failure in failures], indent=2) + "\n")
 
 
 def say(code: int, *lines: str) -> int:
-    """Print each text on stderr, on a terminal wrapped, else as one line; return the exit code."""
+    """Print each text on stderr, wrapped on a terminal, otherwise as one line; return the exit code."""
     for line in lines:
         sys.stderr.write(message(printable(" ".join(line.split())), sys.stderr) + "\n")
     return code

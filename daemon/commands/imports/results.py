@@ -1,4 +1,4 @@
-"""Results of the import commands, as they are written into the output file."""
+"""Results of the import commands, as they are written to the output file."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Problem(BaseModel):
-    """Why one tile, or a whole z, failed."""
+    """Why a tile or a whole z failed."""
 
     model_config = ConfigDict(defer_build=True)
     z: int | float
@@ -15,7 +15,7 @@ class Problem(BaseModel):
     subject: str
     problem: str
     hint: str
-    count: int = Field(1, description="failures of the same kind, problem and hint, which this one stands for")
+    count: int = Field(1, description="number of failures with the same kind, problem and hint")
 
 
 class Result(BaseModel):
@@ -46,14 +46,14 @@ class ApplyResult(Result):
     """Result of apply_mipmaps_to_render."""
 
     output_stack: str
-    missing_ts_zs: list[int | float] = Field(description="z at which tiles lack their mipmaps")
+    missing_ts_zs: list[int | float] = Field(description="z with tiles that have no mipmaps")
     tile_count: int = Field(description="tiles that have their mipmaps")
 
 
 class DryRunResult(Result):
     """Result of any command with --dry_run."""
 
-    parameters: dict[str, Any] = Field(description="all parameters as they were understood")
+    parameters: dict[str, Any] = Field(description="all parameters as they were parsed")
     zs: list[int | float]
     tile_count: int = Field(description="tiles that the command would process")
     targets: list[str] = Field(description="stacks and files that the command would write")

@@ -1,4 +1,4 @@
-"""Start of an import command: what can run beside its imports begins first."""
+"""Start an import command. Work that can run during its imports is started first."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ from daemon.commands.imports.names import MAKES_MIPMAPS
 from daemon.system.command_line import hide_passwords
 
 STOPPED = 130
-"""Ended by Ctrl-C."""
+"""Exit code after Ctrl-C."""
 
 
 def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
-    """Run an import command as the whole program, without the group of all commands."""
+    """Run an import command without importing the group of all commands, then exit."""
     try:
         accept_any_text()
         warn_of_clash()
@@ -24,7 +24,7 @@ def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
             code = run(name, arguments)
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:  # during imports; later `run_command` says how to resume
+    except KeyboardInterrupt:  # during imports; later, `run_command` prints how to resume
         code = STOPPED
     except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,13 +43,13 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _only_prints(arguments: Sequence[str]) -> bool:
-    """Return whether a command needs no workers."""
+    """Whether a command only prints and needs no workers."""
     return any(word.startswith(("--help", "-h", "--dry_run", "--print_schema")) for word in arguments)
 
 
 def _start_workers_meanwhile() -> None:
-    """Start the server of the workers, which imports what they need while this process imports the rest."""
+    """Start the server of the workers. It imports the workers' modules while this process imports the others."""
     from handlers.workers.fork_server import start_server
 
-    with contextlib.suppress(OSError):  # which the pool reports
+    with contextlib.suppress(OSError):  # the pool reports it
         start_server()

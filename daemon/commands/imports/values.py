@@ -1,4 +1,4 @@
-"""Types of the import commands' parameters: which values a flag or a JSON file may hold, and how they are read."""
+"""Types of the import commands' parameters: valid values of flags and JSON files, and how they are parsed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def _path(value: object) -> object:
 
 
 def _resolved_path(value: object) -> object:
-    """Return the absolute path of a path, its symbolic links resolved, or of a file: URI, taken literally."""
+    """Return the absolute path of a path with its symbolic links resolved, or of a file: URI without resolution."""
     return _location(value, Path.resolve)
 
 
@@ -53,12 +53,12 @@ def _input_place(value: object) -> Place:
 
 
 def _store_place(value: object) -> ObjectPlace | None:
-    """Return the place in an object store that is reached by the environment; None for anything else."""
+    """Return the place of an object-store address; None for other values. Its access comes from the environment."""
     if isinstance(value, ObjectPlace):
         return value
     if not isinstance(value, str) or not is_object_address(value):
         return None
-    from daemon.config.store_settings import store_place  # loads what is rarely needed
+    from daemon.config.store_settings import store_place  # rarely needed imports
 
     return store_place(value)
 
@@ -66,7 +66,7 @@ def _store_place(value: object) -> ObjectPlace | None:
 def _some_path(value: object) -> Path:
     path = _resolved_path(value)
     if not isinstance(path, Path):
-        raise ValueError(f"{value!r} is no path")  # noqa: TRY004  pydantic collects a ValueError
+        raise ValueError(f"{value!r} is not a path")  # noqa: TRY004  pydantic collects a ValueError
     return path
 
 
@@ -83,7 +83,7 @@ def _existing_file(path: Path) -> Path:
 
 
 def _output_directory(path: Path) -> Path:
-    """Refuse a directory that cannot be made or written, without making it."""
+    """Return the directory. Raises ValueError if it cannot be created or written; does not create it."""
     existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not existing.is_dir():
         raise ValueError(f"{existing} is not a directory")
@@ -93,7 +93,7 @@ def _output_directory(path: Path) -> Path:
 
 
 def _directory(value: object) -> object:
-    """Refuse a path that is not a directory here. A URI is accepted: only render-ws may see its directory."""
+    """Return the value. Raises ValueError for a path that is not a directory; a URI may exist for render-ws only."""
     if isinstance(value, str | Path) and not _SCHEME.match(str(value)) and not Path(value).is_dir():
         raise ValueError(f"there is no directory {value}")
     return value
@@ -115,7 +115,7 @@ def _format(text: str) -> str:
 
 
 def split_list(value: object) -> object:
-    """Return a list from a list or a string such as `[1, 2]` or `1,2`. The words of a flag form one such string."""
+    """Return a list from a list or a string such as `[1, 2]` or `1,2`. The words of a flag are joined to one string."""
     if isinstance(value, int | float):
         return [value]
     if isinstance(value, list) and all(isinstance(word, str) for word in value):

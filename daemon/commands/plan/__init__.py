@@ -1,1 +1,1 @@
-"""The capacity planner: what a facility's microscopes ask of servers. Pure arithmetic, from measured costs."""
+"""The capacity planner: compute the load of microscopes and the number of servers from measured costs."""

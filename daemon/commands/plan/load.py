@@ -1,4 +1,4 @@
-"""The load of a facility: what its microscopes ask of cores, disks and networks in a second. Pure."""
+"""Compute the load of a facility on cores, disks and networks per second. Pure."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +10,13 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Facility:
-    """Microscopes of one kind, each of which images without pause, and what is made of their tiles."""
+    """Microscopes of one kind that image without pause, and the mipmaps of their tiles."""
 
     scopes: int = 6
     tiles_per_s: float = 18.4 / 6
     """Rate of one microscope."""
     width: int = 5504
+    """Pixels; the same for height."""
     height: int = 5504
     depth: Literal[8, 16] = 8
     """Bits of a level-0 pixel."""
@@ -32,17 +33,17 @@ class Facility:
 
     @property
     def megapixels(self) -> float:
-        """Of a tile."""
+        """Megapixels of a tile."""
         return self.width * self.height / 1e6
 
     @property
     def level0_mb(self) -> float:
-        """Of a tile, uncompressed."""
+        """Megabytes of a tile's level 0, uncompressed."""
         return self.megapixels * self.depth / 8
 
     @property
     def level_megapixels(self) -> float:
-        """Of all levels of a tile.
+        """Megapixels of all levels of a tile.
 
         >>> round(Facility(width=64, height=64, levels=2).level_megapixels * 1e6)
         1280
@@ -59,11 +60,11 @@ class Load:
     levels_mb_s: float
     level_files_per_s: float
     cores: float
-    """Cores for the daemon, its workers, and the kernel that receives level 0."""
+    """Cores for the daemon, its workers, and receiving level 0."""
     daemon_cores: float
-    """Cores for the daemon's own process, which can use one."""
+    """Cores for the daemon's own process, which can use only one."""
     workers: float
-    """Worker processes that are busy, computing or waiting for a file server or an object store."""
+    """Number of busy worker processes: computing or waiting for a file server or an object store."""
     disk_read_mb_s: float
     disk_write_mb_s: float
     network_in_mb_s: float
@@ -71,12 +72,12 @@ class Load:
 
     @property
     def disk_mb_s(self) -> float:
-        """Reading and writing together."""
+        """MB/s of the disk, reading and writing together."""
         return self.disk_read_mb_s + self.disk_write_mb_s
 
     @property
     def terabytes_per_day(self) -> float:
-        """Of level 0 and all levels."""
+        """Terabytes of level 0 and all levels per day."""
         return (self.level0_mb_s + self.levels_mb_s) * DAY_S / 1e6
 
     @property
@@ -85,7 +86,7 @@ class Load:
 
 
 def load_of(facility: Facility, scopes: float, costs: Costs) -> Load:
-    """Return what so many of the facility's microscopes ask for."""
+    """Return the load of a number of the facility's microscopes."""
     rate = scopes * facility.tiles_per_s
     level0, levels = facility.level0_mb, levels_mb(facility, costs)
     worker_s = worker_cpu_s(facility, costs)
@@ -128,9 +129,9 @@ def worker_cpu_s(facility: Facility, costs: Costs) -> float:
 
 
 def wait_s(facility: Facility, costs: Costs) -> float:
-    """Return the seconds that a worker waits for one tile: for answers of a file server, for puts into a store.
+    """Return the time, s, that a worker waits for a file server and an object store during one tile.
 
-    Bytes of level 0 are read ahead, and nobody waits for them where the storage can deliver.
+    Level 0 is read ahead, so there is no wait for its bytes if the storage is fast enough.
     """
     opening_ms = costs.openings.value * facility.delay_ms if facility.raw == "mount" else 0.0
     putting_ms = costs.put_wait.value if facility.store == "object" else 0.0
@@ -138,5 +139,5 @@ def wait_s(facility: Facility, costs: Costs) -> float:
 
 
 def worker_memory_mib(facility: Facility, costs: Costs) -> float:
-    """Return the memory of one worker at its peak."""
+    """Return the peak memory of one worker, MiB."""
     return costs.worker_memory.value + costs.tile_memory.value * facility.level0_mb * 1e6 / 2**20

@@ -1,4 +1,4 @@
-"""Costs measured on the user's machine: the file that `python -m benchmarks sustained` writes."""
+"""Read the costs that `python -m benchmarks sustained` measured on the user's machine."""
 
 import math
 from collections.abc import Mapping
@@ -37,28 +37,28 @@ class _Result(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRun:
-    """A run of the whole daemon on tiles of 8 bits, six levels, tif, images and levels on the same machine."""
+    """A run of the whole daemon: 8-bit tiles, six levels, tif, images and levels on the same machine."""
 
     megapixels: float
-    """Of a tile."""
+    """Megapixels of a tile."""
     daemon_s: float
-    """CPU of the daemon's own process for a tile."""
+    """CPU of the daemon's own process for a tile, seconds."""
     workers_s: float
-    """CPU of the workers for a tile."""
+    """CPU of the workers for a tile, seconds."""
     others_s: float
-    """CPU for a tile of what ran beside: the stand-in for render-ws, the benchmark."""
+    """CPU for a tile of the other processes, seconds: the stand-in for render-ws and the benchmark."""
     cores: float
-    """Cores that other programs left free."""
+    """Cores that other programs did not use."""
     tiles_per_s: float
 
     @property
     def facility(self) -> Facility:
-        """Its tiles, square."""
+        """A facility with square tiles of this size."""
         side = round(math.sqrt(self.megapixels * 1e6))
         return Facility(width=side, height=side)
 
     def costs(self, known: Costs = COSTS) -> Costs:
-        """Return the known costs, with the daemon's and the workers' of this run."""
+        """Return the known costs with the daemon's and the workers' costs of this run."""
         source = "the measured run that was given"
         scale = self.workers_s / worker_cpu_s(self.facility, known)
         return replace(
@@ -68,7 +68,7 @@ class MeasuredRun:
         )
 
     def expected_tiles_per_s(self, costs: Costs) -> float:
-        """Return the rate that the costs let expect on this run's cores, with all that ran beside."""
+        """Return the rate on this run's cores according to the costs, including the other processes."""
         return self.cores / (worker_cpu_s(self.facility, costs) + costs.daemon.value / 1e3 + self.others_s)
 
 

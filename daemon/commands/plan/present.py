@@ -1,4 +1,4 @@
-"""A plan as lines for a person, and as JSON. Pure."""
+"""Format a plan as text and as JSON. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +12,12 @@ from handlers.text import counted
 
 PLACES = {"disk": "on the server's disk", "mount": "on a file server", "object": "in an object store"}
 MOST_SHOWN = 10_000
-"""Microscopes that a resource serves; more are any number."""
+"""Largest number of microscopes that is shown for a resource; more are shown as "any number"."""
 _HEAD = ("", "needed", "of a server", "microscopes of a server")
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """Yield the load, a table of resources, and the servers."""
+    """Yield lines with the load, a table of resources, and the number of servers."""
     facility, load = plan.facility, plan.load
     yield (
         f"{counted(facility.scopes, 'microscope')}, {figure(load.tiles_per_s)} tiles/s of"
@@ -41,7 +41,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def _server_lines(plan: Plan) -> Iterator[str]:
     if plan.servers is None:
         share = 1 / plan.limit.scopes
-        yield f"no plan: one microscope needs {figure(share)} times what is usable of a server ({plan.limit.name})"
+        yield f"no plan: one microscope needs {figure(share)} times the usable part of a server ({plan.limit.name})"
         return
     usable = figure(100 * plan.resources[0].usable)
     yield (
@@ -59,7 +59,7 @@ def _row(resource: Resource) -> tuple[str, ...]:
 
 
 def run_line(run: MeasuredRun, costs: Costs) -> str:
-    """Return how far the computation is off the measured run."""
+    """Return a line that compares the computed rate with that of the measured run."""
     expected = run.expected_tiles_per_s(costs)
     return (
         f"measured run: {figure(run.tiles_per_s)} tiles/s on {figure(run.cores)} cores that other programs left free,"
@@ -68,7 +68,7 @@ def run_line(run: MeasuredRun, costs: Costs) -> str:
 
 
 def constant_lines(costs: Costs) -> Iterator[str]:
-    """Yield a table of every constant, with its source."""
+    """Yield a table of every constant with its source."""
     rows = [
         (one["name"], f"{one['value']:g} {one['unit']}".strip(), one["meaning"], one["source"])
         for one in costs.listed()
@@ -77,7 +77,7 @@ def constant_lines(costs: Costs) -> Iterator[str]:
 
 
 def as_json(plan: Plan, costs: Costs, run: MeasuredRun | None) -> dict[str, Any]:
-    """Return the plan with all rates and all constants; null stands for no limit, and for no plan."""
+    """Return the plan with all rates and constants. null means no limit, or no plan."""
     load, facility = plan.load, plan.facility
     rates = {key: round(value, 6) for key, value in asdict(load).items()}
     found: dict[str, Any] = {
@@ -103,7 +103,7 @@ def _resource(resource: Resource) -> dict[str, Any]:
 
 
 def figure(value: float) -> str:
-    """Return three digits, or all before the point.
+    """Return a number with three digits, or with all digits before the point.
 
     >>> figure(0.05234), figure(557.4), figure(12345.6), figure(16.0), figure(0)
     ('0.0523', '557', '12,346', '16', '0')

@@ -1,4 +1,4 @@
-"""Number of servers for a load. Pure."""
+"""Compute the number of servers for a load. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Server:
 
     cores: float = 16.0
     disk_mb_s: float = 2000.0
-    """Sustained, reading and writing together."""
+    """Sustained rate of reading and writing together."""
     network_mb_s: float = 1250.0
-    """In each direction."""
+    """Rate in each direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,44 +25,45 @@ class Resource:
     name: str
     unit: str
     asked: float
-    """By all microscopes."""
+    """Need of all microscopes."""
     of_a_server: float
+    """Capacity of one server."""
     usable: float
-    """Share of the server's that the plan uses."""
+    """Share of the server's capacity that the plan uses."""
     scopes: float
-    """Microscopes that one server's serve; infinite if they need nothing of it."""
+    """Number of microscopes that one server's capacity suffices for; infinite if they do not need it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Servers for a facility. Microscopes are divided among the servers: each has a daemon with watches of its own."""
+    """Servers for a facility. Microscopes are divided among the servers, each with its own daemon and watches."""
 
     facility: Facility
     load: Load
     resources: tuple[Resource, ...]
     workers_each: int
-    """Worker processes on a server that serves its share of the microscopes."""
+    """Number of worker processes on a server with its share of the microscopes."""
     memory_each_mib: float
-    """Memory of the daemon and its workers, on such a server."""
+    """Memory of the daemon and its workers on such a server."""
 
     @property
     def limit(self) -> Resource:
-        """The resource that is used up first."""
+        """The resource that limits the number of microscopes."""
         return min(self.resources, key=lambda each: each.scopes)
 
     @property
     def scopes_each(self) -> int:
-        """Microscopes that one server serves; 0 if one microscope is too much for it."""
+        """Number of microscopes that one server serves; 0 if one microscope exceeds it."""
         return math.floor(self.limit.scopes)
 
     @property
     def servers(self) -> int | None:
-        """None if one microscope is too much for a server."""
+        """Number of servers; None if one microscope exceeds a server."""
         return math.ceil(self.facility.scopes / self.scopes_each) if self.scopes_each else None
 
 
 def plan(facility: Facility, server: Server, costs: Costs) -> Plan:
-    """Return the plan.
+    """Return the plan of a facility.
 
     >>> from daemon.commands.plan.costs import COSTS
     >>> found = plan(Facility(scopes=30), Server(cores=16, disk_mb_s=2000), COSTS)

@@ -1,1 +1,1 @@
-"""`temwatch check-config --probe`: a small tile on its way from the disk to render-ws and back."""
+"""`temwatch check-config --probe`: write a small tile, put it into render-ws and read it back."""

@@ -1,4 +1,4 @@
-"""The probe of a dask cluster: the scheduler, its versions, and what its workers see of each watch."""
+"""Probe a dask cluster: the scheduler, versions, and the workers' access to each watch."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -15,12 +15,12 @@ from handlers.workers.cluster.preflight import Trial, ask_cluster
 from handlers.workers.crew import Crew
 
 ANSWER_S = 60.0
-"""How long a watched directory may take to show an image."""
+"""Time-out of the search for an image in a watched directory."""
 SCHEDULER = "workers.dask_scheduler"
 
 
 async def probe_cluster(settings: Settings) -> tuple[list[str], list[Finding]]:
-    """Return what was proved, and what is wrong; nothing without a scheduler."""
+    """Return what was proved, and the problems; both empty without a scheduler."""
     access = settings.workers.cluster
     if access is None:
         return [], []
@@ -43,7 +43,7 @@ async def probe_cluster(settings: Settings) -> tuple[list[str], list[Finding]]:
 
 
 async def _trial(watch: WatchSettings) -> Trial:
-    """Return what workers have to prove for a watch. Without an image they only write."""
+    """Return the trial of the workers for a watch. Without an image they only write."""
     level0 = watch.directory / "no image"
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -57,7 +57,7 @@ async def _trial(watch: WatchSettings) -> Trial:
 def _of_scheduler(access: ClusterAccess, crew: Crew) -> Iterator[str]:
     yield f"{access.scheduler} answers{', and its certificate verifies' * access.is_tls}"
     if not crew.members:
-        yield f"{access.scheduler} has no worker now: what workers see is not known"
+        yield f"{access.scheduler} has no worker now: the workers' access to files is not tested"
         return
     if not crew.notes:
         yield f"{access.scheduler} and its workers have the versions of this machine"
@@ -72,5 +72,5 @@ def _of_watch(watch: WatchSettings, trial: Trial, problems: Mapping[str, str]) -
         return
     has_image = isinstance(trial.level0, Path) and trial.level0.exists()
     read = f"read {watch.directory} and " * has_image
-    unknown = "" if has_image else f"; {watch.directory} holds no image yet: whether they see it is not known"
+    unknown = "" if has_image else f"; {watch.directory} contains no image yet, so reading it was not tested"
     yield f"{watch.name}: workers on {', '.join(passed)} {read}write {watch.mipmaps.output_dir}{unknown}"

@@ -1,4 +1,4 @@
-"""The probe of every watch: what was proved, and what is wrong, by key."""
+"""Probe render-ws and every watch; collect what was proved and the problems, by key."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -47,39 +47,39 @@ _TLS = ("ca_file", "client_certificate_file", "client_key_file")
 
 @dataclass
 class Probed:
-    """The outcome."""
+    """Outcome of the probe."""
 
     proved: list[str] = field(default_factory=list)
-    """Sentences for the user."""
+    """Sentences about what works."""
     findings: list[Finding] = field(default_factory=list)
 
     def wrong(self, key: str, text: str) -> None:
-        """Add something that is wrong."""
+        """Add a problem."""
         self.findings.append(Finding(key, text))
 
 
 async def probe(settings: Settings, tried_as: str) -> Probed:
-    """Probe render-ws, every watch, and the dask cluster if there is one. Deletes what it made.
+    """Probe render-ws, every watch, and the dask cluster if there is one. Deletes everything that it made.
 
     Parameters
     ----------
-    tried_as : sentence on the user of this process.
+    tried_as : sentence about the user of this process, which is added to the outcome.
     """
     probed, render = Probed(), settings.render
     if render.embedded:
         probed.proved.append("render.url is the built-in stand-in, which starts with the daemon: only files are probed")
     async with RenderClient("http://127.0.0.1" if render.embedded else render.url, access=render.access) as client:
-        is_away = render.embedded or not await _answers(probed, client, render)
+        skips_render = render.embedded or not await _responds(probed, client, render)
         for index, watch in enumerate(settings.watch):
-            await _probe_watch(probed, f"watch[{index}]", watch, render, None if is_away else client)
+            await _probe_watch(probed, f"watch[{index}]", watch, render, None if skips_render else client)
     proved, wrong = await probe_cluster(settings)
     probed.proved += [*proved, tried_as]
     probed.findings += wrong
     return probed
 
 
-async def _answers(probed: Probed, client: RenderClient, render: RenderSettings) -> bool:
-    """Ask render-ws for a sign of life and for one read of its database; return whether both succeed."""
+async def _responds(probed: Probed, client: RenderClient, render: RenderSettings) -> bool:
+    """Ping render-ws and have it read its database once; return whether both succeed."""
     try:
         await client.ping()
         await client.ask_database(StackId(render.owner, render.project, PROBE_STACK))
@@ -149,14 +149,14 @@ async def _probe_stack(
 
 
 def _home(watch: WatchSettings, render: RenderSettings) -> tuple[str, str]:
-    """Return owner and project of the scratch stack: those of the watch, with header fields that are not known yet."""
+    """Return owner and project of the scratch stack: those of the watch, with "probe" for header fields."""
     owner, project, _ = watch.stacks.full_names(render.owner, render.project)[0]
     fields = dict.fromkeys(NAME_FIELDS, "probe")
     return legal_stack_name(owner, fields), legal_stack_name(project, fields)
 
 
 async def _shown(probed: Probed, key: str, watch: WatchSettings, tile: ProbeTile) -> AsyncIterator[Shown]:
-    """Yield the files that render-ws has to show: the probe, an image that was acquired, and the mask."""
+    """Yield the files that render-ws has to read: the probe, an acquired image, and the mask."""
     plan = watch.mipmap_plan()
     is_plain = isinstance(tile.path, Path) and not plan.url
     url, name = ("", "output_dir") if is_plain else (plan.url_of(tile.path), "url")
@@ -170,7 +170,7 @@ async def _shown(probed: Probed, key: str, watch: WatchSettings, tile: ProbeTile
             continue
         if image is None:
             probed.proved.append(
-                f"{watch.name}: {place} holds no image yet, so it is unknown whether render-ws sees it"
+                f"{watch.name}: {place} contains no image yet, so reading it with render-ws was not tested"
             )
         else:
             yield Shown(image.path, f"{key}.{name}", image.width, image.height, image.bits, image.pixels)
@@ -183,7 +183,7 @@ def _read_places(watch: WatchSettings) -> Iterator[tuple[str, Path]]:
 
 
 def _key_of(fault: RenderFault, render: RenderSettings) -> str:
-    """Return the key that a fault on the way to render-ws is about."""
+    """Return the configuration key that a fault of render-ws is about."""
     if not isinstance(fault, AccessRefused):
         return "render.url"
     names = _LOGINS if isinstance(fault, LoginRefused) else _TLS

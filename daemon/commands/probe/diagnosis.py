@@ -1,4 +1,4 @@
-"""Why render-ws does not read a file of this machine: the path map, or permissions."""
+"""Diagnose why render-ws cannot read a file of this machine: path map or permissions."""
 
 import asyncio
 import stat
@@ -20,7 +20,7 @@ PATH_MAP = "render.path_map"
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Problem that the probe found."""
+    """A problem that the probe found."""
 
     key: str
     text: str
@@ -28,31 +28,31 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A file that render-ws has to show."""
+    """A file that render-ws has to read."""
 
     path: Place
     key: str
-    """Key of the configuration: the directory or file that it belongs to."""
+    """Key of the configuration to which the file belongs."""
     width: int
     height: int
     bits: int
     pixels: Grey | None
-    """None if they are not compared."""
+    """Pixels (H, W), 8 bits; None if they are not compared."""
     url: str = ""
-    """By which tile specs name it, if they do not name a file; the path map does not count then."""
+    """URL in tile specs, if it is not a file URL. Then the path map is not used."""
 
     def seen_at(self, paths: PathMap) -> str:
-        """Return where render-ws sees it."""
+        """Return the file's path or URL on render-ws."""
         return self.url or paths.render_path_of(path_of(self.path)).path
 
 
 async def wrong_with(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wrong | None:
-    """Ask render-ws for a file's pixels and compare them; None if they are right.
+    """Request a file's pixels from render-ws and compare them; return the problem, None if they are equal.
 
     Raises
     ------
     RenderUnavailable
-        If render-ws does not answer, or refuses the login.
+        If render-ws does not respond, or refuses the login.
     """
     url = shown.url or paths.to_url(path_of(shown.path))
     try:
@@ -63,22 +63,22 @@ async def wrong_with(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wro
         return await _reason(scratch, paths, shown, fault)
     if shown.pixels is not None and not np.array_equal(found, shown.pixels):
         key = shown.key if shown.url else PATH_MAP
-        return Wrong(key, f"render-ws shows other pixels than {shown.path} holds: it has another file at {url}")
+        return Wrong(key, f"render-ws returns other pixels than those of {shown.path}: it has another file at {url}")
     return None
 
 
 async def _reason(scratch: ScratchStack, paths: PathMap, shown: Shown, fault: Fault) -> Wrong:
     if shown.url:
-        return Wrong(shown.key, f"render-ws cannot show {shown.path} by {shown.url}: {fault.problem}")
+        return Wrong(shown.key, f"render-ws cannot read {shown.path} at {shown.url}: {fault.problem}")
     if is_not_readable(fault):
         return Wrong(shown.key, await asyncio.to_thread(_closed, path_of(shown.path), "read"))
     if not is_not_found(fault):
-        return Wrong(shown.key, f"render-ws cannot show {shown.path}: {fault.problem}")
+        return Wrong(shown.key, f"render-ws cannot read {shown.path}: {fault.problem}")
     return await _not_found(scratch, paths, shown)
 
 
 async def _not_found(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wrong:
-    """Follow the path as render-ws does, down to the first directory that it does not find."""
+    """Find the first directory of the path that render-ws does not find."""
     inside: Path | None = None
     path = path_of(shown.path)
     for directory in _directories(paths, path):
@@ -87,17 +87,17 @@ async def _not_found(scratch: ScratchStack, paths: PathMap, shown: Shown) -> Wro
         inside = directory
     if inside is None:
         base = next(iter(_directories(paths, path)))
-        return Wrong(PATH_MAP, f"render-ws has no {paths.render_path_of(base).path}, where {base} should be")
+        return Wrong(PATH_MAP, f"render-ws does not find {paths.render_path_of(base).path}, the path of {base}")
     if await asyncio.to_thread(_is_closed, inside):
         return Wrong(shown.key, await asyncio.to_thread(_closed, inside, "enter"))
     place = paths.render_path_of(path).path
-    text = f"render-ws has no {place}, where {path} should be; it has {paths.render_path_of(inside).path}"
-    hint = "correct the entry" if paths.base_of(path) else "add an entry: it sees the files at another path"
+    text = f"render-ws does not find {place}, the path of {path}; it finds {paths.render_path_of(inside).path}"
+    hint = "correct the entry" if paths.base_of(path) else "add an entry: the files have another path on render-ws"
     return Wrong(PATH_MAP, f"{text} ({hint})")
 
 
 def _directories(paths: PathMap, path: Path) -> Sequence[Path]:
-    """Return the directories of a path, from that of its entry in the path map on, or from the root."""
+    """Return the directories of a path, starting with its entry in the path map, or with the root."""
     base = paths.base_of(path)
     return [each for each in reversed(path.parents) if base is None or each.is_relative_to(base)]
 
@@ -107,4 +107,6 @@ def _is_closed(directory: Path) -> bool:
 
 
 def _closed(path: Path, verb: str) -> str:
-    return f"render-ws may not {verb} {described(path)}: let it run as that user or in that group, or open it to others"
+    return (
+        f"render-ws may not {verb} {described(path)}: run it as that user or in that group, or give others permission"
+    )

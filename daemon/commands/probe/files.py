@@ -1,4 +1,4 @@
-"""Rights of the service's user in a directory, and of a reader who is another user. Blocking."""
+"""Test the rights of the service's user in a directory, and those of other users. Blocking."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class ProbeTile:
-    """A small image in a directory of its own below `output_dir`."""
+    """A small image in its own directory below `output_dir`."""
 
     path: Place
     pixels: Grey
@@ -42,12 +42,12 @@ class ProbeTile:
 
 
 def write_object_probe(output_dir: ObjectPlace) -> ProbeTile:
-    """Write, read back and list a small image in an object store, as the mipmaps are.
+    """Write, read back and list a small image in an object store, with the same calls as for mipmaps.
 
     Raises
     ------
     StorageFault
-        For the first step that fails; nothing is left behind then, if the store can delete.
+        For the first step that fails. The image is deleted then, if the store allows it.
     SettingsFault
         If no connection can be made.
     """
@@ -59,7 +59,7 @@ def write_object_probe(output_dir: ObjectPlace) -> ProbeTile:
         with store.open(tile.path) as file:
             np.testing.assert_array_equal(np.asarray(Image.open(file)), tile.pixels)
         if tile.path.name not in dict(store.list(directory)):
-            raise StoreFault(str(directory), "does not list what was written", "let these credentials list there")
+            raise StoreFault(str(directory), "does not list what was written", "allow these credentials to list there")
     except StorageFault:
         with contextlib.suppress(StorageFault):
             store.delete(tile.path)
@@ -68,21 +68,21 @@ def write_object_probe(output_dir: ObjectPlace) -> ProbeTile:
 
 
 def _random_pixels() -> Grey:
-    # Below 255: render-ws is asked once more for an image with the largest value of 8 bits.
+    # Below 255, because an image that contains 255 needs a second request to render-ws.
     return np.random.default_rng().integers(0, 255, (SIDE_PX, SIDE_PX), np.uint8)
 
 
 def write_probe(output_dir: Path, sharing: Sharing) -> ProbeTile:
-    """Create, write, sync, rename and chmod a small image below a directory, as the mipmaps are.
+    """Create, write, sync, rename and chmod a small image below a directory, with the same calls as for mipmaps.
 
     Parameters
     ----------
-    sharing : modes and group of the mipmaps.
+    sharing : permissions and group of the mipmaps.
 
     Raises
     ------
     StorageFault
-        For the first step that fails; nothing is left behind then.
+        For the first step that fails. Everything that was made is deleted then.
     """
     directory = output_dir / f"temwatch-probe-{uuid.uuid4().hex[:12]}"
     made = (directory, *(each for each in (output_dir, *output_dir.parents) if not each.exists()))
@@ -156,7 +156,7 @@ def low_space(output_dir: Path, min_free_bytes: int) -> str:
 
 
 def closed_part(path: Path) -> Path | None:
-    """Return the first part of a file's path that is closed to other users; None if they can read the file."""
+    """Return the first part of a file's path that other users cannot access; None if they can read the file."""
     for directory in reversed(path.parents):
         if not directory.stat().st_mode & stat.S_IXOTH:
             return directory
@@ -164,21 +164,21 @@ def closed_part(path: Path) -> Path | None:
 
 
 def described(path: Path) -> str:
-    """Return a path with its mode and the numbers of its user and group."""
+    """Return a path with its mode, user id and group id."""
     found = path.stat()
     return f"{printable(path)} (mode {stat.S_IMODE(found.st_mode):04o}, user {found.st_uid}, group {found.st_gid})"
 
 
 def readers_of(tile: ProbeTile) -> Iterator[str]:
-    """Yield sentences on what a reader of another user meets. Raises OSError."""
+    """Yield sentences about the access of other users. Raises OSError."""
     if isinstance(tile.path, ObjectPlace):
         yield f"{tile.path.bucket} accepts, returns and lists objects"
         return
     owner = tile.path.stat().st_uid
     if owner != os.geteuid():
-        yield f"the file server gave the file to user {owner} (root_squash or all_squash)"
+        yield f"the file server changed the file's owner to user {owner} (root_squash or all_squash)"
     closed = closed_part(tile.path)
     if closed is None:
         yield f"every user can read new files (mode {stat.S_IMODE(tile.path.stat().st_mode):04o})"
     else:
-        yield f"other users cannot read new files: {described(closed)} is closed to them"
+        yield f"other users cannot read new files: they have no access to {described(closed)}"

@@ -1,4 +1,4 @@
-"""An image below a directory, to see whether render-ws reads it too. Blocking."""
+"""Find an image below a directory, to test whether render-ws can read it, too. Blocking."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from handlers.images.header import inspect_image
 from handlers.images.pixels import Grey
 
 MOST_ENTRIES = 20_000
-"""Names that are read to find an image; a tree of empty directories has none."""
+"""Largest number of names that are read to find an image."""
 _SUFFIXES = frozenset((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"))
 
 
@@ -24,7 +24,7 @@ class FoundImage:
     height: int
     bits: int
     pixels: Grey | None
-    """None for 16 bits: render-ws shows 8."""
+    """Pixels (H, W), 8 bits; None for a 16-bit image, since render-ws returns 8 bits."""
 
 
 def some_image(place: Path) -> FoundImage | None:
@@ -35,13 +35,13 @@ def some_image(place: Path) -> FoundImage | None:
             info = inspect_image(path, mask=path == place)
             pixels = read_image(path, info.width, info.height, mask=path == place)[0] if info.bits == 8 else None
         except (Fault, OSError):
-            continue  # settling will name it
+            continue  # settling reports it
         return FoundImage(path, info.width, info.height, info.bits, pixels)
     return None
 
 
 def _images(directory: Path) -> Iterator[Path]:
-    """Yield image files, depth first, among the first names."""
+    """Yield image files, depth first, among the first `MOST_ENTRIES` names."""
     seen = 0
     for parent, directories, files in os.walk(directory):
         directories.sort()

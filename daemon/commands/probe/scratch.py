@@ -1,4 +1,4 @@
-"""A temporary stack for probes: it has one tile for each image, and render-ws is asked for the pixels."""
+"""A temporary stack for probes, with one tile for each image whose pixels are requested from render-ws."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from handlers.render.names import StackId
 NAME = "temwatch_probe"
 Z = 1.0
 _NOT_FOUND = "cannot find imageUrl"
-"""Beginning of render-ws's answer for a file that does not exist for it. Source: render `ImageAndMask.validateFile`."""
+"""Start of render-ws's message for a file that it does not find. Source: render `ImageAndMask.validateFile`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ScratchStack:
         Raises
         ------
         Fault
-            As `fetch_level0`: a RenderRefused says why render-ws does not read the file.
+            As `fetch_level0`. RenderRefused contains the reason why render-ws cannot read the file.
         """
         tile_id = f"probe{next(self._numbers)}"
         spec = {
@@ -56,7 +56,7 @@ class ScratchStack:
         return await asyncio.to_thread(fetch_level0, source, width, height, FULL_RANGE)
 
     async def finds(self, url: str) -> bool:
-        """Whether anything exists for render-ws at a URL; also a directory, which it then cannot read."""
+        """Whether render-ws finds a file or directory at a URL."""
         try:
             await self.pixels(url, 1, 1)
         except Fault as fault:
@@ -65,12 +65,12 @@ class ScratchStack:
 
 
 def is_not_found(fault: Fault) -> bool:
-    """Whether render-ws says that a file does not exist for it."""
+    """Whether a fault means that render-ws does not find a file."""
     return _NOT_FOUND in fault.problem
 
 
 def is_not_readable(fault: Fault) -> bool:
-    """Whether render-ws says that it may not read a file."""
+    """Whether a fault means that render-ws has no permission to read a file."""
     return "no read access for imageUrl" in fault.problem
 
 

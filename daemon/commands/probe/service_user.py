@@ -1,4 +1,4 @@
-"""The user of the service's unit: the probe accesses files as that user."""
+"""Change to the user of the service's unit, so that the probe accesses files as that user."""
 
 import encodings.idna  # noqa: F401  loaded when a host name is looked up; root's own Python may be closed to others
 import grp
@@ -10,13 +10,13 @@ from daemon.config.unit import UNIT, unit_properties
 from daemon.config.writable import user_name
 from handlers.text import printable
 
-_AGAIN = "temwatch check-config --probe"
+_COMMAND = "temwatch check-config --probe"
 
 
 def become_service_user() -> str:
-    """Turn this process into the service's user if it may; return a sentence that names the user. Blocking.
+    """Change this process to the service's user if possible; return a sentence that names the user. Blocking.
 
-    Only root can become another user, and only systemd knows the user of the service. Group, further groups and umask
+    Only root can change its user, and only systemd knows the user of the service. Group, supplementary groups and umask
     become those of the unit, too.
     """
     unit = unit_properties("User", "Group", "SupplementaryGroups", "UMask")
@@ -25,19 +25,19 @@ def become_service_user() -> str:
         try:
             _become(unit)
         except (KeyError, ValueError, OSError) as error:
-            why = f"{UNIT} runs as {wanted}, and this process cannot become that user: {error}"
+            why = f"{UNIT} runs as {wanted}, and this process cannot change to that user: {error}"
             return f"files are accessed as root: {why}"
     me = user_name()
     if unit.get("User") and _is_me(unit["User"]):
         return f"files are accessed as user {me}, the user of {UNIT}"
     if wanted:
-        return f"files are accessed as user {me}, but {UNIT} runs as {wanted}: run `sudo -u {wanted} {_AGAIN}`"
-    more = ", who may do more than others" if os.geteuid() == 0 else ""
-    return f"files are accessed as user {me}{more}: if the service runs as another user, run `sudo -u USER {_AGAIN}`"
+        return f"files are accessed as user {me}, but {UNIT} runs as {wanted}: run `sudo -u {wanted} {_COMMAND}`"
+    more = ", which has more rights than other users" if os.geteuid() == 0 else ""
+    return f"files are accessed as user {me}{more}: if the service runs as another user, run `sudo -u USER {_COMMAND}`"
 
 
 def _become(unit: dict[str, str]) -> None:
-    """Raises KeyError for an unknown user or group."""
+    """Change user, groups and umask to those of the unit. Raises KeyError for an unknown user or group."""
     user = _account(unit["User"])
     group = _group(unit["Group"]) if unit.get("Group") else user.pw_gid
     further = [_group(name) for name in unit.get("SupplementaryGroups", "").split()]

@@ -1,4 +1,4 @@
-"""Execute a replay: let the running daemon do the work, or do it in this process."""
+"""Execute a replay by the running daemon, or in this process if no daemon runs."""
 
 import asyncio
 import contextlib
@@ -18,12 +18,12 @@ from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.locks import JournalHeld, lock_journal, lock_root, owner_note
 
 DRAIN_S = 45.0
-"""Running steps get this long to reach a point from which they can resume."""
+"""Time for running steps to reach a point from which they can resume."""
 _NOTHING = "no montage matches the selection: nothing to do"
 
 
 async def replay(settings: Settings, requests: Sequence[ReplayRequest], say: Callable[[str], None]) -> int:
-    """Return the command's exit code; print the outcome of each montage meanwhile.
+    """Replay montages and print the outcome of each; return the exit code.
 
     Raises
     ------
@@ -77,7 +77,7 @@ async def _replay_by_daemon(
     say: Callable[[str], None],
     held: JournalHeld,
 ) -> bool:
-    """Whether every montage has ended."""
+    """Replay and follow the montages; return whether all have ended."""
     url = owner_note(settings.journal.path)
     if not url:
         raise held
@@ -90,7 +90,7 @@ async def _replay_by_daemon(
         await follow(plans, daemon, outcomes, stop)
     say(outcomes.summary())
     if outcomes.left:
-        say(f"the daemon at {url} continues with the montages under way; `temwatch status` shows them")
+        say(f"the daemon at {url} continues with the unfinished montages; `temwatch status` shows them")
     return not outcomes.left
 
 
@@ -101,7 +101,7 @@ async def _replay_here(
     stop: asyncio.Event,
     say: Callable[[str], None],
 ) -> bool:
-    """Whether every montage has ended."""
+    """Replay and follow the montages; return whether all have ended."""
     if not await _plans(settings, requests):
         say(_NOTHING)
         return True
@@ -109,7 +109,7 @@ async def _replay_here(
         for watch in settings.watch:
             if watch.directory.is_dir():
                 locks.enter_context(lock_root(watch.directory, settings.journal.path.parent))
-        # No further montages will come, so each stack is closed once, at the end, without waiting for quiet.
+        # No further montages follow, so each stack is closed once at the end, without waiting for quiet.
         async with (
             serve_if_embedded(settings.render) as render_url,
             open_assembly(
@@ -127,7 +127,7 @@ async def _replay_here(
                     await follow(plans, JournalSource(work.journal), outcomes, stop)
     say(outcomes.summary())
     if outcomes.left:
-        say("the journal keeps the montages under way: the daemon continues with them at its next start")
+        say("the journal keeps the unfinished montages: the daemon continues with them at its next start")
     return not outcomes.left
 
 
@@ -137,7 +137,7 @@ def _has_directory(settings: Settings, name: str) -> bool:
 
 @contextlib.asynccontextmanager
 async def _running(work: Assembly) -> AsyncIterator[None]:
-    """Run the parts; at the end, let running steps reach a point from which they can resume."""
+    """Run the parts of an assembly; at the end, let running steps reach a point from which they can resume."""
     async with asyncio.TaskGroup() as group:
         pipeline = group.create_task(work.pipeline.run(), name="pipeline")
         others = [
@@ -156,7 +156,7 @@ async def _running(work: Assembly) -> AsyncIterator[None]:
         if not pipeline.done():
             work.pipeline.cancel()
             await asyncio.wait([pipeline], timeout=5)
-            work.pipeline.cancel()  # the second call also abandons writes under way
+            work.pipeline.cancel()  # the second call also abandons running writes
         for task in others:
             task.cancel()
 

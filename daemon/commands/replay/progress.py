@@ -1,4 +1,4 @@
-"""Follow montages to their end, and show the outcome of each."""
+"""Follow montages until they have ended, and show the outcome of each."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,20 @@ from handlers.text import fitted, printable
 
 POLL_S = 0.5
 MAX_IDS = 200
-"""Ids of one question."""
+"""Largest number of ids in one query."""
 OUTCOME_WIDTH = 12
-"""Columns of the outcome that begins a line."""
+"""Width of the outcome at the start of a line."""
 
 
 @dataclass
 class Outcomes:
-    """The outcome of each selected montage: a bar on a terminal, otherwise one line each."""
+    """Counts and shows outcomes of montages: on a terminal a progress bar, otherwise one line each."""
 
     console: Console = field(default_factory=lambda: Console(soft_wrap=True, highlight=False))
     good: int = 0
     bad: int = 0
     left: int = 0
-    """Montages that had not ended when the command was stopped."""
+    """Number of montages that had not ended when the command was stopped."""
 
     @contextlib.contextmanager
     def progress(self, total: int) -> Iterator[Self]:
@@ -76,7 +76,7 @@ class Outcomes:
     def summary(self) -> str:
         """Return one line for all montages."""
         parts = [f"{self.good} complete", f"{self.bad} not complete"]
-        return ", ".join([*parts, f"{self.left} under way"] if self.left else parts)
+        return ", ".join([*parts, f"{self.left} unfinished"] if self.left else parts)
 
 
 def waiting_reason(row: Row) -> str:
@@ -86,7 +86,7 @@ def waiting_reason(row: Row) -> str:
 
 
 def outcome_line(row: Row) -> str:
-    """Return how a montage ended, one line."""
+    """Return one line with the outcome of a montage."""
     head = f"{row['state']:<{OUTCOME_WIDTH}}{row['metafile']}"
     fault = row["fault"]
     if row["state"] == MontageState.COMPLETE:
@@ -120,13 +120,13 @@ async def follow(plans: Sequence[Row], source: Source, outcomes: Outcomes, stop:
 
 
 async def _poll(pending: dict[int, str], source: Source) -> dict[int, Row]:
-    """Return the pending montages by the id under which each is awaited."""
+    """Return the present state of pending montages, by the id of the plan."""
     found: dict[int, Row] = {}
     rest = iter(pending)
     while part := list(islice(rest, MAX_IDS)):
         found.update({row["id"]: row for row in await source.by_id(part)})
     for montage_id in pending.keys() - found.keys():
-        # Settling recognised the content and merged the montage into the one that had it before.
+        # Settling recognised the content and merged the montage into the earlier one with this content.
         row = await source.of_metafile(pending[montage_id])
         if row is not None:
             found[montage_id] = row

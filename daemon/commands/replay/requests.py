@@ -1,4 +1,4 @@
-"""Requests for a replay, from the command line or from a report of `temwatch verify`."""
+"""Make replay requests from the command line or from a report of `temwatch verify`."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import ReplayRequest, parse_since, problems
 
 MAX_PATHS = 2_000
-"""Paths of one request."""
+"""Largest number of paths in one request."""
 
 
 class _Entry(BaseModel):
@@ -32,7 +32,7 @@ def requests_of(report: str, start: str | None, *, dry_run: bool = False) -> lis
 
     Parameters
     ----------
-    start : the step for all of them instead, if given.
+    start : step for all montages in place of those in the report, if given.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def requests_for(paths: Sequence[str], *, max_paths: int = MAX_PATHS, **given: A
     Raises
     ------
     NotSelectable
-        Naming the parameter that is invalid.
+        If a parameter is invalid; the fault names it.
     """
     absolute = [os.path.join(Path.cwd(), path) for path in paths]  # noqa: PTH118  keeps links and dots as written
     present = {key: value for key, value in given.items() if value not in (None, ())}
@@ -81,7 +81,7 @@ def requests_for(paths: Sequence[str], *, max_paths: int = MAX_PATHS, **given: A
 
 
 def parameter(key: str) -> str:
-    """Return the name on the command line of a request's key.
+    """Return the command-line name of a request's key.
 
     >>> parameter("dry_run"), parameter("paths.0")
     ('--dry-run', 'PATH')

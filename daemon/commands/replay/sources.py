@@ -1,4 +1,4 @@
-"""Sources of a replay's progress: the running daemon, or the journal."""
+"""Sources of a replay's progress: the running daemon or the journal."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from daemon.pipeline.replay.selection import ReplayRequest
 from handlers.errors import Fault
 
 Row = dict[str, Any]
-"""A montage as `GET /api/montages` shows it, or a plan as `POST /api/replay` returns it."""
+"""JSON of a montage as in `GET /api/montages`, or of a plan as in `POST /api/replay`."""
 
 PLANNING_S = 3600.0
 """Time-out of `POST /api/replay`: the daemon may have to search large directories."""
-DAEMON_AWAY_S = 60.0
-"""A daemon that does not answer is asked again for this long."""
+UNRESPONSIVE_S = 60.0
+"""Time for which requests to an unresponsive daemon are repeated."""
 
 
-class DaemonAway(Fault):
-    """The daemon that has the work does not answer."""
+class DaemonUnresponsive(Fault):
+    """The daemon that executes the replay does not respond."""
 
 
 class Source(Protocol):
@@ -53,13 +53,13 @@ class DaemonSource:
         NotSelectable
             If the daemon refuses the request.
         Fault
-            If the daemon does not answer, or cannot replay.
+            If the daemon does not respond, or cannot replay.
         """
         body = request.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         answer = await asyncio.to_thread(ask, f"{self.url}/api/replay", body, self._token, PLANNING_S)
         if answer is None:
             hint = "wait until it is ready, or stop it and replay without it"
-            raise DaemonAway(self.url, "a daemon holds this journal, but does not answer", hint)
+            raise DaemonUnresponsive(self.url, "a daemon holds this journal but does not respond", hint)
         status, content = answer
         if status in (200, 202):
             rows: list[Row] = content["montages"]
@@ -67,7 +67,7 @@ class DaemonSource:
         if status == 400:
             key, _, text = str(content.get("error", "")).partition(": ")
             raise NotSelectable(parameter(key), text)
-        raise DaemonAway(self.url, f"the daemon answered {status}: {content.get('error', content)}")
+        raise DaemonUnresponsive(self.url, f"the daemon answered {status}: {content.get('error', content)}")
 
     async def by_id(self, ids: Sequence[int]) -> list[Row]:
         numbers = ",".join(map(str, ids))
@@ -78,7 +78,7 @@ class DaemonSource:
 
     async def _montages(self, query: str) -> list[Row]:
         loop = asyncio.get_running_loop()
-        end = loop.time() + DAEMON_AWAY_S
+        end = loop.time() + UNRESPONSIVE_S
         while True:
             answer = await asyncio.to_thread(ask, f"{self.url}/api/montages?{query}")
             if answer is not None and answer[0] == 200:
@@ -86,12 +86,12 @@ class DaemonSource:
                 return rows
             if loop.time() >= end:
                 hint = "the replay is recorded in its journal and resumes when the daemon starts again"
-                raise DaemonAway(self.url, f"the daemon has not answered for {DAEMON_AWAY_S:g} s", hint)
+                raise DaemonUnresponsive(self.url, f"the daemon has not answered for {UNRESPONSIVE_S:g} s", hint)
             await asyncio.sleep(1)
 
 
 class JournalSource:
-    """The journal, if this process does the work."""
+    """The journal, if this process executes the replay."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal

@@ -1,4 +1,4 @@
-"""Find the metafiles that a selection matches: in the journal, and on disk if it names paths."""
+"""Find the metafiles of a selection: in the journal, and on disk if it has paths."""
 
 import asyncio
 import os
@@ -27,9 +27,9 @@ from handlers.identity import FileIdentity
 from handlers.text import printable
 
 UNLIMITED = 10**9
-"""Limit of a question to the journal that is to return all rows."""
+"""Limit of a query of the journal that has to return all rows."""
 CONCURRENT_READS = 8
-"""Metafiles read at the same time."""
+"""Number of metafiles that are read at the same time."""
 
 
 class NotSelectable(SettingsFault):
@@ -40,7 +40,7 @@ class NotSelectable(SettingsFault):
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A watch's directory, and its path with symbolic links resolved."""
+    """A watch's directory and its path with symbolic links resolved."""
 
     watch: WatchSettings
     directory: str
@@ -51,15 +51,15 @@ class Root:
         return cls(watch, str(watch.directory), os.path.realpath(watch.directory))
 
     def resolve(self, path: str) -> str:
-        """Return the resolved path of a path below the directory; the watcher follows no links below it."""
+        """Return the resolved path of a path below the directory, below which the watcher follows no links."""
         return self.real + path.removeprefix(self.directory)
 
     def unresolve(self, real: str) -> str:
-        """Return the path below the directory of a resolved path."""
+        """Return the path below the directory for a resolved path."""
         return self.directory + real.removeprefix(self.real)
 
     def stem(self, place: Place) -> str | None:
-        """Return the path below the directory that contains everything the place covers; None if there is none."""
+        """Return the path in the directory that contains everything that the place covers; None if nothing is there."""
         if is_within(place.stem, self.real):
             return self.unresolve(place.stem)
         return self.directory if is_within(self.real, place.stem) else None
@@ -70,7 +70,7 @@ class Lookup:
 
     Parameters
     ----------
-    journal : None if there is none yet: then every metafile on disk is unknown.
+    journal : None if there is none yet; then every metafile on disk is unknown.
     """
 
     def __init__(self, settings: Callable[[], Settings], journal: Journal | None) -> None:
@@ -132,7 +132,7 @@ class Lookup:
             stems = [(root, stem) for root in roots if (stem := root.stem(place)) is not None]
             if not stems:
                 watched = ", ".join(f"{root.watch.name} ({root.directory})" for root in roots)
-                raise NotSelectable("PATH", f"{printable(text)} is in no watched directory", f"watched: {watched}")
+                raise NotSelectable("PATH", f"{printable(text)} is not in a watched directory", f"watched: {watched}")
             for root, stem in stems:
                 covered = await self._covered(root, stem, place)
                 met += len(covered)
@@ -170,7 +170,7 @@ class Lookup:
     # --- files
 
     async def _identify(self, candidate: Candidate, *, want_z: bool) -> Candidate:
-        """Add the file's identity and digest. The file is read only if the journal does not know the identity."""
+        """Return the candidate with the file's identity and digest. Only a file with an unknown identity is read."""
         found = await asyncio.to_thread(_stat, candidate.metafile)
         if found is None:
             return candidate
@@ -222,7 +222,7 @@ def _metafiles(root: Root, stem: str) -> list[str]:
             return [section for section, _ in follower().sections(stem)]
         return [stem] if fnmatchcase(file_of(path).name, root.watch.pattern) and metafile_exists(path) else []
     tree = Tree(root.directory, NameRule(root.watch.pattern), follow=follower)
-    found = tree.look_at((), (stem,))
+    found = tree.scan_some((), (stem,))
     for directory, why in tree.failures.items():
         raise StorageFault(printable(directory), f"cannot be accessed: {why}", "mount it, or let temwatch read it")
     return [each.path for each in found]

@@ -1,4 +1,4 @@
-"""Plan the replay of the montages that a request selects, and enqueue them in the pipeline."""
+"""Plan the replay of the selected montages, and enqueue them in the pipeline."""
 
 import asyncio
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Replayer:
 
         Parameters
         ----------
-        user : who asked, if that is known.
+        user : name of the operator, if known.
 
         Raises
         ------
@@ -64,7 +64,7 @@ class Replayer:
         return planned
 
     async def enqueue(self, montage: Montage | None, *, force: bool = False) -> None:
-        """Enqueue a montage, if there is one; `force` also if its step is under way."""
+        """Enqueue a montage, if there is one; with `force`, a waiting ticket is replaced."""
         if montage is not None:
             await self._pipeline.enqueue(montage, force=force)
 
@@ -73,7 +73,7 @@ def plan_within(candidate: Candidate, step: Step, settings: Settings) -> Plan:
     """Return the plan for a candidate; REFUSE if its watch is no longer configured."""
     planned = plan(candidate, step)
     current = candidate.current
-    # A known montage keeps the watch that found it; a metafile that is noticed gets the watch that covers it now.
+    # A known montage keeps the watch that found it; a noticed metafile gets the watch that contains it now.
     keeps_watch = current is not None and planned.action in (Action.REPLAY, Action.WAIT)
     watch = current.watch if current is not None and keeps_watch else candidate.watch
     if watch in {each.name for each in settings.watch}:
@@ -89,7 +89,7 @@ def _sighting(candidate: Candidate) -> Sighting:
 
 
 def plan_json(planned: Plan) -> dict[str, Any]:
-    """Return a plan as `POST /api/replay` shows it."""
+    """Return a plan as JSON for `POST /api/replay`."""
     return {
         "id": planned.montage_id,
         "metafile": str(planned.metafile),

@@ -1,6 +1,6 @@
-"""Selection of montages, and the action of a replay on each. Pure: no clock, file or journal.
+"""Select montages, and plan the action of a replay on each. Pure: no file or journal.
 
-The command line, `POST /api/replay` and `temwatch verify` use the same selection.
+The commands `replay`, `verify`, `manifest` and `quality` and `POST /api/replay` use the same selection.
 """
 
 import re
@@ -19,7 +19,7 @@ from daemon.montages.states import UNFINISHED, MontageState, Step, replay_start
 from handlers.identity import FileIdentity
 
 MAX_PATHS = 5_000
-"""Paths of one selection."""
+"""Largest number of paths in one selection."""
 
 _MAGIC = re.compile(r"[*?\[]")
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -27,7 +27,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def parse_since(text: str, now: datetime) -> datetime:
-    """Return the time that a text gives: "2h" or "3d" before now, an ISO 8601 date, or a date with a time.
+    """Return the time of a text: "2h" or "3d" before now, an ISO 8601 date, or a date with a time.
 
     A time without a zone is in the zone of `now`; a date means its midnight. Raises ValueError for any other text, and
     for a time in the future.
@@ -43,7 +43,7 @@ def parse_since(text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is not a time: give 2h or 3d for that long ago, a date as 2026-07-01, or 2026-07-01T18:30, "
+            f"{text!r} is not a time: expected 2h or 3d (before now), a date such as 2026-07-01, or 2026-07-01T18:30, "
             "in local time unless a zone follows, as in 2026-07-01T18:30+02:00"
         ) from None
     if moment.tzinfo is None:
@@ -68,17 +68,18 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Selection(BaseModel):
-    """Montages by path, z, state and time. Every given field must match; of several paths or z, one must match."""
+    """Montages by path, z, state and time. All given fields must match; one of several paths or z is sufficient."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     paths: tuple[Annotated[str, AfterValidator(_absolute)], ...] = Field((), max_length=MAX_PATHS)
-    """Metafiles, directories (with all metafiles below them) and globs; absolute."""
+    """Metafiles, directories (with all metafiles below them) and globs; absolute paths."""
     z: tuple[Finite, ...] = Field((), max_length=MAX_PATHS)
     state: Literal["failed", "complete", "dismissed", "all"] | None = None
-    """all: but SUPERSEDED, IGNORED, DISMISSED. None: FAILED, and metafiles that are named themselves, in any state."""
+    """all: every state except SUPERSEDED, IGNORED and DISMISSED. None: FAILED, and directly given metafiles in any
+    state."""
     since: Annotated[str, AfterValidator(_since)] | None = None
-    """Montages that changed state since then, and metafiles unknown to the journal that were written since then."""
+    """Montages that changed state since then, and unknown metafiles that were written since then."""
 
 
 class ReplayRequest(Selection):
@@ -87,7 +88,7 @@ class ReplayRequest(Selection):
     start: Literal["ingest", "mipmaps", "apply"] = Field("ingest", alias="from")
     """The first step that is repeated."""
     dry_run: bool = False
-    """Only report what would be done."""
+    """Whether the planned actions are reported only."""
 
     @property
     def step(self) -> Step:
@@ -104,7 +105,7 @@ class Place:
     is_glob: bool
 
     def covers(self, path: str) -> bool:
-        """Whether this place is the path, a directory above it, or a glob that matches either.
+        """Whether this place is the path or a directory above it, or a glob that matches one of them.
 
         In a glob, `*` and `?` match within a name, and `**` matches any number of directories.
 
@@ -162,9 +163,9 @@ class Action(StrEnum):
     REPLAY = "replay"
     """Its steps are repeated."""
     NOTICE = "notice"
-    """Its metafile is noticed as if the watcher had just found it."""
+    """Its metafile is noticed as if the watcher had found it now."""
     WAIT = "wait"
-    """It is under way: the command waits until it ends."""
+    """It is unfinished: the command waits until it has ended."""
     REFUSE = "refuse"
     """It cannot be replayed; the note gives the reason."""
 
@@ -177,9 +178,9 @@ class OnDisk:
     digest: str | None
     """None if the file was not read."""
     z: float | None = None
-    """From the content, if z is selected and the journal does not know the file."""
+    """z of the content, if z is selected and the journal does not know the file."""
     unreadable: str = ""
-    """The reason why the file could not be read; empty if there is none."""
+    """Why the file could not be read; empty if it could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +190,17 @@ class Candidate:
     watch: str
     metafile: Path
     known: tuple[Montage, ...]
-    """Its montages in the journal, the one for the content that was sighted last first."""
+    """Its montages in the journal; the content that was sighted last is first."""
     on_disk: OnDisk | None
     """None if the file is gone."""
     named: bool
-    """Whether the selection names the metafile itself, not a directory or a glob."""
+    """Whether the selection has the metafile's own path, not a directory or a glob."""
     ignored_by: str | None = None
-    """The pattern of the watch's `ignore` that its name matches."""
+    """Pattern of the watch's `ignore` that matches its name; None if there is none."""
 
     @property
     def current(self) -> Montage | None:
-        """The NOTICED montage, otherwise that of the file's present content, otherwise the newest."""
+        """The NOTICED montage, otherwise that of the file's present content, otherwise the newest; None if unknown."""
         digest = self.on_disk.digest if self.on_disk else None
         arriving = [montage for montage in self.known if montage.state is MontageState.NOTICED]
         same = [montage for montage in self.known if digest and montage.digest == digest]
@@ -218,7 +219,7 @@ class Plan:
     state: MontageState | None
     z: float | None
     start: MontageState | None
-    """The state to which the montage is set back."""
+    """State to which the montage is reset; None if it is refused."""
     note: str
 
 
@@ -256,10 +257,10 @@ def _state_fits(state: MontageState, selection: Selection, *, named: bool) -> bo
 
 
 def plan(candidate: Candidate, step: Step) -> Plan:
-    """Return what a replay from a step does with a selected candidate."""
+    """Return the plan for a selected candidate of a replay that starts with a step."""
     montage, on_disk = candidate.current, candidate.on_disk
     if montage is not None and montage.state in UNFINISHED:
-        return _plan(candidate, Action.WAIT, montage.state, f"is under way ({montage.state}); waiting until it ends")
+        return _plan(candidate, Action.WAIT, montage.state, f"is in progress ({montage.state}); waiting until it ends")
     if on_disk is None:
         return _plan(candidate, Action.REFUSE, None, "the metafile does not exist; copy it back, then replay it")
     if on_disk.unreadable:
@@ -275,7 +276,7 @@ def plan(candidate: Candidate, step: Step) -> Plan:
         note = f"its content differs from the one in the journal ({montage.state}); it is noticed again"
         return _plan(candidate, Action.NOTICE, MontageState.NOTICED, note)
     if montage.state is MontageState.SUPERSEDED:
-        note = "holds a superseded content again; it is noticed again"
+        note = "has a superseded content again; it is noticed again"
         return _plan(candidate, Action.NOTICE, MontageState.NOTICED, note)
     start = replay_start(montage.state, montage.failed_in, step)
     return _plan(candidate, Action.REPLAY, start, _replay_note(montage, start, step))

@@ -1,1 +1,1 @@
-"""The stand-in for render-ws: its routes, rules, texts and status codes, in memory."""
+"""The stand-in for render-ws, in memory, with the routes, rules, texts and status codes of render-ws."""

@@ -1,4 +1,4 @@
-"""`python -m daemon.simulator.standin`."""
+"""Run the stand-in: `python -m daemon.simulator.standin`."""
 
 from daemon.simulator.standin.server import main
 

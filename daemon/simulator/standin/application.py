@@ -1,13 +1,12 @@
 """The stand-in as an aiohttp application: its routes over one store, and the record of its requests.
 
-It is not render-ws. It keeps nothing when it ends, unless a state file is named. It serves raw images and masks and
-renders no sections. Of transforms it applies the affine ones only. It misbehaves on request, through routes beside
-/render-ws:
+It is not render-ws: it loses its stacks when it ends, unless it has a state file; it serves raw images and masks but
+renders no sections; and it applies only affine transforms. Routes beside /render-ws make it misbehave:
 
     POST /faults {"match": "^PUT .*resolvedTiles", "kind": "status", "status": 503, "times": 2}
     DELETE /faults
-    DELETE /state        back to the state of a new start: no stacks, no misbehaviour, no recorded requests
-    GET /requests        the recorded requests: [{"method", "path", "status"}], status null where no answer was given
+    DELETE /state        reset to the state of a new start: no stacks, no faults, no recorded requests
+    GET /requests        the recorded requests: [{"method", "path", "status"}], status null without a response
 
 `match` is searched for in "METHOD path?query"; faults.py lists the kinds.
 """
@@ -36,12 +35,12 @@ BASE = "/render-ws/v1"
 
 
 class StandIn:
-    """The routes over one store.
+    """The stand-in: its routes, its store and its recorded requests.
 
     Parameters
     ----------
-    derive_s : how long COMPLETE takes. The stack is LOADING meanwhile, and tiles written then are not counted.
-    faults : misbehaviour from the start.
+    derive_s : duration of COMPLETE, seconds. The stack is LOADING meanwhile, and later tiles are not counted.
+    faults : faults that are active from the start.
     state : file that is read at the start if it exists, and written after each request that may change a stack.
     """
 
@@ -52,13 +51,13 @@ class StandIn:
         self._parts = (StackRoutes(self._store, derive_s), TileRoutes(self._store), self._images)
         self._requests: list[Json] = []
         self._misbehaviour = Misbehaviour()
-        self._under_way: set[asyncio.Task[object]] = set()
+        self._running: set[asyncio.Task[object]] = set()
         for fault in faults:
             self._misbehaviour.add(fault)
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        # 0 is no limit: render-ws has none, and a section of 20,000 tiles is over 16 MB.
+        # 0 means no limit: render-ws has none, and the body of 20,000 tiles is larger than 16 MB.
         middlewares = [self._track, self._record_and_misbehave, self._save_state, answer_refusals]
         app = web.Application(middlewares=middlewares, client_max_size=0)
         app.on_cleanup.append(self._end_requests)
@@ -93,17 +92,17 @@ class StandIn:
     async def _track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         task = asyncio.current_task()
         assert task is not None
-        self._under_way.add(task)
+        self._running.add(task)
         try:
             return await handler(request)
         finally:
-            self._under_way.discard(task)
+            self._running.discard(task)
 
     async def _end_requests(self, _: web.Application) -> None:
-        """Cancel requests under way: aiohttp drops those whose client has gone, and they would never end."""
-        for task in self._under_way:
+        """Cancel running requests: aiohttp forgets those whose client has disconnected, and they would never end."""
+        for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     @web.middleware
     async def _record_and_misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -124,7 +123,7 @@ class StandIn:
     async def _save_state(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         answer = await handler(request)
         if self._state is not None and request.method != "GET":
-            # Blocking on purpose: no other request may change a stack between this change and its file.
+            # Blocks the event loop on purpose: no other request may change a stack before this change is in the file.
             beside = self._state.with_name(f".{self._state.name}.tmp")
             beside.write_text(json.dumps(self._store.to_records()), encoding="utf-8")
             beside.replace(self._state)

@@ -1,4 +1,4 @@
-"""Misbehaviour of the stand-in on request, for tests of how a client handles it."""
+"""Faults of the stand-in on request, for tests of clients."""
 
 import asyncio
 import re
@@ -16,30 +16,30 @@ slowness_s: ContextVar[float] = ContextVar("slowness_s", default=0.0)
 
 
 class FaultKind(StrEnum):
-    """Kinds of misbehaviour."""
+    """Kinds of faults. The default of `seconds` is 1, and 0 for STATUS."""
 
     REFUSE = "refuse"
-    """Reset the connection at once, and do nothing."""
+    """Reset the connection at once, without the work."""
     STALL = "stall"
-    """Send nothing for `seconds`, then reset the connection, and do nothing."""
+    """Send nothing for `seconds`, then reset the connection, without the work."""
     STATUS = "status"
-    """Answer `status` with `text` or with a page like Jetty's, at once or after `seconds`, and do nothing."""
+    """After `seconds`, answer `status` with `text` or a page like Jetty's, without the work."""
     CUT_UPLOAD = "cut_upload"
-    """Reset the connection in the middle of the request's body, and do nothing."""
+    """Reset the connection in the middle of the request's body, without the work."""
     SLOW = "slow"
-    """Wait `seconds` between checking the stack's state and doing the work, as a loaded database does."""
+    """Wait `seconds` between the check of the stack's state and the work, like a loaded database."""
     LATE = "late"
     """Do the work, and answer `seconds` later."""
     LOST = "lost"
     """Do the work, and reset the connection without an answer."""
     ENDLESS = "endless"
-    """Answer with `text`, in Latin-1, and go on with zeros for as long as the client reads; do nothing."""
+    """Answer with `text` in Latin-1, then with zeros as long as the client reads, without the work."""
     CUT = "cut"
     """Do the work, and reset the connection in the middle of the answer's body."""
 
 
 class Fault(BaseModel):
-    """Misbehaviour for requests in whose "METHOD path?query" the regular expression `match` is found."""
+    """A fault of requests whose "METHOD path?query" contains a match of the regular expression `match`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,9 +50,9 @@ class Fault(BaseModel):
     seconds: float | None = None
     """None: one second, or no wait for the kind `status`."""
     times: int | None = None
-    """How many requests are affected. None: all."""
+    """Number of requests that are affected; None: all."""
     skip: int = 0
-    """How many matching requests are answered normally first."""
+    """Number of matching requests that are first answered normally."""
 
     @property
     def wait_s(self) -> float:
@@ -61,7 +61,7 @@ class Fault(BaseModel):
 
 
 class Misbehaviour:
-    """The active faults, and how many requests each has matched."""
+    """The active faults, and the number of requests that each has matched."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -77,10 +77,10 @@ class Misbehaviour:
         self._faults.clear()
         self._seen.clear()
 
-    def next_fault(self, asked: str) -> Fault | None:
-        """Return the first fault that affects a request, and count the request."""
+    def next_fault(self, request_line: str) -> Fault | None:
+        """Return the first fault that affects a request "METHOD path?query", or None; count the request."""
         for index, fault in enumerate(self._faults):
-            if not fault.match.search(asked):
+            if not fault.match.search(request_line):
                 continue
             turn = self._seen[index] - fault.skip
             if fault.times is not None and turn >= fault.times:
@@ -100,7 +100,7 @@ async def parse_fault(request: web.Request) -> Fault:
 
 
 async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a request, or leave it without an answer, as the fault says."""
+    """Handle a request as the fault specifies."""
     match fault.kind:
         case FaultKind.REFUSE:
             return hang_up(request)
@@ -129,13 +129,13 @@ async def answer_with_fault(fault: Fault, request: web.Request, handler: Handler
 
 
 class NoAnswer(web.Response):
-    """Placeholder that a handler returns after it reset the connection. aiohttp sends nothing of it."""
+    """Placeholder that a handler returns after it reset the connection. Nothing is sent."""
 
     def __init__(self) -> None:
         super().__init__(status=500)
 
     async def prepare(self, request: web.BaseRequest) -> Any:
-        """Send nothing."""
+        """Raise ConnectionResetError, so that aiohttp sends nothing."""
         raise ConnectionResetError(f"{request.method} {request.path} was left without an answer")
 
 

@@ -1,4 +1,4 @@
-"""Reading requests and writing answers as Java, RESTEasy, Jackson and Jetty do."""
+"""Read requests and write responses like Java, RESTEasy, Jackson and Jetty."""
 
 import json
 import re
@@ -18,7 +18,7 @@ STACK = PROJECT + "/stack/{stack}"
 BOX = STACK + r"/z/{z}/box/{box:[^,/]+,[^,/]+,[^,/]+,[^,/]+},{scale}"
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Route = tuple[str, str, Answering]
-"""Method, path after the base, handler."""
+"""Method, path below the base, handler."""
 
 # -- reading requests --------------------------------------------------------------------------------------------------
 
@@ -26,13 +26,13 @@ _JAVA_DOUBLE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[dDfF]?\s*")
 
 
 def stack_key(request: web.Request) -> StackKey:
-    """Return the stack that the path names."""
+    """Return the stack in the path. Raises Refusal for an illegal name."""
     info = request.match_info
     return StackKey(info["owner"], info["project"], info["stack"])
 
 
 def java_double(value: str) -> float:
-    """Parse a number as Java's Double does. Raises Refusal, 404 without a body, if it is invalid."""
+    """Parse a number like Java's Double. Raises Refusal, 404 without a body, for an invalid number."""
     if value in ("NaN", "Infinity", "+Infinity", "-Infinity"):
         return float(value)
     if not _JAVA_DOUBLE.fullmatch(value):
@@ -46,12 +46,12 @@ def unrouted(status: int) -> Refusal:
 
 
 def layer_of(request: web.Request) -> float:
-    """Return the z that the path names."""
+    """Return the z in the path. Raises Refusal as `java_double`."""
     return java_double(request.match_info["z"])
 
 
 def flag(request: web.Request, name: str) -> bool:
-    """Return a flag of the query: only `true` is true, in upper or lower case."""
+    """Return a flag of the query. Only `true`, in upper or lower case, is true."""
     return request.query.get(name, "").lower() == "true"
 
 
@@ -60,7 +60,7 @@ def _optional_double(request: web.Request, name: str) -> float | None:
 
 
 def z_range(request: web.Request) -> Callable[[float | None], bool]:
-    """Return a test whether a z lies in the range that the query names."""
+    """Return a function that tells whether a z is in the query's range minZ to maxZ, both inclusive."""
     low, high = _optional_double(request, "minZ"), _optional_double(request, "maxZ")
     if low is None and high is None:
         return lambda z: True
@@ -68,18 +68,18 @@ def z_range(request: web.Request) -> Callable[[float | None], bool]:
 
 
 def box_of(request: web.Request) -> dict[str, float | None]:
-    """Return the sides of the box that the query names; None where it is open."""
+    """Return the sides of the query's box, pixels; None for an open side."""
     return {name: _optional_double(request, name) for name in BOUNDS}
 
 
 def sides_of(request: web.Request) -> dict[str, float | None]:
-    """Return the sides of the box that the path names as x, y, width and height."""
+    """Return the sides of the box in the path, pixels. The path has x, y, width and height."""
     x, y, width, height = (java_double(part) for part in request.match_info["box"].split(","))
     return {"minX": x, "minY": y, "maxX": x + width, "maxY": y + height}
 
 
 def touches(tile: Json, box: dict[str, Any]) -> bool:
-    """Whether the tile's bounds touch the box."""
+    """Whether the tile's bounds overlap or touch the box."""
     return all(
         (box[f"max{axis}"] is None or tile[f"min{axis}"] <= box[f"max{axis}"])
         and (box[f"min{axis}"] is None or tile[f"max{axis}"] >= box[f"min{axis}"])
@@ -88,7 +88,7 @@ def touches(tile: Json, box: dict[str, Any]) -> bool:
 
 
 async def json_body(request: web.Request) -> Any:
-    """Return the JSON body; None if it is empty. Jackson refuses NaN and Infinity."""
+    """Return the JSON body; None if it is empty. Raises Refusal, 400, for invalid JSON and, like Jackson, NaN."""
     raw = await request.read()
     if request.content_type != "application/json" and (raw or "Content-Type" in request.headers):
         raise unrouted(415)
@@ -104,37 +104,37 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"Non-standard token '{name}': enable JsonParser.Feature.ALLOW_NON_NUMERIC_NUMBERS to allow")
 
 
-# -- answering ---------------------------------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------------------------------
 
 
 def compact(value: Any) -> web.Response:
-    """Answer JSON on one line, as render-ws writes lists and resolved tiles."""
+    """Return JSON on one line, as render-ws writes lists and resolved tiles."""
     return web.Response(body=json.dumps(value, separators=(",", ":")).encode(), content_type="application/json")
 
 
 def pretty(value: Any) -> web.Response:
-    """Answer indented JSON, as render-ws writes single objects."""
+    """Return indented JSON, as render-ws writes single objects."""
     return web.Response(body=json.dumps(value, indent=2).encode(), content_type="application/json")
 
 
 def pretty_if_any(value: Any) -> web.Response:
-    """Answer the object, or 204 for None."""
+    """Return the object as indented JSON, or 204 for None."""
     return web.Response(status=204) if value is None else pretty(value)
 
 
 def text_if_any(value: str | None) -> web.Response:
-    """Answer the text, or 204 for None."""
+    """Return the text, or 204 for None."""
     return web.Response(status=204) if value is None else web.Response(text=value)
 
 
 def created(request: web.Request) -> web.Response:
-    """Answer 201 without a body, with the request's own address as Location."""
+    """Return 201 without a body, with the request's address as Location."""
     return web.Response(status=201, headers={"Location": f"{request.scheme}://{request.host}{request.raw_path}"})
 
 
 @web.middleware
 async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer refusals, unknown paths and methods as render-ws or the framework around it does."""
+    """Answer refusals, unknown paths and methods like render-ws and its web framework."""
     if "%2f" in request.raw_path.partition("?")[0].lower():
         return web.Response(status=404)
     try:
@@ -152,7 +152,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _not_allowed(method: str, allowed: str) -> web.Response:
-    """Answer the methods of a path: as a list for OPTIONS, in a header of the 405 otherwise."""
+    """Return the allowed methods of a path: as a list for OPTIONS, otherwise in a header of the 405."""
     if method == "OPTIONS":
         return web.Response(text=allowed, headers={"Allow": allowed})
     return web.Response(status=405, headers={"Allow": allowed})

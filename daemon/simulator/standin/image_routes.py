@@ -1,4 +1,4 @@
-"""The routes of images: raw images and masks, and the parameters that render-ws would render with."""
+"""The routes of images: raw images, masks and render parameters."""
 
 import asyncio
 from collections.abc import Iterable
@@ -87,7 +87,7 @@ class ImageRoutes:
         )
 
     async def _unrendered(self, tiles: Iterable[Json]) -> web.Response:
-        """Check the files that render-ws checks before it renders tiles. The stand-in renders none."""
+        """Check the files as render-ws does before it renders tiles, then answer 501."""
         for tile in tiles:
             await asyncio.to_thread(require_files, tile)
         return web.Response(status=501, text="the stand-in serves raw images and masks, and renders no tiles")
@@ -104,6 +104,6 @@ class ImageRoutes:
         image = await asyncio.to_thread(self._images.grey, lowest_level(tile, key))
         size = int(tile.get("height", image.shape[0])), int(tile.get("width", image.shape[1]))
         body, media_type = await asyncio.to_thread(rendered, image, size, request.match_info["format"], window)
-        # As in render-ws the tag is the stack's time of change, which writing tiles leaves unchanged.
+        # As in render-ws, the tag is the stack's modification time, which uploads of tiles do not change.
         headers = {"Cache-Control": "max-age=3600", "ETag": f'"{stack.modified}"'}
         return web.Response(body=body, content_type=media_type, headers=headers)

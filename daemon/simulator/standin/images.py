@@ -1,4 +1,4 @@
-"""Pixels of a tile's raw image or mask as render-ws serves them, with its edge effect and its cache."""
+"""Compute a tile's raw image or mask as render-ws serves it, with its edge effect and its cache."""
 
 import http.client
 import io
@@ -31,9 +31,10 @@ _MESH_CELL_SIZE = 64
 """Side of the mesh cells at whose inner corners render-ws measures the scale. A smaller tile has none: scale 1."""
 _Stored = npt.NDArray[Any]
 Source = Path | str
-"""A file, or a URL of HTTP."""
+"""A file, or an HTTP URL."""
 FETCH_S = 30.0
-MOST_FETCHED_BYTES = 2**30
+MAX_FETCHED_BYTES = 2**30
+"""Limits of a request for an image: time-out, and size of the body."""
 _Pixels = npt.NDArray[np.uint32]
 
 
@@ -47,7 +48,7 @@ class Window:
 
 
 def source_of(url: str) -> Source:
-    """Return the file of a URL or plain path; a URL of HTTP as it is."""
+    """Return the file of a URL or path; an HTTP URL is returned unchanged. Raises Refusal, 500, for s3."""
     if url.startswith(("http://", "https://")):
         return url
     if url.startswith("s3://"):
@@ -56,23 +57,23 @@ def source_of(url: str) -> Source:
 
 
 def files_of(tile: Json) -> Iterator[tuple[str, str]]:
-    """Yield ("imageUrl" or "maskUrl", its value) of every level, also of channels."""
+    """Yield ("imageUrl" or "maskUrl", URL) of every level, including those of channels."""
     for levels in (tile.get("mipmapLevels", {}), *(one.get("mipmapLevels", {}) for one in tile.get("channels", ()))):
         for level in levels.values():
             yield from ((key, level[key]) for key in ("imageUrl", "maskUrl") if key in level)
 
 
 def require_files(tile: Json) -> None:
-    """Refuse a tile if a file of any level is missing or empty: render-ws then renders it at no scale."""
+    """Raise Refusal, 400, if a file of any level is missing, unreadable or empty."""
     for key, url in files_of(tile):
         _require_file(key, source_of(url))
 
 
 def _require_file(key: str, path: Source) -> None:
-    """Refuse what render's `ImageAndMask.validateFile` refuses: it checks files alone, and a directory is a file."""
+    """Raise Refusal like render's `ImageAndMask.validateFile`: URLs are not checked, and directories count as files."""
     if isinstance(path, str):
         return
-    if not os.path.exists(path):  # noqa: PTH110  False where a directory may not be entered, as in Java
+    if not os.path.exists(path):  # noqa: PTH110  False in a directory that may not be entered, as in Java
         raise Refusal(400, f"cannot find {key} file '{path}'")
     if not os.access(path, os.R_OK):
         raise Refusal(400, f"no read access for {key} file '{path}'")
@@ -81,7 +82,7 @@ def _require_file(key: str, path: Source) -> None:
 
 
 def lowest_level(tile: Json, key: str) -> Source:
-    """Return the file of the lowest level, the only file that render-ws reads for a raw image."""
+    """Return the file of the lowest level, the only one that render-ws reads for a raw image. Raises Refusal, 400."""
     channel = next(iter(tile.get("channels", ())), tile)
     levels: Json = channel.get("mipmapLevels", {})
     url = levels[min(levels, key=int)].get(key) if levels else None
@@ -91,13 +92,17 @@ def lowest_level(tile: Json, key: str) -> Source:
 
 
 class ImageCache:
-    """Cache of decoded images by file; the least recently used are dropped.
+    """Cache of decoded images by file. The least recently used ones are dropped first.
 
-    As in render-ws, an entry is never compared with its file: after a file is rewritten its old pixels are served.
+    As in render-ws, the cache never checks files for changes: the old pixels of a rewritten file are served.
+
+    Parameters
+    ----------
+    max_bytes : largest size of all images together.
     """
 
-    def __init__(self, most_bytes: int = 256 * 2**20) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+        self._max_bytes = max_bytes
         self._images: OrderedDict[Source, _Stored] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -107,14 +112,14 @@ class ImageCache:
             self._images.clear()
 
     def grey(self, path: Source) -> _Stored:
-        """Return the image, (H, W) of 8 or 16 bits. Raises Refusal if the file is missing (400) or no image (500)."""
+        """Return the image, (H, W), uint8 or uint16. Raises Refusal: 400 (no file), 500 (not an image)."""
         with self._lock:
             if path not in self._images:
                 _require_file("imageUrl", path)
                 self._images[path] = _decoded(path)
             self._images.move_to_end(path)
             image = self._images[path]
-            while len(self._images) > 1 and sum(each.nbytes for each in self._images.values()) > self._most_bytes:
+            while len(self._images) > 1 and sum(each.nbytes for each in self._images.values()) > self._max_bytes:
                 self._images.popitem(last=False)
             return image
 
@@ -128,16 +133,16 @@ def _decoded(path: Source) -> _Stored:
 
 
 def _fetched(url: str) -> io.BytesIO:
-    """Return the body of a URL of HTTP. Raises OSError."""
+    """Return the body of an HTTP URL. Raises OSError."""
     with urllib.request.urlopen(url, timeout=FETCH_S) as answer:  # noqa: S310  the scheme was checked
-        body = answer.read(MOST_FETCHED_BYTES + 1)
-    if len(body) > MOST_FETCHED_BYTES:
-        raise OSError(f"has more than {MOST_FETCHED_BYTES} bytes")
+        body = answer.read(MAX_FETCHED_BYTES + 1)
+    if len(body) > MAX_FETCHED_BYTES:
+        raise OSError(f"has more than {MAX_FETCHED_BYTES} bytes")
     return io.BytesIO(body)
 
 
 def raw_parameters(tile: Json, key: str, scale: float) -> Json:
-    """Return the parameters with which render-ws renders a tile's raw image or mask: its file, and no transforms."""
+    """Return the render parameters of a tile's raw image or mask: its file without transforms."""
     channel = next(iter(tile.get("channels", ())), tile)
     levels: Json = channel.get("mipmapLevels", {})
     level = min(levels, key=int)
@@ -156,9 +161,10 @@ def raw_parameters(tile: Json, key: str, scale: float) -> Json:
 
 
 def painted(parameters: Json, images: ImageCache) -> bytes:
-    """Render posted parameters to a PNG: one tile without transforms, at scale 1.
+    """Render posted parameters to a PNG: one tile without transforms, at scale 1; otherwise raise Refusal, 501.
 
-    A mask that differs in size from its image is dropped. That follows render-ws's source; no answer was recorded yet.
+    A mask that differs in size from its image is dropped. This is from render-ws's source code: no response of
+    render-ws was recorded yet.
     """
     (spec,) = parameters["tileSpecs"]
     if spec.get("transforms", {}).get("specList") or parameters.get("scale", 1.0) != 1.0:
@@ -178,7 +184,7 @@ def painted(parameters: Json, images: ImageCache) -> bytes:
 
 
 def _mask(url: str, images: ImageCache) -> _Stored:
-    """Return a mask from its file, or a mask that a URL describes as opaque in a box."""
+    """Return a mask, (H, W), from its file or from a URL that describes it as opaque in a box."""
     box = re.fullmatch(r"mask://outside-box\?minX=(\d+)&minY=(\d+)&maxX=(\d+)&maxY=(\d+)&width=(\d+)&height=(\d+)", url)
     if box is None:
         return images.grey(source_of(url))
@@ -189,7 +195,7 @@ def _mask(url: str, images: ImageCache) -> _Stored:
 
 
 def rendered(image: _Stored, size: tuple[int, int], file_format: str, window: Window) -> tuple[bytes, str]:
-    """Return an image as png, jpeg or tiff on a canvas of (height, width) at scale 1, and its media type."""
+    """Return an image, drawn on a canvas of (height, width) times scale, as png, jpeg or tiff; and its media type."""
     name, mode, media_type = _FORMATS[file_format]
     painted = Image.fromarray(reduced(image.astype(np.uint32), size, window)).convert(mode)
     file = io.BytesIO()
@@ -198,11 +204,11 @@ def rendered(image: _Stored, size: tuple[int, int], file_format: str, window: Wi
 
 
 def reduced(pixels: _Pixels, size: tuple[int, int], window: Window) -> npt.NDArray[np.uint8]:
-    """Draw pixels (H, W) on a canvas of the tile's (height, width) times scale, truncated, as render-ws does.
+    """Draw pixels (H, W) on a canvas of the tile's (height, width) times scale, truncated, like render-ws.
 
-    Outside the image the canvas is black. Below scale 1 the image's levels are used, and row 0 and column 0 are black,
-    since the grid of level n is (1 - 2^-n) / 2 pixels off the canvas's. For a tile of 64 pixels or less in x or y
-    render-ws uses level 0 at any scale: every 2^n-th pixel, and no border.
+    The canvas is black outside the image. Below scale 1 the image's levels are used, and row 0 and column 0 are black,
+    since the grid of level n is shifted by (1 - 2^-n) / 2 pixels against the canvas. For a tile of 64 pixels or less in
+    x or y, render-ws uses level 0 at every scale: every 2^n-th pixel and no border.
 
     >>> reduced(np.full((70, 66), 9, np.uint32), (70, 66), Window(scale=0.5))[:2, :3].tolist()
     [[0, 0, 0], [0, 9, 9]]
@@ -228,7 +234,7 @@ def reduced(pixels: _Pixels, size: tuple[int, int], window: Window) -> npt.NDArr
 
 
 def _as_bytes(pixels: _Pixels, window: Window) -> npt.NDArray[np.uint8]:
-    """Map grey values from low to high, both included, to 256 steps.
+    """Map the grey values low to high, both inclusive, to 0 to 255.
 
     >>> _as_bytes(np.array([[0, 128, 129, 65535]], np.uint32), Window(high=65535)).tolist()
     [[0, 1, 1, 255]]
@@ -239,7 +245,7 @@ def _as_bytes(pixels: _Pixels, window: Window) -> npt.NDArray[np.uint8]:
 
 
 def _halved(pixels: _Pixels) -> _Pixels:
-    """Halve the size: truncated means of 2 x 2 pixels; an odd last row or column is dropped."""
+    """Halve the size: truncated means of 2 x 2 pixels. An odd last row or column is dropped."""
     height, width = (side // 2 * 2 for side in pixels.shape)
     even = pixels[:height, :width]
     return (even[0::2, 0::2] + even[0::2, 1::2] + even[1::2, 0::2] + even[1::2, 1::2]) // 4

@@ -1,6 +1,7 @@
-"""The JSON types of render-ws, read as Jackson reads them: unknown fields are dropped. Pure.
+"""Read the JSON types of render-ws like Jackson: unknown fields are dropped. Pure.
 
-Texts and status codes are those of render-ws (saalfeldlab/render 4.0); texts of Jackson are similar to its own.
+Texts and status codes are those of render-ws (saalfeldlab/render 4.0). Texts of Jackson are only similar to the real
+ones.
 """
 
 import math
@@ -17,13 +18,15 @@ _JACKSON = "com.fasterxml.jackson.databind.exc."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Refusal(Exception):  # noqa: N818  an answer, no error of the stand-in
-    """An answer other than success.
+class Refusal(Exception):  # noqa: N818  a response, not an error of the stand-in
+    """A response other than success.
 
     Parameters
     ----------
-    text : the body. None: no body and no content type, as where the web framework finds no route.
-    html : text/html, as where the web framework reports an exception; render-ws's own texts are text/plain.
+    status : status code.
+    text : body. None: no body and no content type, as when the web framework finds no route.
+    html : whether the body is text/html, as when the web framework reports an exception; render-ws's own texts are
+        text/plain.
     """
 
     def __init__(self, status: int, text: str | None, *, html: bool = False) -> None:
@@ -44,14 +47,14 @@ def unreadable(value: Any, wanted: str, where: str) -> Refusal:
 
 
 def object_of(value: Any, where: str) -> Json:
-    """Return the value if it is an object."""
+    """Return the value if it is an object. Raises Refusal."""
     if not isinstance(value, dict):
         raise unreadable(value, "java.util.LinkedHashMap", where)
     return value
 
 
 def number(value: Any, where: str) -> float:
-    """Read a double; strings of digits count as numbers."""
+    """Read a finite double; strings of digits count as numbers. Raises Refusal."""
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         raise unreadable(value, "double", where)
     try:
@@ -64,12 +67,12 @@ def number(value: Any, where: str) -> float:
 
 
 def integer(value: Any, where: str) -> int:
-    """Read an int; fractions are truncated."""
+    """Read an int; fractions are truncated. Raises Refusal."""
     return int(number(value, where))
 
 
 def text(value: Any, where: str) -> str:
-    """Read a string; a number keeps its spelling."""
+    """Read a string; numbers and booleans are converted. Raises Refusal."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
@@ -87,7 +90,7 @@ def _list_of(read: _Read) -> _Read:
 
 
 def _record_of(fields: Mapping[str, _Read]) -> _Read:
-    """Return a reader of an object: fields in this order, without unknown fields and nulls."""
+    """Return a reader of an object with these fields in this order; it drops unknown fields and nulls."""
 
     def read_record(value: Any, where: str) -> Json:
         given = object_of(value, where)
@@ -103,7 +106,7 @@ def _loader(value: Any, where: str) -> str:
 
 
 def _moment(value: Any, where: str) -> str:
-    """Read a time as it is stored. Java takes all digits after the second as milliseconds, however many there are."""
+    """Read a time. Java reads all digits after the decimal point as milliseconds, however many there are."""
     if isinstance(value, int) and not isinstance(value, bool):
         return timestamp(_EPOCH + timedelta(milliseconds=value))
     found = isinstance(value, str) and re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d+)Z", value)
@@ -117,7 +120,7 @@ def _moment(value: Any, where: str) -> str:
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """Write a time as render-ws does, with milliseconds; now by default."""
+    """Return a time as render-ws writes it, with milliseconds. The default is the present time."""
     return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
@@ -139,7 +142,7 @@ read_version = _record_of(
         "defaultChannel": text,
     }
 )
-"""A StackVersion."""
+"""Read a StackVersion. Raises Refusal."""
 read_stack_id = _record_of({"owner": text, "project": text, "stack": text})
 read_cycle = _record_of({"number": integer, "stepNumber": integer})
 read_ids = _list_of(text)
@@ -147,7 +150,7 @@ read_numbers = _list_of(number)
 
 
 def read_path_builder(value: Any) -> Json:
-    """Read a path builder as PUT stores it: its root ends with a slash. A posted version keeps its own spelling."""
+    """Read a path builder as PUT stores it: with a slash at the end of its root, unlike in a posted version."""
     builder: Json = _path_builder(value, "MipmapPathBuilder")
     for key in ("rootPath", "numberOfLevels", "extension"):
         if key not in builder:
@@ -193,7 +196,7 @@ _channel = _record_of({"name": text, "minIntensity": number, "maxIntensity": num
 
 
 def transform(value: Any, where: str) -> Json:
-    """Read a transform spec. Without a type it is a leaf; an unknown type makes an empty leaf."""
+    """Read a transform spec. The default type is leaf; an unknown type gives an empty leaf. Raises Refusal."""
     given = object_of(value, where)
     kind = given.get("type", "leaf")
     if kind not in _TRANSFORMS:
@@ -242,7 +245,7 @@ _tile = _record_of(
 
 
 def read_tile(value: Any) -> Json:
-    """Read a tile spec as it is stored. If `transforms` is null, render-ws fails with 500 instead of refusing it."""
+    """Read a tile spec. Raises Refusal: 500 if `transforms` is null, as render-ws fails then, otherwise 400."""
     given = object_of(value, "TileSpec")
     if "transforms" in given and given["transforms"] is None:
         raise Refusal(500, "")
@@ -254,7 +257,7 @@ def read_tile(value: Any) -> Json:
 
 
 def read_resolved(value: Any) -> tuple[list[Json], dict[str, Json]]:
-    """Read tiles, and shared transforms by id. The keys of both maps are ignored; the ids inside the specs count."""
+    """Read tiles, and shared transforms by id. The ids are those of the specs: the keys of both maps are ignored."""
     given = object_of(value, "ResolvedTileSpecCollection")
     tiles = object_of(given.get("tileIdToSpecMap", {}), "tileIdToSpecMap")
     transforms = object_of(given.get("transformIdToSpecMap", {}), "transformIdToSpecMap")
@@ -263,7 +266,7 @@ def read_resolved(value: Any) -> tuple[list[Json], dict[str, Json]]:
 
 
 def render_parameters(tile: Json) -> Json:
-    """Return the parameters with which render-ws renders a tile whose transforms are flattened."""
+    """Return the render parameters of a tile with flattened transforms."""
     return {
         "meshCellSize": 64.0,
         "minMeshCellSize": 0.0,

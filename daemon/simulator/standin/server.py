@@ -1,4 +1,4 @@
-"""Serving the stand-in over HTTP, within a process or as one of its own."""
+"""Serve the stand-in over HTTP, within this process or from the command line."""
 
 import argparse
 import asyncio
@@ -30,7 +30,8 @@ async def serve_standin(
 
     Parameters
     ----------
-    port : 0 for any free port.
+    host : address of the socket.
+    port : port of the socket; 0: any free port.
     derive_s, faults, state : see `StandIn`.
 
     Yields
@@ -50,7 +51,7 @@ async def serve_standin(
 
 
 async def run_standin(host: str, port: int, *, derive_s: float = 0.0, state: Path | None = None) -> None:
-    """Serve a stand-in until SIGTERM or SIGINT; print its URL when it is ready."""
+    """Serve a stand-in until SIGTERM or SIGINT. Print its URL when it is ready."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for render-ws, in memory.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8080, type=int, help="0 for any free port")
-    parser.add_argument("--derive-s", default=0.0, type=float, help="how long COMPLETE takes, seconds")
+    parser.add_argument("--derive-s", default=0.0, type=float, help="duration of COMPLETE, seconds")
     parser.add_argument("--state", type=Path, help="file that keeps the stacks from one run to the next")
     given = parser.parse_args()
     asyncio.run(run_standin(given.host, given.port, derive_s=given.derive_s, state=given.state))

@@ -1,4 +1,4 @@
-"""The routes of stacks: versions, states, names, and values such as resolution and path builder."""
+"""The routes of stacks: versions, states, names and values such as resolution and path builder."""
 
 import asyncio
 import functools
@@ -41,7 +41,8 @@ class StackRoutes:
 
     Parameters
     ----------
-    derive_s : how long COMPLETE takes. The stack is LOADING meanwhile, and tiles written then are not counted.
+    store : the stacks.
+    derive_s : duration of COMPLETE, seconds. The stack is LOADING meanwhile, and later tiles are not counted.
     """
 
     def __init__(self, store: Store, derive_s: float) -> None:
@@ -141,7 +142,7 @@ class StackRoutes:
         return compact(sorted(z for z, count in sections.items() if count > 1))
 
     def _aggregated(self, request: web.Request) -> list[Json]:
-        """Return the section data of the last derivation, in the range of z that the query names."""
+        """Return the section data of the last derivation in the query's range of z. Raises Refusal without one."""
         is_wanted = z_range(request)
         stack = self._stack(request)
         if stack.section_data is None:
@@ -153,7 +154,7 @@ class StackRoutes:
         return [row for row in stack.section_data if is_wanted(row["z"])]
 
     async def _set_values(self, request: web.Request, keys: tuple[str, ...], values: Iterable[Any]) -> web.Response:
-        """Change values of the current version: allowed in every state except READ_ONLY; the time stamp stays."""
+        """Change values of the current version, but not its time stamp. Raises Refusal for a READ_ONLY stack."""
         stack = self._stack(request)
         store.require_modifiable(stack)
         changed = {**stack.version, **dict(zip(keys, values, strict=True))}

@@ -1,4 +1,4 @@
-"""Changes of a stack's state, and the statistics and section data that COMPLETE derives. Pure."""
+"""Change a stack's state, and derive the statistics and section data of a COMPLETE stack. Pure."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -11,17 +11,17 @@ _LEGAL_CHANGES: Mapping[State, frozenset[State]] = {
     State.LOADING: frozenset({State.COMPLETE}),
     State.COMPLETE: frozenset(State),
     State.READ_ONLY: frozenset({State.COMPLETE, State.OFFLINE}),
-    State.OFFLINE: frozenset({State.COMPLETE}),  # and then fails, as it has no tiles
+    State.OFFLINE: frozenset({State.COMPLETE}),  # fails then, since the stack has no tiles
 }
 
 
 def set_state(stack: Stack, wanted: State) -> bool:
-    """Change the state, if it may be changed.
+    """Change the state. Raises Refusal for a change that render-ws does not allow.
 
     Returns
     -------
     bool
-        True if the stack has to be derived first, and is COMPLETE only after `finish_derivation`.
+        Whether a derivation must follow: the stack is COMPLETE only after `finish_derivation`.
     """
     if stack.state is wanted and wanted is not State.COMPLETE:
         return False
@@ -45,7 +45,7 @@ def set_state(stack: Stack, wanted: State) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """The values that COMPLETE derives, and the metadata when it began."""
+    """Derived values, and the metadata at the start of the derivation."""
 
     stats: Json
     section_data: list[Json]
@@ -55,7 +55,7 @@ class Derivation:
 
 
 def begin_derivation(stack: Stack) -> Derivation:
-    """Derive from the current tiles and metadata: later writes are not included."""
+    """Derive values from the current tiles and metadata. Raises Refusal for a stack without tiles."""
     if not stack.tiles:
         stack.section_data = []
         raise Refusal(
@@ -73,7 +73,7 @@ def begin_derivation(stack: Stack) -> Derivation:
 
 
 def finish_derivation(stack: Stack, derived: Derivation) -> None:
-    """Save the derived values and restore the metadata of the beginning, whatever has changed since."""
+    """Save the derived values, and overwrite the metadata with those at the start of the derivation."""
     stack.stats, stack.section_data = derived.stats, derived.section_data
     stack.version, stack.version_number = derived.version, derived.version_number
     stack.state = State.COMPLETE
@@ -82,14 +82,14 @@ def finish_derivation(stack: Stack, derived: Derivation) -> None:
 
 
 def bounds_of(tiles: Iterable[Json]) -> Json:
-    """Return the box around tiles."""
+    """Return the box around tiles, pixels."""
     boxes = [tuple(tile[key] for key in BOUNDS) for tile in tiles]
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     return {"minX": min(x1), "minY": min(y1), "maxX": max(x2), "maxY": max(y2)}
 
 
 def section_data(tiles: Iterable[Json]) -> list[Json]:
-    """Return a row for every (section id, z). Tiles without a section id or a z are left out."""
+    """Return a row for every (section id, z). Tiles without a section id or z are omitted."""
     sections: dict[tuple[str, float], list[Json]] = {}
     for tile in tiles:
         section_id, z = tile.get("layout", {}).get("sectionId"), tile.get("z")

@@ -1,8 +1,8 @@
-"""The stacks of the stand-in and their names. Pure.
+"""Store the stacks of the stand-in. Pure.
 
 Rules, texts and status codes are those of render-ws (saalfeldlab/render 4.0): stack states, replacement by tileId,
-statistics and section data that only COMPLETE derives. Two surprising rules are kept on purpose: a POST drops the
-previous version's values, and a derivation restores the metadata that it read when it began.
+and statistics and section data that only COMPLETE derives. Two surprising rules are from render-ws: a POST drops the
+previous version's values, and the end of a derivation restores the metadata from its start.
 """
 
 import copy
@@ -17,8 +17,8 @@ from daemon.simulator.standin.json_types import (
     timestamp,
 )
 
-MOST_NAME_CHARACTERS = 96
-"""Longest owner, project and stack together."""
+MAX_NAME_CHARACTERS = 96
+"""Largest total length of owner, project and stack."""
 _LEGAL_NAME = re.compile(r"[a-zA-Z0-9]+(_[a-zA-Z0-9]+)*")
 
 
@@ -47,7 +47,7 @@ class StackKey:
                     f"invalid {kind} '{name}' specified, names may only contain alphanumeric or underscore '_' "
                     "characters and may not contain consecutive underscores '_'",
                 )
-        if len(self.owner) + len(self.project) + len(self.stack) > MOST_NAME_CHARACTERS:
+        if len(self.owner) + len(self.project) + len(self.stack) > MAX_NAME_CHARACTERS:
             raise Refusal(400, f"collection name '{self.collection}transform' must be less than 111 characters")
 
     @property
@@ -75,9 +75,9 @@ class Stack:
     modified: str = field(default_factory=timestamp)
     stats: Json | None = None
     section_data: list[Json] | None = None
-    """Last derived section data; stays, out of date, when the stack is reopened. None before the first derivation."""
+    """Last derived section data, which a reopened stack keeps. None before the first derivation."""
     tiles: dict[str | None, Json] = field(default_factory=dict)
-    """By tileId. render-ws also stores one tile without an id."""
+    """By tileId. Like render-ws, the store may have one tile without an id."""
     transforms: dict[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> Json:
@@ -116,11 +116,11 @@ class Store:
         self._stacks.clear()
 
     def to_records(self) -> list[Json]:
-        """Return all stacks as JSON from which `Store` builds the same store."""
+        """Return all stacks as JSON, from which `Store` builds the same store."""
         return [stack.to_record() for stack in self._stacks.values()]
 
     def listed(self, owner: str | None = None, project: str | None = None) -> list[Stack]:
-        """Return the stacks of an owner and project: by project, then by cycle and time of change, latest first."""
+        """Return the stacks of an owner and project by project, cycle and modification time, latest first."""
         stacks = [
             stack
             for key, stack in self._stacks.items()
@@ -134,14 +134,14 @@ class Store:
         return self._stacks.get(key)
 
     def stack(self, key: StackKey) -> Stack:
-        """Return the stack. Raises Refusal, 404 in plain text, if there is none."""
+        """Return the stack. Raises Refusal, 404, if there is none."""
         found = self._stacks.get(key)
         if found is None:
             raise Refusal(404, f"{key} does not exist")
         return found
 
     def save_version(self, key: StackKey, version: Json) -> None:
-        """Create a stack, or a new version of an existing stack, which keeps only its tiles."""
+        """Create a stack, or a new version of a stack, which keeps only its tiles. Raises Refusal."""
         stack = self._stacks.get(key)
         if stack is None:
             self._stacks[key] = Stack(key, version)
@@ -151,14 +151,14 @@ class Store:
         stack.state, stack.stats, stack.modified = State.LOADING, None, timestamp()
 
     def delete(self, key: StackKey) -> None:
-        """Delete the stack if there is one."""
+        """Delete the stack if it exists. Raises Refusal for a READ_ONLY stack."""
         stack = self._stacks.get(key)
         if stack is not None:
             require_modifiable(stack)
             del self._stacks[key]
 
     def rename(self, stack: Stack, key: StackKey) -> None:
-        """Rename the stack."""
+        """Rename the stack. Raises Refusal, 400, for a READ_ONLY or OFFLINE stack and for an existing name."""
         if stack.state in (State.READ_ONLY, State.OFFLINE):
             raise Refusal(400, f"stack {stack.key.stack} cannot be renamed because its state is {stack.state}")
         if key in self._stacks:
@@ -168,7 +168,7 @@ class Store:
         self._stacks[key] = stack
 
     def clone(self, source: Stack, key: StackKey, version: Json, zs: Sequence[float], *, transforms: bool) -> None:
-        """Copy the tiles, of all z or of those given, to a new or a LOADING stack, without metadata."""
+        """Copy tiles, those of `zs` or all, to a new or LOADING stack. Raises Refusal, 500."""
         target = self._stacks.get(key)
         if target is not None and target.state is not State.LOADING:
             raise Refusal(500, f"Tiles cannot be cloned to stack {key.stack} because its state is {target.state}.")
@@ -187,6 +187,6 @@ def _cycle_and_change(stack: Stack) -> tuple[int, int, str]:
 
 
 def require_modifiable(stack: Stack) -> None:
-    """Refuse to change a READ_ONLY stack, with 500, as render-ws answers everything that a state forbids."""
+    """Raise Refusal, 500, for a READ_ONLY stack."""
     if stack.state is State.READ_ONLY:
         raise Refusal(500, f"Data for stack {stack.key.stack} cannot be modified because it is READ_ONLY.")

@@ -1,4 +1,4 @@
-"""The routes of tiles: uploading, moving, deleting and reading them."""
+"""The routes for uploading, moving, deleting and reading tiles."""
 
 import asyncio
 import re

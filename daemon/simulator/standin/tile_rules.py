@@ -1,4 +1,4 @@
-"""Rules for uploading, moving, deleting and reading the tiles of a stack. Pure."""
+"""Upload, move, delete and read the tiles of a stack by the rules of render-ws. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,11 +6,11 @@ from daemon.simulator.standin.json_types import BOUNDS, Json, Refusal
 from daemon.simulator.standin.store import Stack, State
 from daemon.simulator.standin.transforms import all_references, derive_bounds, flattened, require_references
 
-MOST_TILES_READ = 50_000
+MAX_TILES_READ = 50_000
 
 
 def require_loading_for_upload(stack: Stack) -> None:
-    """Refuse tiles for a closed stack, with 500."""
+    """Raise Refusal, 500, for an upload to a stack that is not LOADING."""
     if stack.state is not State.LOADING:
         raise Refusal(
             500,
@@ -20,7 +20,7 @@ def require_loading_for_upload(stack: Stack) -> None:
 
 
 def check_upload(tiles: Sequence[Json], transforms: Mapping[str, Json], z: float | None, *, derive: bool) -> None:
-    """Derive the tiles' bounds if `derive`, and refuse an upload that cannot be stored. z: the layer in the path."""
+    """Check an upload, and derive the tiles' bounds if `derive`. Raises Refusal; z is that of the path."""
     if derive:
         for tile in tiles:
             require_references(tile, transforms)
@@ -51,7 +51,7 @@ def save_upload(stack: Stack, tiles: Iterable[Json], transforms: Mapping[str, Js
 
 
 def require_loading_for_deletion(stack: Stack) -> None:
-    """Refuse to delete tiles of a closed stack, with 400."""
+    """Raise Refusal, 400, for a deletion in a stack that is not LOADING."""
     if stack.state is not State.LOADING:
         raise Refusal(400, f"stack state is {stack.state} but must be LOADING to delete data")
 
@@ -63,7 +63,7 @@ def delete_tiles(stack: Stack, tiles: Iterable[Json]) -> None:
 
 
 def move_tiles(stack: Stack, tiles: Iterable[Json], z: float) -> None:
-    """Move tiles to another z; they keep their section id."""
+    """Move tiles to another z; they keep their section id. Raises Refusal, 500, if the stack is not LOADING."""
     if stack.state is not State.LOADING:
         raise Refusal(
             500, f"Tile z values can only be updated for stacks in the LOADING state, this one is {stack.state}."
@@ -73,18 +73,18 @@ def move_tiles(stack: Stack, tiles: Iterable[Json], z: float) -> None:
 
 
 def tiles_at(stack: Stack, z: float) -> list[Json]:
-    """Return the tiles of exactly this z, by id."""
+    """Return the tiles with exactly this z, sorted by id."""
     return by_id(tile for tile in stack.tiles.values() if tile.get("z") == z)
 
 
 def require_tile_collection(stack: Stack) -> None:
-    """Refuse to list tiles of an OFFLINE stack, with 404: its collection was dropped."""
+    """Raise Refusal, 404, for an OFFLINE stack, whose collection was dropped."""
     if stack.state is State.OFFLINE:
         raise Refusal(404, f"{stack.key} does not exist")
 
 
 def tiles_of_section(stack: Stack, section_id: str) -> list[Json]:
-    """Return the tiles of exactly this section id, by id."""
+    """Return the tiles with exactly this section id, sorted by id."""
     return by_id(tile for tile in stack.tiles.values() if tile.get("layout", {}).get("sectionId") == section_id)
 
 
@@ -110,7 +110,7 @@ def transform_of(stack: Stack, transform_id: str) -> Json:
 
 
 def resolved(stack: Stack, tiles: Sequence[Json]) -> Json:
-    """Return tiles with the shared transforms that they refer to; references are kept."""
+    """Return tiles and the shared transforms that they reference; the references are kept."""
     _require_few(tiles)
     needed = all_references((tile["transforms"] for tile in tiles), stack.transforms)
     return {
@@ -120,7 +120,7 @@ def resolved(stack: Stack, tiles: Sequence[Json]) -> Json:
 
 
 def with_flattened_transforms(stack: Stack, tiles: Sequence[Json]) -> list[Json]:
-    """Return tiles with references replaced by the shared transforms. Writing them back loses the references."""
+    """Return tiles with the shared transforms in place of references. An upload of them loses the references."""
     _require_few(tiles)
     return [
         {**tile, "transforms": {"type": "list", "specList": flattened(tile["transforms"], stack.transforms)}}
@@ -129,8 +129,8 @@ def with_flattened_transforms(stack: Stack, tiles: Sequence[Json]) -> list[Json]
 
 
 def _require_few(tiles: Sequence[Json]) -> None:
-    if len(tiles) > MOST_TILES_READ:
-        raise Refusal(400, f"query too broad, over {MOST_TILES_READ + 1} tiles match")
+    if len(tiles) > MAX_TILES_READ:
+        raise Refusal(400, f"query too broad, over {MAX_TILES_READ + 1} tiles match")
 
 
 def tile_bounds(tile: Json) -> Json:

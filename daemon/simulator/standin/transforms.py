@@ -1,4 +1,4 @@
-"""The transforms of tile specs: references, affine models, and the bounds that follow from them. Pure."""
+"""Transforms of tile specs: references, affine models and bounds. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,11 +7,11 @@ from typing import Any
 from daemon.simulator.standin.json_types import Json, Refusal
 
 Corners = list[tuple[float, float]]
-"""x, y in pixels."""
+"""(x, y), pixels."""
 
 
 def references(spec: Any) -> Iterator[str]:
-    """Yield the ids of the shared transforms that a transform refers to, at any depth."""
+    """Yield the ids of the shared transforms that a transform references, at any depth."""
     if not isinstance(spec, dict):
         return
     if spec.get("type") == "ref":
@@ -21,7 +21,7 @@ def references(spec: Any) -> Iterator[str]:
 
 
 def all_references(specs: Iterable[Json], shared: Mapping[str, Json]) -> set[str]:
-    """Return the ids of all shared transforms that some transforms need, directly or indirectly."""
+    """Return the ids of all shared transforms that transforms reference, directly or indirectly."""
     found: set[str] = set()
     ahead = {name for spec in specs for name in references(spec)}
     while ahead:
@@ -31,14 +31,14 @@ def all_references(specs: Iterable[Json], shared: Mapping[str, Json]) -> set[str
 
 
 def require_references(tile: Json, shared: Mapping[str, Json]) -> None:
-    """Refuse a tile that refers to a transform outside the upload."""
+    """Raise Refusal, 400, if a tile references a transform that is not in the upload."""
     missing = sorted(name for name in all_references([tile["transforms"]], shared) if name not in shared)
     if missing:
         raise Refusal(400, f"tile {tile.get('tileId')} requires the following transform ids [{', '.join(missing)}]")
 
 
 def flattened(spec: Json, shared: Mapping[str, Json]) -> list[Json]:
-    """Return the transforms of a list in order, with references replaced by the shared transforms."""
+    """Return the transforms of a list in order, with shared transforms in place of references. Raises Refusal."""
     if spec["type"] == "list":
         return [leaf for inner in spec.get("specList", ()) for leaf in flattened(inner, shared)]
     if spec["type"] == "ref":
@@ -50,9 +50,10 @@ def flattened(spec: Json, shared: Mapping[str, Json]) -> list[Json]:
 
 
 def derive_bounds(tile: Json, shared: Mapping[str, Json]) -> None:
-    """Set minX to maxY as render-ws does: the least corner truncated toward zero, the extent rounded up.
+    """Set minX to maxY like render-ws: the least corner is truncated toward zero, the extent is rounded up.
 
-    Corners suffice for affine models. Other models, such as lens corrections, move borders by pixels and are ignored.
+    Corners are sufficient for affine models. Other models, such as lens corrections, are ignored, although they move
+    borders by a few pixels. Raises Refusal.
     """
     if "width" not in tile or "height" not in tile:
         raise Refusal(500, "width and height must be set to create a bounding box")
@@ -89,7 +90,7 @@ _COUNTS = {"AffineModel2D": 6, "SimilarityModel2D": 4, "RigidModel2D": 3, "Trans
 
 
 def _matrix(model: Json) -> tuple[float, ...]:
-    """Return m00 m10 m01 m11 tx ty of a leaf; refuse classes that render-ws does not have."""
+    """Return m00, m10, m01, m11, tx, ty of a leaf. Raises Refusal, 400, for classes that render-ws does not have."""
     name, data = str(model.get("className")), str(model.get("dataString", ""))
     if not name.startswith((_TRAKEM2, "mpicbg.", "lenscorrection.", "org.janelia.")):
         raise Refusal(400, f"transform class '{name}' cannot be found")

@@ -1,4 +1,4 @@
-"""The cells of the tissue: which cell a point lies in, how far from its border, and what the cell is like."""
+"""The cells of the tissue: the cell at each point, the distance to its border, and the properties of cells."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -42,6 +42,7 @@ class Thin:
 
 
 def thin_cells(cut: Cut, box: Box, nuclei: Scatter, where: Places) -> Thin:
+    """Return the thin cell at each point: that of the nearest nucleus in a power diagram."""
     power = nuclei.z**2 - 150 * chance(cut.seed, 20, nuclei.number)
     near = _nearby(box, nuclei, power, where)
     # Squared distances without the term that all candidates share.
@@ -66,7 +67,7 @@ def _pick(table: npt.NDArray[_T], which: Indices) -> npt.NDArray[_T]:
 
 
 def _nearby(box: Box, nuclei: Scatter, power: Floats, where: Places) -> Indices:
-    """Select the nuclei (blocks, _NEAR_NUCLEI) near each block, first more of them for each coarse square."""
+    """Return the nuclei near each block, (blocks, _NEAR_NUCLEI), from a larger selection for each coarse square."""
     u, v = box.coarse(where.u), box.coarse(where.v)
     column = np.floor((u + box.x) / SPACING).astype(np.int64) - nuclei.first_column
     row = np.floor((v + box.y) / SPACING).astype(np.int64) - nuclei.first_row
@@ -88,9 +89,9 @@ def _refined(coarse: Indices) -> Indices:
 
 
 def _steepness(nuclei: Scatter, near: Indices) -> Floats:
-    """Return the distance from a border per difference of squared distances, (candidates, blocks, candidates).
+    """Return the distance to a border for each unit of squared distances' difference, (candidates, blocks, candidates).
 
-    Measured in three dimensions, so that obliquely cut membranes look wider, as in a real section.
+    The distance is in three dimensions, so that obliquely cut membranes look wider, as in a real section.
     """
     apart = sum(np.square(axis[near].T[:, :, None] - axis[near]) for axis in (nuclei.x, nuclei.y, nuclei.z))
     steepness: Floats = np.float32(0.5) / np.sqrt(np.maximum(apart, np.float32(1e-6)))
@@ -98,7 +99,7 @@ def _steepness(nuclei: Scatter, near: Indices) -> Floats:
 
 
 def _least(candidates: list[Floats]) -> tuple[Indices, Floats]:
-    """Return the index of the least of several arrays at each place, and its value."""
+    """Return the index of the array with the least value at each place, and that value."""
     least, which = candidates[0].copy(), np.zeros(candidates[0].shape, np.int64)
     for k, candidate in enumerate(candidates[1:], start=1):
         np.copyto(which, k, where=candidate < least)
@@ -116,7 +117,7 @@ class Ellipsoids:
     sin: Floats
     """Direction of the long axis in the section."""
     stretch: Floats
-    """The long axis is longer, and the short one shorter, by this factor."""
+    """Factor by which the long axis is longer and the short axis shorter than the radius."""
 
     def axes(self, which: Indices, u: Floats, v: Floats) -> tuple[Floats, Floats, Floats]:
         """Return the coordinates of points along the long, short and vertical axes, in units of the semi-axes."""
@@ -125,11 +126,12 @@ class Ellipsoids:
         radius = self.radius[which]
         along, across = (x * cos + y * sin) / (radius * stretch), (y * cos - x * sin) * (stretch / radius)
         above = np.abs(self.place.z[which] / (3 * radius))
-        # A cell that the section only grazes would look like a large dark smear: it is left out.
+        # A cell that is cut near its top would look like a large dark smear, so it is omitted.
         return along, across, np.where(above < np.float32(0.85), above, FAR)
 
 
 def ellipsoids_of(cut: Cut, box: Box) -> Ellipsoids:
+    """Return the thick cells of a piece and around it."""
     place = scatter(cut, 10, _THICK_SPACING, box, WARP + 2 * _THICK_SPACING)
     turn = 2 * np.pi * chance(cut.seed, 14, place.number)
     small = chance(cut.seed, 15, place.number) < 0.45
@@ -145,7 +147,7 @@ def ellipsoids_of(cut: Cut, box: Box) -> Ellipsoids:
 
 @dataclass(frozen=True, slots=True)
 class Thick:
-    """The thick cell in or near which each point lies; arrays are (blocks, points)."""
+    """The thick cell nearest to each point; arrays are (blocks, points)."""
 
     cell: Indices
     inside: Floats
@@ -153,15 +155,16 @@ class Thick:
 
 
 def thick_cells(box: Box, cells: Ellipsoids, where: Places) -> Thick:
+    """Return the thick cell that contains each point or is nearest to it."""
     u, v = box.coarse(where.u), box.coarse(where.v)
     a, b, c = cells.axes(np.arange(len(cells.radius)), u[..., None], v[..., None])
-    # Distances to borders and not to centres: a near small cell matters more than a far large cell.
+    # By distances to borders, not to centres, since a small cell nearby is more important than a large cell far away.
     gap = (np.sqrt(a**2 + b**2 + c**2) - 1) * cells.radius
     near = _refined(np.argpartition(gap, _NEAR_THICK, axis=2)[..., :_NEAR_THICK])
     measured = [_reach(cells, n[:, None], where) for n in near.T]
     chosen, reach = _least([reach for reach, _ in measured])
     slope = np.choose(chosen, [slope for _, slope in measured])
-    # The border of two overlapping cells is where their reaches are equal.
+    # The border between two overlapping cells is where their distances from the centres are equal.
     limit = np.full_like(reach, 1)
     for k, (other, _) in enumerate(measured):
         np.minimum(limit, other, out=limit, where=chosen != k)
@@ -170,7 +173,7 @@ def thick_cells(box: Box, cells: Ellipsoids, where: Places) -> Thick:
 
 
 def _reach(cells: Ellipsoids, which: Indices, where: Places) -> tuple[Floats, Floats]:
-    """Return the distance of points from a cell's centre, 1 at its border, and points per unit of it."""
+    """Return the distance of points from a cell's centre in units of its border's distance, and that unit in points."""
     along, across, above = cells.axes(which, where.u, where.v)
     reach = np.sqrt(along**2 + across**2 + above**2)
     stretch, radius = cells.stretch[which], cells.radius[which]
@@ -202,6 +205,7 @@ class Kinds:
 
 
 def kinds_of(cut: Cut, nuclei: Scatter, thick: Ellipsoids) -> Kinds:
+    """Return the properties of all cells, which depend only on their hash numbers and radii."""
     number = np.concatenate([nuclei.number, thick.place.number])
     is_thick = np.arange(len(number)) >= len(nuclei.number)
     radius = np.concatenate([np.full(len(nuclei.number), 13, np.float32), thick.radius])

@@ -1,15 +1,15 @@
-"""The synthetic tissue as images: membranes, mitochondria, myelin, vesicles and synapses.
+"""Compute images of the synthetic tissue: membranes, mitochondria, myelin, vesicles and synapses.
 
-The field is a pure function of (seed, x, y, z); nothing of it is stored. So overlapping tiles show the same tissue, in
-whatever order and in whichever process they are made, and consecutive sections show the same cells, slightly changed.
+The field is a pure function of (seed, x, y, z), so overlapping tiles show the same tissue in every order and process,
+and consecutive sections show the same cells, slightly changed.
 
 Thin cells are the regions of a power diagram of nuclei scattered in three dimensions, cut at depth z; thick cells are
 ellipsoids over them. Smooth noise first warps the coordinates, so that straight borders become wavy membranes. The
 content of a cell follows from its hash number.
 
-The field is evaluated at *points*, every second image pixel, and interpolated: it has no finer structure, and takes a
-quarter of the time. Lengths in this package are in points (8 nm at 4 nm per pixel) unless stated otherwise; grey values
-range from 0 (black) to 255 (white).
+The field is evaluated at *points*, every second image pixel, and interpolated: it has no finer structure, and this
+takes a quarter of the time. Lengths in this package are in points (8 nm at 4 nm per pixel) unless stated otherwise;
+grey values range from 0 (black) to 255 (white).
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Random numbers, noise and scattered places that follow from a seed and integer places alone."""
+"""Random numbers, noise and scattered places that depend only on a seed and integer coordinates."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ BLOCK = 8
 COARSE = 4
 """Blocks along the side of a coarse square. Its points share one selection of nearby thick cells."""
 SPACING = 32
-"""Mean distance of nuclei: 260 nm, the width of a thin axon."""
+"""Mean distance of nuclei, points: 260 nm, the width of a thin axon."""
 WARP = 44
-"""Largest distance that warping moves a point."""
+"""Largest distance by which warping moves a point, points."""
 SECTION_THICKNESS = 5.6
-"""45 nm, in points: step of z from one section to the next."""
+"""Distance of sections in z, points: 45 nm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Cut:
 
     seed: int
     z: float
-    """Depth, in points."""
+    """Depth, points."""
 
 
 def round_down(length: int) -> int:
@@ -44,15 +44,16 @@ class Box:
     height: int
 
     def grown(self, by: int) -> "Box":
+        """Return the box, larger by `by` points on each side."""
         return Box(self.x - by, self.y - by, self.width + 2 * by, self.height + 2 * by)
 
     def to_blocks(self, image: Floats) -> Floats:
-        """(H, W) -> (blocks, points of a block)."""
+        """Convert (H, W) to (blocks, points of a block)."""
         parted = image.reshape(self.height // BLOCK, BLOCK, self.width // BLOCK, BLOCK)
         return parted.transpose(0, 2, 1, 3).reshape(-1, BLOCK * BLOCK)
 
     def from_blocks(self, blocks: Floats) -> Floats:
-        """(blocks, points of a block) -> (H, W)."""
+        """Convert (blocks, points of a block) to (H, W)."""
         parted = blocks.reshape(self.height // BLOCK, self.width // BLOCK, BLOCK, BLOCK)
         return parted.transpose(0, 2, 1, 3).reshape(self.height, self.width)
 
@@ -63,7 +64,7 @@ class Box:
 
 
 def hash_numbers(seed: int, salt: int, *places: Indices | Hashes) -> Hashes:
-    """Return a 32-bit hash for each tuple of integers (with the mixing steps of MurmurHash3)."""
+    """Return a 32-bit hash of each tuple of integers, with the mixing steps of MurmurHash3."""
     mixed = np.full(1, (seed * 0x9E3779B1 + salt * 0x85EBCA77) & 0xFFFFFFFF, np.uint32)
     for place in places:
         mixed = (mixed ^ place.astype(np.uint32)) * np.uint32(0xCC9E2D51)
@@ -80,7 +81,7 @@ def chance(seed: int, salt: int, *places: Indices | Hashes) -> Floats:
 
 
 def _spline(start: float, count: int, spacing: float) -> tuple[int, Floats]:
-    """Return the first lattice index and the weights (count, lattice indices) of a cubic B-spline from start on."""
+    """Return the first lattice index and the weights (count, lattice indices) of a cubic B-spline from `start`."""
     at = (start + np.arange(count)) / spacing
     whole = np.floor(at).astype(np.int64)
     t = at - whole
@@ -93,7 +94,7 @@ def _spline(start: float, count: int, spacing: float) -> tuple[int, Floats]:
 
 
 def noise(cut: Cut, salt: int, box: Box, spacing: float, depth: float) -> Floats:
-    """Return smooth noise (H, W), mean 0 and deviation near 1, with grains `spacing` wide in x and y, `depth` in z."""
+    """Return smooth noise, (H, W), of mean 0 and deviation about 1; grains are `spacing` wide and `depth` high."""
     first_x, in_x = _spline(box.x, box.width, spacing)
     first_y, in_y = _spline(box.y, box.height, spacing)
     first_z, in_z = _spline(cut.z, 1, depth)
@@ -113,7 +114,7 @@ class Scatter:
     y: Floats
     """Relative to the corner of the piece."""
     z: Floats
-    """Above the section."""
+    """Height above the section."""
     first_column: int
     first_row: int
     rows: int
@@ -121,6 +122,7 @@ class Scatter:
 
 
 def scatter(cut: Cut, salt: int, spacing: int, box: Box, around: int) -> Scatter:
+    """Return random places in a box and up to `around` points outside it."""
     wide = box.grown(around)
     columns = np.arange(wide.x // spacing, (wide.x + wide.width) // spacing + 1)
     rows = np.arange(wide.y // spacing, (wide.y + wide.height) // spacing + 1)
@@ -149,6 +151,8 @@ class Places:
 
 
 def warped(cut: Cut, box: Box) -> Places:
+    """Return the warped coordinates of all points of a box."""
+
     def bent(along: Floats, salt: int) -> Floats:
         bends = ((11.0, 56, 40.0), (4.2, 18, 20.0), (0.8, 6, 10.0))
         for k, (reach, spacing, depth) in enumerate(bends):

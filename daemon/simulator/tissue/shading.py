@@ -1,4 +1,4 @@
-"""Grey values of the tissue: membranes, mitochondria, vesicles, myelin and synapses."""
+"""Compute grey values of the tissue: membranes, mitochondria, vesicles, myelin and synapses."""
 
 from dataclasses import dataclass
 
@@ -85,13 +85,13 @@ def _scene(cut: Cut, box: Box, nuclei: Scatter, ellipsoids: Ellipsoids) -> _Scen
 
 
 def _step(x: Floats) -> Floats:
-    """Return 0 below 0, 1 above 1, and a smooth transition between."""
+    """Return 0 below 0, 1 above 1 and a smooth transition in between."""
     t: Floats = np.clip(x, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _bell(x: Floats, width: float) -> Floats:
-    """Return 1 at 0, falling to 1/e at `width`."""
+    """Return a Gaussian: 1 at 0, and 1/e at `width`."""
     bell: Floats = np.exp(-np.square(x * np.float32(1 / width)))
     return bell
 
@@ -127,7 +127,7 @@ def _draw_vesicles(grey: Floats, cut: Cut, box: Box, kinds: Kinds, scene: _Scene
 
 
 def _to_dot(cut: Cut, salt: int, x: Indices, y: Indices, spacing: int, share: float) -> Floats:
-    """Return the distance of points to the dot in their lattice square; FAR where it has none. Rows are staggered."""
+    """Return the distance of points from the dot of their lattice square; FAR without a dot. Rows are staggered."""
     row = y // spacing
     x = x + row % 2 * (spacing // 2)
     column = x // spacing
@@ -147,7 +147,7 @@ def _draw_myelin(grey: Floats, kinds: Kinds, scene: _Scene) -> None:
 
 
 def _draw_synapses(grey: Floats, cut: Cut, kinds: Kinds, scene: _Scene) -> None:
-    """Draw a density on one side of a quarter of the borders."""
+    """Draw a postsynaptic density on one side of a quarter of the borders."""
     at = np.nonzero(scene.border < 8)
     mine, theirs = scene.cell[at], scene.other[at]
     lot = chance(cut.seed, 90, kinds.number[mine] ^ kinds.number[theirs])

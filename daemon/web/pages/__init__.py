@@ -1,1 +1,1 @@
-"""Pages for people: what they show, their templates, script and style."""
+"""HTML pages: their content, templates, script and style."""

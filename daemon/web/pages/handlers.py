@@ -23,13 +23,13 @@ from handlers.errors import SettingsFault
 from handlers.render.client import RenderClient
 
 SHARED_S = 10.0
-"""Readiness and disks change without events: an answer is shared for this long at most."""
+"""Longest time in which pages share a response: readiness and disks change without events."""
 MOST_SHARED = 20
 WRONG_TOKEN_S = 1.0
-"""A wrong token is answered after this time."""
-_HEADINGS = {400: "Not understood", 403: "Not allowed", 404: "Not found", 500: "Internal error", 503: "No answer"}
-_TEXTS = {404: "There is no page at this address.", 500: "The log of the daemon says what is wrong."}
-"""In place of the standard's words for a status, which say what the heading says."""
+"""Delay of the response to a wrong token."""
+_HEADINGS = {400: "Invalid request", 403: "Not allowed", 404: "Not found", 500: "Internal error", 503: "Unavailable"}
+_TEXTS = {404: "There is no page at this address.", 500: "The daemon's log contains the cause."}
+"""Texts that replace the standard phrase of a status, which would repeat the heading."""
 
 
 class Pages:
@@ -39,8 +39,8 @@ class Pages:
     ----------
     settings : returns the present configuration.
     facts : returns the facts that readiness depends on.
-    client : asked for tile specs; None where there is none.
-    live : says whether anything has changed, so that many open pages share one answer.
+    client : fetches tile specs; None: none are shown.
+    live : its version shows whether anything has changed, so that open pages can share a response.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Pages:
     # --- pages
 
     async def overview(self, request: web.Request) -> web.Response:
-        """Answer with the overview. Pages with the same filter share an answer until something changes."""
+        """Return the overview. Pages with the same filter share a response until something changes."""
         access = await asyncio.to_thread(access_of, request, self._http)
         async with self._one_overview:
             version = self._live.version if self._live else None
@@ -125,11 +125,11 @@ class Pages:
     # --- log in and out
 
     async def login_form(self, request: web.Request, wrong: str = "", status: int = 200) -> web.Response:
-        """Answer with the form for the token."""
+        """Return the form for the token."""
         return await self._layout.page(request, "login.html", await self._facts(), status=status, wrong=wrong)
 
     async def log_in(self, request: web.Request) -> web.StreamResponse:
-        """Set the login cookie if the token is right."""
+        """Set the login cookie if the token is correct."""
         refusal = site_refusal(request, self._http)
         if refusal is not None:
             raise web.HTTPForbidden(reason=refusal[1])
@@ -165,14 +165,14 @@ class Pages:
     # --- errors
 
     async def error(self, request: web.Request, status: int, text: str) -> web.Response:
-        """Answer with an error as a page."""
+        """Return an error as a page."""
         said = _TEXTS.get(status, text) if text in ("", HTTPStatus(status).phrase) else sentence(text)
-        values = {"heading": _HEADINGS.get(status, "Not possible"), "text": said}
+        values = {"heading": _HEADINGS.get(status, "Error"), "text": said}
         return await self._layout.page(request, "error.html", await self._facts(), status=status, **values)
 
 
 def sentence(text: str) -> str:
-    """Return the reason of an error as a sentence; the name of a parameter keeps its letters.
+    """Return the reason of an error as a sentence; the name of a parameter is not capitalized.
 
     >>> sentence("no such montage"), sentence("z_from: must be a number")
     ('No such montage.', 'z_from: must be a number.')

@@ -1,4 +1,4 @@
-"""Common parts of all pages: head, headers, links."""
+"""Common parts of all pages: headers, links, common values of the templates."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,12 +16,12 @@ from daemon.web.visitor import access_of
 T = TypeVar("T")
 
 JOURNAL_S = 10.0
-"""Time-out of the journal's answer to a page."""
+"""Time-out of a page's queries of the journal."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
 )
-# With "no-referrer" a browser sends "Origin: null" with its own forms, and the log-in would be refused.
+# With "no-referrer" a browser would send "Origin: null" with the pages' forms, and the login would be refused.
 _HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
 
 
@@ -46,12 +46,12 @@ class Layout:
     async def page(
         self, request: web.Request, name: str, facts: Facts, *, status: int = 200, **values: Any
     ) -> web.Response:
-        """Answer with a page, rendered in a thread."""
+        """Return a page, rendered in a thread."""
         text = await asyncio.to_thread(self._render, request, name, facts, status, values)
         return self.answer(text, status)
 
     def answer(self, text: str, status: int = 200) -> web.Response:
-        """Answer with a page that was rendered before."""
+        """Return a page that is already rendered."""
         return web.Response(text=text, status=status, content_type="text/html", headers=_HEADERS)
 
     def _render(self, request: web.Request, name: str, facts: Facts, status: int, values: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ class Layout:
 
 
 def link(base: str, *parts: object) -> str:
-    """Return the path of a page; every part is quoted.
+    """Return the path of a page; every part is percent-encoded.
 
     >>> link("/temwatch", "scopes", "a b", "/x")
     '/temwatch/scopes/a%20b/%2Fx'
@@ -79,10 +79,12 @@ def link(base: str, *parts: object) -> str:
     return "/".join([base, *(quote(str(part), safe="", errors="surrogateescape") for part in parts)])
 
 
-async def in_time(question: Awaitable[T]) -> T:
-    """Return the journal's answer. Raises HTTPServiceUnavailable if it takes too long."""
+async def in_time(query: Awaitable[T]) -> T:
+    """Return the result of a query of the journal. Raises HTTPServiceUnavailable after `JOURNAL_S`."""
     try:
         async with asyncio.timeout(JOURNAL_S):
-            return await question
+            return await query
     except TimeoutError:
-        raise web.HTTPServiceUnavailable(reason="the journal does not answer: check that its disk does") from None
+        raise web.HTTPServiceUnavailable(
+            reason=f"the journal has not answered for {JOURNAL_S:g} s: check that its disk answers"
+        ) from None

@@ -1,4 +1,4 @@
-"""A montage as the pages show it. Pure."""
+"""View of a montage for the pages. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ class Cell:
 
     step: str
     kind: str
-    """done, now, waits, failed, open or off; the style gives each a colour and a mark."""
+    """done, now, waits, failed, open or off. The style gives each a colour and a mark."""
 
 
 @dataclass(frozen=True, slots=True)
 class MontageView:
-    """A row, or a column of the grid."""
+    """A montage as a row of a list or a column of the grid."""
 
     montage: Montage
     cells: tuple[Cell, ...]
     made: int | None
-    """Tiles whose mipmaps are made, while they are being made."""
+    """Number of finished tiles while mipmaps are being made; otherwise None."""
     label: str
-    """Text for people who do not see the cells."""
+    """Text for screen readers, in place of the cells."""
 
     @property
     def reason(self) -> str:
@@ -45,12 +45,12 @@ class MontageView:
 
 
 def view_of(montage: Montage, waiting_for: str | None = None, made: Mapping[int, int] = _NONE) -> MontageView:
-    """Return what a page shows of a montage.
+    """Return the view of a montage.
 
     Parameters
     ----------
-    waiting_for : the reason why its directory cannot be accessed now, if it cannot.
-    made : montage -> tiles whose mipmaps are made, while they are being made.
+    waiting_for : why its directory cannot be accessed now; None if it can.
+    made : montage id -> number of finished tiles, for montages whose mipmaps are being made.
     """
     cells = tuple(_cell(montage, index, waiting_for) for index in range(len(STEPS)))
     return MontageView(montage, cells, made.get(montage.id), _label(montage))

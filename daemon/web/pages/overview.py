@@ -1,4 +1,4 @@
-"""The overview: what each watch and scope does, what failed, and the grid of sections by steps."""
+"""The overview: numbers of each watch and scope, failed sections, and the grid of sections by steps."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,39 +15,47 @@ from daemon.watching.roots import RootHealth
 from daemon.web.pages.montage_view import STEPS, view_of
 
 RATE_MINUTES = 10
-"""Tiles per minute are a mean over this time."""
+"""Time over which tiles per minute are averaged."""
 HOUR_S = 3600.0
 GRID = 300
 """Columns of the grid, and rows of the list below it."""
 FAILED = 100
-"""FAILED montages shown at once."""
+"""Largest number of FAILED montages that are shown."""
 TAPES = 500
-"""Tapes offered by the filter."""
+"""Largest number of tapes that the filter offers."""
 WAITS = ("to settle", "to ingest", "to reduce", "to apply", "to close")
-"""Headings of the backlog: the step that a section waits for."""
+"""Headings of the backlog, one for each step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Facts from the journal, as of one moment."""
+    """Facts from the journal, of one transaction."""
 
     tallies: list[Tally]
     completed: Mapping[tuple[str, str], int]
-    """In the last hour."""
+    """(watch, scope) -> sections that became COMPLETE in the last hour."""
     recent: Mapping[tuple[str, str], int]
-    """Tiles made in the last minutes."""
+    """(watch, scope) -> tiles made in the last `RATE_MINUTES`."""
     totals: Mapping[tuple[str, str], int]
+    """(watch, scope) -> tiles ever made."""
     tapes: list[str]
     failed: list[Montage]
     montages: list[Montage]
     made: Mapping[int, int]
-    """Tiles of the shown montages whose mipmaps are being made."""
+    """Montage id -> finished tiles, for shown montages whose mipmaps are being made."""
     made_by_scope: Mapping[tuple[str, str], int]
+    """(watch, scope) -> finished tiles of montages whose mipmaps are being made."""
     event: int
+    """Number of the last event."""
 
 
 def look_up(connection: Connection, wanted: Filter, now: float) -> Found:
-    """Return what the overview shows."""
+    """Query the facts that the overview shows.
+
+    Parameters
+    ----------
+    now : seconds since 1970 UTC.
+    """
     first_minute = int(now // 60) - RATE_MINUTES + 1
     montages = overview.selected(connection, wanted, GRID)
     being_made = [each.id for each in montages if each.state is MontageState.INGESTED]
@@ -67,15 +75,15 @@ def look_up(connection: Connection, wanted: Filter, now: float) -> Found:
 
 @dataclass(slots=True)
 class Line:
-    """The numbers of a watch, or of one scope of it."""
+    """Numbers of a watch, or of one of its scopes."""
 
     watch: str
     scope: str | None
     root: RootHealth | None = None
-    """Health of a configured watch."""
+    """Health of the watch; None for a scope and for a watch that is not configured."""
     by_state: dict[MontageState, int] = field(default_factory=dict)
     tiles_left: int = 0
-    """Whose mipmaps are not made, of metafiles that were read."""
+    """Number of tiles without mipmaps, of settled montages."""
     newest_at: float | None = None
     tiles_per_min: float = 0.0
     sections_per_h: int = 0
@@ -90,18 +98,18 @@ class Line:
 
     @property
     def backlog(self) -> list[tuple[str, int]]:
-        """Return the montages that wait for or are in each step."""
+        """Name of each step and number of montages that wait for it or are in it."""
         states = (each for each in MontageState if each in UNFINISHED)
         return [(step, self.by_state.get(state, 0)) for step, state in zip(STEPS, states, strict=True)]
 
     @property
     def unfinished(self) -> int:
-        """Montages with a step to do."""
+        """Number of unfinished montages."""
         return sum(count for _, count in self.backlog)
 
     @property
     def empty_in_s(self) -> float | None:
-        """Return the time until nothing is left at the present rates; None if that is unknown."""
+        """Seconds until the backlog is empty at the present rates; None if unknown."""
         if not self.unfinished:
             return 0.0
         by_tiles = 60 * self.tiles_left / self.tiles_per_min if self.tiles_per_min else None
@@ -133,7 +141,7 @@ def lines_of(found: Found, roots: Iterable[RootHealth]) -> list[tuple[Line, list
 def _targets(
     lines: Mapping[str, Line], scopes: Mapping[str, Mapping[str, Line]]
 ) -> Iterable[tuple[tuple[str, str], Line]]:
-    """Yield each (watch, scope) with the lines that its numbers belong to."""
+    """Yield each (watch, scope) with a line to which its numbers are added."""
     for watch, line in lines.items():
         for scope in ("", *scopes.get(watch, {})):
             yield (watch, scope), line
@@ -144,8 +152,8 @@ def _targets(
 def overview_values(found: Found, facts: Facts, wanted: Filter, now: float) -> dict[str, Any]:
     """Return the values of the template."""
     lines = lines_of(found, facts.roots)
-    away = inaccessible_watches(facts.roots)
-    shown = [view_of(each, away.get(each.watch), found.made) for each in found.montages]
+    inaccessible = inaccessible_watches(facts.roots)
+    shown = [view_of(each, inaccessible.get(each.watch), found.made) for each in found.montages]
     names = sorted({each.scope for _, scopes in lines for each in scopes if each.scope})
     return {
         "lines": lines,

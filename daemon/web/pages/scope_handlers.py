@@ -35,7 +35,7 @@ class ScopePage:
         return [web.get("/scopes/{watch}/{scope}", self.scope)]
 
     async def scope(self, request: web.Request) -> web.Response:
-        """Answer with the trends of a microscope; one without sections is an empty page."""
+        """Return the page with the trends of a microscope; without sections, the page is empty."""
         watch, scope = request.match_info["watch"], request.match_info["scope"]
         days, now = parameters.days_of(request, DAYS), time.time()
         reading = self._journal.read(

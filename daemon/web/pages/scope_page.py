@@ -8,13 +8,13 @@ from typing import Any
 from daemon.journal.trends import TrendPoint
 
 SECTIONS = 2_000
-"""Sections of one page, the newest."""
+"""Largest number of sections on a page; the newest ones are shown."""
 DAYS = (1, 7, 30, 365)
-"""Times that the page offers."""
+"""Periods that the page offers, days."""
 DAY_S = 86_400.0
 WIDTH, HEIGHT = 640, 150
 _LEFT, _BOTTOM, _TOP = 84, 22, 8
-"""Room for the texts, which are larger on a phone."""
+"""Margins for the texts, which are larger on a phone; units of the SVG."""
 NUMBERS = (
     ("focus", "Focus score", ""),
     ("std_dev", "Standard deviation", "grey values of 0 to 255"),
@@ -27,15 +27,15 @@ NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One number over time; the paths are in units of the SVG."""
+    """Chart of one number over time. Paths and heights are in units of the SVG."""
 
     title: str
     unit: str
     dots: str
     line: str
-    """Through the median of each of some forty times."""
+    """Polyline through the medians of 40 equal intervals."""
     ticks: tuple[tuple[float, str], ...]
-    """Height and text."""
+    """Height and text of each tick."""
     limit_y: float | None
     last: float
     median: float
@@ -45,7 +45,13 @@ class Chart:
 
 
 def charts_of(points: Sequence[TrendPoint], since: float, now: float, least_focus: float | None) -> list[Chart]:
-    """Return the chart of each number that any section has."""
+    """Return a chart for each number that at least one section has.
+
+    Parameters
+    ----------
+    since, now : range of time, seconds since 1970 UTC.
+    least_focus : limit that the focus chart shows; None: no limit.
+    """
     charts = []
     for name, title, unit in NUMBERS:
         values = [(each.at, value) for each in points if (value := getattr(each.trend, name)) is not None]
@@ -87,7 +93,7 @@ def _chart(
 
 
 def tick_text(value: float) -> str:
-    """Return a number as it stands beside a chart, where there is room for seven characters.
+    """Return a number as the label of a tick, at most seven characters.
 
     >>> tick_text(22.8471), tick_text(0.0025714)
     ('22.85', '0.0026')
@@ -101,7 +107,7 @@ def _height(value: float, low: float, high: float) -> float:
 
 
 def _medians(values: Sequence[tuple[float, float]], times: tuple[float, float]) -> list[tuple[float, float]]:
-    """Return the median of each fortieth of the time, at its middle."""
+    """Return time and median of 40 equal intervals; the time is the middle of the interval."""
     begin, end = times
     step = (end - begin) / 40
     grouped: dict[int, list[float]] = {}

@@ -1,4 +1,4 @@
-"""The files of a montage for its pages: its metafile, parsed in a thread, and where its images and levels are."""
+"""Files of a montage for its pages: parse its metafile in a thread, find its images and levels."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
 from daemon.pipeline.metafile_cache import content_digest
 from daemon.pipeline.section import Section, section_from_content
-from daemon.system.threads import answers_within
+from daemon.system.threads import access_timeout
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.rasters import section_cells
@@ -26,9 +26,9 @@ from handlers.regular_file import NotContained, NotRegular, read_regular
 from handlers.stores.choose import store_of
 
 MOST_BYTES = 64 * 2**20
-"""A larger level is not read for its digest: a page must not wait for it."""
+"""Largest level that is read for its digest, so that a page does not wait for long."""
 KEPT = 2
-"""Parsed sections that are kept: people look at several tiles of one section. One of 2,772 tiles takes some 10 MB."""
+"""Number of parsed sections that are cached. A section of 2,772 tiles takes about 10 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Tiles:
     index: Mapping[str, int]
     """Tile id -> position in the metafile."""
     at: Mapping[tuple[int, int], int]
-    """Column and row -> position in the metafile; empty where the format has no grid."""
+    """Column and row -> position in the metafile; empty if the format has no grid."""
     places: Sequence[tuple[int, int] | None]
-    """Column and row of each tile in the section; of several grids each stands right of those before."""
+    """Column and row of each tile in the section. Several grids are placed side by side."""
 
     def tile(self, index: int) -> Tile:
         """Return a tile of the acquisition."""
@@ -54,11 +54,11 @@ class Tiles:
 
     @property
     def plan(self) -> MipmapPlan:
-        """Return where the levels are."""
+        """The plan of the mipmaps: where the levels are."""
         return self.section.watch.mipmap_plan()
 
     def neighbours(self, index: int) -> list[list[int | None]]:
-        """Return the tiles around a tile, three rows of three; None where there is none."""
+        """Return the positions of the tiles around a tile, three rows of three; None where no tile is."""
         place = self.places[index]
         if place is None:
             return []
@@ -75,7 +75,7 @@ def tiles_of(section: Section) -> Tiles:
 
 
 class SectionFiles:
-    """Reads the metafiles of montages that people look at."""
+    """Reads and caches the metafiles of shown montages."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
@@ -106,7 +106,7 @@ class SectionFiles:
             return found
 
     async def _parse(self, montage: Montage, watch: WatchSettings) -> Tiles:
-        async with answers_within(montage.metafile):
+        async with access_timeout(montage.metafile):
             content = await read_metafile(montage.metafile)
         if await content_digest(content) != montage.digest:
             raise MetafileFault(str(montage.metafile), "has changed since this montage settled")
@@ -120,17 +120,17 @@ class DiskFile:
     level: int
     path: Place
     size: int | None
-    """None if it is missing."""
+    """Bytes; None if the file is missing or cannot be accessed."""
     problem: str = ""
     digest: bytes | None = None
-    """Digest of its bytes now; None for level 0, and for a level that was not read."""
+    """XXH3-128 of its present bytes; None for level 0 and for a level that was not read."""
 
 
 def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:
     """Return level 0 and every level of a tile, with their sizes and the digests of the levels. Blocking.
 
-    Level 0 is not read: the journal has the digest of the bytes that the levels were made of. Levels in an object store
-    are not read, either: a page would have to wait for them. Their digests are known where the store proves them.
+    Level 0 is not read: the journal has the digest of the bytes from which the levels were made. Levels in an object
+    store are not read either, since that takes too long for a page; their digest is known if the store reports it.
     """
     levels = [_file(*each) for each in plan.outputs(tile.image)]
     if isinstance(plan.output_dir, Path):

@@ -30,9 +30,9 @@ from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 
 RENDER_S = 3.0
-"""A page waits this long for a tile spec of render-ws."""
+"""Longest wait of a page for a tile spec of render-ws."""
 PICTURES = 2
-"""Pictures that are drawn at once; the workers need the cores."""
+"""Largest number of pictures drawn at the same time, since the workers need the cores."""
 
 
 class SectionPages:
@@ -40,7 +40,7 @@ class SectionPages:
 
     Parameters
     ----------
-    client : asked for tile specs; None where there is none.
+    client : fetches tile specs; None: none are shown.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class SectionPages:
         ]
 
     async def section(self, request: web.Request) -> web.Response:
-        """Answer with the page of a section: `?show=focus` with a heatmap in the mosaic's place."""
+        """Return the page of a section; `?show=focus` shows a heatmap in place of the mosaic."""
         found, facts = await self._found(request)
         tiles, problem = await self._tiles(found.montage)
         first = tiles.tile_id(0) if tiles else None
         links = [*self._outside(found.montage), *render_links(self._render_url, found.montage, first)]
-        away = inaccessible_watches(facts.roots).get(found.montage.watch)
-        values = section_values(found, tiles, away if found.montage.complete_at is None else None, links)
+        problem_of_watch = inaccessible_watches(facts.roots).get(found.montage.watch)
+        values = section_values(found, tiles, problem_of_watch if found.montage.complete_at is None else None, links)
         values |= {"tiles_problem": problem, "now": time.time(), "show": request.query.get("show", "")}
         return await self._layout.page(request, "section.html", facts, **values)
 
     async def at(self, request: web.Request) -> web.Response:
-        """Lead to the tile at a column and row."""
+        """Redirect to the page of the tile at a column and row."""
         found, _ = await self._found(request)
         tiles, problem = await self._tiles(found.montage)
         index = tiles.at.get(parameters.place_of(request)) if tiles else None
@@ -90,7 +90,7 @@ class SectionPages:
         return web.Response(status=303, headers={"Location": target})
 
     async def tile(self, request: web.Request) -> web.Response:
-        """Answer with the page of a tile."""
+        """Return the page of a tile."""
         found, facts = await self._found(request)
         montage = found.montage
         tiles, index = await self._tile(request, montage)
@@ -110,7 +110,7 @@ class SectionPages:
         )
 
     async def picture(self, request: web.Request) -> web.Response:
-        """Answer with a tile as PNG, from its mipmaps."""
+        """Return a tile as PNG, drawn from its mipmaps."""
         size = parameters.size_of(request, SIZES)
         found, _ = await self._found(request)
         tiles, index = await self._tile(request, found.montage)
@@ -153,12 +153,12 @@ class SectionPages:
         return outside_links(self._settings().links, self._render_url, montage)
 
     async def _specs(self, montage: Montage, tile_id: str, facts: Facts) -> Sequence[tuple[str, str, str]]:
-        """Return each stack of the montage with the tile's spec in it, or why it is not shown."""
+        """Return (stack, tile spec as JSON, problem) for each stack of the montage; spec or problem is empty."""
         return await asyncio.gather(*(self._spec(stack, tile_id, facts) for stack in montage.stacks))
 
     async def _spec(self, stack: str, tile_id: str, facts: Facts) -> tuple[str, str, str]:
         if self._client is None or facts.render_fault:
-            return stack, "", "render-ws is away"
+            return stack, "", "render-ws is unreachable"
         try:
             async with asyncio.timeout(RENDER_S):
                 spec: dict[str, Any] | None = await self._client.tile(StackId.parse(stack), tile_id)
@@ -174,7 +174,7 @@ def _one_line(fault: Fault) -> str:
 
 
 def _shown_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size in which a page shows a tile: its picture is never wider than the largest that is drawn."""
+    """Return the size in which a page shows a tile, pixels: at most that of the largest picture that is drawn."""
     level = 0
     while max(level_size(width, height, level)) > SIZES[-1]:
         level += 1

@@ -19,24 +19,24 @@ from handlers.quality.shown import Number
 from handlers.render.names import StackId
 
 MOST_LINES = 200
-"""Lines of the timeline that a page shows: the newest."""
+"""Largest number of lines of the timeline that a page shows; the newest ones are shown."""
 MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
 WITHOUT_PICTURE = (MontageState.NOTICED, MontageState.SETTLED)
 PICTURE_PX = (1_000, 700)
-"""The mosaic on a page fits into this width and height, in the browser's pixels."""
+"""Largest width and height of the mosaic on a page, CSS pixels."""
 PICTURES_OF_SECTION = 20
-"""Mosaics that a page loads while a section's tiles arrive."""
+"""Number of mosaics that a page loads while a section's tiles are made."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A montage with everything that the journal says of it."""
+    """A montage with all its records in the journal."""
 
     montage: Montage
     events: list[dict[str, Any]]
     attempts: list[dict[str, Any]]
     made: frozenset[str]
-    """Tiles that are made, while the others are not."""
+    """Ids of finished tiles while mipmaps are being made; otherwise empty."""
     verdict: MontageVerdict | None
     has_numbers: bool
     """Whether heatmaps can be drawn."""
@@ -86,20 +86,20 @@ def section_values(
 
 _SHARES = (Rule.MAX_SATURATED_SHARE, Rule.MAX_FOCUS_DROP)
 _OF_OVERLAP = (Rule.MAX_STAGE_ERROR_SHARE,)
-"""Without a value, nothing says whether their limit is in pixels or a share of an overlap that is unknown."""
+"""Rules whose limit is shown only with a value: its unit depends on the overlap, which is unknown without one."""
 _UNITS = {Rule.MIN_STD_DEV: "of 255", Rule.MAX_STAGE_ERROR_SHARE: "px"}
 _NONE = "\u2013"
 
 
 @dataclass(frozen=True, slots=True)
 class FindingLine:
-    """What a rule found, as a page shows it."""
+    """A finding of a rule, as texts of a page."""
 
     rule: str
     limit: str
     value: str
     verdict: str
-    """Of a rule that knows no value: unknown."""
+    """"unknown" if the rule has no value."""
     tiles: tuple[str, ...]
     tile_count: int
 
@@ -135,15 +135,16 @@ class Picture:
     """The mosaic of a section."""
 
     version: str
-    """Another one stands for another picture: browsers load it again."""
+    """Changes with the picture, so that browsers load it again."""
     width: int
     height: int
 
 
 def picture_of(found: History) -> Picture:
-    """Return the mosaic, of the size that it will have.
+    """Return version and size of the mosaic.
 
-    While tiles arrive it changes some twenty times, not with each tile: a worker draws it.
+    While tiles are made, the version changes `PICTURES_OF_SECTION` times and not with each tile, since a worker draws
+    the mosaic.
     """
     montage = found.montage
     left, top, right, bottom = montage.bounds or (0.0, 0.0, 1.0, 1.0)
@@ -158,15 +159,15 @@ def picture_of(found: History) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class RasterMap:
-    """The tiles in their raster, as paths of an SVG in units of a tile."""
+    """The raster of a section's tiles, as SVG paths in units of a tile."""
 
     columns: int
     rows: int
     left: int
-    """Column of the leftmost tiles, and row of the topmost."""
+    """Column of the leftmost tiles; `top` is the row of the topmost ones."""
     top: int
     first: tuple[int, int]
-    """Column and row of some tile: a region need not fill its corners."""
+    """Column and row of an existing tile, since the corners of the raster may be empty."""
     made: str
     open: str
     made_count: int
@@ -174,7 +175,7 @@ class RasterMap:
 
 
 def raster_map(tiles: Tiles, made: Collection[str], *, made_all: bool) -> RasterMap | None:
-    """Return the map of a section; None where the format has no grid."""
+    """Return the raster of a section; None if the format has no grid."""
     if not tiles.at:
         return None
     left, top = min(column for column, _ in tiles.at), min(row for _, row in tiles.at)

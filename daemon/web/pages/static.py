@@ -1,4 +1,4 @@
-"""Script and style of the pages: read once, named by their content, so that browsers may keep them."""
+"""Script and style of the pages: read once and served under a versioned path, so that browsers can cache them."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,8 @@ FOREVER = "public, max-age=31536000, immutable"
 class StaticFiles:
     """The files of the pages, in memory.
 
-    The version is part of the path, so the modules that a script imports by relative paths have it, too.
+    The version, a digest of all files, is part of the path. So modules that a script imports by relative paths have it,
+    too.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class StaticFiles:
         return f"/static/{self.version}/{name}"
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Answer with a file."""
+        """Return a file. Only the present version may be cached."""
         body = self._files.get(request.match_info["name"])
         if body is None:
             raise web.HTTPNotFound(reason="no such file")

@@ -1,4 +1,4 @@
-"""Templates: every value is printable and escaped, whatever a metafile or a path contains."""
+"""Render templates. Every value is made printable and escaped, whatever a metafile or a path contains."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def _finalize(value: object) -> object:
-    """Return a value as it is printed: text on one line, without what acts on a reader."""
+    """Return a value as a template prints it: text on one line without control characters; None as empty."""
     if isinstance(value, Markup) or not isinstance(value, str | Path):
         return "" if value is None else value
     return printable(value)
@@ -43,8 +43,8 @@ def duration(seconds: float | None) -> str:
 def moment(seconds: float | None, form: str = "full") -> Markup:
     """Return a `time` element in UTC; the script shows it in the viewer's zone.
 
-    The script's text has the same shape, so that nothing moves when it takes the place of this one. Without script, the
-    style adds "UTC".
+    The script's text has the same form, so that the layout does not change when it replaces this text. Without script,
+    the style adds "UTC".
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def age(seconds: float) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Return a rate with three digits at most.
+    """Return a rate with two decimals below 10, one below 100, none above.
 
     >>> rate(0.1234), rate(12.34), rate(1234.5), rate(0)
     ('0.12', '12.3', '1234', '0')
@@ -114,5 +114,5 @@ class Templates:
         )
 
     def render(self, name: str, values: Mapping[str, Any]) -> str:
-        """Return a page. Blocks for some milliseconds: call it in a thread."""
+        """Return a page. Blocks for some milliseconds, so call it in a thread."""
         return self._environment.get_template(name).render(values)

@@ -16,11 +16,11 @@ from handlers.quality.block import unpack
 from handlers.quality.numbers import UNITS
 
 _UNIT_TEXTS = {"grey": "(raw)", "grey 8": "of 255", "grey 16": "of 65,535", "grey 8 squared": "of 255, squared"}
-"""Units of grey values in words; others are shown as they are."""
+"""Texts for units of grey values; other units are shown unchanged."""
 
 
 def look_up_tile(connection: Connection, montage_id: int, tile_id: str) -> tuple[FileContent | None, bytes | None]:
-    """Return what was read of a tile's image, None before that, and the section's packed numbers, if it has any."""
+    """Return identity and digest of a tile's image as it was read, and the section's packed numbers, or None."""
     content = images_read.contents_of(connection, montage_id).get(tile_id)
     return content, quality.numbers_of(connection, montage_id, former=True)
 
@@ -29,9 +29,9 @@ class TileQuality(NamedTuple):
     """A tile's quality numbers in the journal."""
 
     numbers: Sequence[tuple[str, str]] = ()
-    """The known ones, each with its unit."""
+    """Known numbers as (name, value with unit)."""
     levels_digest: bytes | None = None
-    """Digest of its level files together, as they were written."""
+    """Digest over all its level files as they were written."""
 
 
 def quality_of_tile(packed: bytes | None, tile_id: str) -> TileQuality:
@@ -51,10 +51,10 @@ def quality_of_tile(packed: bytes | None, tile_id: str) -> TileQuality:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Whether the level files hold the bytes that were written."""
+    """Whether the level files contain the written bytes."""
 
     kind: str
-    """good, bad or quiet: the style."""
+    """Class of the style: good, bad or quiet."""
     text: str
 
 
@@ -65,8 +65,8 @@ def compare_levels(files: Sequence[DiskFile], recorded: bytes | None) -> Digests
     if recorded is None or len(known) < len(levels):
         return Digests("quiet", "not compared: " + ("no recorded digest" if recorded is None else "not all were read"))
     if digest_of_levels(known) == recorded:
-        return Digests("good", "as they were written")
-    return Digests("bad", "other bytes than were written")
+        return Digests("good", "match the recorded digest")
+    return Digests("bad", "do not match the recorded digest")
 
 
 def tile_values(
@@ -79,11 +79,11 @@ def tile_values(
     *,
     is_made: bool,
 ) -> dict[str, Any]:
-    """Return the values of the tile's template, its tile specs aside.
+    """Return the values of the tile's template, without its tile specs.
 
     Parameters
     ----------
-    is_made : whether the section's mipmaps are made: until then its recorded digests are those of former files.
+    is_made : whether all mipmaps of the section are made. Before that, the recorded digests belong to former files.
     """
     tile, level0 = tiles.tile(index), tiles.level0[index]
     place = {
@@ -110,5 +110,5 @@ def tile_values(
 
 
 def as_json(spec: object) -> str:
-    """Return a tile spec as people read it; what acts on a reader is escaped."""
+    """Return a tile spec as indented JSON."""
     return json.dumps(spec, indent=2, default=str)

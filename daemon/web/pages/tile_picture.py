@@ -1,4 +1,4 @@
-"""The picture of a tile, from the smallest of its own levels that is large enough. Blocking."""
+"""Draw a tile from the smallest of its levels that is large enough. Blocking."""
 
 import io
 import os
@@ -14,13 +14,13 @@ from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.place import Place
 
 SIZES = (256, 1024)
-"""Longest sides that are offered, pixels."""
+"""Offered lengths of the longer side, pixels."""
 MOST_PIXELS = 4_194_304
-"""A level with more pixels is not drawn: it would be level 0, or too large for a page."""
+"""Largest level that is drawn, pixels."""
 
 
 def level_for(tile: Level0, plan: MipmapPlan, size: int) -> tuple[int, Place]:
-    """Return the highest level whose longer side has at least `size` pixels, with its file.
+    """Return the highest level whose longer side has at least `size` pixels, and its file.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def level_for(tile: Level0, plan: MipmapPlan, size: int) -> tuple[int, Place]:
     level, path = large[-1] if large else outputs[0] if outputs else (0, tile.image)
     width, height = level_size(tile.width, tile.height, level)
     if level == 0 or width * height > MOST_PIXELS:
-        raise ImagesMissing(str(tile.image), f"has no level below {MOST_PIXELS} pixels", "make more levels")
+        raise ImagesMissing(str(tile.image), f"has no level of at most {MOST_PIXELS} pixels", "raise mipmaps.levels")
     return level, path
 
 
@@ -42,7 +42,7 @@ def tile_png(tile: Level0, plan: MipmapPlan, size: int) -> bytes:
     Raises
     ------
     Fault
-        If the level is missing, or is not an image of its size.
+        If the level is missing or is not an image of the expected size.
     """
     level, path = level_for(tile, plan, size)
     output_dir = plan.output_dir

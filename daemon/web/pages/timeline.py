@@ -1,4 +1,4 @@
-"""The timeline of a montage: its events and attempts in one list, in order of time. Pure."""
+"""Timeline of a montage: its events and attempts in one list, in order of time. Pure."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from typing import Any
 
 _DETAILS = ("reason", "because", "tiles", "found_by", "from", "onto", "images", "names", "evidence", "by")
-"""Details of an event that people read, in this order."""
+"""Details of an event that are shown, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An event, or attempts at a step in a row that ended alike: a section that waits makes one a minute."""
+    """An event, or consecutive attempts at a step with the same outcome: a waiting section makes one a minute."""
 
     at: float
-    """Seconds since 1970 UTC; of attempts, the begin of the first."""
+    """Seconds since 1970 UTC; for attempts, the begin of the first one."""
     what: str
-    """The event, or the step that was tried."""
+    """The event, or the attempted step."""
     text: str
     """Details of the event, or the problem of the attempts."""
     count: int = 0
     """Number of attempts; 0 for an event."""
     outcome: str = ""
-    """Of the attempts."""
+    """Outcome of the attempts; empty for an event."""
     took_s: float | None = None
-    """From the first attempt's begin to the last one's end; None for an event, and while one is under way."""
+    """Seconds from the first attempt's begin to the last one's end; None for an event and for a running attempt."""
 
 
 def timeline(events: Iterable[Mapping[str, Any]], attempts: Iterable[Mapping[str, Any]]) -> list[Line]:
-    """Return events and attempts in order of time, with attempts that repeat each other as one line.
+    """Return events and attempts in order of time; equal consecutive attempts are one line.
 
-    At the same time an event comes first: the attempt follows from it.
+    If the times are equal, the event comes first, since the attempt follows from it.
     """
     recorded = [(float(each["at"]), False, each) for each in events]
     tried = [(float(each["started_at"]), True, each) for each in attempts]
@@ -38,21 +38,21 @@ def timeline(events: Iterable[Mapping[str, Any]], attempts: Iterable[Mapping[str
     lines: list[Line] = []
     for is_attempt, part in itertools.groupby(whole, lambda entry: entry[1]):
         records = [each for *_, each in part]
-        lines += _tried(records) if is_attempt else map(_told, records)
+        lines += _attempt_lines(records) if is_attempt else map(_event_line, records)
     return lines
 
 
-def _told(event: Mapping[str, Any]) -> Line:
+def _event_line(event: Mapping[str, Any]) -> Line:
     return Line(event["at"], str(event["event"]).replace("_", " "), event_text(event["detail"]))
 
 
-def _tried(attempts: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+def _attempt_lines(attempts: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     alike = itertools.groupby(attempts, lambda each: (each["step"], each["outcome"], _problem(each)))
     for (step, outcome, problem), group in alike:
         same = list(group)
         ended_at = same[-1]["ended_at"]
         took_s = None if ended_at is None else ended_at - same[0]["started_at"]
-        yield Line(same[0]["started_at"], step, problem, len(same), outcome or "under way", took_s)
+        yield Line(same[0]["started_at"], step, problem, len(same), outcome or "running", took_s)
 
 
 def _problem(attempt: Mapping[str, Any]) -> str:
@@ -60,7 +60,7 @@ def _problem(attempt: Mapping[str, Any]) -> str:
 
 
 def event_text(detail: Mapping[str, Any]) -> str:
-    """Return the details of an event in words.
+    """Return the details of an event as text.
 
     >>> event_text({"tiles": 24, "z": 1050.0}), event_text({"reason": "lens set"}), event_text({})
     ('24 tiles', 'lens set', '')

@@ -167,7 +167,7 @@ class PathWalk(RuleBasedStateMachine):
         self._do(self.world.run_for(seconds))
 
     @rule()
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         self._do(self.world.recheck.check())
 
     @rule()

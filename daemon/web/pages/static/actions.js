@@ -1,4 +1,4 @@
-// Writes: JSON with fetch, so that no form of another site can send them. The page stays where it is.
+// Requests that write: JSON by fetch, which no form of another site can send. The page does not reload.
 
 /** @returns {NodeListOf<HTMLFormElement>} */
 function forms() {
@@ -33,7 +33,7 @@ export function updateButtons() {
  * Send JSON to the daemon.
  * @param {string} address
  * @param {unknown} body
- * @returns {Promise<string>} what happened, in words
+ * @returns {Promise<string>} the outcome as text
  */
 export async function send(address, body) {
   try {
@@ -42,8 +42,8 @@ export async function send(address, body) {
       headers: { "Content-Type": "application/json", Accept: "application/json" },
       body: JSON.stringify(body),
     });
-    const said = await answer.json();
-    return answer.ok ? (said.said ?? "Done.") : (said.error ?? `Refused: ${answer.status}`);
+    const result = await answer.json();
+    return answer.ok ? (result.summary ?? "Done.") : (result.error ?? `Refused: ${answer.status}`);
   } catch {
     return "The daemon does not answer. Nothing is known to have changed.";
   }
@@ -63,16 +63,16 @@ async function submit(event) {
   if (button instanceof HTMLButtonElement) button.disabled = true;
   const output = form.querySelector("output");
   if (output) output.textContent = "…";
-  const said = await send(form.dataset.post, body);
+  const outcome = await send(form.dataset.post, body);
   const shown = output?.isConnected ? output : document.querySelector(`form[data-post="${form.dataset.post}"] output`);
-  if (shown) shown.textContent = said;
-  else document.getElementById("connection")?.replaceChildren(said);
+  if (shown) shown.textContent = outcome;
+  else document.getElementById("connection")?.replaceChildren(outcome);
   for (const box of form.querySelectorAll("input[type=checkbox]")) /** @type {HTMLInputElement} */ (box).checked = false;
   if (button instanceof HTMLButtonElement) button.disabled = false;
   updateButtons();
 }
 
-/** Handle forms and boxes of the page, also those that arrive later. */
+/** Handle forms and boxes of the page, including those that are added later. */
 export function prepareForms() {
   document.addEventListener("submit", (event) => void submit(event));
   document.addEventListener("change", (event) => {

@@ -1,4 +1,4 @@
-// Arrow keys within the grid of sections: one stop for the tab key instead of hundreds.
+// Arrow keys within the grid of sections, so that it is one tab stop instead of hundreds.
 
 /** @param {Element} grid @returns {HTMLElement[]} */
 const linksOf = (grid) => [...grid.querySelectorAll("a")];

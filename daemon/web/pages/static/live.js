@@ -1,9 +1,9 @@
-// Keeps a page up to date: an event says that something changed, the server draws it, and the changed parts are replaced.
+// Keep a page up to date: after an event, fetch the page again and replace the changed parts.
 import { showTimes } from "./times.js";
 import { updateButtons } from "./actions.js";
 import { renewPicture } from "./pictures.js";
 
-const PAUSE_MS = 2_000; // from one refresh to the next
+const PAUSE_MS = 2_000; // shortest time between two refreshes
 const AGAIN_MS = 3_000; // after a lost connection
 const RATES_MS = 60_000; // rates and disks change without events
 
@@ -20,7 +20,7 @@ function say(text) {
   if (place && place.textContent !== text) place.textContent = text;
 }
 
-/** Ask for a refresh; several within a pause are one. */
+/** Request a refresh; requests within a pause are merged. */
 function wantRefresh() {
   wanted = true;
   if (busy || document.hidden) return;
@@ -44,7 +44,7 @@ async function refresh() {
   if (wanted) wantRefresh();
 }
 
-/** What a person has chosen in a part, by the keys of its rows. @param {Element} part */
+/** Return a person's selections in a part, by the keys of its rows. @param {Element} part */
 function choicesIn(part) {
   const boxes = [...part.querySelectorAll("input[type=checkbox]:checked")];
   return {
@@ -103,7 +103,7 @@ function restore(part, kept) {
   if (target instanceof HTMLElement) target.focus({ preventScroll: true });
 }
 
-/** Open the stream of events; open it again for as long as the page is shown. */
+/** Open the stream of events, and reopen it while the page is visible. */
 export function followEvents() {
   const base = document.body.dataset.base ?? "";
   source = new EventSource(`${base}/api/events` + (lastEvent ? `?after=${lastEvent}` : ""));

@@ -1,4 +1,4 @@
-// Entry: each module adds one thing to a page that is useful without it.
+// Entry point: each module adds one feature. The pages work without script.
 import { showTimes } from "./times.js";
 import { followEvents } from "./live.js";
 import { prepareForms } from "./actions.js";

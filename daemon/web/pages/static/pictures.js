@@ -1,4 +1,4 @@
-// The picture of a section: its mosaic fills while tiles arrive; heatmaps take its place without loading the page.
+// The picture of a section: refresh the mosaic while tiles are made; show heatmaps without reloading the page.
 import { showTimes } from "./times.js";
 
 /** @returns {{box: HTMLElement, image: HTMLImageElement} | null} */
@@ -37,7 +37,7 @@ function show(address, text) {
   next.src = address;
 }
 
-/** Take the addresses of a fresh page over, and load what is shown again if it has changed. @param {Document} fresh */
+/** Take over the addresses of a fresh page; reload the shown picture if its address has changed. @param {Document} fresh */
 export function renewPicture(fresh) {
   const found = parts();
   const other = fresh.querySelector("[data-picture]");
@@ -57,7 +57,7 @@ export function renewPicture(fresh) {
   if (current instanceof HTMLAnchorElement) show(current.href, found.image.alt);
 }
 
-/** Switch between the mosaic and the heatmaps; say so where a picture cannot be drawn. */
+/** Switch between the mosaic and the heatmaps; show a text if a picture cannot be drawn. */
 export function switchPictures() {
   const found = parts();
   const judge = () => found?.box.classList.toggle("missing", found.image.complete && !found.image.naturalWidth);

@@ -1,4 +1,4 @@
-// A click in the raster of a section leads to the tile there. By keyboard, the form below does the same.
+// A click in the raster of a section opens the page of that tile. The form below does the same by keyboard.
 
 export function chooseTiles() {
   document.addEventListener("click", (event) => {

@@ -1,4 +1,4 @@
-// Times in the viewer's zone, and ages that grow.
+// Show times in the viewer's zone, and keep ages up to date.
 
 const zone = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" });
 
