@@ -22,8 +22,8 @@ def program() -> str:
 def purpose(section: int) -> str:
     """Return the announcement of the section whose metafile is written before its images."""
     return (
-        f"the metafile of section {section} is written before its images on purpose: the progress of its\n"
-        "montage stops until the last image has arrived"
+        f"the metafile of section {section} is written before its images on purpose:\n"
+        "its montage makes no progress until the last image has arrived"
     )
 
 

@@ -199,7 +199,7 @@ async def test_pages_refuse_an_unknown_host(face):
 async def test_selected_failures_are_retried_where_they_failed(face):
     ids = [await face.failed(number) for number in (1, 2, 3)]
     status, body = await face.post("/api/retry", {"ids": ids[:2]})
-    assert (status, body["said"]) == (200, "2 sections are retried.")
+    assert (status, body["summary"]) == (200, "2 sections are retried.")
     assert face.line.enqueued == ids[:2]
     states = [(await face.journal.montage(each)).state for each in ids]
     assert states == ["settled", "settled", "failed"]
@@ -208,14 +208,14 @@ async def test_selected_failures_are_retried_where_they_failed(face):
 async def test_all_failures_are_retried(face):
     ids = [await face.failed(number) for number in (1, 2)]
     await face.reached(3, MontageState.COMPLETE)
-    assert (await face.post("/api/retry", {"all": True}))[1]["said"] == "2 sections are retried."
+    assert (await face.post("/api/retry", {"all": True}))[1]["summary"] == "2 sections are retried."
     assert sorted(face.line.enqueued) == ids
 
 
 async def test_a_refused_retry_gives_its_reason(face):
     complete = await face.reached(1, MontageState.COMPLETE)
     _, body = await face.post("/api/retry", {"ids": [complete, 99]})
-    assert body["said"] == "0 sections are retried. 2 not: is complete; only a FAILED montage can be retried."
+    assert body["summary"] == "0 sections are retried. 2 not: is complete; only a FAILED montage can be retried."
     assert face.line.enqueued == []
 
 

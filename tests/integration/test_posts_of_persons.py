@@ -30,10 +30,10 @@ async def test_a_retry_says_how_many_sections_are_retried_and_why_others_are_not
     status, body = await post(face, "/api/retry", {"ids": [first, 999]})
     assert status == 200
     assert [(each["id"], each["retried"]) for each in body["montages"]] == [(first, True), (999, False)]
-    assert body["said"] == "1 section is retried. 1 not: no such montage."
+    assert body["summary"] == "1 section is retried. 1 not: no such montage."
     third = await face.failed(3)
     status, body = await post(face, "/api/retry", {"ids": [second, third]})
-    assert (status, body["said"]) == (200, "2 sections are retried.")
+    assert (status, body["summary"]) == (200, "2 sections are retried.")
 
 
 async def test_retries_dismissals_and_silences_record_the_user_that_the_proxy_names(face: Face) -> None:

@@ -17,7 +17,7 @@ from daemon.pipeline.claims import RIVAL_PAUSE_S, Claim, Claims, claim_of, find,
 from daemon.pipeline.settle import Ignored, NotYet
 from daemon.system import threads
 from handlers.acquisition import arrival
-from handlers.acquisition.presence import look_at
+from handlers.acquisition.presence import find_metafile
 from handlers.errors import Evidence, MetafileFault, StorageFault
 from handlers.identity import FileIdentity
 
@@ -48,7 +48,7 @@ class Two:
 
     @staticmethod
     def seen(path: Path) -> FileIdentity:
-        found = look_at(path)
+        found = find_metafile(path)
         assert found is not None
         return found.identity
 
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_or_looked_at_is_a_fault_that_names_it(
         patch.setattr(arrival, "read_regular", refuse)
         with pytest.raises(StorageFault, match=str(two.theirs)):
             claim_of(two.other)
-    monkeypatch.setattr(claims, "look_at", refuse)
+    monkeypatch.setattr(claims, "find_metafile", refuse)
     with pytest.raises(StorageFault, match=f"{two.theirs}.*access the metafile"):
         claim_of(two.other)
 
@@ -171,7 +171,7 @@ async def test_what_a_path_holds_is_unknown_if_it_cannot_be_accessed(two: Two, m
     def refuse(*_: object, **__: object) -> Any:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(claims, "look_at", refuse)
+    monkeypatch.setattr(claims, "find_metafile", refuse)
     assert await asked.present(two.other) is None
 
 
@@ -301,7 +301,7 @@ async def test_a_rival_whose_file_server_does_not_answer_is_named(two: Two, monk
     def hang(*_: object, **__: object) -> None:
         answers.wait(60)
 
-    monkeypatch.setattr(claims, "look_at", hang)
+    monkeypatch.setattr(claims, "find_metafile", hang)
     monkeypatch.setattr(threads, "ANSWER_S", 0.01)
     try:
         with pytest.raises(StorageFault, match="its file server has not answered for") as fault:

@@ -17,7 +17,7 @@ from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import metafile_content, with_sizes
 from handlers.acquisition.autodoc import read_autodoc
 from handlers.acquisition.parts import file_of, is_inside_file, montage_in, place_in_file
-from handlers.acquisition.presence import look_at
+from handlers.acquisition.presence import find_metafile
 from handlers.acquisition.serialem import SerialEM
 from handlers.acquisition.serialem_file import MontageFollower
 from handlers.acquisition.tilespec import Origin, Positions, options_for, tile_specs_for, translations_for
@@ -369,7 +369,7 @@ def test_a_montage_is_seen_from_its_first_image_on_and_again_whenever_it_changes
     )
     file.write_text(aligned)
     assert names(follower.sections(str(file))) == ["montage@00000"]
-    assert follower.identity(str(file / "montage@00001")) == look_at(file / "montage@00001").identity  # type: ignore[union-attr]
+    assert follower.identity(str(file / "montage@00001")) == find_metafile(file / "montage@00001").identity  # type: ignore[union-attr]
 
 
 def test_what_follows_an_unfinished_montage_changes_it_once(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_file_of_another_kind_is_told_itself_and_links_are_not_read(tmp_path: 
     assert follower.sections(str(link)) == []
     assert follower.identity(str(other)) is not None
     assert follower.identity(str(other / "montage@00000")) is None
-    assert look_at(other / "montage@00000") is None
+    assert find_metafile(other / "montage@00000") is None
 
 
 def test_a_tilt_series_beside_montages_is_passed_over_and_its_import_refused(tmp_path: Path) -> None:

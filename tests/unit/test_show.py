@@ -87,4 +87,4 @@ def test_a_verdict_is_right_if_it_names_all_bad_tiles_and_no_other(tmp_path: Pat
     assert planted == {"a": "blurred"}
     assert quality_problem(VERDICTS, planted) == ""
     assert quality_problem(VERDICTS, {**planted, "b": "shifted"}) == "b is shifted, but no verdict lists it"
-    assert quality_problem(VERDICTS, {}) == "a is named by a verdict, but is not bad"
+    assert quality_problem(VERDICTS, {}) == "a is in a verdict, but is not bad"
