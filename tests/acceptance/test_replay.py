@@ -247,7 +247,7 @@ def test_an_interrupted_replay_without_a_daemon_resumes_at_its_next_start(rig: R
     command.send_signal(signal.SIGINT)
     said, problems = command.communicate(timeout=60)
     assert command.returncode == 130
-    assert "0 complete, 0 not complete, 1 under way" in said
+    assert "0 complete, 0 not complete, 1 unfinished" in said
     assert "the daemon continues with them at its next start" in said
     assert "Traceback" not in problems
     rig.tell_standin()

@@ -263,7 +263,10 @@ def test_an_unreachable_render_ws_is_a_fault_and_no_difference(running_rig: Rig,
 
 
 def test_bad_usage_ends_with_2(running_rig: Rig):
-    for arguments, said in ((("--state", "failed"), "only COMPLETE"), (("/elsewhere",), "PATH: /elsewhere is in no")):
+    for arguments, said in (
+        (("--state", "failed"), "only COMPLETE"),
+        (("/elsewhere",), "PATH: /elsewhere is not in a watched directory"),
+    ):
         done = verify(running_rig, *arguments)
         assert done.returncode == 2
         assert said in done.stderr
