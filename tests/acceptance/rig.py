@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from daemon.simulator.delivery import Written
 from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
 from tests.acceptance import warm
@@ -290,6 +291,21 @@ class Rig:
         known = len(log.read_text().splitlines()) if log.exists() else 0
         self.daemon = Program(log, "daemon", "run", "--config", str(config), prefix=self.prefix, is_warm=self.is_warm)
         self.url = wait_for(lambda: self._ready_url(known), timeout_s, f"daemon.ready in {log}")
+
+    def use_z_table_without_sections(self) -> None:
+        """Take z from a table that has no row for the sections of the tests, so that their montages become FAILED."""
+        table = self.root / "z.csv"
+        table.write_text("grid,z\n2000,7\n")
+        self.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
+
+    def start_with_failed_montage(self, write: Callable[[], Written]) -> Written:
+        """Start stand-in and daemon, and return a section whose montage is FAILED, since its z is unknown."""
+        self.use_z_table_without_sections()
+        self.start_standin()
+        self.start()
+        section = write()
+        self.wait_until("failed", section.metafile)
+        return section
 
     def _ready_url(self, known: int) -> str | None:
         assert self.daemon is not None

@@ -10,14 +10,7 @@ from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 
 
 def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write):
-    table = rig.root / "z.csv"
-    table.write_text("grid,z\n2000,7\n")
-    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
-    rig.start_standin()
-    rig.start()
-    section = write()
-    rig.wait_until("failed", section.metafile)
-
+    section = rig.start_with_failed_montage(write)
     row = rig.montage_of(section.metafile)
     url = f"{rig.url}/api/montages/{row['id']}"
     # The state changes while its attempt is still under way.
@@ -60,13 +53,7 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
 
 @pytest.mark.parametrize("daemon", ["runs", "stopped"])
 def test_a_dismissed_montage_leaves_the_alarm_until_a_replay_undoes_it(rig: Rig, write, daemon):
-    table = rig.root / "z.csv"
-    table.write_text("grid,z\n2000,7\n")
-    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
-    rig.start_standin()
-    rig.start()
-    section = write()
-    rig.wait_until("failed", section.metafile)
+    section = rig.start_with_failed_montage(write)
     montage_id = rig.montage_of(section.metafile)["id"]
     if daemon == "stopped":
         assert rig.daemon.stop() == 0
@@ -81,7 +68,7 @@ def test_a_dismissed_montage_leaves_the_alarm_until_a_replay_undoes_it(rig: Rig,
     assert re.search(r'temwatch_montages\{state="failed",watch="daemon"\} 0', fetch(f"{rig.url}/metrics"))
     row = rig.montage_of(section.metafile)
     assert (row["state"], row["waiting_for"], row["fault"]["kind"]) == ("dismissed", "a test of the beam", "ZFault")
-    table.write_text("grid,z\n1050,7\n")
+    (rig.root / "z.csv").write_text("grid,z\n1050,7\n")
     selection = [str(section.metafile)] if daemon == "runs" else ["--state", "dismissed"]
     done = temwatch("replay", *selection, "--config", str(rig.config()))
     assert (done.returncode, done.stderr) == (0, "")

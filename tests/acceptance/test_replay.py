@@ -31,18 +31,6 @@ def mtimes(rig: Rig) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in rig.mipmaps.rglob("*.tif")}
 
 
-def failed_for_want_of_a_z(rig: Rig, write) -> Path:
-    """A montage that is FAILED, since the table of z has no row for it."""
-    table = rig.root / "z.csv"
-    table.write_text("grid,z\n2000,7\n")
-    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
-    rig.start_standin()
-    rig.start()
-    section = write()
-    rig.wait_until("failed", section.metafile)
-    return section.metafile
-
-
 # --- beside the daemon
 
 
@@ -106,7 +94,7 @@ def test_only_failed_montages_are_selected_unless_a_metafile_is_named(running_ri
 
 
 def test_a_failed_montage_that_fails_again_ends_the_command_with_1_the_reason_and_the_hint(rig: Rig, write):
-    metafile = failed_for_want_of_a_z(rig, write)
+    metafile = rig.start_with_failed_montage(write).metafile
     done = replay(rig, "--state", "failed", "--from", "apply")
     assert done.returncode == 1
     fault = rig.montage_of(metafile)["fault"]
@@ -215,7 +203,7 @@ def test_without_a_daemon_a_glob_and_a_z_select_unknown_metafiles(rig: Rig, writ
 
 
 def test_a_montage_that_a_stopped_daemon_left_failed_is_replayed_without_it(rig: Rig, write):
-    metafile = failed_for_want_of_a_z(rig, write)
+    metafile = rig.start_with_failed_montage(write).metafile
     assert rig.daemon.stop() == 0
     (rig.root / "z.csv").write_text("grid,z\n1050,1050\n")
     rig.settings |= {"watch.stacks.raw": "mended_raw", "watch.stacks.mipmapped": "mended_mips"}

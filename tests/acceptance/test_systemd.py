@@ -14,6 +14,7 @@ import pytest
 from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.acceptance.rig import wait_for
 from tests.acceptance.test_operations import Debian, check_out, commands, debian  # noqa: F401  a fixture
+from tests.settings_text import settings_text
 
 BOOT = """
 set -e
@@ -45,22 +46,7 @@ exec env -i container=docker PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 LEFT_OUT = ("systemd-tmpfiles-setup", "systemd-tmpfiles-setup-dev", "systemd-tmpfiles-clean", "systemd-remount-fs")
 """Units for whole machines."""
 
-CONFIG = """
-[render]
-url = "embedded"
-owner = "em"
-project = "v1"
-[workers]
-count = 1
-[[watch]]
-name = "temca2"
-directory = "/data/temca2"
-[watch.z]
-rule = "grid"
-[watch.mipmaps]
-output_dir = "/data/mipmaps/share"
-"""
-
+CONFIG = settings_text("/data/temca2", "/data/mipmaps/share", url="embedded") + "[workers]\ncount = 1\n"
 
 CGROUP2 = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 """Places of the unified hierarchy: alone, or beside others."""

@@ -55,9 +55,7 @@ def test_a_replay_shows_its_progress_and_the_result(rig: Rig, write, columns):
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_replay_of_a_montage_that_fails_shows_the_fault_and_the_hint(rig: Rig, write, columns):
-    table = rig.root / "z.csv"
-    table.write_text("grid,z\n2000,7\n")
-    rig.settings |= {"watch.z.rule": "table", "watch.z.table": str(table)}
+    rig.use_z_table_without_sections()
     rig.start_standin()
     section = write()
     code, screen = run_in_terminal(["replay", str(section.metafile), "--config", str(rig.config())], columns, rig.root)

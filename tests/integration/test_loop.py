@@ -28,6 +28,7 @@ from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from tests.acceptance.rig import Standins
 from tests.loop_watch import TURN_S, watching_the_loop
+from tests.settings_text import UNREACHABLE, settings_text
 from tests.unit.sections import header, tile
 from tests.unit.test_health import WELL
 
@@ -139,26 +140,9 @@ async def test_a_metafile_of_20_000_tiles_is_parsed_in_short_turns():
 async def test_a_backlog_of_100_000_montages_waits_for_render_ws_in_short_turns(tmp_path, journal_path):
     config = tmp_path / "config.toml"
     (tmp_path / "acquisition").mkdir()
-    config.write_text(f"""
-[render]
-url = "http://127.0.0.1:1/render-ws/v1"
-owner = "em"
-project = "v1"
-[journal]
-path = "{journal_path}"
-[workers]
-count = 1
-[[watch]]
-name = "w"
-directory = "{tmp_path / "acquisition"}"
-[watch.z]
-rule = "grid"
-[watch.stacks]
-raw = "raw"
-mipmapped = "mips"
-[watch.mipmaps]
-output_dir = "{tmp_path / "mips"}"
-""")
+    watch = settings_text(tmp_path / "acquisition", tmp_path / "mips", url=UNREACHABLE, name="w")
+    stacks = '[watch.stacks]\nraw = "raw"\nmipmapped = "mips"\n'
+    config.write_text(f'{watch}{stacks}[journal]\npath = "{journal_path}"\n[workers]\ncount = 1\n')
     settings = load_settings(config)
     async with open_assembly(lambda: settings, is_observable=lambda _: True) as work, running(work) as tasks:
 

@@ -13,30 +13,15 @@ from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import warnings
 from handlers.workers.pool import run_job
 from tests.integration.test_executors import job_for, wait_for
+from tests.settings_text import UNREACHABLE, settings_text
 from tests.unit.test_health import WELL
 
 
 async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_warning(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(f"""
-[render]
-url = "http://127.0.0.1:9/render-ws/v1"
-owner = "em"
-project = "v1"
-[journal]
-path = "{tmp_path / "journal.sqlite"}"
-[workers]
-count = 1
-[[watch]]
-name = "w"
-directory = "{tmp_path / "acquisition"}"
-[watch.z]
-rule = "grid"
-[watch.stacks]
-raw = "raw"
-[watch.mipmaps]
-output_dir = "{tmp_path / "mips"}"
-""")
+    watch = settings_text(tmp_path / "acquisition", tmp_path / "mips", url=UNREACHABLE)
+    stacks = '[watch.stacks]\nraw = "raw"\n'
+    config.write_text(f'{watch}{stacks}[journal]\npath = "{tmp_path / "journal.sqlite"}"\n[workers]\ncount = 1\n')
     settings = load_settings(config)
     async with open_assembly(lambda: settings, is_observable=lambda _: True) as work:
         executor: Any = work.pool.executor

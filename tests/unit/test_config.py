@@ -21,22 +21,11 @@ from handlers.acquisition.z import ZRuleKind
 from handlers.images.encode import Encoding
 from handlers.images.reduction import Reduction
 from handlers.mipmaps.plan import Level0, level_uris
+from tests.settings_text import settings_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SMALLEST = """
-[render]
-url = "http://render:8080/render-ws/v1/"
-owner = "em"
-project = "v1"
-[[watch]]
-name = "temca2"
-directory = "/data/temca2"
-[watch.z]
-rule = "grid"
-[watch.mipmaps]
-output_dir = "/data/mipmaps"
-"""
+SMALLEST = settings_text(url="http://render:8080/render-ws/v1/")
 
 SECOND = """
 [[watch]]

@@ -14,6 +14,7 @@ from benchmarks import sections
 from benchmarks.startup import HEAVY, NEVER, WORK
 from daemon.commands.imports.names import IMPORT_COMMANDS
 from tests.certificates import Authority
+from tests.settings_text import UNREACHABLE, settings_text
 
 
 @pytest.mark.parametrize("module", WORK)
@@ -83,23 +84,8 @@ print(len(client.get_ca_certs()), len(ssl.create_default_context().get_ca_certs(
 
 def test_the_daemon_starts_without_certificates_and_without_what_draws_tracebacks(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(
-        f"""
-[render]
-url = "http://127.0.0.1:1/render-ws/v1"
-owner = "o"
-project = "p"
-[journal]
-path = "{tmp_path}/absent/journal.sqlite"
-[[watch]]
-name = "w"
-directory = "{tmp_path}/watched"
-[watch.z]
-rule = "grid"
-[watch.mipmaps]
-output_dir = "/mips"
-"""
-    )
+    watch = settings_text(tmp_path / "watched", "/mips", url=UNREACHABLE)
+    config.write_text(f'{watch}[journal]\npath = "{tmp_path}/absent/journal.sqlite"\n')
     code = """
 import ssl, sys, daemon.__main__ as program
 sys.argv = ["temwatch", "run", "--config", sys.argv[1]]

@@ -22,22 +22,10 @@ from daemon.notify.cloud_event import cloud_event_body, event_schema
 from daemon.notify.delays import GIVE_UP_S, delay_s, is_given_up
 from daemon.notify.signing import signature_headers
 from handlers.errors import SettingsFault
+from tests.settings_text import settings_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
-CONFIG = """
-[render]
-url = "http://render:8080/render-ws/v1"
-owner = "em"
-project = "v1"
-[[watch]]
-name = "temca2"
-directory = "/data/temca2"
-[watch.z]
-rule = "grid"
-[watch.mipmaps]
-output_dir = "/data/mipmaps"
-"""
 COMPLETE = Announced(
     7,
     "0123abcd",
@@ -73,7 +61,7 @@ def test_every_state_but_a_rebuilt_or_unchanged_one_is_announced() -> None:
 
 
 def problems(path: Path, hook: str) -> tuple[str, ...]:
-    path.write_text(f"{CONFIG}[[hook]]\n{hook}\n")
+    path.write_text(f"{settings_text()}[[hook]]\n{hook}\n")
     with pytest.raises(ConfigError) as caught:
         load_settings(path)
     return caught.value.problems
@@ -113,7 +101,7 @@ def test_an_unknown_event_is_refused_with_those_that_exist(tmp_path: Path) -> No
 
 def test_the_name_of_a_hook_shows_no_password(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(f'{CONFIG}[[hook]]\nurl = "http://em:secret@workflow:8000/events"\n')
+    path.write_text(f'{settings_text()}[[hook]]\nurl = "http://em:secret@workflow:8000/events"\n')
     (hook,) = load_settings(path).hook
     assert hook.label == "workflow:8000"
     assert "em:secret" not in repr(hook)
