@@ -37,8 +37,9 @@ class ProcessExecutor(ProcessPoolExecutor):
         self._count = count
         start_server()  # first: otherwise the locks of the pool start the resource tracker without our environment
         self._context = WorkerContext()
-        self._all_submitted = self._context.Semaphore(0)
-        given = (memory_bytes, self._all_submitted)
+        # A semaphore would be freed after the resource tracker has ended, which then reports it as leaked.
+        self._seen_by_workers, self._open_until_submitted = self._context.Pipe(duplex=False)
+        given = (memory_bytes, self._seen_by_workers)
         super().__init__(count, mp_context=self._context, initializer=begin_work, initargs=given)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -68,11 +69,11 @@ class ProcessExecutor(ProcessPoolExecutor):
             If a worker has not started.
         """
         deadline = time.monotonic() + timeout_s
-        jobs = [self.submit(occupy_worker, timeout_s) for _ in range(self._count)]
-        for _ in jobs:
-            self._all_submitted.release()
-        for job in jobs:
-            job.result(deadline - time.monotonic())
+        with self._seen_by_workers, self._open_until_submitted as end:
+            jobs = [self.submit(occupy_worker, timeout_s) for _ in range(self._count)]
+            end.close()
+            for job in jobs:
+                job.result(deadline - time.monotonic())
 
     def end(self, timeout_s: float) -> None:
         """Cancel waiting jobs, wait for running jobs, and kill the processes after the time-out.

@@ -24,7 +24,7 @@ from handlers.workers.fork_server import start_server, starting_workers
 from handlers.workers.memory import limit_memory
 
 if TYPE_CHECKING:
-    from multiprocessing.synchronize import Semaphore
+    from multiprocessing.connection import Connection
 
     from handlers.mipmaps.job import MipmapJob
     from handlers.mipmaps.report import MipmapReport
@@ -159,8 +159,8 @@ def _run_last(result: "Future[T]", fn: Callable[[Any], T], job: Any) -> None:
 
 _note: Any = None
 """Note of this worker's job; None in a process that is not a worker."""
-_all_submitted: "Semaphore"
-"""Released once for each job that occupies a worker, when all of them have been submitted."""
+_all_submitted: "Connection"
+"""End of a pipe, whose other end is closed when every job that occupies a worker has been submitted."""
 
 
 def _run_with_note(note: Any, target: Callable[..., object], *args: Any) -> None:
@@ -187,7 +187,7 @@ def _exit_text(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def begin_work(memory_bytes: int, all_submitted: "Semaphore") -> None:
+def begin_work(memory_bytes: int, all_submitted: "Connection") -> None:
     """Prepare a worker process: it ends with its parent, has a lower priority, and is killed first if memory runs out.
 
     Parameters
@@ -209,7 +209,7 @@ def begin_work(memory_bytes: int, all_submitted: "Semaphore") -> None:
 
 def occupy_worker(timeout_s: float) -> None:
     """Keep a worker busy until each worker has such a job: the pool starts a worker only if all others are busy."""
-    _all_submitted.acquire(timeout=timeout_s)
+    _all_submitted.poll(timeout_s)
 
 
 def _exit_with(sentinel: int) -> None:

@@ -156,7 +156,7 @@ class TestOpening:
 
 
 class TestWorkerProcesses:
-    def test_they_import_no_more_than_they_need(self, processes: WorkerPool) -> None:
+    def test_workers_import_no_more_than_they_need(self, processes: WorkerPool) -> None:
         names = set(processes.executor.submit(eval, "set(__import__('sys').modules)").result(20))
         assert "handlers.mipmaps.make" in names
         unwanted = {
@@ -172,7 +172,7 @@ class TestWorkerProcesses:
         assert not names & unwanted
         assert not {"handlers.workers.pool", "handlers.workers.opening"} & names
 
-    def test_they_import_nothing_that_their_server_has_not_imported_for_all(self, tmp_path: Path) -> None:
+    def test_workers_import_nothing_that_the_fork_server_has_not_imported(self, tmp_path: Path) -> None:
         code = f"import sys, importlib; [importlib.import_module(name) for name in {PRELOADED}]; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         with open_executor("processes", 1) as pool:
@@ -180,13 +180,13 @@ class TestWorkerProcesses:
             names = set(pool.executor.submit(eval, "set(__import__('sys').modules)").result(20))
         assert names - set(done.stdout.split()) == set()
 
-    def test_what_they_share_with_their_server_is_out_of_the_collector_s_reach(self, processes: WorkerPool) -> None:
+    def test_the_garbage_collector_ignores_what_workers_share_with_the_fork_server(self, processes: WorkerPool) -> None:
         gc_of_worker = "(g := __import__('gc')).isenabled(), g.get_freeze_count(), len(g.get_objects())"
         is_enabled, frozen, own = processes.executor.submit(eval, f"({gc_of_worker})").result(20)
         assert is_enabled
         assert frozen > 10 * own
 
-    def test_signals_for_the_daemon_do_not_reach_them_or_their_server(self, processes: WorkerPool) -> None:
+    def test_signals_for_the_daemon_do_not_reach_workers_or_the_fork_server(self, processes: WorkerPool) -> None:
         executor = processes.executor
         worker = executor.submit(os.getpid).result(20)
         server = executor.submit(os.getppid).result(20)
@@ -203,14 +203,27 @@ class TestWorkerProcesses:
             opened.executor.submit(os.getpid).result(20)
             assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
-    def test_the_kernel_kills_them_before_the_daemon_when_memory_runs_out(self, processes: WorkerPool) -> None:
+    def test_the_kernel_kills_workers_before_the_daemon_when_memory_runs_out(self, processes: WorkerPool) -> None:
         score = processes.executor.submit(eval, "open('/proc/self/oom_score_adj').read()").result(20)
         assert int(score) > int(Path("/proc/self/oom_score_adj").read_text())
 
-    def test_they_give_way_to_the_daemon(self, processes: WorkerPool) -> None:
+    def test_workers_have_a_higher_niceness_than_the_daemon(self, processes: WorkerPool) -> None:
         assert processes.executor.submit(os.nice, 0).result(20) == min(19, os.nice(0) + NICENESS)
 
-    def test_they_end_with_the_pool(self) -> None:
+    def test_a_pool_that_is_kept_until_the_exit_leaks_no_semaphore(self) -> None:
+        code = """
+import atexit
+from handlers.workers.fork_server import end_server
+from handlers.workers.opening import open_executor
+
+atexit.register(end_server)
+with open_executor("processes", 2) as pool:
+    kept = pool.executor
+"""
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+
+    def test_workers_end_with_the_pool(self) -> None:
         with open_executor("processes", 2) as opened:
             opened.executor.submit(time.sleep, 0.05)
             opened.executor.submit(time.sleep, 0.05).result(20)
@@ -524,7 +537,7 @@ print(worker.pid)
 
 
 class TestAProcessThatHangs:
-    async def test_it_is_killed_and_other_workers_finish_their_jobs(
+    async def test_a_hanging_worker_is_killed_and_other_workers_finish_their_jobs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
