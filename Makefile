@@ -59,7 +59,7 @@ $(MUTATED): $(READY) requirements-mutants.lock
 	@touch $@
 
 # All modules, or MODULE=handlers/uris.py. ARGS="--sample 1000 --seed 1 --minutes 60": mutants of a module, drawn with a seed.
-mutants: $(MUTATED) ## mutate the modules that carry promises, and list the mutants that no test notices (an hour)
+mutants: $(MUTATED) ## mutate the modules on which the documented promises depend; list the mutants that no test detects (an hour)
 	$(BIN)/python -m tests.mutants $(ARGS) $(MODULE)
 
 lint: $(READY) ## ruff: rules and format

@@ -1,4 +1,4 @@
-"""Plant faults in the modules that carry promises, one at a time, and list those that no test notices.
+"""Mutate the modules on which the documented promises depend, and list the mutants that no test detects.
 
     python -m tests.mutants [--sample 150] [--seed 1] [--minutes 60] [handlers/uris.py ...]
 

@@ -54,7 +54,7 @@ def test_ctrl_c_while_modules_are_imported_ends_it_without_a_traceback() -> None
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_it_warns_of_python_daemon_as_every_command_does(tmp_path: Path) -> None:
+def test_an_import_command_warns_of_python_daemon_as_every_command_does(tmp_path: Path) -> None:
     (tmp_path / "python_daemon-3.1.2.dist-info").mkdir()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     command = [sys.executable, "-m", "daemon", "apply_mipmaps_to_render", "--help"]

@@ -30,7 +30,7 @@ def ingested_in_order(rig: Rig) -> list[int]:
     ],
     ids=["away", "pings_alone_are_answered"],
 )
-def test_a_backlog_waits_without_hammering_and_drains_in_order(rig: Rig, write, outage):
+def test_a_backlog_waits_with_few_requests_and_drains_in_order(rig: Rig, write, outage):
     rig.start_standin()
     rig.start()
     rig.tell_standin(**outage)

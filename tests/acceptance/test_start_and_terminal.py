@@ -108,7 +108,7 @@ main()
 """
 
 
-def test_so_does_a_stop_while_modules_are_imported():
+def test_sigterm_while_modules_are_imported_ends_the_daemon_with_exit_code_0():
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "temwatch: received SIGTERM while starting: stopping\n")
 

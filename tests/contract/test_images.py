@@ -38,7 +38,7 @@ async def put_image(stack: StackUnderTest, directory: Path, image: np.ndarray[An
     return path
 
 
-async def test_a_raw_image_comes_whole_and_in_colour(stack: StackUnderTest, visible: Path) -> None:
+async def test_a_raw_image_is_served_in_full_size_and_in_colour(stack: StackUnderTest, visible: Path) -> None:
     await put_image(stack, visible, GREY)
     for name, kind, channels in (("png", "image/png", 4), ("tiff", "image/tiff", 3)):
         answer = await stack.ask("GET", f"/tile/a/source/{name}-image")

@@ -63,7 +63,7 @@ async def test_levels_are_put_on_every_tile_of_the_montage_and_on_no_other(clien
     assert urls(after["a"])[1:] == [f"file:/m/{level}/raw/a.tif.tif" for level in (1, 2, 3)]
 
 
-async def test_all_but_the_levels_survives(client: RenderClient) -> None:
+async def test_applying_changes_only_the_levels_of_a_tile(client: RenderClient) -> None:
     level_0 = {"imageUrl": "file:///raw/a.tif", "imageLoaderType": "IMAGEJ_TIFF_STACK", "imageSliceNumber": 3}
     more = {"meshCellSize": 32.0, "groupId": "g", "labels": ["patched"]}
     odd = tile_spec("a", x=7, refs=("lens",), mipmapLevels={"0": level_0}, **more)

@@ -186,7 +186,7 @@ FULL_DISK = """
 
 
 @pytest.mark.parametrize(("size", "whole"), [("256k", 0), ("1100k", 1)])
-def test_a_disk_that_fills_in_the_middle_of_a_write_keeps_whole_files_alone(tmp_path, size, whole):
+def test_a_disk_that_fills_during_a_write_keeps_only_complete_files(tmp_path, size, whole):
     """Level 1 takes 1 MiB, level 2 a quarter of it."""
     target, script = tmp_path / "small", tmp_path / "script.py"
     target.mkdir()

@@ -102,7 +102,7 @@ async def test_a_browser_that_missed_too_much_reloads_everything(face, monkeypat
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "9" * 40, ""])
-async def test_an_odd_number_is_as_none(face, after):
+async def test_an_invalid_last_event_id_counts_as_none(face, after):
     async with Stream(face.client.get("/api/events", headers={"Last-Event-ID": after})) as events:
         await face.settled(1)
         assert (await events.next())[0] == "montage"

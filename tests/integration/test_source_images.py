@@ -209,7 +209,7 @@ async def test_a_file_of_another_size_than_its_tile_spec_is_refused(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_so_is_a_file_that_only_render_ws_can_read(
+async def test_an_image_of_another_size_that_only_render_ws_can_read_is_refused(
     service: Standin, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))

@@ -44,7 +44,7 @@ def settings(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-def test_nothing_is_found_where_all_is_well(settings: Callable[..., Settings]) -> None:
+def test_preflight_finds_nothing_wrong_with_valid_settings(settings: Callable[..., Settings]) -> None:
     assert preflight(settings()) == []
 
 

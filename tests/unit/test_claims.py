@@ -237,7 +237,9 @@ async def test_a_metafile_that_moved_takes_the_place_of_its_montage(two: Two, st
 
 
 @pytest.mark.parametrize("state", FINISHED)
-async def test_so_does_one_whose_former_path_holds_another_content(two: Two, state: MontageState) -> None:
+async def test_a_metafile_whose_former_path_holds_another_content_takes_the_place_of_its_montage(
+    two: Two, state: MontageState
+) -> None:
     two.make_a_copy()
     two.theirs.write_bytes(ANOTHER)
     two.state = state
@@ -277,7 +279,7 @@ async def test_a_rival_without_common_tiles_ends_if_it_is_gone_and_lets_both_set
     assert await two.judged() == f"its metafile is gone, and {two.own} has its images"
 
 
-async def test_an_unread_rival_that_is_gone_moved(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unread_metafile_that_vanished_counts_as_moved(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     two.shared, two.state = (), S.NOTICED
     two.theirs.unlink()
     monkeypatch.setattr(Two, "other", SimpleNamespace(**{**vars(two.other), "digest": None}))

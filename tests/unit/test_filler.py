@@ -116,7 +116,7 @@ class TestWholeImagesKept:
         with buffers_for(kind) as again:
             assert again is first
 
-    def test_only_one_of_them_is_kept(self) -> None:
+    def test_only_one_idle_buffer_of_all_rows_is_kept(self) -> None:
         for width in (64, 65, 66):
             with buffers_for(Kind(width, 64, 8, (1,), None, Reduction("PIL", "LANCZOS"))):
                 pass

@@ -220,6 +220,6 @@ def test_brightness_alone_tells_the_values_apart(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-def test_both_sides_of_zero_differ_for_everybody(kind: str) -> None:
+def test_colours_of_both_signs_differ_with_every_colour_blindness(kind: str) -> None:
     both = seen(DIVERGING, BLINDNESS[kind]).astype(np.int64)
     assert np.abs(both[64] - both[191]).max() > 50

@@ -182,7 +182,7 @@ def test_a_machine_without_the_library_uses_numpy(monkeypatch: pytest.MonkeyPatc
 
 class TestDivision:
     @given(st.integers(1, 65535), st.integers(1, 8), st.integers(0, 1 << 32))
-    def test_it_is_exact_for_every_number_that_occurs(self, span: int, level: int, seed: int) -> None:
+    def test_division_is_exact_for_every_number_that_occurs(self, span: int, level: int, seed: int) -> None:
         rule = Rounding.of(4**level, (0, span))
         largest = rule.largest + rule.divisor // 2
         method, before, multiplier, after = division(rule.divisor, largest)

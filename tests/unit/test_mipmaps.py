@@ -142,7 +142,7 @@ class TestConversionTo8Bit:
         # Means 999.5, 1550, 1100, 0 in 1000..1510, 2 per grey value: -0.25, 275, 50, -500.
         assert reduced(image, np.uint16, to_8bit=(1000, 1510)) == [[0, 255], [50, 0]]
 
-    def test_it_comes_after_the_mean(self) -> None:
+    def test_the_conversion_to_8_bits_follows_the_mean(self) -> None:
         # 128 and 129 would become 0 and 1 first, in the mean 0.5; their mean of 128.75 becomes 1.
         assert reduced([[128, 129], [129, 129]], np.uint16, to_8bit=FULL_RANGE) == [[1]]
 
@@ -155,7 +155,7 @@ class TestConversionTo8Bit:
         assert reduced(image, np.uint16, to_8bit=(0, 4095)) == [[0, 255]]
 
     @pytest.mark.parametrize("to_8bit", [FULL_RANGE, (1000, 40001), (0, 4095), (7, 8), (30000, 30255)])
-    def test_it_is_within_1_of_the_exact_value_and_without_bias(self, to_8bit: tuple[int, int]) -> None:
+    def test_a_converted_level_is_within_1_of_the_exact_value_and_without_bias(self, to_8bit: tuple[int, int]) -> None:
         image = np.random.default_rng(5).integers(0, 65536, (255, 130), np.uint16)
         low, high = to_8bit
         for level, pixels in reduce_levels(image, range(1, 5), to_8bit=to_8bit):

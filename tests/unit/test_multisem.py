@@ -220,13 +220,13 @@ def test_a_region_in_a_later_workflow_of_the_wafer_is_a_later_take(earlier: str,
         ("somewhere/else", "somewhere/other"),
     ],
 )
-def test_other_regions_scans_and_wafers_are_no_takes_of_one(one: str, two: str) -> None:
+def test_other_regions_scans_and_wafers_are_not_later_takes(one: str, two: str) -> None:
     paths = [Path("/data") / each / READER.pattern for each in (one, two)]
     assert not is_later_take(*paths)
     assert not is_later_take(*reversed(paths))
 
 
-def test_only_tables_are_takes() -> None:
+def test_a_file_of_another_name_has_no_take() -> None:
     assert take_of(Path("/data/H01_20210525_21-38-12/090_S90R1/_metadata_.json")) is None
 
 

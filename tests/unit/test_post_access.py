@@ -117,7 +117,7 @@ def test_a_token_file_that_cannot_be_used_refuses_everything(token_file: Path) -
         token_matches(http, TOKEN)
 
 
-def test_what_a_person_types_is_the_token_or_is_not(token_file: Path) -> None:
+def test_only_the_exact_token_matches(token_file: Path) -> None:
     http = HttpSettings(token_file=token_file)
     assert token_matches(http, TOKEN) == TOKEN
     for wrong in ("", f"{TOKEN}x", "\udce9"):

@@ -197,7 +197,7 @@ def test_the_report_has_the_identity_and_digest_of_the_image_read(
     assert report.level0.identity == FileIdentity.of(level0.stat())
 
 
-def test_so_does_the_report_of_a_mask_and_of_an_image_whose_levels_are_kept(tmp_path: Path) -> None:
+def test_the_report_of_a_mask_or_of_kept_levels_has_the_digest_of_the_image(tmp_path: Path) -> None:
     mask = tmp_path / "m.png"
     Image.fromarray(noise()).convert("1").save(mask)
     for _ in range(2):

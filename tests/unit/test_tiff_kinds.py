@@ -384,7 +384,9 @@ class TestJpegInTiff:
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize("reversed_bits", [False, True])
     @pytest.mark.parametrize("piece", [None, (32, 16)])
-    def test_it_is_read(self, tmp_path: Path, piece: tuple[int, int] | None, reversed_bits: bool, order: str) -> None:
+    def test_a_jpeg_compressed_tiff_is_read(
+        self, tmp_path: Path, piece: tuple[int, int] | None, reversed_bits: bool, order: str
+    ) -> None:
         pixels = smooth()
         kind = Kind(order=order, compression=7, piece=piece, rows=16, reversed_bits=reversed_bits)
         pieces = self.pieces(pixels, kind)

@@ -77,7 +77,7 @@ def test_the_unit_bounds_its_memory_and_outlives_a_worker_that_exceeds_it() -> N
     assert service["OOMPolicy"] == ["continue"]
 
 
-def test_the_unit_does_not_restart_what_a_restart_cannot_mend() -> None:
+def test_the_unit_does_not_restart_after_a_fault_that_a_restart_cannot_correct() -> None:
     service = settings()["Service"]
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]

@@ -119,7 +119,7 @@ def wait_for_ends(rig: Rig, *metafiles: Path) -> None:
 # --- 1: the daemon never decodes; 2: workers have bounds
 
 
-def test_images_whose_headers_lie(rig: Rig, enter: Enter) -> None:
+def test_images_with_false_headers(rig: Rig, enter: Enter) -> None:
     started(rig)
     failed = {}
     with costs(rig) as cost:
