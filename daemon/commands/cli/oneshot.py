@@ -42,7 +42,7 @@ def require_format(name: str) -> None:
         raise click.BadParameter(f"{name!r} is not one of {', '.join(READERS)}", param_hint="--format")
 
 
-@click.command("import", short_help="Put the tile specs of one file of any format into a stack.")
+@click.command("import", short_help="Put tile specs of one file of any format into a stack.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", "format_", required=True, help="Format of the file; docs/formats.md lists them.")
 @click.option("--stack", required=True, help="Stack; it is created if it does not exist.")

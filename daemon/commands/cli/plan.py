@@ -57,7 +57,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
 DEPTHS = click.Choice(["8", "16"])
 
 
-@click.command(cls=OneLine, short_help="Compute the servers that a number of microscopes needs.")
+@click.command(cls=OneLine, short_help="Compute the servers for a number of microscopes.")
 @click.option("--scopes", default=6, show_default=True, type=click.IntRange(1, 10_000), help="Microscopes of one kind.")
 @click.option(
     "--tiles-per-s", default=3.07, show_default=True, type=Positive(1e4), help="Rate of one microscope, without pauses."

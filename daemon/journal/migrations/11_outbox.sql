@@ -1,5 +1,5 @@
--- What is announced to hooks, alerts and pages: one row for each change of a state, written in the transaction of the
--- change. A number is never used twice, also after old rows were deleted.
+-- Events for hooks, alerts and pages: one row for each change of a state, written in the transaction of the change.
+-- Numbers are never reused, even if old rows are deleted.
 CREATE TABLE outbox (
     number   INTEGER PRIMARY KEY AUTOINCREMENT,
     event_id TEXT NOT NULL,                 -- the same at each delivery; random, so that a restored back-up repeats none
@@ -11,13 +11,13 @@ CREATE TABLE outbox (
 ) STRICT;
 CREATE INDEX outbox_by_subject ON outbox (subject, number);
 
--- Up to which number the events are queued for a hook of the configuration.
+-- Number of the last event that is queued for a hook of the configuration.
 CREATE TABLE hooks (
     hook     TEXT PRIMARY KEY,
     position INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Events that a hook has not taken yet.
+-- Events that a hook has not accepted yet.
 CREATE TABLE deliveries (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     hook        TEXT NOT NULL,
@@ -33,10 +33,10 @@ CREATE UNIQUE INDEX deliveries_of_event ON deliveries (number, hook);
 CREATE INDEX deliveries_by_subject ON deliveries (hook, is_dead, subject, number);
 CREATE INDEX deliveries_by_time ON deliveries (hook, is_dead, next_try_at);
 
--- Stacks that this daemon has closed and not opened since.
+-- Stacks that this daemon has closed and not reopened.
 CREATE TABLE closed_stacks (stack TEXT PRIMARY KEY, closed_at REAL NOT NULL) STRICT, WITHOUT ROWID;
 
--- What events tell about a montage besides. NULL in rows from before.
+-- Further values of a montage for its events. NULL in older rows.
 ALTER TABLE montages ADD COLUMN section_id TEXT;
 ALTER TABLE montages ADD COLUMN bounds TEXT;        -- [min x, min y, max x, max y] of its tiles in the stack, pixels
 ALTER TABLE montages ADD COLUMN output_dir TEXT;    -- where its mipmaps are, or will be

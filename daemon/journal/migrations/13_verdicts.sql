@@ -1,4 +1,4 @@
--- The verdict on a montage's quality: of the rules, and of a person in its place. The events hold the history.
+-- The verdicts on a montage's quality: of the rules, and of a person, which replaces it. The events contain the history.
 CREATE TABLE verdicts (
     montage_id INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
     verdict    TEXT,                        -- of the rules: pass | review | fail; NULL until they are applied
@@ -13,5 +13,5 @@ CREATE TABLE verdicts (
     note       TEXT
 ) STRICT;
 CREATE INDEX verdicts_by_scope ON verdicts (scope, acquired) WHERE focus IS NOT NULL;
--- The verdict that counts, beside the state: lists show it, and a stack that is due asks for it.
+-- The effective verdict, next to the state: lists show it, and the step that closes a stack reads it.
 ALTER TABLE montages ADD COLUMN verdict TEXT;

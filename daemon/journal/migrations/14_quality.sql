@@ -1,4 +1,4 @@
--- Numbers that a worker measured of a tile while its mipmaps were made, packed. NULL in older rows.
+-- Numbers that a worker measured while it made a tile's mipmaps, packed. NULL in older rows.
 ALTER TABLE tiles ADD COLUMN measured BLOB;
 -- The numbers of all tiles of a montage, packed. They are written with the event MIPMAPPED, in one transaction.
 CREATE TABLE quality (

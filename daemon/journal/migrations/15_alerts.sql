@@ -1,4 +1,4 @@
--- Conditions that a person was told of, or will be: so that a restart repeats no message and forgets none.
+-- Conditions that are reported or will be, so that a restart neither repeats nor loses a message.
 CREATE TABLE alerts (
     kind     TEXT NOT NULL,
     watch    TEXT NOT NULL,                 -- empty if it concerns no single watch

@@ -1,4 +1,4 @@
--- Medians of a section's quality numbers, for the trends of its microscope: the packed numbers would have to be unpacked.
+-- Medians of a section's quality numbers, for the trends of its microscope: no packed numbers need be read.
 CREATE TABLE trends (
     montage_id     INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
     focus          REAL,

@@ -1,4 +1,4 @@
--- Messages to people that not every address has taken yet: committed with the alerts that they tell of.
+-- Messages that not every address has accepted yet. They are committed with the alerts that they report.
 CREATE TABLE alert_letters (
     number   INTEGER PRIMARY KEY AUTOINCREMENT,
     id       TEXT NOT NULL UNIQUE,          -- the same at each attempt; it stands in the message
@@ -11,6 +11,6 @@ CREATE TABLE alert_letters (
     body     TEXT NOT NULL,
     taken    TEXT NOT NULL                  -- JSON: numbers of the addresses in alerts.urls_file that took it
 ) STRICT;
--- What alerts are grouped by beside the watch: a microscope. And whether people are told of an error, not a warning.
+-- The microscope, by which alerts are grouped besides the watch; and whether the alert is an error, not a warning.
 ALTER TABLE alerts ADD COLUMN scope TEXT NOT NULL DEFAULT '';
 ALTER TABLE alerts ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0;

@@ -1,4 +1,4 @@
--- What people do not want to be told for a while. An empty text stands for anything.
+-- Alerts that are silenced for a while. An empty text matches everything.
 CREATE TABLE silences (
     kind    TEXT NOT NULL,
     watch   TEXT NOT NULL,

@@ -62,7 +62,7 @@ CREATE TABLE tiles (
     PRIMARY KEY (montage_id, tile_id)
 ) STRICT, WITHOUT ROWID;
 
--- Stacks of an APPLIED montage that were closed since; when all are, the montage is COMPLETE.
+-- Closed stacks of an APPLIED montage. When all its stacks are closed, the montage is COMPLETE.
 CREATE TABLE closings (
     montage_id INTEGER NOT NULL REFERENCES montages (id) ON DELETE CASCADE,
     stack      TEXT NOT NULL,

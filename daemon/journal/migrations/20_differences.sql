@@ -1,5 +1,5 @@
--- Differences that `temwatch verify` found in a montage, until it verifies it again. They are over once the montage is
--- COMPLETE again after a replay.
+-- Differences that the last `temwatch verify` of a montage found. They end when the montage is COMPLETE again after a
+-- replay.
 CREATE TABLE differences (
     montage_id  INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
     found_at    REAL NOT NULL,              -- seconds since 1970 UTC

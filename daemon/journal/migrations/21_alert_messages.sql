@@ -1,2 +1,2 @@
--- A message to people is called a message, here too.
+-- Rename alert letters to messages.
 ALTER TABLE alert_letters RENAME TO alert_messages;

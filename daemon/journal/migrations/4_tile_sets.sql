@@ -1,5 +1,5 @@
--- The tileIds of a montage, zlib of the newline-separated text. As a column of `montages` they made SQLite walk over
--- twelve overflow pages to reach the columns behind them, each time that the row was read.
+-- The tileIds of a montage, zlib of the newline-separated text. In a column of `montages`, SQLite would have to
+-- read twelve overflow pages to reach the following columns of a row.
 CREATE TABLE tile_sets (
     montage_id INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
     tile_ids   BLOB NOT NULL

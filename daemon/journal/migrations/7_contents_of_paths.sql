@@ -1,18 +1,18 @@
--- The row with the highest number stands for the present content of a path. The id does not: a content that comes back
--- keeps its row.
+-- The row with the highest number has the present content of a path. This need not be the row with the highest id: a
+-- content that returns keeps its row.
 ALTER TABLE montages ADD COLUMN sighted INTEGER NOT NULL DEFAULT 0;
--- sha256 of the content that was read last, while the digest is NULL: the montage waits, or is read again.
+-- SHA-256 of the content that was read last, while the digest is NULL: the montage waits, or is read again.
 ALTER TABLE montages ADD COLUMN seen_digest TEXT;
 -- The successor of a superseded montage. The former tiles of a montage are those of its predecessors.
 ALTER TABLE montages ADD COLUMN superseded_by INTEGER;
 -- 1: the montage is also retried when the file is gone.
 ALTER TABLE awaited ADD COLUMN or_gone INTEGER NOT NULL DEFAULT 0;
--- The lowest and the highest tileId: most montages of one z need not be unpacked to see that they share no tile. NULL in
+-- The lowest and the highest tileId: most montages of one z are found disjoint without unpacking. NULL in
 -- older rows.
 ALTER TABLE tile_sets ADD COLUMN first_id TEXT;
 ALTER TABLE tile_sets ADD COLUMN last_id TEXT;
 
--- A superseded sighting that was never read is useless, and kept its path from being noticed again.
+-- A superseded row that was never read is useless, and would keep its path from being noticed again.
 DELETE FROM montages WHERE digest IS NULL AND state = 'superseded';
 UPDATE montages SET sighted = id + (SELECT max(id) FROM montages) * (state <> 'superseded');
 UPDATE montages SET superseded_by = (

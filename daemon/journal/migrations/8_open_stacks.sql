@@ -1,4 +1,4 @@
--- Stacks that were opened for writing and not closed since: if the process dies, the next one closes them.
+-- Stacks that are open for writing. If the process dies, the next one closes them.
 CREATE TABLE open_stacks (
     stack     TEXT PRIMARY KEY,
     watch     TEXT NOT NULL,

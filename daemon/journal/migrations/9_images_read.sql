@@ -5,7 +5,7 @@ ALTER TABLE tiles ADD COLUMN mtime_ns INTEGER;
 ALTER TABLE tiles ADD COLUMN ctime_ns INTEGER;
 ALTER TABLE tiles ADD COLUMN inode INTEGER;
 ALTER TABLE tiles ADD COLUMN digest BLOB;
--- The same for all tiles of a montage that is MIPMAPPED or further, packed.
+-- The same for all tiles of a montage in MIPMAPPED or a later state, packed.
 CREATE TABLE images_read (
     montage_id INTEGER PRIMARY KEY REFERENCES montages (id) ON DELETE CASCADE,
     contents   BLOB NOT NULL,
