@@ -85,7 +85,9 @@ class TestPaths:
         assert here.notes == ("/data/a.tif is odd",)
 
     def test_a_path_that_is_another_file_of_the_daemon_is_refused(self) -> None:
-        with pytest.raises(SettingsFault, match=r"/mnt/em/a.tif would be /mnt/em/a.tif .* which is /data/a.tif here"):
+        with pytest.raises(
+            SettingsFault, match=r"/mnt/em/a.tif maps to /mnt/em/a.tif .* which maps back to /data/a.tif"
+        ):
             self.PATHS.to_worker(Path("/mnt/em/a.tif"))
 
 

@@ -241,7 +241,7 @@ async def test_workers_come_and_go(bench: Bench) -> None:
     assert bench.members.described()[0].host == "10.0.0.2"
     await bench.settled()
     assert bench.members.usable(ground) == {TWO}
-    bench.members.end()
+    await bench.members.end()
     assert (bench.members.addresses, bench.members.notes()) == (frozenset(), ())
 
 

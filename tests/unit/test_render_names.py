@@ -249,7 +249,7 @@ def test_a_refusal_repeats_the_words_of_render() -> None:
 
 def test_a_404_in_html_blames_the_url_and_not_the_stack() -> None:
     fault = fault_of("o/p/s", "look", 404, "text/html", "HTTP 404 Not Found")
-    assert "bug in our URL" in fault.hint
+    assert "report a bug of temwatch" in fault.hint
     assert "render.url" in fault.hint
 
 
@@ -371,7 +371,7 @@ def test_an_upload_holds_the_given_specs_without_nulls(value: object) -> None:
         ([tile("a"), tile("a")], "duplicate tile ids: a"),
         ([tile("a", z=6.0)], "another z"),
         ([{"z": 5.0}], "no tileId"),
-        ([tile("a/b")], "no render-ws URL"),
+        ([tile("a/b")], "invalid in a URL of render-ws"),
     ],
 )
 def test_what_render_would_refuse_or_lose_is_refused_before_any_request(
