@@ -1,6 +1,6 @@
-"""What storage can do by itself: the workers read images, and write and sync as many bytes as the levels have.
+"""Throughput of the storage alone: workers read images, and write and sync as many bytes as the levels have.
 
-They compute, compare and rename nothing, so no program that does the job can be faster with as many workers.
+They compute, compare and rename nothing, so no program that makes the levels can be faster with as many workers.
 """
 
 import asyncio

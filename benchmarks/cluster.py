@@ -26,12 +26,13 @@ from handlers.workers.pool import WorkerPool
 from tests.network import Network, network
 
 JOB_TIMEOUT_S = 300.0
-"""As `workers.tile_timeout_s`."""
+"""Default of `workers.tile_timeout_s`."""
 MACHINES = ("scheduler", "worker1", "worker2")
 LATE_MS, LOST = 2.0, 0.002
-"""Of the links of these machines, both ways, as in tests/acceptance/faults/test_cluster.py."""
+"""Delay and share of lost frames of the links of these machines, in both directions, as in
+tests/acceptance/faults/test_cluster.py."""
 UNPROFILED = ("env", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False")
-"""As the units of docs/cluster.md start scheduler and workers."""
+"""Command prefix that switches dask's profiler off, as the units of docs/cluster.md do."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -40,7 +41,7 @@ def measure(options: Options, machines: bool = False) -> Outcome:
 
     Parameters
     ----------
-    machines : whether scheduler and workers have machines of their own.
+    machines : whether scheduler and workers are on separate machines.
     """
     side, rounds = (512, 2) if options.quick else (3840, 5)
     with contextlib.ExitStack() as stack:
@@ -60,13 +61,13 @@ def measure(options: Options, machines: bool = False) -> Outcome:
 
 
 class Cluster:
-    """A scheduler, its workers, and a pool that uses them; each part a process of its own but the pool."""
+    """A scheduler and its workers, each in its own process, and a pool of this process that uses them."""
 
     def __init__(self, scheduler: Program, workers: list[Program], pool: WorkerPool) -> None:
         self.scheduler, self.workers, self.pool = scheduler, workers, pool
 
     def memory_bytes(self) -> dict[str, int]:
-        """Return the resident memory of each part; of the workers together, without their nannies."""
+        """Return the resident memory of each part: bytes. Workers are added up, without their nannies."""
         workers = [pid for worker in self.workers for pid in family(worker.pid)[1:]]
         parts = {"daemon's side": [os.getpid()], "scheduler": [self.scheduler.pid], "workers": workers}
         return {name: sum(map(_resident_bytes, pids)) for name, pids in parts.items()}
@@ -85,7 +86,7 @@ def _resident_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def network_of(*, wanted: bool) -> Iterator[Network | None]:
-    """Yield machines of their own for scheduler and workers, behind links with latency and loss; None: this machine."""
+    """Yield separate machines for scheduler and workers, behind links with delay and loss; None: this machine."""
     if not wanted:
         yield None
         return
@@ -110,7 +111,7 @@ def cluster(directory: Path, count: int, net: Network | None = None) -> Iterator
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     log = directory / f"scheduler{count}.log"
-    host, prefix = _place(net, MACHINES[0])
+    host, prefix = _address_and_prefix(net, MACHINES[0])
     options = ("--host", host, "--port", port, "--no-dashboard")
     programs = [Program(log, "distributed.cli.dask_scheduler", *options, prefix=prefix)]
     address = f"tcp://{host}:{port}"
@@ -119,7 +120,7 @@ def cluster(directory: Path, count: int, net: Network | None = None) -> Iterator
         wait_for(lambda: "Scheduler at:" in log.read_text(), 60, str(log))
         for number in range(count):
             worker_log = directory / f"worker{count}-{number}.log"
-            host, prefix = _place(net, MACHINES[1 + number % 2])
+            host, prefix = _address_and_prefix(net, MACHINES[1 + number % 2])
             options = (address, "--host", host, *common)
             programs.append(Program(worker_log, "distributed.cli.dask_worker", *options, prefix=prefix))
         wait_for(lambda: log.read_text().count("Register worker") == count, 120, str(log))
@@ -130,8 +131,8 @@ def cluster(directory: Path, count: int, net: Network | None = None) -> Iterator
             program.stop(10)
 
 
-def _place(net: Network | None, machine: str) -> tuple[str, tuple[str, ...]]:
-    """Return the address of a machine, and the words before a program there."""
+def _address_and_prefix(net: Network | None, machine: str) -> tuple[str, tuple[str, ...]]:
+    """Return the address of a machine, and the prefix of commands that run there."""
     return ("127.0.0.1", UNPROFILED) if net is None else (net[machine].address, (*net[machine].prefix, *UNPROFILED))
 
 

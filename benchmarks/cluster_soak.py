@@ -36,7 +36,7 @@ SECTIONS_AT_ONCE = 2
 AT_ONCE = 64
 """Tiles that are submitted at once, as by `workers.count = 0`."""
 SIDE_PX = 2
-"""The least that has a level 1."""
+"""Smallest side of an image that has a level 1."""
 SAMPLE_S = 5.0
 
 
@@ -48,7 +48,7 @@ def measure(
     read: Path | None = None,
     machines: bool = False,
 ) -> Outcome:
-    """Make tiles until there are so many, or the time is over; or evaluate a run that has ended."""
+    """Make this number of tiles, or fewer if the time ends before; or evaluate the lines of an earlier run."""
     found = Soak(lines) if read is None else Soak.read(read)
     if read is None:
         with network_of(wanted=machines) as net, cluster(options.directory, 2, net) as two, asyncio.Runner() as runner:
@@ -58,7 +58,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen at one time."""
+    """Measurements at one time."""
 
     tiles: int
     seconds: float
@@ -69,10 +69,10 @@ class Sample:
 
 @dataclass
 class Soak:
-    """What was seen while many small tiles were made."""
+    """Measurements of a run in which many small tiles were made."""
 
     lines: Path | None = None
-    """Gets each sample as a line of JSON."""
+    """File to which each sample is appended as a line of JSON."""
     samples: list[Sample] = field(default_factory=list)
 
     @classmethod
@@ -81,14 +81,14 @@ class Soak:
         return cls(samples=[Sample(**json.loads(line)) for line in lines.read_text().splitlines()])
 
     def add(self, sample: Sample) -> None:
-        """Note a sample."""
+        """Add a sample."""
         self.samples.append(sample)
         if self.lines:
             with self.lines.open("a") as file:
                 file.write(json.dumps(asdict(sample)) + "\n")
 
     def growth_bytes(self, part: str) -> float:
-        """Return what a part's memory grows by with each tile, in the last half of the tiles."""
+        """Return the growth of a part's memory per tile, bytes: the slope over the last half of the tiles."""
         half = [each for each in self.samples if each.tiles >= self.samples[-1].tiles / 2]
         if len({each.tiles for each in half}) < 2:
             return 0.0
@@ -179,7 +179,7 @@ async def soak(cluster: Cluster, found: Soak, directory: Path, tiles: int, secon
 
 
 class Sections:
-    """Sections of small tiles, each with paths of its own; removed as they are done."""
+    """Sections of small tiles, each with its own paths. A section is removed when it is done."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

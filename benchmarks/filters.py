@@ -2,7 +2,7 @@
 
 The old tool reads the whole file into memory, calls `Image.resize` for each level and writes the files unverified.
 Compared too: the same from a path, which Pillow maps into memory; a file that is truncated then ends the process. Each
-way has a process of its own, as a pool has: memory that another way has freed spares Pillow half of its time.
+way runs in its own process, as in a pool: with memory that another way has freed, Pillow would take half the time.
 """
 
 import io

@@ -31,9 +31,9 @@ class Ingested:
     """Times of one ingested montage."""
 
     latency_s: float
-    """Seconds from noticing to the read-back of the tile specs, less the settle time."""
+    """Seconds from noticing to the read-back of the tile specs, minus the settle time."""
     after_settling_s: float
-    """Seconds of those after the last check of its images."""
+    """Part of these seconds that follows the last check of the images."""
     daemon_cpu_s: float
     standin_cpu_s: float
 
@@ -127,7 +127,7 @@ def _ingest(
     )
 
 
-# --- beside render-python
+# --- compared with render-python
 
 
 def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
@@ -194,8 +194,8 @@ def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
     header, data = plain
     metadata, tiles = header["metadata"], data["data"]
     camera = metadata["camera_info"]
-    places = [_place(tile["img_meta"]) for tile in tiles]
-    left, top = min(x for x, _ in places), min(y for _, y in places)
+    positions = [_position(tile["img_meta"]) for tile in tiles]
+    left, top = min(x for x, _ in positions), min(y for _, y in positions)
     specs = [
         TileSpec(
             tileId=f"{Path(tile['img_path']).stem}.{Z}",
@@ -218,7 +218,7 @@ def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
             tforms=[AffineModel(B0=x - left, B1=y - top)],
             imagePyramid=ImagePyramid({0: MipMap(imageUrl=image_path(directory, tile["img_path"]).as_uri())}),
         )
-        for tile, (x, y) in zip(tiles, places, strict=True)
+        for tile, (x, y) in zip(tiles, positions, strict=True)
     ]
     renderdumps(ResolvedTiles(specs)).encode()
     shown = {spec.tileId: spec for spec in ResolvedTiles(json=json.loads(answer)).tilespecs}
@@ -227,8 +227,8 @@ def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
         assert all(there[key] == value for key, value in sent.items()), spec.tileId
 
 
-def _place(image: Any) -> tuple[int, int]:
-    """Return pixels (x, y), truncated, as asap-modules does."""
+def _position(image: Any) -> tuple[int, int]:
+    """Return the position (x, y) in pixels, truncated to integers as in asap-modules."""
     angle = math.radians(image["angle"])
     x, y = (image["stage_pos"][axis] / image[f"pixel_size_{'xy'[axis]}_move"] for axis in (0, 1))
     return int(x * math.cos(angle) + y * math.sin(angle)), int(-x * math.sin(angle) + y * math.cos(angle))

@@ -39,7 +39,7 @@ LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)
 TILE = "tile.tif"
 COPIES = 9
-"""Bytes that no cache holds."""
+"""Copies of the tile: together larger than the caches of the processor."""
 OWN = ("temwatch", "floor", "synced floor")
 PLACES = (*OWN, "peer")
 PEER_RUNS = 3
@@ -99,7 +99,7 @@ def measure(options: Options) -> Outcome:
 
 
 def seconds_of(taken: Sequence[Taken]) -> dict[str, float]:
-    """Minimum and median of the wall clock, and the median of the processor's time."""
+    """Return minimum and median of the wall-clock time, and the median of the CPU time."""
     return {
         "min_s": min(each.wall_s for each in taken),
         "median_s": median_wall_s(taken),
@@ -137,7 +137,7 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
 
 
 def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, list[Taken]]:
-    """Times of the works, run in turn, each with a tile that is in no cache, and into empty directories."""
+    """Return the times of the works, run in turn, each with a tile that is in no cache and with empty directories."""
     prepare = arrivals(directory)
     steps = {step: do for name, work in works.items() for step, do in ((f"before {name}", prepare), (name, work))}
     taken = interleaved(steps, runs)
@@ -145,7 +145,7 @@ def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, li
 
 
 def arrivals(directory: Path) -> Callable[[], None]:
-    """Return what puts the next copy of the tile in place and empties the directories of levels.
+    """Return a function that puts the next copy of the tile in place and empties the directories of levels.
 
     A tile that has just arrived is in no CPU cache, and replacing a file costs time, too.
     """
@@ -182,7 +182,7 @@ def floor(level0: Path, contents: list[bytes], directory: Path, *, synced: bool 
 
 
 def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
-    """Other libraries, which neither verify nor sync their files."""
+    """Return the ways of other libraries, which neither verify nor sync their files."""
     import cv2
     import pyvips
     import tinybrain
@@ -192,7 +192,7 @@ def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
         return (image // 257).astype(np.uint8) if case.to_8bit else image
 
     def old_tool(level0: Path, place: Path) -> None:
-        """Make the levels as asap-modules does: each from the one before, truncated."""
+        """Make the levels as asap-modules does: each from the previous one, truncated to integers."""
         with Image.open(level0) as file:
             image = converted(np.asarray(file))
         for level in LEVELS:
@@ -238,7 +238,7 @@ def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
 
 
 def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[str, Sequence[Taken]]) -> Row:
-    """Compare with the floor, and with the quickest of the others."""
+    """Compare with the floor, and with the fastest of the other libraries."""
     walls = {name: [each.wall_s for each in many] for name, many in own.items()}
     cpus = {name: [each.cpu_s for each in many] for name, many in own.items()}
     over_floor = median_ratio(walls["temwatch"], walls["floor"])
@@ -374,7 +374,7 @@ def kernel_works(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
 
 
 def worst_errors(image: Pixels, levels: Sequence[Pixels]) -> dict[str, float]:
-    """The largest error of a pixel, and the mean error of the level where that is largest; grey values."""
+    """Return the largest error of a pixel, and the mean error of the level where it is largest: grey values."""
     largest, mean = 0.0, 0.0
     for level, reduced in zip(LEVELS, levels, strict=True):
         side = 2**level
@@ -389,7 +389,7 @@ def worst_errors(image: Pixels, levels: Sequence[Pixels]) -> dict[str, float]:
 
 
 def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
-    """png and jpg of a level 1, in memory."""
+    """Measure png and jpg of a level 1, in memory."""
     import cv2
     import pyvips
 
@@ -483,7 +483,7 @@ def memory(directory: Path, side: int) -> Row:
 
 @functools.cache
 def texture(side: int, bits: int) -> Pixels:
-    """Return grey values like a microscope's: soft shapes, and noise."""
+    """Return an image (side, side) like those of a microscope: soft shapes, and noise."""
     random = np.random.default_rng(0)
     coarse = random.normal(size=(side // 32 + 1, side // 32 + 1)).astype(np.float32)
     soft = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))

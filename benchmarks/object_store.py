@@ -27,8 +27,8 @@ from handlers.stores.bucket import BucketStore
 
 SIDE, LEVELS, RUNS = 5504, tuple(range(1, 7)), 15
 URL_VARIABLE = "TEMWATCH_BENCH_S3"
-"""URL of an S3 server with a bucket "bench"; not set: versitygw on this machine, or moto's server without it. Their own
-time is in every figure."""
+"""URL of an S3 server with a bucket "bench". If it is not set: versitygw on this machine, or moto's server if versitygw
+is not installed. Every figure includes the time of the server."""
 _SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -40,7 +40,7 @@ sys.stdin.read()
 
 
 def measure(options: Options) -> Outcome:
-    """Put the levels of one tile again and again, by both ways in turn."""
+    """Put the levels of one tile repeatedly, with temwatch and with obstore alone in turn."""
     import obstore
     from obstore.store import S3Store
 

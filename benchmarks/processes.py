@@ -29,7 +29,7 @@ def wait_for(condition: Callable[[], T], timeout_s: float, what: str, every_s: f
 
 
 def fetch(url: str, data: bytes | None = None, method: str = "GET", headers: Mapping[str, str] | None = None) -> Any:
-    """Return the JSON, or text, at a URL, with any status; None without an answer."""
+    """Return the JSON, or otherwise the text, at a URL, with any status; None without an answer."""
     request = urllib.request.Request(url, data, dict(headers or {}), method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -65,8 +65,8 @@ class Program:
     def lines(self) -> list[str]:
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
-    def said(self, event: str) -> dict[str, Any] | None:
-        """Return the first log line of this event."""
+    def first_line(self, event: str) -> dict[str, Any] | None:
+        """Return the first log line of this event; None if there is none."""
         for line in self.lines():
             if event in line:
                 with contextlib.suppress(ValueError):
@@ -84,7 +84,7 @@ class Program:
         return sum(_pss_bytes(pid) for pid in family(self.pid))
 
     def stop(self, timeout_s: float = 60.0) -> None:
-        """Send SIGTERM; kill what is left after the time."""
+        """Send SIGTERM, and kill the processes that are left after the time-out."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -92,7 +92,7 @@ class Program:
         self.kill()
 
     def kill(self) -> None:
-        """Kill it and its children with SIGKILL."""
+        """Kill the process and its children with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
@@ -155,7 +155,7 @@ def daemon(
     def ready() -> dict[str, Any] | None:
         if program.process.poll() is not None:
             raise RuntimeError("the daemon ended:\n" + "\n".join(program.lines()[-20:]))
-        return program.said("daemon.ready")
+        return program.first_line("daemon.ready")
 
     try:
         yield program, str(wait_for(ready, timeout_s, f"daemon.ready in {program.log}")["url"])  # type: ignore[index]

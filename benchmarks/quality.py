@@ -1,4 +1,4 @@
-"""Target 9: what the quality numbers cost a tile, each of them, and the bytes that a section's numbers take."""
+"""Target 9: CPU of the quality numbers of a tile, of all and of each, and the bytes of the numbers of a section."""
 
 import os
 import random
@@ -24,7 +24,7 @@ TILES = 2772
 LEVELS = tuple(range(1, 7))
 OVERLAP = 0.11
 MOST = 1.1
-"""Tile with all numbers that are on by default / tile without any."""
+"""Limit of the CPU of a tile with the default numbers, divided by that of a tile without numbers."""
 Work = Callable[[], object]
 
 
@@ -64,7 +64,7 @@ def job(
 
 
 def around(directory: Path, side: int) -> tuple[Neighbour, ...]:
-    """Two neighbours: a tile of a large section has four, and each pair is compared once."""
+    """Return two neighbours: a tile of a large section has four, and each pair is compared once."""
     step = round(side * (1 - OVERLAP))
     third = directory / "3"
     return (

@@ -29,7 +29,7 @@ def tissue_like(size: tuple[int, int], bits: int = 8) -> np.ndarray:
 
 
 def write_image(path: Path, size: tuple[int, int], bits: int = 8) -> Path:
-    """Write an uncompressed TIFF with the time of an hour ago."""
+    """Write an uncompressed TIFF whose times are an hour old."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tiff_bytes(tissue_like(size, bits)))
     age(path)
@@ -50,7 +50,7 @@ def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2
 
 
 MOST_LINKS = 60_000
-"""Links to one file; ext4 allows 65,000."""
+"""Most links to one file; ext4 allows 65,000."""
 
 
 def link_images(section: SectionPlan, root: Path, image: Path) -> Path:
@@ -77,7 +77,7 @@ def metafile_text(section: SectionPlan) -> bytes:
 
 
 def put_metafile(section: SectionPlan, root: Path) -> Path:
-    """Write the metafile beside its place and rename it, as a careful writer does."""
+    """Write the metafile under a temporary name and rename it."""
     path = Path(root, section.directory, section.metafile_name)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(metafile_text(section))

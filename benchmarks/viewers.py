@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 PAUSE_S = 2.0
-"""From one refresh of a page to the next, as in live.js."""
+"""Shortest time between two refreshes of a page, as in live.js."""
 HTML = {"Accept": "text/html"}
 
 
@@ -19,12 +19,12 @@ class Viewers:
     """Observations of the open pages."""
 
     pages: Sequence[str]
-    """Their addresses."""
+    """URLs of the pages."""
     streams: int = 0
     """Event streams that are open."""
     events: int = 0
     refreshes_s: list[float] = field(default_factory=list)
-    """Time of each answer."""
+    """Seconds until each answer."""
     refused: int = 0
 
 
