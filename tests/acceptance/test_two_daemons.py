@@ -8,6 +8,7 @@ import pytest
 from daemon.simulator.temca import Written, write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import UNFINISHED, Rig, fetch, verify_levels, wait_for
+from tests.integration.cluster import running_cluster
 
 SPECIMEN, OTHER_SPECIMEN = "20314_2L", "20314_5R"
 TILES = 8
@@ -61,3 +62,29 @@ def test_two_daemons_feed_one_render_and_lose_nothing_when_one_is_killed(rig: Ri
     for daemon in (rig, other):
         assert {row["state"] for row in daemon.montages()} == {"complete"}
         assert "Traceback" not in daemon.daemon.log.read_text()
+
+
+@pytest.mark.slow
+def test_two_daemons_share_an_output_directory_and_the_workers_of_a_scheduler(
+    rig: Rig, other: Rig, tmp_path: Path
+) -> None:
+    with running_cluster(tmp_path / "cluster") as cluster:
+        cluster.start_scheduler()
+        cluster.start_worker()
+        for each in (rig, other):
+            each.settings |= {
+                "workers.executor": "dask",
+                "workers.dask_scheduler": cluster.address,
+                "watch.mipmaps.output_dir": str(rig.mipmaps),
+            }
+            each.start()
+        mine = written(rig, SPECIMEN, range(1050, 1052), "one")
+        theirs = written(other, SPECIMEN, range(1051, 1053), "two")
+        for each, sections in ((rig, mine), (other, theirs)):
+            each.wait_until("complete", *(section.metafile for section in sections.values()), timeout_s=100)
+            (host,) = each.ready()["workers"]["hosts"]
+            assert (host["workers"], host["refused"]) == (1, 0)
+        counts = {z: verify_levels(rig.tiles(f"{SPECIMEN}_mips", z)) for z in (1050.0, 1051.0, 1052.0)}
+        assert counts == {1050.0: 6 * TILES, 1051.0: 12 * TILES, 1052.0: 6 * TILES}
+        assert not other.mipmaps.exists()
+        assert not list(rig.mipmaps.rglob(".temwatch-proof*"))
