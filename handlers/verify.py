@@ -13,8 +13,8 @@ from handlers.errors import Fault, ImageFault, ImagesMissing, RenderRefused, Sto
 from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
-from handlers.images.digest import FileContent, content_of
-from handlers.images.header import inspect_image, open_descriptor
+from handlers.images.digest import FileContent, RunningDigest
+from handlers.images.header import inspect_image, open_content
 from handlers.images.pixels import Grey
 from handlers.images.provenance import level0_digest, pixels_match, read_provenance
 from handlers.images.reduction import level_size
@@ -207,10 +207,11 @@ def _named_digest(path: Place) -> bytes | None:
 
 def _digest_of(path: Place, recorded: FileContent | None) -> bytes:
     """Return the digest of level 0. The file is read only if its identity is not the recorded one."""
-    with open_descriptor(path) as descriptor:
-        if recorded is not None and FileIdentity.of(status_of(descriptor)).matches(recorded.identity):
+    with open_content(path) as image:
+        identity = FileIdentity.of(status_of(image)) if isinstance(image, int) else None
+        if recorded is not None and identity is not None and identity.matches(recorded.identity):
             return recorded.digest
-        return content_of(descriptor).digest
+        return RunningDigest(image).digest()
 
 
 # --- stacks; pure, except that `check_levels_named` looks for files

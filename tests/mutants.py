@@ -88,6 +88,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/pipeline/late_uploads.py": ("overwritten",),
     "daemon/notify/alert_state.py": ("alert_state",),
     "handlers/workers/cluster/members.py": ("members",),
+    "handlers/objects/files.py": ("object_content",),
+    "handlers/ranged_file.py": ("object_content",),
     "handlers/stores/bucket.py": ("bucket",),
     "handlers/workers/upcoming.py": ("read_ahead",),
     "daemon/web/access.py": ("post_access",),

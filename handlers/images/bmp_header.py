@@ -4,11 +4,11 @@ Rows are padded to four bytes, and the lowest comes first unless the height is n
 BITMAPFILEHEADER and BITMAPINFOHEADER.
 """
 
-import os
 import struct
 from typing import Final, NamedTuple
 
 from handlers.errors import InvalidImage
+from handlers.images.opened import Opened, pread
 
 MAGIC: Final = b"BM"
 _HEADERS_BYTES: Final = 54
@@ -32,7 +32,7 @@ class BmpHeader(NamedTuple):
         return -(-self.width // 4) * 4
 
 
-def read_bmp_header(descriptor: int, file_bytes: int) -> BmpHeader:
+def read_bmp_header(image: Opened, file_bytes: int) -> BmpHeader:
     """Return the header of a grey BMP file, which is long enough for all of its rows.
 
     Raises
@@ -40,7 +40,7 @@ def read_bmp_header(descriptor: int, file_bytes: int) -> BmpHeader:
     InvalidImage
         If the header is invalid, the image has colours or is compressed, or the file is truncated.
     """
-    head = os.pread(descriptor, _HEADERS_BYTES, 0)
+    head = pread(image, _HEADERS_BYTES, 0)
     if len(head) < _HEADERS_BYTES:
         raise InvalidImage("is truncated: its BMP header does not end")
     offset, info_bytes, width, height, planes, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
@@ -53,17 +53,17 @@ def read_bmp_header(descriptor: int, file_bytes: int) -> BmpHeader:
     if not (0 < width <= _MAX_SIDE and 0 < abs(height) <= _MAX_SIDE):
         raise InvalidImage(f"has an invalid size of {width}x{abs(height)} pixels")
     colours_used = struct.unpack_from("<I", head, 46)[0] or 256
-    _require_grey(descriptor, 14 + info_bytes, colours_used)
+    _require_grey(image, 14 + info_bytes, colours_used)
     header = BmpHeader(width, abs(height), height > 0, offset)
     _require_length(header, 14 + info_bytes + 4 * colours_used, file_bytes)
     return header
 
 
-def _require_grey(descriptor: int, palette_at: int, colours: int) -> None:
+def _require_grey(image: Opened, palette_at: int, colours: int) -> None:
     """Raise InvalidImage unless the palette maps every value to the grey of the same number."""
     if not 0 < colours <= 256:
         raise InvalidImage("has a broken BMP header")
-    palette = os.pread(descriptor, 4 * colours, palette_at)
+    palette = pread(image, 4 * colours, palette_at)
     if len(palette) < 4 * colours:
         raise InvalidImage("is truncated: its BMP palette does not end")
     if any(palette[channel::4] != _PALETTE[channel : 4 * colours : 4] for channel in range(3)):

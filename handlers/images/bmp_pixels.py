@@ -1,21 +1,20 @@
 """Pixels of grey BMP files."""
 
-import os
-
 import numpy as np
 
 from handlers.errors import InvalidImage
 from handlers.images.bmp_header import read_bmp_header
+from handlers.images.opened import Opened, pread
 from handlers.images.pixels import Grey
 
 
-def bmp_pixels(descriptor: int, file_bytes: int) -> Grey:
+def bmp_pixels(image: Opened, file_bytes: int) -> Grey:
     """Return the pixels of a grey BMP, (H, W), axis 0 from the top. Raises InvalidImage as `read_bmp_header`."""
-    header = read_bmp_header(descriptor, file_bytes)
+    header = read_bmp_header(image, file_bytes)
     length = header.row_bytes * header.height
-    content = os.pread(descriptor, length, header.offset)
+    content = pread(image, length, header.offset)
     while len(content) < length:
-        piece = os.pread(descriptor, length - len(content), header.offset + len(content))
+        piece = pread(image, length - len(content), header.offset + len(content))
         if not piece:
             raise InvalidImage("is truncated: its BMP rows end before the last one")
         content += piece

@@ -1,23 +1,22 @@
 """Decoding image files of a known size, which the header must have before anything is decoded."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
-
-from PIL import PngImagePlugin
+from typing import BinaryIO, cast
 
 from handlers.container import Container
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
 from handlers.images.bmp_pixels import bmp_pixels
 from handlers.images.digest import snapshot
 from handlers.images.header import ImageInfo, open_image, read_header
-from handlers.images.pillow_pixels import UNREADABLE, array_of, jpeg_pixels
+from handlers.images.opened import Opened, opened
+from handlers.images.pillow_pixels import UNREADABLE, jpeg_pixels
 from handlers.images.pixels import Grey
-from handlers.images.png_header import require_few_chunks
+from handlers.images.png_pixels import png_pixels
 from handlers.images.tiff_pixels import tiff_pixels
 from handlers.place import ObjectPlace, Place
+from handlers.ranged_file import RangedFile
 
 
 def read_image(
@@ -28,17 +27,20 @@ def read_image(
         return _read(file, path, width, height, mask=mask)
 
 
-def read_hashed(descriptor: int, path: Place, width: int, height: int, *, mask: bool = False) -> tuple[Grey, bytes]:
+def read_hashed(image: Opened, path: Place, width: int, height: int, *, mask: bool = False) -> tuple[Grey, bytes]:
     """Return the pixels, (H, W), of an open image of a given size, and the digest of the bytes that were decoded."""
     with translate_errors(path):
-        info = read_header(descriptor, path, mask=mask)  # refuses a file whose copy would exhaust the memory
+        info = read_header(image, path, mask=mask)  # refuses a file whose copy would exhaust the memory
         require_size(info, path, width, height)
-        with snapshot(descriptor, info.file_bytes) as (copy, digest):
+        if not isinstance(image, int):  # its ranges are of one version, and hashed as they are read
+            with RangedFile(image) as file:
+                return _read(cast("BinaryIO", file), path, width, height, mask=mask)[0], image.digest()
+        with snapshot(image, info.file_bytes) as (copy, digest):
             return _read(copy, path, width, height, mask=mask)[0], digest
 
 
 def _read(file: BinaryIO, path: Place, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
-    info = read_header(file.fileno(), path, mask=mask, with_layout=True)
+    info = read_header(opened(file), path, mask=mask, with_layout=True)
     require_size(info, path, width, height)
     with warnings.catch_warnings():  # Pillow warns about metadata, which is not used
         warnings.simplefilter("ignore")
@@ -71,14 +73,13 @@ def translate_errors(path: Place) -> Iterator[None]:
 
 def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
     if info.layout is not None:
-        return tiff_pixels(file.fileno(), info.layout)
+        return tiff_pixels(opened(file), info.layout)
     if info.format == "bmp":
-        return bmp_pixels(file.fileno(), info.file_bytes)
+        return bmp_pixels(opened(file), info.file_bytes)
     file.seek(0)
     if info.format == "jpg":
         return jpeg_pixels(file.read(info.file_bytes))
-    require_few_chunks(lambda offset, length: os.pread(file.fileno(), length, offset), info.file_bytes)
-    return array_of(PngImagePlugin.PngImageFile(file))
+    return png_pixels(file, info.file_bytes)
 
 
 def _broken(path: Place, error: Exception) -> ImageFault:

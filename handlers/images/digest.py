@@ -10,6 +10,7 @@ import xxhash
 
 from handlers.file_status import status_of
 from handlers.identity import FileIdentity
+from handlers.images.opened import Opened, pread
 
 Digest = bytes
 """16 bytes, in big-endian order."""
@@ -34,13 +35,15 @@ class RunningDigest:
     Bytes between the pieces, such as a header, are read here. If the pieces are not in ascending order of their
     offsets, the whole file is read once more.
 
+    An object computes the digest of its ranges itself.
+
     Parameters
     ----------
-    descriptor : descriptor of the file, open for reading.
+    image : file or object, open for reading.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, image: Opened) -> None:
+        self._image = image
         self._hash = xxhash.xxh3_128()
         self._position = 0
         self._in_order = True
@@ -48,7 +51,7 @@ class RunningDigest:
     def take(self, offset: int, piece: memoryview) -> None:
         """Add a piece of the file, which begins at an offset."""
         self._in_order = self._in_order and offset >= self._position
-        if not self._in_order:
+        if not self._in_order or not isinstance(self._image, int):
             return
         self._read_up_to(offset)
         self._hash.update(piece)
@@ -56,6 +59,8 @@ class RunningDigest:
 
     def digest(self) -> bytes:
         """Return the digest, after reading all bytes that were not added."""
+        if not isinstance(self._image, int):
+            return self._image.digest()
         if not self._in_order:
             self._hash, self._position = xxhash.xxh3_128(), 0
         self._read_up_to(None)
@@ -64,7 +69,7 @@ class RunningDigest:
     def _read_up_to(self, end: int | None) -> None:
         while end is None or self._position < end:
             wanted = _PIECE_BYTES if end is None else min(_PIECE_BYTES, end - self._position)
-            piece = os.pread(self._descriptor, wanted, self._position)
+            piece = pread(self._image, wanted, self._position)
             if not piece:
                 return
             self._hash.update(piece)

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -20,6 +20,7 @@ from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images import jpeg_stream
 from handlers.images.bmp_header import MAGIC, read_bmp_header
+from handlers.images.opened import Opened, opened, pread, size_of
 from handlers.images.png_header import END as PNG_END
 from handlers.images.png_header import read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
@@ -71,13 +72,33 @@ def open_image(path: Place, root: Container | None = None) -> Iterator[BinaryIO]
 
     Parameters and errors are those of `open_descriptor`.
     """
+    if isinstance(path, ObjectPlace):
+        from handlers.objects.files import open_object  # imported only if images are in an object store
+
+        with open_object(path) as file:
+            yield file
+        return
     with open_descriptor(path, root) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         yield file
 
 
 @contextmanager
-def open_descriptor(path: Place, root: Container | None = None) -> Iterator[int]:
-    """Open a regular file, or an object, for reading.
+def open_content(path: Place, root: Container | None = None) -> Iterator[Opened]:
+    """Open a regular file, or an object, for reading at offsets.
+
+    Parameters and errors are those of `open_descriptor`.
+    """
+    if isinstance(path, ObjectPlace):
+        with open_image(path) as file:
+            yield opened(file)
+        return
+    with open_descriptor(path, root) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def open_descriptor(path: Path, root: Container | None = None) -> Iterator[int]:
+    """Open a regular file for reading.
 
     Yields a descriptor, since making a file object requests the status of the file again.
 
@@ -92,12 +113,6 @@ def open_descriptor(path: Place, root: Container | None = None) -> Iterator[int]
     OSError, StoreFault
         If it cannot be opened.
     """
-    if isinstance(path, ObjectPlace):
-        from handlers.objects.files import open_object  # imported only if images are in an object store
-
-        with open_object(path) as file:
-            yield file.fileno()
-        return
     try:
         descriptor, _ = open_regular(path, root=root)
     except NotRegular as error:
@@ -125,11 +140,11 @@ def inspect_image(path: Place, root: Container | None = None, *, mask: bool = Fa
     OSError, StoreFault
         If it cannot be read.
     """
-    with open_descriptor(path, root) as descriptor:
-        return read_header(descriptor, path, mask=mask)
+    with open_content(path, root) as image:
+        return read_header(image, path, mask=mask)
 
 
-def read_header(descriptor: int, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
+def read_header(image: Opened, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
     """Return the header of an image in an open file, as `inspect_image`.
 
     Parameters
@@ -137,9 +152,9 @@ def read_header(descriptor: int, path: Place, *, mask: bool = False, with_layout
     with_layout : whether to return runs and layout, which takes time for thousands of strips.
     """
     try:
-        file_bytes = status_of(descriptor).st_size
-        head = os.pread(descriptor, HEAD_BYTES, 0)
-        return _info_and_extent(descriptor, file_bytes, head, mask=mask, with_layout=with_layout)[0]
+        file_bytes = size_of(image)
+        head = pread(image, HEAD_BYTES, 0)
+        return _info_and_extent(image, file_bytes, head, mask=mask, with_layout=with_layout)[0]
     except InvalidImage as error:
         raise error.fault(path) from error
 
@@ -253,41 +268,41 @@ def _outside(path: Path, root: Path) -> ImageFault:
 
 
 def _info_and_extent(
-    descriptor: int, file_bytes: int, head: bytes, *, mask: bool = False, with_layout: bool = False
+    image: Opened, file_bytes: int, head: bytes, *, mask: bool = False, with_layout: bool = False
 ) -> tuple[ImageInfo, int | None]:
     """Return the header, and the number of first bytes that determined it; None if other bytes did, too."""
     name, extent = _format_of(head[:4]), None
     if name == "tif":
-        header = TiffHeader(descriptor, file_bytes, head)
+        header = TiffHeader(image, file_bytes, head)
         info, extent = _tiff_info(header, file_bytes, mask=mask, with_layout=with_layout), header.head_extent
     elif name == "jpg":
-        info = _jpeg_info(descriptor, file_bytes)
+        info = _jpeg_info(image, file_bytes)
     elif name == "bmp":
-        header_of_bmp = read_bmp_header(descriptor, file_bytes)
+        header_of_bmp = read_bmp_header(image, file_bytes)
         info = ImageInfo(header_of_bmp.width, header_of_bmp.height, 8, "bmp", file_bytes)
     else:
-        info = _png_info(descriptor, file_bytes, mask=mask)
+        info = _png_info(image, file_bytes, mask=mask)
     _require_length(info)
     return info, extent
 
 
 def _tiff_info(header: TiffHeader, file_bytes: int, *, mask: bool, with_layout: bool) -> ImageInfo:
     layout = header.layout(mask=mask)
-    info = ImageInfo(layout.width, layout.height, layout.bits, "tif", file_bytes, header.has_more_pages)
-    return replace(info, runs=layout.runs(), layout=layout) if with_layout else info
+    found = layout.width, layout.height, layout.bits, "tif", file_bytes, header.has_more_pages
+    return ImageInfo(*found, layout.runs(), layout) if with_layout else ImageInfo(*found)
 
 
-def _jpeg_info(descriptor: int, file_bytes: int) -> ImageInfo:
-    frame = jpeg_stream.frame_of(lambda offset, length: os.pread(descriptor, length, offset))
+def _jpeg_info(image: Opened, file_bytes: int) -> ImageInfo:
+    frame = jpeg_stream.frame_of(lambda offset, length: pread(image, length, offset))
     tail_at = max(frame.data_at, file_bytes - jpeg_stream.TAIL_BYTES)
-    jpeg_stream.require_end(os.pread(descriptor, jpeg_stream.TAIL_BYTES, tail_at))
+    jpeg_stream.require_end(pread(image, jpeg_stream.TAIL_BYTES, tail_at))
     return ImageInfo(frame.width, frame.height, 8, "jpg", file_bytes)
 
 
-def _png_info(descriptor: int, file_bytes: int, *, mask: bool) -> ImageInfo:
-    width, height, bits = read_png_header(lambda offset, length: os.pread(descriptor, length, offset))
+def _png_info(image: Opened, file_bytes: int, *, mask: bool) -> ImageInfo:
+    width, height, bits = read_png_header(lambda offset, length: pread(image, length, offset))
     require_grey(bits, mask=mask)
-    if PNG_END not in os.pread(descriptor, TAIL_BYTES, max(0, file_bytes - TAIL_BYTES)):
+    if PNG_END not in pread(image, TAIL_BYTES, max(0, file_bytes - TAIL_BYTES)):
         raise InvalidImage("is truncated: the end of a PNG file is missing")
     return ImageInfo(width, height, bits, "png", file_bytes)
 

@@ -117,8 +117,8 @@ def require_end(tail: bytes) -> None:
         raise InvalidImage("is truncated: the end of its JPEG data is missing")
 
 
-def with_fillers(content: bytes) -> tuple[bytes, bytes]:
-    """Return the stream twice, with one of two fillers after every part of its coded data.
+def with_fillers(content: bytes) -> Iterator[bytes]:
+    """Yield the stream twice, with one of two fillers after every part of its coded data.
 
     If all parts are complete, both decode to the pixels of the stream itself; if not, to different pixels.
 
@@ -128,9 +128,9 @@ def with_fillers(content: bytes) -> tuple[bytes, bytes]:
         If the end marker, a restart marker or a scan is missing.
     """
     ends = list(_data_ends(content, frame_of(lambda at, length: content[at : at + length])))
-    limits = [0, *ends, len(content)]
-    parts = [content[start:end] for start, end in pairwise(limits)]
-    return _FILLERS[0].join(parts), _FILLERS[1].join(parts)
+    limits, view = [0, *ends, len(content)], memoryview(content)
+    parts = [view[start:end] for start, end in pairwise(limits)]
+    return (filler.join(parts) for filler in _FILLERS)
 
 
 def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:

@@ -18,11 +18,13 @@ from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed, read_image, require_size, translate_errors
 from handlers.images.digest import FileContent, RunningDigest, settled_identity
-from handlers.images.header import open_descriptor, read_header
+from handlers.images.header import open_content, open_descriptor, read_header
+from handlers.images.opened import Opened
 from handlers.images.pixels import Grey
 from handlers.images.read_ahead import announce
+from handlers.images.tiff_bands import DecodedRows
 from handlers.images.tiff_header import Run
-from handlers.place import Place
+from handlers.place import Place, path_of
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ class OpenLevel0(Protocol):
 
     @property
     def runs(self) -> Sequence[Run]:
-        """Runs of rows that the file stores uncompressed; empty if the pixels must be decoded."""
+        """Runs of rows that can be read without decoding the whole image; empty if there are none."""
 
     @property
     def digest(self) -> bytes | None:
@@ -63,7 +65,7 @@ class OpenLevel0(Protocol):
 
     @property
     def content(self) -> FileContent | None:
-        """Identity and digest of the file; None if it was not read."""
+        """Identity and digest of the file; None if it was not read, or is an object."""
 
     def known_digest(self) -> bytes | None:
         """Return the digest of the file's bytes, which are read if necessary; None if only render-ws can read them."""
@@ -71,8 +73,8 @@ class OpenLevel0(Protocol):
     def pixels(self) -> Grey:
         """Return the decoded pixels, (H, W)."""
 
-    def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
-        """Return the result of `read`, which is called with the open file's descriptor and a running digest.
+    def stream(self, read: Callable[[Opened, RunningDigest], T]) -> T:
+        """Return the result of `read`, which is called with the open file and a running digest.
 
         It passes each piece that it reads to the digest. Can be called once, and only if there are runs.
         """
@@ -112,17 +114,24 @@ class FileLevel0:
         self._comparison: Future[None] | None = None
         began = time.perf_counter()
         with translate_errors(file.path), ExitStack() as opening:
-            self._descriptor = opening.enter_context(open_descriptor(file.path, file.root))
+            self._image = opening.enter_context(open_content(file.path, file.root))
             self._is_distant = isinstance(file.path, Path) and time.perf_counter() - began > DISTANT_S
-            self._identity = settled_identity(self._descriptor)
-            announce(self._descriptor, 2 * file.width * file.height)
+            self._identity: FileIdentity | None = None
+            """None: an object, whose ranges are all of one version."""
+            if isinstance(self._image, int):
+                self._identity = settled_identity(self._image)
+                announce(self._image, 2 * file.width * file.height)
             with self._unless_changing():
-                info = read_header(self._descriptor, file.path, mask=file.is_mask, with_layout=True)
+                info = read_header(self._image, file.path, mask=file.is_mask, with_layout=True)
                 require_size(info, file.path, file.width, file.height)
             self._opening = opening.pop_all()
         self.bits = info.bits
         self.has_more_pages = info.has_more_pages
         self.runs = info.runs
+        self._rows = self._image
+        """What the runs are read from."""
+        if not self.runs and info.layout and info.bits > 1 and not isinstance(self._image, int):
+            self._rows, self.runs = DecodedRows(self._image, info.layout), (Run(0, info.height),)
 
     def pixels(self) -> Grey:
         """Return the decoded pixels, (H, W). The first call also computes the digest of the decoded bytes."""
@@ -131,17 +140,15 @@ class FileLevel0:
             if self.digest is not None:
                 return read_image(file.path, file.width, file.height, root=file.root, mask=file.is_mask)[0]
             with self._opening:
-                image, self.digest = read_hashed(
-                    self._descriptor, file.path, file.width, file.height, mask=file.is_mask
-                )
+                image, self.digest = read_hashed(self._image, file.path, file.width, file.height, mask=file.is_mask)
         return image
 
-    def stream(self, read: Callable[[int, RunningDigest], T]) -> T:
+    def stream(self, read: Callable[[Opened, RunningDigest], T]) -> T:
         """Return the result of `read`, and keep the digest of the file's bytes."""
         file = self._file
         with self._unless_changing(), translate_errors(file.path), self._opening:
-            digest = RunningDigest(self._descriptor)
-            result = read(self._descriptor, digest)
+            digest = RunningDigest(self._image)
+            result = read(self._rows, digest)
             self.digest = digest.digest()
         return result
 
@@ -149,13 +156,13 @@ class FileLevel0:
         """Return the digest of the file's bytes; the first call reads them."""
         if self.digest is None:
             with translate_errors(self._file.path):
-                self.digest = RunningDigest(self._descriptor).digest()
+                self.digest = RunningDigest(self._image).digest()
             self.require_unchanged()
         return self.digest
 
     def begin_comparing(self) -> None:
         """Begin the comparison of `require_unchanged` in a thread, if the file's server is distant."""
-        if self._is_distant:
+        if self._is_distant and self._identity is not None:
             comparison: Future[None] = Future()
             arguments = (comparison, self._file, self._identity)
             with suppress(RuntimeError):  # too many threads, or too little memory: `require_unchanged` compares
@@ -170,7 +177,7 @@ class FileLevel0:
         comparison, self._comparison = self._comparison, None
         if comparison is not None:
             comparison.result()
-        else:
+        elif self._identity is not None:
             require_same_file(self._file, self._identity)
 
     def close(self) -> None:
@@ -188,8 +195,8 @@ class FileLevel0:
 
     @property
     def content(self) -> FileContent | None:
-        """Identity and digest of the file; None if it was not read completely."""
-        return FileContent(self._identity, self.digest) if self.digest else None
+        """Identity and digest of the file; None if it was not read completely, or is an object."""
+        return FileContent(self._identity, self.digest) if self._identity and self.digest else None
 
 
 def _compare(result: Future[None], file: Level0File, before: FileIdentity) -> None:
@@ -206,7 +213,7 @@ def require_same_file(file: Level0File, before: FileIdentity) -> None:
 
     Opens the path again, so that the client of a file server asks for new attributes and sees a replaced file.
     """
-    with translate_errors(file.path), open_descriptor(file.path, file.root) as descriptor:
+    with translate_errors(file.path), open_descriptor(path_of(file.path), file.root) as descriptor:
         now = FileIdentity.of(status_of(descriptor))
     if now != before:
         hint = "find the program that writes it; temwatch reads it again by itself"

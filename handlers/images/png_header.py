@@ -22,6 +22,8 @@ LEAST_MEAN_CHUNK_BYTES: Final = 256
 """Smallest mean length of chunks: encoders write pixels in chunks of 8 KiB or more, and empty chunks only cost time."""
 
 _HEADER_BYTES: Final = 33
+_START_BYTES: Final = 8
+"""Length and type of a chunk."""
 _MAX_SIDE: Final = 65536
 _MAX_CHUNK_BYTES: Final = (1 << 31) - 1
 _GREY: Final = 0
@@ -82,20 +84,55 @@ def _require_pixels(read: Read) -> None:
 
 def require_few_chunks(read: Read, file_bytes: int) -> None:
     """Raise InvalidImage if the file has so many small chunks that decoding takes excessive time."""
-    most = MOST_CHUNKS_BEFORE_PIXELS + file_bytes // LEAST_MEAN_CHUNK_BYTES
-    if any(number >= most for number, _ in enumerate(_chunks(read, _HEADER_BYTES))):
-        raise InvalidImage(f"should have at most {most} PNG chunks for its length, has more")
+    limit = ChunkLimit(read, file_bytes)
+    limit.passed(file_bytes)
+
+
+class ChunkLimit:
+    """Counts the chunks of a file, as far as its decoder has read.
+
+    Parameters
+    ----------
+    read : is asked for the beginning of each chunk.
+    """
+
+    def __init__(self, read: Read, file_bytes: int) -> None:
+        self._read = read
+        self._most = MOST_CHUNKS_BEFORE_PIXELS + file_bytes // LEAST_MEAN_CHUNK_BYTES
+        self._found = 0
+        self._next: int | None = _HEADER_BYTES
+        """Offset of the next chunk; None behind the last one."""
+
+    def passed(self, position: int) -> None:
+        """Count the chunks that begin before a position. Raises InvalidImage if there are too many small ones."""
+        while self._next is not None and self._next + _START_BYTES <= position:
+            if self._found >= self._most:
+                raise InvalidImage(f"should have at most {self._most} PNG chunks for its length, has more")
+            chunk = _chunk_at(self._read, self._next)
+            self._found += 1
+            self._next = chunk.next_at if chunk else None
 
 
 def _chunks(read: Read, offset: int) -> Iterator[tuple[int, bytes]]:
     """Yield offset and type of each chunk from an offset on, up to the end chunk or the end of the file."""
-    kind = b""
-    while kind != b"IEND":
-        start = read(offset, 8)
-        if len(start) < 8:
-            return
-        length, kind = struct.unpack(">I4s", start)
-        if length > _MAX_CHUNK_BYTES:
-            raise InvalidImage("has a broken PNG chunk")
-        yield offset, kind
-        offset += 12 + length
+    at: int | None = offset
+    while at is not None and (chunk := _chunk_at(read, at)):
+        yield at, chunk.kind
+        at = chunk.next_at
+
+
+class _Chunk(NamedTuple):
+    kind: bytes
+    next_at: int | None
+    """None behind the end chunk."""
+
+
+def _chunk_at(read: Read, offset: int) -> _Chunk | None:
+    """Return the chunk that begins at an offset; None at the end of the file."""
+    start = read(offset, _START_BYTES)
+    if len(start) < _START_BYTES:
+        return None
+    length, kind = struct.unpack(">I4s", start)
+    if length > _MAX_CHUNK_BYTES:
+        raise InvalidImage("has a broken PNG chunk")
+    return _Chunk(kind, None if kind == b"IEND" else offset + 12 + length)

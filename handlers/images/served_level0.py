@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from handlers.errors import ImageFault
-from handlers.file_status import status_of
+from handlers.identity import FileIdentity
 from handlers.images.decode import require_size
-from handlers.images.digest import FileContent, RunningDigest, content_of
-from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_descriptor, read_header
+from handlers.images.digest import FileContent, RunningDigest, settled_identity
+from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_content, read_header
 from handlers.images.level0 import Level0File, require_same_file
+from handlers.images.opened import Opened, size_of
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.render_source import RenderSource
 from handlers.images.source import fetch_level0, require_served_size
@@ -40,15 +41,15 @@ class ServedLevel0:
     def __init__(self, file: Level0File, source: RenderSource, window: IntensityRange) -> None:
         self._file, self._source, self._window = file, source, window
         self.bits = source.bits
-        info, self.content = _read_here(file)
+        info, self.digest, self._identity = _read_here(file)
         self._has_known_size = info is not None
         if info is not None:
             require_size(info, file.path, file.width, file.height)
 
     @property
-    def digest(self) -> bytes | None:
-        """The digest of the file's bytes; None if this machine cannot read them."""
-        return self.content.digest if self.content else None
+    def content(self) -> FileContent | None:
+        """Identity and digest of the file; None if this machine cannot read it, or it is an object."""
+        return FileContent(self._identity, self.digest) if self._identity and self.digest else None
 
     def known_digest(self) -> bytes | None:
         """Return `digest`: the file was read already, or cannot be read."""
@@ -74,7 +75,7 @@ class ServedLevel0:
             raise
         return pixels
 
-    def stream(self, read: Callable[[int, RunningDigest], object]) -> NoReturn:
+    def stream(self, read: Callable[[Opened, RunningDigest], object]) -> NoReturn:
         """Raise ValueError, since there are no runs."""
         raise ValueError(f"{self._source.url} has no runs")
 
@@ -83,8 +84,8 @@ class ServedLevel0:
 
     def require_unchanged(self) -> None:
         """Raise ImageChanging if the file has changed since it was read; return if this machine cannot read it."""
-        if self.content is not None:
-            require_same_file(self._file, self.content.identity)
+        if self._identity is not None:
+            require_same_file(self._file, self._identity)
 
     def close(self) -> None:
         """Do nothing: no file is open."""
@@ -95,16 +96,17 @@ def _is_too_long(file: Level0File, size: int) -> bool:
     return size > MOST_BYTES_PER_PIXEL_BYTE * BYTES_PER_PIXEL * file.width * file.height + MOST_EXTRA_BYTES
 
 
-def _read_here(file: Level0File) -> tuple[ImageInfo | None, FileContent | None]:
-    """Return header and content of the file; each is None if this machine cannot read it within bounds."""
-    content = None
+def _read_here(file: Level0File) -> tuple[ImageInfo | None, bytes | None, FileIdentity | None]:
+    """Return header, digest and identity; each is None if this machine cannot read it within bounds."""
+    digest, identity = None, None
     try:
-        with open_descriptor(file.path, file.root) as descriptor:
-            if _is_too_long(file, status_of(descriptor).st_size):
-                return None, None
-            content = content_of(descriptor)
-            return read_header(descriptor, file.path, mask=file.is_mask), content
+        with open_content(file.path, file.root) as image:
+            if _is_too_long(file, size_of(image)):
+                return None, None, None
+            identity = settled_identity(image) if isinstance(image, int) else None
+            digest = RunningDigest(image).digest()
+            return read_header(image, file.path, mask=file.is_mask), digest, identity
     except OSError:
-        return None, None
+        return None, None, None
     except ImageFault:  # render-ws may read images of this kind
-        return None, content
+        return None, digest, identity

@@ -1,7 +1,6 @@
 """Headers of TIFF files: size, depth and coding of the pixels, and their offsets in the file."""
 
 import functools
-import os
 import struct
 import sys
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 from handlers.errors import InvalidImage
 from handlers.images import jpeg_stream, tiff_compression
+from handlers.images.opened import Opened, pread
 
 HEAD_BYTES = 4096
 """Bytes of the first read of a file: one page, since disks and file servers do not read less."""
@@ -125,8 +125,8 @@ class TiffHeader:
     STRIPS, TILES = (273, 279), (324, 325)
     """Tags of offsets and of byte counts."""
 
-    def __init__(self, descriptor: int, file_bytes: int, head: bytes) -> None:
-        self._descriptor = descriptor
+    def __init__(self, image: Opened, file_bytes: int, head: bytes) -> None:
+        self._image = image
         self._file_bytes = file_bytes
         self._order = "<" if head[0:1] == b"I" else ">"
         self._big = b"+" in head[2:4]
@@ -323,7 +323,7 @@ class TiffHeader:
                 raise InvalidImage(
                     f"is truncated: it has {self._file_bytes} bytes, and its header needs {offset + length}"
                 )
-            self._window = os.pread(self._descriptor, max(length, HEAD_BYTES), offset)
+            self._window = pread(self._image, max(length, HEAD_BYTES), offset)
             self._window_start, inside = offset, 0
             self.head_extent = None
             if len(self._window) < length:

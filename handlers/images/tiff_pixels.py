@@ -5,7 +5,6 @@ simple TIFF that is made by the layout, so that only `tiff_header` interprets th
 """
 
 import io
-import os
 import struct
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from PIL import TiffImagePlugin
 
 from handlers.errors import InvalidImage
 from handlers.images import tiff_compression
+from handlers.images.opened import Opened, pread
 from handlers.images.pillow_pixels import array_of, jpeg_pixels
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import TiffLayout
@@ -27,7 +27,7 @@ _SHORT, _LONG = 3, 4
 CUT_SHORT = "the file became shorter while it was read"
 
 
-def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
+def tiff_pixels(image: Opened, layout: TiffLayout) -> Grey:
     """Return the image, (H, W), uint8 or uint16. One bit per pixel becomes 0 or 255.
 
     Raises
@@ -40,17 +40,17 @@ def tiff_pixels(descriptor: int, layout: TiffLayout) -> Grey:
         If it cannot be read.
     """
     if layout.compression == tiff_compression.NONE:
-        return _as_values(_plain_bytes(descriptor, layout), layout)
+        return _as_values(_plain_bytes(image, layout), layout)
     if layout.compression == tiff_compression.JPEG:
-        return _of_jpeg(descriptor, layout)
-    return _by_libtiff(descriptor, layout)
+        return _of_jpeg(image, layout)
+    return _by_libtiff(image, layout)
 
 
-def _piece(descriptor: int, layout: TiffLayout, index: int) -> bytes:
+def _piece(image: Opened, layout: TiffLayout, index: int) -> bytes:
     """Return the bytes of a strip or tile, with the highest bit of each byte first."""
-    content = os.pread(descriptor, layout.lengths[index], layout.offsets[index])
+    content = pread(image, layout.lengths[index], layout.offsets[index])
     while len(content) < layout.lengths[index]:
-        more = os.pread(descriptor, layout.lengths[index] - len(content), layout.offsets[index] + len(content))
+        more = pread(image, layout.lengths[index] - len(content), layout.offsets[index] + len(content))
         if not more:
             raise EOFError(CUT_SHORT)
         content += more
@@ -67,11 +67,11 @@ def _places(layout: TiffLayout) -> Iterator[tuple[int, int, int]]:
         yield index, row * layout.piece_height, column * layout.piece_width
 
 
-def _plain_bytes(descriptor: int, layout: TiffLayout) -> Bytes:
+def _plain_bytes(image: Opened, layout: TiffLayout) -> Bytes:
     """Return the rows of the image as stored, (H, bytes)."""
     rows = np.empty((layout.height, (layout.width * layout.bits + 7) // 8), np.uint8)
     for index, top, left in _places(layout):
-        piece = np.frombuffer(_piece(descriptor, layout, index), np.uint8).reshape(-1, layout.row_bytes)
+        piece = np.frombuffer(_piece(image, layout, index), np.uint8).reshape(-1, layout.row_bytes)
         place = rows[top : top + layout.piece_height, left * layout.bits // 8 :][:, : layout.row_bytes]
         place[...] = piece[: place.shape[0], : place.shape[1]]
     return rows
@@ -86,10 +86,10 @@ def _as_values(rows: Bytes, layout: TiffLayout) -> Grey:
     return rows.view(f"{layout.order}u2").astype(np.uint16, copy=False)
 
 
-def _of_jpeg(descriptor: int, layout: TiffLayout) -> Grey:
+def _of_jpeg(image: Opened, layout: TiffLayout) -> Grey:
     pixels = np.empty((layout.height, layout.width), np.uint8)
     for index, top, left in _places(layout):
-        content = _piece(descriptor, layout, index)
+        content = _piece(image, layout, index)
         if layout.jpeg_tables:  # they are a separate stream without pixels
             content = layout.jpeg_tables[: layout.jpeg_tables.rindex(b"\xff\xd9")] + content[2:]
         piece = jpeg_pixels(content)
@@ -98,21 +98,21 @@ def _of_jpeg(descriptor: int, layout: TiffLayout) -> Grey:
     return pixels
 
 
-def _by_libtiff(descriptor: int, layout: TiffLayout) -> Grey:
-    image = TiffImagePlugin.TiffImageFile(io.BytesIO(_plain_tiff(descriptor, layout)))
+def _by_libtiff(image: Opened, layout: TiffLayout) -> Grey:
+    plain = TiffImagePlugin.TiffImageFile(io.BytesIO(_plain_tiff(image, layout)))
     try:
-        return array_of(image)
+        return array_of(plain)
     except OSError as error:
         name = tiff_compression.name_of(layout.compression)
         raise InvalidImage(f"cannot be decoded: its {name} data are broken or end too early") from error
 
 
-def _plain_tiff(descriptor: int, layout: TiffLayout) -> bytes:
+def _plain_tiff(image: Opened, layout: TiffLayout) -> bytes:
     """Return a TIFF with the same encoded pixels and a minimal header."""
     offsets, content = [], bytearray(8)
     for index in range(len(layout.offsets)):
         offsets.append(len(content))
-        content += _piece(descriptor, layout, index)
+        content += _piece(image, layout, index)
     content += bytes(len(content) % 2)
     shape = (322, 323) if layout.is_tiled else (256, 278)
     tags: dict[int, tuple[int, tuple[int, ...]]] = {

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smallest_type
-from handlers.mipmaps.kernel import CompiledMeans, GreyRange, Runs, Seen
-from handlers.mipmaps.strips import Strip, strip_rows
+from handlers.mipmaps.kernel import CompiledMeans, GreyRange
+from handlers.mipmaps.strips import Runs, Seen, Strip, strip_rows
 
 
 def means(
@@ -73,10 +74,10 @@ class MeansByNumpy:
         for start in range(0, len(image), self._strip.rows):
             self._add(image[start : start + self._strip.rows])
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
         self._begin()
-        for _, rows in self._strip.read(descriptor, runs, seen):
+        for _, rows in self._strip.read(image, runs, seen):
             if grey_range is not None:
                 grey_range.add_by_numpy(rows)
             self._add(rows)

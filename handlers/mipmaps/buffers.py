@@ -13,13 +13,15 @@ import numpy as np
 from handlers.images.digest import RunningDigest
 from handlers.images.encode import Page, plain_page
 from handlers.images.level0 import OpenLevel0
+from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction, level_size
 from handlers.mipmaps.area_mean import unbiased
 from handlers.mipmaps.filler import filler
-from handlers.mipmaps.kernel import GreyRange, Runs, Seen
+from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.resize import OF_NEIGHBOURS
 from handlers.mipmaps.resize_kernel import CompiledResize
+from handlers.mipmaps.strips import Runs, Seen
 
 KEPT = 2
 """Number of idle buffers that are kept. At most one of them has memory for all rows of level 0."""
@@ -55,7 +57,7 @@ class LevelBuffers:
         outputs = {level: page.pixels for level, page in self.pages.items()}
         self._filler = filler(kind.width, kind.height, kind.bits, outputs, to_8bit, kind.reduction)
 
-    def fill_from_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> list[int]:
+    def fill_from_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> list[int]:
         """Fill the levels from the rows of an open file. Return the levels whose mean error exceeds the limit.
 
         Parameters
@@ -70,7 +72,7 @@ class LevelBuffers:
         OSError
             If the file cannot be read.
         """
-        self._filler.add_file(descriptor, runs, seen, grey_range)
+        self._filler.add_file(image, runs, seen, grey_range)
         return self._filler.biased()
 
     def fill(self, image: Grey) -> list[int]:
@@ -115,8 +117,8 @@ def reduced(
 
 
 def _stream(level0: OpenLevel0, buffers: LevelBuffers, grey_range: GreyRange | None) -> list[int]:
-    def read(descriptor: int, digest: RunningDigest) -> list[int]:
-        return buffers.fill_from_file(descriptor, level0.runs, digest.take, grey_range)
+    def read(image: Opened, digest: RunningDigest) -> list[int]:
+        return buffers.fill_from_file(image, level0.runs, digest.take, grey_range)
 
     return level0.stream(read)
 

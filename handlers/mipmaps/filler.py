@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps.area_mean import means
 from handlers.mipmaps.block_functions import BAND
-from handlers.mipmaps.kernel import GreyRange, Runs, Seen
+from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.reduce import REDUCERS
 from handlers.mipmaps.resize import OF_NEIGHBOURS
 from handlers.mipmaps.resize_kernel import CompiledResize
-from handlers.mipmaps.strips import STRIP_BYTES, Strip, strip_rows
+from handlers.mipmaps.strips import STRIP_BYTES, Runs, Seen, Strip, strip_rows
 
 
 class LevelFiller(Protocol):
@@ -20,7 +21,7 @@ class LevelFiller(Protocol):
     def add_image(self, image: Grey) -> None:
         """Fill the levels from level 0, (H, W), contiguous."""
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError.
 
         Parameters
@@ -80,9 +81,9 @@ class ByStrips:
         for top in range(0, len(image), self._strip.rows):
             self._fill(top, image[top : top + self._strip.rows])
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
-        for top, rows in self._strip.read(descriptor, runs, seen):
+        for top, rows in self._strip.read(image, runs, seen):
             if grey_range is not None:
                 grey_range.add(rows)
             self._fill(top, rows)

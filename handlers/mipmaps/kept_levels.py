@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from handlers.errors import Fault
 from handlers.images.decode import read_image
 from handlers.images.digest import RunningDigest
-from handlers.images.header import open_descriptor
+from handlers.images.header import open_content
 from handlers.images.level0 import OpenLevel0
 from handlers.images.provenance import pixels_match, read_provenance, without_pixels
 from handlers.images.reduction import level_size
@@ -56,7 +56,7 @@ def _valid_level(job: MipmapJob, level0_bits: int, level: int, path: Place, text
 def digest_of(path: Place) -> bytes | None:
     """Return the digest of a file; None if it cannot be read."""
     try:
-        with open_descriptor(path) as descriptor:
-            return RunningDigest(descriptor).digest()
+        with open_content(path) as image:
+            return RunningDigest(image).digest()
     except (Fault, OSError):
         return None

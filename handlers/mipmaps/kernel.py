@@ -8,26 +8,22 @@ import ctypes
 import functools
 import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from handlers.images.opened import Opened
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
+from handlers.mipmaps.strips import CUT_SHORT, Runs, Seen, Strip
 
-Runs = Sequence[tuple[int, int]]
-"""Runs of rows in a file, from the first row of the image to the last: (offset in bytes, number of rows)."""
 LIBRARY = Path(__file__).with_name("libarea_mean.so")
 HIGHEST_LEVEL = 8
 """Highest level of the compiled code: sums of 4^8 16-bit pixels fit 32 bits, larger sums do not."""
 BYTES_AT_ONCE = 192 * 1024
 """Bytes of level 0 in a strip: few enough to stay in the second-level cache, enough to make calls cheap."""
-CUT_SHORT = "the file became shorter while it was read"
-
-Seen = Callable[[int, memoryview], object]
-"""Called with the offset and the bytes of each piece of a file after it is read, while it is in the cache."""
 _Seen = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 """seen_t of area_mean.c."""
 
@@ -125,7 +121,7 @@ class CompiledMeans:
         if loaded is None:
             raise OSError(f"{LIBRARY} was not built for this version")
         self._add_rows, self._take_file = loaded.temwatch_add_rows, loaded.temwatch_take_file
-        self._row_bytes, self._pixel_bytes = width * depth // 8, depth // 8
+        self._width, self._row_bytes, self._pixel_bytes = width, width * depth // 8, depth // 8
         self._strip_rows = max(2, BYTES_AT_ONCE // self._row_bytes // 2 * 2)
         self._strip = np.empty(self._strip_rows * self._row_bytes + 2 * mmap.PAGESIZE, np.uint8)
         self._outputs = dict(outputs)
@@ -156,9 +152,12 @@ class CompiledMeans:
         rows, row_bytes, pixel_bytes = image.shape[0], self._row_bytes, self._pixel_bytes
         self._add_rows(self._levels, len(self._levels), image.ctypes.data, row_bytes, rows, pixel_bytes)
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
         self._begin()
+        if not isinstance(image, int):
+            self._add_strips(image, runs, seen, grey_range)
+            return
         numbers = chain.from_iterable(runs)
         memory, begins = self._strip.data, self._strip.ctypes.data
 
@@ -167,7 +166,7 @@ class CompiledMeans:
 
         failed = self._take_file(
             *(self._levels, len(self._levels)),
-            *(descriptor, (ctypes.c_int64 * (2 * len(runs)))(*numbers), len(runs)),
+            *(image, (ctypes.c_int64 * (2 * len(runs)))(*numbers), len(runs)),
             *(self._row_bytes, self._pixel_bytes, self._strip.ctypes.data, self._strip_rows),
             _Seen(hand_over),
             ctypes.byref(grey_range) if grey_range is not None else None,
@@ -176,6 +175,14 @@ class CompiledMeans:
             raise EOFError(CUT_SHORT)
         if failed < 0:
             raise OSError(-failed, os.strerror(-failed))
+
+    def _add_strips(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None) -> None:
+        """Add the rows of an object, which compiled code cannot read by itself."""
+        for _, rows in Strip(self._width, self._pixel_bytes * 8, self._strip_rows).read(image, runs, seen):
+            if grey_range is not None:
+                grey_range.add(rows)
+            add, count = self._add_rows, len(self._levels)
+            add(self._levels, count, rows.ctypes.data, self._row_bytes, len(rows), self._pixel_bytes)
 
     def biased(self) -> list[int]:
         """Return the levels of the last image whose mean error exceeds the limit."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from handlers.errors import StoreFault
 from handlers.images.digest import RunningDigest
-from handlers.images.header import open_descriptor
+from handlers.images.header import open_content
 from handlers.mipmaps.measure import digest_of_levels
 from handlers.place import Place
 from handlers.stores.choose import store_of
@@ -37,5 +37,5 @@ def are_proved(levels: Levels, expected: bytes) -> bool:
 
 
 def _read(place: Place) -> bytes:
-    with open_descriptor(place) as descriptor:
-        return RunningDigest(descriptor).digest()
+    with open_content(place) as image:
+        return RunningDigest(image).digest()

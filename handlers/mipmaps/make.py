@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import replace
 
 from handlers.container import Container
 from handlers.errors import Fault, SettingsFault, WorkerFault
@@ -35,7 +34,7 @@ def make_mipmaps(job: MipmapJob) -> MipmapReport:
     from handlers.objects.files import reading_once
 
     with reading_once():
-        return replace(_made(job), level0=None)  # the identity would be that of the copy in memory
+        return _made(job)
 
 
 def _made(job: MipmapJob) -> MipmapReport:

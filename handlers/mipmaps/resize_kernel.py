@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange, scaled
 from handlers.images.reduction import Reduction
 from handlers.mipmaps import windows
-from handlers.mipmaps.kernel import GreyRange, Runs, Seen, compiled_code
-from handlers.mipmaps.strips import Strip
+from handlers.mipmaps.kernel import GreyRange, compiled_code
+from handlers.mipmaps.strips import Runs, Seen, Strip
 
 BYTES_AT_ONCE = 384 * 1024
 """Bytes of level 0 in a strip: enough to make calls cheap, few enough to stay in the second-level cache."""
@@ -132,9 +133,9 @@ class CompiledResize:
         self._take(image, 0)
         self._scale()
 
-    def add_file(self, descriptor: int, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
         """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
-        for top, rows in self._strip.read(descriptor, runs, seen):
+        for top, rows in self._strip.read(image, runs, seen):
             if grey_range is not None:
                 grey_range.add(rows)
             self._take(rows, top)

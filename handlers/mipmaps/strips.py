@@ -1,14 +1,18 @@
 """Reading level 0 strip by strip into the same memory, since new pages of memory cost more than the arithmetic."""
 
 import mmap
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from handlers.images.opened import Opened, pread_into
 from handlers.images.pixels import Grey
-from handlers.mipmaps.kernel import CUT_SHORT, Runs, Seen
 
+Runs = Sequence[tuple[int, int]]
+"""Runs of rows in a file, from the first row of the image to the last: (offset in bytes, number of rows)."""
+Seen = Callable[[int, memoryview], object]
+"""Called with the offset and the bytes of each piece of a file after it is read, while it is in the cache."""
+CUT_SHORT = "the file became shorter while it was read"
 STRIP_BYTES = 512 * 1024
 """Bytes of a strip for numpy: with fewer, calls cost more than the sums; with more, rows do not stay in the cache."""
 _LINE = 64
@@ -33,7 +37,7 @@ class Strip:
         self._memory = np.empty(rows * self._row_bytes + mmap.PAGESIZE + _LINE, np.uint8)
         self._address = self._memory.ctypes.data
 
-    def read(self, descriptor: int, runs: Runs, seen: Seen) -> Iterator[tuple[int, Grey]]:
+    def read(self, image: Opened, runs: Runs, seen: Seen) -> Iterator[tuple[int, Grey]]:
         """Yield (number of the first row, rows) each time the strip is full, and for the last rows.
 
         Parameters
@@ -55,7 +59,7 @@ class Strip:
                 rows = min(left, self.rows - filled)
                 begin, length = filled * self._row_bytes, rows * self._row_bytes
                 piece = place[begin : begin + length].data
-                _read_into(descriptor, piece, offset)
+                _read_into(image, piece, offset)
                 seen(offset, piece)
                 offset, left, filled = offset + length, left - rows, filled + rows
                 if filled == self.rows:
@@ -80,9 +84,9 @@ def strip_rows(row_bytes: int, level: int, strip_bytes: int = STRIP_BYTES) -> in
     return max(1, strip_bytes // row_bytes >> level) << level
 
 
-def _read_into(descriptor: int, place: memoryview, offset: int) -> None:
+def _read_into(image: Opened, place: memoryview, offset: int) -> None:
     while place:
-        count = os.preadv(descriptor, [place], offset)
+        count = pread_into(image, place, offset)
         if count == 0:
             raise EOFError(CUT_SHORT)
         place, offset = place[count:], offset + count

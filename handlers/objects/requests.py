@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from handlers.place import Bucket, ObjectPlace
 from handlers.text import shorten
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 MOST_REASON = 300
@@ -21,6 +23,9 @@ _CODE = re.compile(r"<Code>\s*([^<]{1,100}?)\s*</Code>")
 _MESSAGE = re.compile(r"<Message>\s*([^<]*?)\s*</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3}[^:]*)")
 _CONTENT_TYPE = "Content-Type"
+_REFUSED = ("401", "403")
+"""Beginnings of a status that refuses the credentials."""
+_REPLACED = "was replaced while it was read"
 
 _HINTS = {
     "ExpiredToken": "renew the credentials; temwatch reads their file again by itself",
@@ -49,6 +54,14 @@ class ObjectStat:
     """Generation at Google, which is the condition of a write instead of the ETag."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Metadata from the writer; empty in listings, which do not contain them."""
+    modified: datetime | None = None
+    """Time of the last change, by the clock of the store."""
+
+    def is_of(self, other: "ObjectMeta") -> bool:
+        """Whether an answer is about the same version; without an ETag, size and time decide."""
+        if self.size != other["size"]:
+            return False
+        return self.etag == other["e_tag"] if self.etag else self.modified == other["last_modified"]
 
     def as_condition(self) -> dict[str, str]:
         """Return the condition of a write that replaces this object, in the form of obstore."""
@@ -81,9 +94,17 @@ class Objects:
                 found = obstore.get(self._store, place.key, options={"head": True})
             except FileNotFoundError:
                 return None
+            except store_errors() as error:
+                self._require_reason(place, error)
+                raise
             meta, attributes = found.meta, found.attributes
             return ObjectStat(
-                meta["size"], meta["e_tag"], attributes.get(_CONTENT_TYPE), meta["version"], dict(attributes)
+                meta["size"],
+                meta["e_tag"],
+                attributes.get(_CONTENT_TYPE),
+                meta["version"],
+                dict(attributes),
+                meta["last_modified"],
             )
 
     def put(
@@ -131,8 +152,10 @@ class Objects:
                 done = obstore.put(self._store, place.key, content, attributes=attributes, use_multipart=False)
             return done["e_tag"]
 
-    def range(self, place: ObjectPlace, start: int, end: int, etag: str | None) -> bytes:
-        """Return bytes of an object, which must have this ETag.
+    def range(self, place: ObjectPlace, start: int, end: int, version: ObjectStat) -> bytes:
+        """Return bytes of a version of an object.
+
+        The answer has to name the version, too: a store, or a proxy before it, may ignore the condition.
 
         Raises
         ------
@@ -146,12 +169,15 @@ class Objects:
         import obstore
         from obstore.exceptions import PreconditionError
 
-        options: Any = {"range": (start, end)} | ({"if_match": etag} if etag else {})
+        options: Any = {"range": (start, end)} | ({"if_match": version.etag} if version.etag else {})
         with self._asking(place, "read it"):
             try:
-                return bytes(obstore.get(self._store, place.key, options=options).bytes())
+                found = obstore.get(self._store, place.key, options=options)
+                if not version.is_of(found.meta):
+                    raise OtherObject(str(place), _REPLACED, "retries continue")
+                return bytes(found.bytes())
             except PreconditionError as error:
-                raise OtherObject(str(place), "was replaced while it was read", "retries continue") from error
+                raise OtherObject(str(place), _REPLACED, "retries continue") from error
 
     def list(self, directory: ObjectPlace) -> Iterator[tuple[str, ObjectStat]]:
         """Yield name and facts of each object in a directory, except those in directories below it."""
@@ -172,6 +198,14 @@ class Objects:
             except FileNotFoundError:
                 return
 
+    def _require_reason(self, place: ObjectPlace, error: Exception) -> None:
+        """Raise a refusal with the store's reason, by a request whose answer may have a body, unlike that to a HEAD."""
+        import obstore
+
+        if _first(_STATUS, str(error)).startswith(_REFUSED) and not _first(_CODE, str(error)):
+            with suppress(FileNotFoundError):
+                obstore.get(self._store, place.key, options={"range": (0, 1)})
+
     @contextmanager
     def _asking(self, place: ObjectPlace, tried: str) -> Iterator[None]:
         """Context of a request, which turns its errors into StoreFault; reading may raise FileNotFoundError."""
@@ -190,7 +224,7 @@ class Objects:
         text = str(error)
         code = _first(_CODE, text) or code
         status = _first(_STATUS, text)
-        is_refused = status.startswith(("401", "403"))
+        is_refused = status.startswith(_REFUSED)
         if is_refused or not status:
             reconnect(self._bucket)
         words = [word for word in (code, status, _first(_MESSAGE, text)) if word]

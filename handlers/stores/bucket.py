@@ -100,14 +100,14 @@ class BucketStore:
             raise _differs(place, f"expected the type {content_type}, found {found.content_type}")
         if found.etag != etag:
             raise OtherObject(str(place), "was written by another program at the same time", "retries continue")
-        if _md5_in(etag) != md5 and not self._reads_as(place, content, etag):
+        if _md5_in(etag) != md5 and not self._reads_as(place, content, found):
             raise _differs(place, "its bytes differ")
 
-    def _reads_as(self, place: ObjectPlace, content: bytes | bytearray, etag: str | None) -> bool:
+    def _reads_as(self, place: ObjectPlace, content: bytes | bytearray, found: ObjectStat) -> bool:
         expected = memoryview(content)
         starts = range(0, len(expected), RANGE_BYTES)
         pieces = ((start, min(start + RANGE_BYTES, len(expected))) for start in starts)
-        return all(self._objects.range(place, *piece, etag) == expected[slice(*piece)] for piece in pieces)
+        return all(self._objects.range(place, *piece, found) == expected[slice(*piece)] for piece in pieces)
 
     def sync(self, places: Iterable[Place]) -> None:
         """Do nothing: when a store answers, the object is durable."""
@@ -126,7 +126,7 @@ class BucketStore:
         return bytes.fromhex(digest[0]) if digest else None
 
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
-        """Read an object into memory and open it."""
+        """Open an object, which is read by ranges."""
         return open_object(_object(place), self._objects)
 
     def list(self, directory: Place) -> Iterator[tuple[str, LevelStat]]:

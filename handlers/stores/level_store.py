@@ -69,7 +69,7 @@ class LevelStore(Protocol):
         """Return the XXH3-128 of a file's bytes if the store's checksum proves it, without reading; else None."""
 
     def open(self, place: Place) -> AbstractContextManager[BinaryIO]:
-        """Open a file for reading, with a descriptor. Raises FileNotFoundError if it does not exist."""
+        """Open a file for reading at any place. Raises FileNotFoundError if there is none."""
 
     def list(self, directory: Place) -> Iterator[tuple[str, LevelStat]]:
         """Yield name and facts of each file in a directory, except temporary files; nothing if it does not exist."""

@@ -60,8 +60,8 @@ class Objects:
         self.after_put()
         return etag
 
-    def range(self, place: ObjectPlace, start: int, end: int, etag: str | None) -> bytes:
-        self.ranges.append((start, end, etag))
+    def range(self, place: ObjectPlace, start: int, end: int, version: ObjectStat) -> bytes:
+        self.ranges.append((start, end, version.etag))
         return self.objects[place].content[start:end]
 
     def list(self, directory: ObjectPlace) -> Iterator[tuple[str, ObjectStat]]:

@@ -191,6 +191,13 @@ class TestFakeGcs(ObjectSuite):
         return BucketStore(root.bucket)
 
 
+def test_fake_gcs_needs_the_layer_that_translates_uploads(google, request, monkeypatch):
+    """Once this fails, the server takes the uploads of Google's XML API: remove `other_stores.translating`."""
+    monkeypatch.setenv(*next(iter(other_stores.GOOGLE.items())))
+    with pytest.raises(StoreFault, match="could not write it: 400 Bad Request"):
+        put(in_store("gs://bucket", google, request) / "a.tif")
+
+
 def in_store(bucket, endpoint, request):
     return parse_object(f"{bucket}/t{abs(hash(request.node.nodeid)):x}", StoreAccess(endpoint=endpoint))
 
@@ -267,6 +274,25 @@ def test_a_fault_that_lasts_names_object_reason_and_hint_and_leaves_no_half_obje
     layer.rule = lambda request: None
     assert content(place / "a.tif") == before
     assert BucketStore(place.bucket).stat(place / "new.tif") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (object_store.EXPIRED, "403 Forbidden: The provided token has expired. (renew the credentials"),
+        (object_store.SKEWED, "the server's is too large. (correct this machine's clock"),
+        ((403, b""), "could not look it up: 403 Forbidden (check the credentials"),
+    ],
+)
+def test_a_refused_look_up_names_the_reason_which_an_answer_to_head_cannot_have(faulty, answer, words):
+    layer, place = faulty
+    layer.rule = lambda request: answer
+    with pytest.raises(StoreFault) as fault:
+        BucketStore(place.bucket).stat(place / "a.tif")
+    assert words in str(fault.value)
+    layer.rule = lambda request: answer if request.method == "HEAD" else None  # a policy that refuses HEAD alone
+    with pytest.raises(StoreFault, match="403 Forbidden"):
+        BucketStore(place.bucket).stat(place / "a.tif")
 
 
 def test_a_level_is_one_upload_with_type_checksum_and_condition(faulty):
