@@ -6,7 +6,10 @@ docs/decisions/stores.md gives the reasons.
 """
 
 import os
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +32,10 @@ _ENDPOINT_NAMES = {
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
 """Scheme -> variables of the environment that obstore reads; those of AWS in the order of its programs."""
+_GOOGLE_CREDENTIALS = re.compile(
+    "SERVICE_ACCOUNT|GOOGLE_(?i:service_account|service_account_path|service_account_key|bearer_token|skip_signature)"
+)
+"""Variables of the environment that take precedence over obstore's key `application_credentials`."""
 
 _lock = threading.Lock()
 _open: dict[Bucket, "ObjectStore"] = {}
@@ -85,11 +92,12 @@ def _opened(bucket: Bucket) -> "ObjectStore":
                 if keys := from_file(access):
                     keys()  # raises a fault if the file is invalid
                     options["credential_provider"] = keys
-                return store.S3Store(bucket.name, config=_s3_config(bucket.name, access), **options)
+                return store.S3Store(bucket.name, config=_s3_config(bucket, access), **options)
             case "gs":
-                return store.GCSStore(bucket.name, config=_gs_config(access), **options)
+                with _without_google_credentials() if access.credentials_file else nullcontext():
+                    return store.GCSStore(bucket.name, config=_gs_config(access), **options)
             case _:
-                return store.AzureStore(bucket.name, config=_az_config(access), **options)
+                return store.AzureStore(bucket.name, config=_az_config(bucket, access), **options)
     except (ValueError, store_errors()) as error:
         problem = f"no connection can be made: {str(error).splitlines()[0]}"
         raise SettingsFault(
@@ -139,15 +147,20 @@ def _retries() -> dict[str, Any]:
     return {"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S), "backoff": backoff}
 
 
-def _s3_config(bucket: str, access: StoreAccess) -> "S3Config":
+def _s3_config(bucket: Bucket, access: StoreAccess) -> "S3Config":
     path_style = bool(access.endpoint) if access.path_style is None else access.path_style
     # With SHA-256 the server compares the bytes that it received with those that were sent.
     config: S3Config = {"checksum_algorithm": "sha256", "virtual_hosted_style_request": not path_style}
     if access.endpoint:
         # Not the key "endpoint", over which AWS_ENDPOINT_URL_S3 in the environment would take precedence.
-        config["aws_endpoint_url_s3"] = access.endpoint if path_style else host_style(access.endpoint, bucket)
+        config["aws_endpoint_url_s3"] = access.endpoint if path_style else host_style(access.endpoint, bucket.name)
     if access.region:
         config["region"] = access.region
+    # Configured keys take precedence over the environment.
+    if bucket.access.endpoint:
+        config["s3_express"] = False
+    if access.credentials_file or access.profile:
+        config["skip_signature"] = False
     return config
 
 
@@ -170,5 +183,18 @@ def _gs_config(access: StoreAccess) -> "GCSConfig":
     return config
 
 
-def _az_config(access: StoreAccess) -> "AzureConfig":
-    return {"endpoint": access.endpoint} if access.endpoint else {}
+@contextmanager
+def _without_google_credentials() -> Iterator[None]:
+    """Context in which the environment has no credentials of Google, which no key of obstore undoes."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if _GOOGLE_CREDENTIALS.fullmatch(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _az_config(bucket: Bucket, access: StoreAccess) -> "AzureConfig":
+    config: AzureConfig = {"endpoint": access.endpoint} if access.endpoint else {}
+    if bucket.access.endpoint:
+        config["use_emulator"] = False
+    return config

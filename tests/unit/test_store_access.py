@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -144,6 +145,16 @@ def test_a_request_is_repeated_a_few_times_and_given_up(server, monkeypatch):
     assert len(layer.requests) == 3
 
 
+def test_retries_have_a_back_off_of_their_own_that_grows_within_bounds(server):
+    """The retries of the library's default would take three minutes, and ten of them."""
+    place = place_at(server, "bucket")
+    config = connection.connection(place.bucket).retry_config
+    assert (config["max_retries"], config["retry_timeout"]) == (4, timedelta(seconds=20))
+    backoff = config["backoff"]
+    assert timedelta(0) < backoff["init_backoff"] < backoff["max_backoff"] < config["retry_timeout"]
+    assert backoff["base"] > 1
+
+
 # --- credentials
 
 
@@ -171,22 +182,99 @@ def test_keys_of_the_machines_role_are_asked_for_and_sign_requests(server, monke
         assert request.headers["x-amz-security-token"] == "session"
 
 
-def test_the_file_of_a_service_account_signs_requests_to_google(monkeypatch, tmp_path):
-    pytest.importorskip("obstore")
+@pytest.fixture(scope="module")
+def service_account():
+    """Return a function that writes the file of a service account; all have one key."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     key = subprocess.run(["openssl", "genrsa", "2048"], capture_output=True, text=True, check=True).stdout
-    account = {"type": "service_account", "client_email": "em@facility", "private_key_id": "k", "private_key": key}
-    path = tmp_path / "account.json"
-    path.write_text(json.dumps(account))
+
+    def write(path, email):
+        account = {"type": "service_account", "client_email": email, "private_key_id": "k", "private_key": key}
+        path.write_text(json.dumps(account))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "GOOGLE_APPLICATION_CREDENTIALS", "SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT"),
+        *("GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_BEARER_TOKEN"),
+        *("GOOGLE_Bearer_Token", "GOOGLE_SKIP_SIGNATURE", "GOOGLE_BASE_URL", "GOOGLE_BUCKET", "GOOGLE_PROXY_URL"),
+    ],
+)
+def test_a_configured_service_account_counts_before_the_environment(monkeypatch, tmp_path, service_account, name):
+    pytest.importorskip("obstore")
+    path = service_account(tmp_path / "account.json", "em@facility")
+    other = service_account(tmp_path / "other.json", "other@facility")
+    special = {
+        "GOOGLE_SERVICE_ACCOUNT_KEY": other.read_text(),
+        "GOOGLE_SKIP_SIGNATURE": "true",
+        "GOOGLE_BASE_URL": NOBODY,
+        "GOOGLE_PROXY_URL": NOBODY,
+    }
     monkeypatch.delenv("GOOGLE_BEARER_TOKEN", raising=False)
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent")  # the configured file counts before it
+    if name:
+        monkeypatch.setenv(name, special.get(name, str(other)))
     with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as layer:
-        place = parse_object("gs://bucket/a.tif", StoreAccess(endpoint=layer.url, credentials_file=path))
-        assert BucketStore(place.bucket).stat(place) is None
+        access = StoreAccess(endpoint="http://store:9000", credentials_file=path, proxy=layer.url)
+        assert BucketStore(Bucket("gs", "bucket", access)).stat(parse_object("gs://bucket/a.tif", access)) is None
     (request,) = layer.requests
     claims = request.headers["authorization"].removeprefix("Bearer ").split(".")[1]
     assert json.loads(base64.urlsafe_b64decode(claims + "=="))["iss"] == "em@facility"
+    assert request.path == "http://store:9000/bucket/a.tif"
+    if name:
+        assert os.environ[name] == special.get(name, str(other))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("AWS_ACCESS_KEY_ID", "other"), ("AWS_SKIP_SIGNATURE", "true"), ("AWS_SESSION_TOKEN", "other")),
+        *(("AWS_PROFILE", "other"), ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")),
+        *(("AWS_WEB_IDENTITY_TOKEN_FILE", "/nonexistent"), ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/other")),
+        *(("AWS_REGION", "other"), ("AWS_DEFAULT_REGION", "other"), ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")),
+        *((name, NOBODY) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")),
+        *((name, NOBODY) for name in ("AWS_PROXY_URL", "HTTP_PROXY", "http_proxy")),
+        *(("AWS_S3_EXPRESS", "true"), ("AWS_BUCKET", "other"), ("AWS_BUCKET_NAME", "other")),
+        *(("AWS_CHECKSUM_ALGORITHM", "crc64nvme"), ("NO_PROXY", "store"), ("no_proxy", "store")),
+    ],
+)
+def test_all_that_is_configured_for_s3_counts_before_the_environment(monkeypatch, tmp_path, name, value):
+    pytest.importorskip("obstore")
+    keys = tmp_path / "keys"
+    keys.write_text("[em]\naws_access_key_id = of-file\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    monkeypatch.setenv(name, value)
+    with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as layer:
+        access = StoreAccess("http://store:9000", "us-gov-west-7", True, "em", keys, proxy=layer.url)
+        assert BucketStore(Bucket("s3", "bucket", access)).stat(parse_object("s3://bucket/a.tif", access)) is None
+    (request,) = layer.requests
+    assert request.path == "http://store:9000/bucket/a.tif"
+    signed = request.headers["authorization"]
+    assert "Credential=of-file/" in signed
+    assert "/us-gov-west-7/s3/aws4_request" in signed
+    assert "x-amz-security-token" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("AZURE_STORAGE_ENDPOINT", NOBODY), ("AZURE_ENDPOINT", NOBODY), ("AZURE_STORAGE_USE_EMULATOR", "true")),
+        *(("AZURE_USE_FABRIC_ENDPOINT", "true"), ("AZURE_CONTAINER_NAME", "other"), ("AZURE_PROXY_URL", NOBODY)),
+    ],
+)
+def test_all_that_is_configured_for_azure_counts_before_the_environment(monkeypatch, name, value):
+    pytest.importorskip("obstore")
+    for each, given in {**other_stores.AZURE, name: value}.items():
+        monkeypatch.setenv(each, given)
+    with FaultLayer(NOBODY, rule=lambda request: (404, b"")).running() as layer:
+        access = StoreAccess("http://store:9000", proxy=layer.url)
+        assert BucketStore(Bucket("az", "bucket", access)).stat(parse_object("az://bucket/a.tif", access)) is None
+    (request,) = layer.requests
+    assert request.path == "http://store:9000/bucket/a.tif"
 
 
 # --- where requests go
