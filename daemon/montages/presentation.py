@@ -2,29 +2,23 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 from daemon.montages.records import Montage
-from daemon.montages.states import UNFINISHED, MontageState
+from daemon.montages.states import MontageState
+from daemon.montages.waits import NOTHING, Waits
 
-_NONE: Mapping[str, str] = MappingProxyType({})
 
-
-def montage_json(
-    montage: Montage, inaccessible: Mapping[str, str] = _NONE, next_try_at: float | None = None
-) -> dict[str, Any]:
+def montage_json(montage: Montage, waits: Waits = NOTHING, next_try_at: float | None = None) -> dict[str, Any]:
     """Return a montage as the web and `temwatch status --json` show it; times in ISO 8601, UTC.
 
     Parameters
     ----------
-    inaccessible : watch name -> why its directory cannot be accessed now. This replaces the reason for waiting of
-        montages that need the directory.
+    waits : directories and stores that cannot be used now. They replace the reason for waiting of montages that need
+        them.
     next_try_at : UNIX time of the next attempt, if the montage is delayed.
     """
     fault = montage.fault
-    needs_directory = montage.state in UNFINISHED and montage.state is not MontageState.APPLIED
-    waiting_for = inaccessible.get(montage.watch) if needs_directory else None
     return {
         "id": montage.id,
         "watch": montage.watch,
@@ -43,7 +37,7 @@ def montage_json(
         "fault": None
         if fault is None
         else {"kind": fault.kind, "subject": fault.subject, "problem": fault.problem, "hint": fault.hint},
-        "waiting_for": waiting_for or montage.waiting_for,
+        "waiting_for": waits.reason_of(montage) or montage.waiting_for,
         "attempt": montage.attempt,
         "next_try_at": iso_time(next_try_at),
         "noticed_at": iso_time(montage.noticed_at),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from daemon.montages.states import MontageState, Step
+from daemon.montages.waits import Waits
 from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import printable
 from handlers.workers.crew import NOBODY, Crew
@@ -28,6 +29,8 @@ class Disk:
     full_in_s: float | None = None
     """Seconds until only `needed_bytes` are free at the rate of the last hours; None if it does not fill or is
     unknown."""
+    watches: tuple[str, ...] = ()
+    """Watches that write there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,18 @@ def _reasons(facts: Facts) -> Iterable[str]:
         yield f"the oldest montage has waited {facts.oldest_unfinished_s / 3600:.1f} h"
 
 
-def inaccessible_watches(roots: Iterable[RootHealth]) -> dict[str, str]:
-    """Return, by watch, why its directory cannot be accessed now; its montages wait for that."""
-    return {
+def waits_of(facts: Facts) -> Waits:
+    """Return the directories and stores that montages wait for now."""
+    directories = {
         root.name: f"the directory of watch {root.name} cannot be accessed: "
         + ("; ".join(root.reasons) or "it was not checked yet")
-        for root in roots
+        for root in facts.roots
         if root.status in _INACCESSIBLE
     }
+    outputs = {
+        name: f"{disk.directory} {disk.problem}" for disk in facts.disks if disk.problem for name in disk.watches
+    }
+    return Waits(directories, outputs)
 
 
 def warnings(facts: Facts) -> tuple[str, ...]:

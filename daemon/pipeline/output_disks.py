@@ -154,10 +154,14 @@ class OutputDisks:
 
     def facts(self) -> tuple[Disk, ...]:
         """Return the results of the last check."""
+        writers: dict[Place, list[str]] = defaultdict(list)
+        for watch in self._settings().watch:
+            writers[watch.mipmaps.output_dir].append(watch.name)
+        found = self._found
         if not self.checked.is_set():
             problem = "has not been checked yet"
-            return tuple(Disk(str(directory), None, needed, problem) for directory, needed in self._wanted().items())
-        return tuple(self._found.values())
+            found = {place: Disk(str(place), None, needed, problem) for place, needed in self._wanted().items()}
+        return tuple(replace(disk, watches=tuple(writers[place])) for place, disk in found.items())
 
     async def _check(self, wanted: list[tuple[Place, int]], timeout_s: float = STUCK_S) -> None:
         for directory, needed_bytes in wanted:

@@ -12,7 +12,7 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from daemon.montages.presentation import counts_json, iso_time, montage_json
 from daemon.montages.verdicts import verdict_json
-from daemon.pipeline.health import Facts, Metrics, inaccessible_watches
+from daemon.pipeline.health import Facts, Metrics, waits_of
 from daemon.pipeline.pictures import Pictures
 from daemon.web import parameters
 from daemon.web.answers import LINKS, encode_montages, readiness_json
@@ -155,9 +155,9 @@ class _Answers:
             )
         )
         counts = counts_json(await in_time(self._journal.counts()))
-        inaccessible = inaccessible_watches((await in_time(self._facts())).roots)
+        waits = waits_of(await in_time(self._facts()))
         tries = {each.id: at for each in montages if (at := self._next_try_at(each.id)) is not None}
-        body = await asyncio.to_thread(encode_montages, montages, counts, inaccessible, tries)
+        body = await asyncio.to_thread(encode_montages, montages, counts, waits, tries)
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     def _next_try_at(self, montage_id: int) -> float | None:
@@ -175,8 +175,8 @@ class _Answers:
         montage = await self._journal.montage(montage_id)
         if montage is None:
             return None
-        inaccessible = inaccessible_watches((await in_time(self._facts())).roots)
-        body = montage_json(montage, inaccessible, self._next_try_at(montage.id))
+        waits = waits_of(await in_time(self._facts()))
+        body = montage_json(montage, waits, self._next_try_at(montage.id))
         body["events"] = [{**event, "at": iso_time(event["at"])} for event in await self._journal.events(montage.id)]
         body["attempts"] = [
             {**attempt, "started_at": iso_time(attempt["started_at"]), "ended_at": iso_time(attempt["ended_at"])}

@@ -104,6 +104,11 @@ def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
         assert reason in overview
         assert f'not usable</span> <code class="path">{output}' in overview
         rig.wait_until("ingested", second)
+        row = wait_for(lambda: (found := rig.montage_of(second))["waiting_for"] and found, 60, "what it waits for")
+        assert row["waiting_for"].startswith(f"{output} cannot be used: could not ")
+        assert f"<dt>Waits for</dt><dd>{output} cannot be used: " in page(rig, f"/montages/{row['id']}")
+        done = temwatch("status", "--config", str(rig.config()))
+        assert done.stdout.count(f"{output} cannot be used: ") > 1, done.stdout  # of the daemon, and of the montage
         layer.rule = lambda request: None
         rig.wait_until("complete", first, second)
         wait_for(lambda: rig.ready().get("ready"), 60, "ready")

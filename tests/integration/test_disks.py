@@ -46,7 +46,8 @@ class Bench:
         self.disks = OutputDisks(self._settings, journal, self._wake)
 
     def _settings(self) -> Any:
-        return SimpleNamespace(watch=[SimpleNamespace(mipmaps=each) for each in self.wanted])
+        watches = [SimpleNamespace(name=f"w{number}", mipmaps=each) for number, each in enumerate(self.wanted)]
+        return SimpleNamespace(watch=watches)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -109,7 +110,7 @@ async def test_a_disk_below_min_free_bytes_is_refused_with_both_sizes(journal, t
 async def test_a_disk_that_runs_low_halts_only_its_own_work(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "BUSY_S", 0.05)
     low, other = mipmaps(tmp_path / "low"), mipmaps(tmp_path / "other")
-    bench = Bench(journal, low, other)
+    bench = Bench(journal, low, other, low)
     await bench.disks.require(low)
     await bench.disks.require(other)
     halt_of = bench.disks.halt_of
@@ -120,7 +121,8 @@ async def test_a_disk_that_runs_low_halts_only_its_own_work(journal, tmp_path, m
             assert not other_halt.is_set()
         assert not bench.disks.is_usable(low.output_dir)
         assert bench.disks.is_usable(other.output_dir)
-        assert [bool(disk.problem) for disk in bench.disks.facts()] == [True, False]
+        facts = bench.disks.facts()
+        assert [(bool(disk.problem), disk.watches) for disk in facts] == [(True, ("w0", "w2")), (False, ("w1",))]
         low.min_free_bytes = 0
         await until(lambda: bench.woken == 1, "it is usable again")
         with halt_of(low.output_dir) as halt:
@@ -312,7 +314,7 @@ async def test_a_disk_that_was_not_checked_is_not_ready(tmp_path: Path, journal:
         "daemon.pipeline.output_disks.check_directory", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0)
     )
     bench = Bench(journal, mipmaps(tmp_path))
-    assert [disk.problem for disk in bench.disks.facts()] == ["has not been checked yet"]
+    assert [(disk.problem, disk.watches) for disk in bench.disks.facts()] == [("has not been checked yet", ("w0",))]
     async with looking(bench):
         async with asyncio.timeout(20):
             await bench.disks.checked.wait()

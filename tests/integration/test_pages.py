@@ -363,3 +363,25 @@ async def test_the_overview_shows_workers_by_host(tmp_path):
         assert '<td class="n" data-label="tiles in flight">3</td>' in page
         assert '<td class="n bad" data-label="refused">1</td>' in page
         assert "does not see &lt;b&gt;/data&lt;/b&gt;" in page
+
+
+STORE = Disk("s3://em/mips", None, 0, "cannot be used: could not write it: SlowDown", watches=("temca2",))
+
+
+async def test_pages_and_api_name_the_store_that_a_montage_waits_for(face):
+    waiting = await face.reached(1, MontageState.INGESTED)
+    others = [await face.settled(2), await face.reached(3, MontageState.MIPMAPPED)]
+    await face.journal.wait(others[0], "an image is missing")
+    face.facts = replace(WELL, disks=(STORE, replace(STORE, watches=("other",), directory="s3://other")))
+    reason = "s3://em/mips cannot be used: could not write it: SlowDown"
+    text = await face.page(f"/montages/{waiting}")
+    assert f"<dt>Waits for</dt><dd>{reason}</dd>" in text
+    (shown,) = re.findall(r'data-label="state">ingested<br><span class="quiet">([^<]*)<', await face.page("/"))
+    assert shown == reason
+    async with face.client.get("/api/montages") as answer:
+        rows = {row["id"]: row["waiting_for"] for row in (await answer.json())["montages"]}
+    assert rows == {waiting: reason, others[0]: "an image is missing", others[1]: None}
+    for each in others:
+        assert f"<dd>{reason}</dd>" not in await face.page(f"/montages/{each}")
+    face.facts = WELL
+    assert "Waits for" not in await face.page(f"/montages/{waiting}")

@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from daemon.montages.states import MontageState, Step
-from daemon.pipeline.health import Disk, Facts, Metrics, reasons_not_ready, warnings
+from daemon.montages.waits import NOTHING
+from daemon.pipeline.health import Disk, Facts, Metrics, reasons_not_ready, waits_of, warnings
 from daemon.watching.roots import RootHealth, RootStatus
 from daemon.web.answers import readiness_json
 from handlers.workers.crew import Crew, Member
@@ -51,6 +52,15 @@ def test_a_directory_that_is_gone_is_a_reason_that_names_it():
     gone = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
     (reason,) = reasons_not_ready(replace(WELL, roots=(gone,)))
     assert reason == "watch temca2: /data/temca2 is unreachable: it does not exist"
+
+
+def test_montages_wait_for_the_directory_or_store_of_their_watch_that_their_next_step_needs():
+    gone = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
+    store = Disk("s3://em/mips", None, 0, "cannot be used: no answer", watches=("temca2", "temca3"))
+    waits = waits_of(replace(WELL, roots=(gone,), disks=(store, replace(store, problem="", watches=("temca4",)))))
+    assert waits.outputs == dict.fromkeys(("temca2", "temca3"), "s3://em/mips cannot be used: no answer")
+    assert waits.directories == {"temca2": "the directory of watch temca2 cannot be accessed: it does not exist"}
+    assert waits_of(WELL) == NOTHING
 
 
 def test_a_directory_that_is_suddenly_empty_is_a_reason():

@@ -34,6 +34,8 @@ class MontageView:
     """Number of finished tiles while mipmaps are being made; otherwise None."""
     label: str
     """Text for screen readers, in place of the cells."""
+    waiting_for: str | None = None
+    """Reason for waiting."""
 
     @property
     def reason(self) -> str:
@@ -41,7 +43,7 @@ class MontageView:
         montage = self.montage
         if montage.state is MontageState.FAILED and montage.fault:
             return montage.fault.problem
-        return montage.waiting_for or (montage.fault.problem if montage.fault else "")
+        return self.waiting_for or (montage.fault.problem if montage.fault else "")
 
 
 def view_of(montage: Montage, waiting_for: str | None = None, made: Mapping[int, int] = _NONE) -> MontageView:
@@ -49,11 +51,11 @@ def view_of(montage: Montage, waiting_for: str | None = None, made: Mapping[int,
 
     Parameters
     ----------
-    waiting_for : why its directory cannot be accessed now; None if it can.
+    waiting_for : directory or store that it waits for now; None: none of them.
     made : montage id -> number of finished tiles, for montages whose mipmaps are being made.
     """
     cells = tuple(_cell(montage, index, waiting_for) for index in range(len(STEPS)))
-    return MontageView(montage, cells, made.get(montage.id), _label(montage))
+    return MontageView(montage, cells, made.get(montage.id), _label(montage), waiting_for or montage.waiting_for)
 
 
 def _cell(montage: Montage, index: int, waiting_for: str | None) -> Cell:

@@ -10,7 +10,7 @@ from daemon.journal.overview import Filter, Tally
 from daemon.journal.rows import Connection
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.pipeline.health import Facts, inaccessible_watches
+from daemon.pipeline.health import Facts, waits_of
 from daemon.watching.roots import RootHealth
 from daemon.web.pages.montage_view import STEPS, view_of
 
@@ -152,8 +152,8 @@ def _targets(
 def overview_values(found: Found, facts: Facts, wanted: Filter, now: float) -> dict[str, Any]:
     """Return the values of the template."""
     lines = lines_of(found, facts.roots)
-    inaccessible = inaccessible_watches(facts.roots)
-    shown = [view_of(each, inaccessible.get(each.watch), found.made) for each in found.montages]
+    waits = waits_of(facts)
+    shown = [view_of(each, waits.reason_of(each), found.made) for each in found.montages]
     names = sorted({each.scope for _, scopes in lines for each in scopes if each.scope})
     return {
         "lines": lines,

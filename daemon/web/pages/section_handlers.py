@@ -10,7 +10,7 @@ from aiohttp import web
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
-from daemon.pipeline.health import Facts, inaccessible_watches
+from daemon.pipeline.health import Facts, waits_of
 from daemon.web import parameters
 from daemon.web.pages.layout import Layout, in_time, link
 from daemon.web.pages.section_files import SectionFiles, Tiles, files_of
@@ -74,8 +74,7 @@ class SectionPages:
         tiles, problem = await self._tiles(found.montage)
         first = tiles.tile_id(0) if tiles else None
         links = [*self._outside(found.montage), *render_links(self._render_url, found.montage, first)]
-        problem_of_watch = inaccessible_watches(facts.roots).get(found.montage.watch)
-        values = section_values(found, tiles, problem_of_watch if found.montage.complete_at is None else None, links)
+        values = section_values(found, tiles, waits_of(facts).reason_of(found.montage), links)
         values |= {"tiles_problem": problem, "now": time.time(), "show": request.query.get("show", "")}
         return await self._layout.page(request, "section.html", facts, **values)
 
