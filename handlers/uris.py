@@ -1,5 +1,6 @@
 """Paths and URIs: quoting, unquoting, and the rule for the place of a mipmap file. Pure."""
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -82,6 +83,7 @@ def uri_to_path(uri: str) -> Path:
     return _absolute_path(os.fsdecode(unquote_to_bytes(_without_host(uri, uri[scheme.end() :]))), uri)
 
 
+@functools.lru_cache(maxsize=16)
 def canonical_extension(fmt: str) -> str:
     """Return the file name extension of an image format: tif, png or jpg.
 

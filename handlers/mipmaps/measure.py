@@ -5,7 +5,7 @@ import math
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import xxhash
@@ -107,10 +107,10 @@ class Measurement:
 
     def result(self, levels: Collection[int]) -> Measured:
         """Return the numbers of an image that has these levels."""
-        found = replace(range_of(self.level0, self._bits), sharpness=self._sharpness, overlaps=self._overlaps)
-        if self._files.keys() != set(levels):
-            return found
-        return replace(found, levels=max(levels, default=0), levels_digest=digest_of_levels(self._files))
+        seen: dict[str, Any] = {"sharpness": self._sharpness, "overlaps": self._overlaps}
+        if self._files.keys() == set(levels):
+            seen |= {"levels": max(levels, default=0), "levels_digest": digest_of_levels(self._files)}
+        return replace(range_of(self.level0, self._bits), **seen)
 
 
 def range_of(found: GreyRange, bits: int) -> Measured:

@@ -8,15 +8,14 @@ import ctypes
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from handlers.container import Container, real_path
-from handlers.errors import ImageFault, ImagesMissing, SettingsFault, StorageFault, storage_fault
+from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, StorageFault, storage_fault
 from handlers.images.decode import verify_level
 from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
 from handlers.images.header import inspect_image
@@ -28,6 +27,7 @@ READ_BACK_BYTES = 64 * 1024
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SYNC_FILE_RANGE_WRITE = 2
+_FAILURES = (OSError, ImageFault, ImagesMissing)
 
 Seen = Callable[[bytes | bytearray], object]
 """Called with the bytes of a file, piece by piece."""
@@ -41,12 +41,12 @@ def put_in_place(
     container: Container | None = None,
     seen: Seen | None = None,
     sharing: Sharing = AS_MADE,
-) -> None:
-    """Write a level's file and verify it. Its name is durable after `sync_directories`.
+) -> bool:
+    """Write a level's file and verify it; return whether it replaced one. Its name is durable after `sync_directories`.
 
     Parameters and faults are those of `write_beside` and `LevelBeside.finish`.
     """
-    write_beside(level, path, page, encoding, container, seen, sharing).finish()
+    return write_beside(level, path, page, encoding, container, seen, sharing).finish()
 
 
 def write_beside(
@@ -73,7 +73,8 @@ def write_beside(
     SettingsFault
         If the name is too long for the disk.
     """
-    with _faults_of(level, path):
+    try:
+        replaces = os.path.lexists(path)
         directory = _open_parent(path.parent, container, sharing)
         try:
             sweep(real_path(directory))
@@ -82,12 +83,14 @@ def write_beside(
         except BaseException:
             os.close(directory)
             raise
-    return LevelBeside(level, path, page, encoding.is_plain, temporary, directory, descriptor)
+    except _FAILURES as error:
+        raise _fault(level, path, error) from error
+    return LevelBeside(level, path, page, encoding.is_plain, temporary, directory, descriptor, replaces)
 
 
 @dataclass(slots=True)
 class LevelBeside:
-    """A level's file that has a temporary name and was compared. The caller calls `finish` or `drop`."""
+    """A level's file that has a temporary name and was compared: a `BegunLevel`. The caller calls `finish` or `drop`."""
 
     level: int
     path: Path
@@ -98,9 +101,13 @@ class LevelBeside:
     """Descriptor of the directory. Paths by this descriptor stay valid if the directory is renamed."""
     descriptor: int
     """Descriptor of the file, opened before it was written, so that its sync reports a failed write-back."""
+    replaces: bool
+    """Whether a file existed before."""
 
-    def finish(self) -> None:
-        """Sync the file, rename it into place, and check it there. The name is durable after `sync_directories`.
+    def finish(self) -> bool:
+        """Sync the file, rename it into place, check it there, and return `replaces`.
+
+        The name is durable after `sync_directories`.
 
         Raises
         ------
@@ -109,16 +116,18 @@ class LevelBeside:
         """
         target = f"/proc/self/fd/{self.directory}/{self.path.name}"
         try:
-            with _faults_of(self.level, self.path):
-                try:
-                    os.fsync(self.descriptor)
-                    os.replace(self.temporary, target)  # noqa: PTH105  faster, for every level
-                except BaseException:
-                    remove(self.temporary)
-                    raise
-                _require_in_place(self.path, target, self.page, self.is_plain)
+            try:
+                os.fsync(self.descriptor)
+                os.replace(self.temporary, target)  # noqa: PTH105  faster, for every level
+            except BaseException:
+                remove(self.temporary)
+                raise
+            _require_in_place(self.path, target, self.page, self.is_plain)
+        except _FAILURES as error:
+            raise _fault(self.level, self.path, error) from error
         finally:
             self._close()
+        return self.replaces
 
     def drop(self) -> None:
         """Remove the temporary file."""
@@ -130,18 +139,14 @@ class LevelBeside:
         os.close(self.directory)
 
 
-@contextmanager
-def _faults_of(level: int, path: Path) -> Iterator[None]:
-    """Context for writing a level, which turns errors into faults."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            problem = f"gives a file name that is too long for the disk: {path}"
-            raise SettingsFault("mipmaps.output_dir", problem, "shorten the name of the image") from error
-        raise storage_fault(str(path), f"write level {level}", error) from error
-    except (ImageFault, ImagesMissing) as fault:
-        raise _reads_differently(path, fault.problem) from fault
+def _fault(level: int, path: Path, error: OSError | ImageFault | ImagesMissing) -> Fault:
+    """Return the fault of a level that could not be written."""
+    if not isinstance(error, OSError):
+        return _reads_differently(path, error.problem)
+    if error.errno == errno.ENAMETOOLONG:
+        problem = f"gives a file name that is too long for the disk: {path}"
+        return SettingsFault("mipmaps.output_dir", problem, "shorten the name of the image")
+    return storage_fault(str(path), f"write level {level}", error)
 
 
 def _open_parent(directory: Path, container: Container | None, sharing: Sharing) -> int:

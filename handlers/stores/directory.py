@@ -5,7 +5,6 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from handlers.container import Container
@@ -39,11 +38,9 @@ class DirectoryStore:
         """Write a level's file and verify it; see `LevelStore.put`. Its name is durable after `sync`."""
         return self.begin(level, place, page, encoding, seen).finish()
 
-    def begin(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> "BegunFile":
+    def begin(self, level: int, place: Place, page: Page, encoding: Encoding, seen: Seen | None = None) -> LevelBeside:
         """Write the file under a temporary name."""
-        path = path_of(place)
-        replaces = os.path.lexists(path)
-        return BegunFile(write_beside(level, path, page, encoding, self._container, seen, self._sharing), replaces)
+        return write_beside(level, path_of(place), page, encoding, self._container, seen, self._sharing)
 
     def sync(self, places: Iterable[Place]) -> None:
         """Sync the directories of files."""
@@ -97,23 +94,6 @@ class DirectoryStore:
             return shutil.disk_usage(path_of(directory)).free
         except OSError as error:
             raise storage_fault(str(directory), "ask for its free space", error) from error
-
-
-@dataclass(frozen=True, slots=True)
-class BegunFile:
-    """A `BegunLevel` on a disk."""
-
-    beside: LevelBeside
-    replaces: bool
-
-    def finish(self) -> bool:
-        """Sync the file and rename it into place. Return whether it replaced a file."""
-        self.beside.finish()
-        return self.replaces
-
-    def drop(self) -> None:
-        """Remove the temporary file."""
-        self.beside.drop()
 
 
 def _stat_of(found: os.stat_result) -> LevelStat:
