@@ -103,7 +103,7 @@ def test_levels_without_provenance_are_foreign_if_their_image_is_recorded(tile, 
 
 def test_an_unchanged_image_is_not_read(tile, monkeypatch):
     read: list[int] = []
-    monkeypatch.setattr(verify, "content_of", read.append)
+    monkeypatch.setattr(verify, "RunningDigest", read.append)
     assert tile.found(tile.made) == []
     assert read == []
 
