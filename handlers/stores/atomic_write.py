@@ -90,7 +90,7 @@ def write_beside(
 
 @dataclass(slots=True)
 class LevelBeside:
-    """A level's file that has a temporary name and was compared: a `BegunLevel`. The caller calls `finish` or `drop`."""
+    """A `BegunLevel`: a file that has a temporary name and was compared. The caller calls `finish` or `drop`."""
 
     level: int
     path: Path
