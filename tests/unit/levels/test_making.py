@@ -13,10 +13,11 @@ from handlers.errors import (
     ImageFault,
     SettingsFault,
 )
-from handlers.images import decode, header
+from handlers.images import decode
+from handlers.images import level0 as level0_module
 from handlers.images.decode import verify_level
 from handlers.images.encode import Encoding
-from handlers.images.header import inspect_image
+from handlers.images.header import inspect_image, open_descriptor
 from handlers.images.reduction import MASK, METHODS, Reduction
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, level_uris
@@ -353,15 +354,15 @@ def test_level_0_is_opened_to_read_it_and_to_see_that_it_is_the_same(
     """A distant file server is asked at each opening."""
     save(level0, texture(), **options)
     opened: list[Path] = []
-    open_regular = header.open_regular
 
     def counted(path: Path, root: Container | None = None) -> Any:
         opened.append(path)
-        return open_regular(path, root=root)
+        return open_descriptor(path, root)
 
-    monkeypatch.setattr(header, "open_regular", counted)
+    for name in ("open_content", "open_descriptor"):
+        monkeypatch.setattr(level0_module, name, counted)
     assert make_mipmaps(job_for(level0, output_dir)).fault is None
-    assert [path for path in opened if path == level0] == [level0] * 2
+    assert opened == [level0] * 2
 
 
 @pytest.mark.parametrize("problem", [None, "size", "disk", "kept", "decoded"])
