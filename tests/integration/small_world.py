@@ -267,7 +267,7 @@ class World:
             return True
 
         for ticket in queue.take(pipeline._is_open, may_start):
-            task = asyncio.ensure_future(pipeline._attend(ticket))
+            task = asyncio.ensure_future(pipeline._run_ticket(ticket))
             queue.begin(ticket, task)
             await asyncio.wait([task])
             if not task.cancelled():

@@ -257,7 +257,7 @@ async def test_a_complete_montage_cannot_be_dismissed_while_its_metafile_is_ther
     await world.rest()
     (owner,) = await world.at(world.path("a"))
     (outcome,) = await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="imaged again"))
-    assert (outcome["dismissed"], "its metafile is there" in outcome["note"]) == (False, True)
+    assert (outcome["dismissed"], "its metafile exists" in outcome["note"]) == (False, True)
     assert await world.states() == {"a": "complete"}
 
 

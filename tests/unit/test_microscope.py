@@ -388,5 +388,5 @@ def test_a_spoiled_section_has_one_tile_of_each_fault_and_numbers_that_show_them
 
 
 def test_a_section_with_few_tiles_cannot_be_spoiled() -> None:
-    with pytest.raises(ValueError, match="needs 8 tiles or more"):
+    with pytest.raises(ValueError, match="needs at least 8 tiles"):
         spoil_tiles(plan_section(tiles=7))

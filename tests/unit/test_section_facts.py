@@ -53,7 +53,7 @@ def test_sizes_and_the_pixel_size_come_from_an_image_and_the_settings(tmp_path: 
 
 def test_a_section_without_any_image_to_show_the_size_waits_for_the_first(tmp_path: Path) -> None:
     montage = region_in(tmp_path)
-    with pytest.raises(ImagesMissing, match="only they show the size of the tiles") as missing:
+    with pytest.raises(ImagesMissing, match="only images contain the size of the tiles") as missing:
         section_from_content(montage, multisem(tmp_path), TABLE)
     first = montage.metafile.parent / IMAGES[0].replace("\\", "/")
     assert missing.value.subject == str(first)

@@ -55,7 +55,7 @@ def test_without_the_extra_an_address_is_refused_in_words(monkeypatch):
         ({"output_dir": "s3://em/a//b"}, "has an empty name in its key"),
         ({"output_dir": "mips"}, "is not an absolute path"),
         ({"url": "ftp://store"}, "is not an address like https://store.example.org/bucket"),
-        ({"url": "https://me:secret@store/em"}, "holds a login"),
+        ({"url": "https://me:secret@store/em"}, "contains a login"),
         ({"url": "https://store/em?x=1"}, "has a query"),
         ({"url": "https://store/a b"}, "need percent-encoding"),
         ({"store": {"endpoint": "store:9000"}}, "is not an address like https://store.example.org:9000"),
