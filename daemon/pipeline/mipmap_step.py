@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 import structlog
 
@@ -140,7 +139,7 @@ def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers:
     plan, root = plan.contained(containers), watch_root(section.watch.directory, containers)
     around = section.neighbours(plan) if section.watch.qc.measure_stage_error else {}
     jobs = [
-        replace(tile_job(tile, plan, root, measure=True), neighbours=around.get(tile.tile_id, ()))
+        tile_job(tile, plan, root, measure=True, neighbours=around.get(tile.tile_id, ()))
         for tile in tiles
         if tile.tile_id not in made
     ]

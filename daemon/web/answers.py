@@ -21,6 +21,7 @@ LINKS = {
     "/api/reload": "outcome of the last reload of the configuration",
 }
 """Links in the JSON response of `/`."""
+_encode = msgspec.json.Encoder().encode
 
 
 def readiness_json(facts: Facts) -> dict[str, Any]:
@@ -81,17 +82,17 @@ def encode_montages(
 
     Parameters
     ----------
-    inaccessible : watch name -> why its directory cannot be accessed now.
+    waits : why montages wait now.
     next_tries : montage id -> time of the next attempt, seconds since 1970 UTC.
     """
-    encode = msgspec.json.Encoder().encode
+    rows = b",".join([encode_json(montage_json(each, waits, next_tries.get(each.id))) for each in montages])
+    return b'{"montages":[%b],"counts":%b}' % (rows, _encode(counts))
 
-    def encode_row(row: Mapping[str, Any]) -> bytes:
-        with contextlib.suppress(UnicodeEncodeError):  # a path with bytes that are not UTF-8
-            encoded = encode(row)
-            if encoded.isascii() and b"\x7f" not in encoded:
-                return encoded
-        return json.dumps(row).encode()  # ASCII only, so that no character of a file name controls a terminal
 
-    rows = b",".join([encode_row(montage_json(each, waits, next_tries.get(each.id))) for each in montages])
-    return b'{"montages":[%b],"counts":%b}' % (rows, encode(counts))
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Return a body in ASCII only, so that no character of a file name controls a terminal."""
+    with contextlib.suppress(UnicodeEncodeError):  # a path with bytes that are not UTF-8
+        encoded = _encode(value)
+        if encoded.isascii() and b"\x7f" not in encoded:
+            return encoded
+    return json.dumps(value).encode()

@@ -15,7 +15,7 @@ from daemon.montages.verdicts import verdict_json
 from daemon.pipeline.health import Facts, Metrics, waits_of
 from daemon.pipeline.pictures import Pictures
 from daemon.web import parameters
-from daemon.web.answers import LINKS, encode_montages, readiness_json
+from daemon.web.answers import LINKS, encode_json, encode_montages, readiness_json
 from daemon.web.errors import errors_as_json, errors_as_pages, log_refusals, wants_html
 from daemon.web.hosts import host_check
 from daemon.web.live import LiveEvents
@@ -135,7 +135,8 @@ class _Answers:
     async def readyz(self, _: web.Request) -> web.Response:
         """Return 200 if the daemon is ready, otherwise 503; the body has the reasons."""
         body = readiness_json(await self._facts())
-        return web.json_response(body, status=200 if body["ready"] else 503)
+        status, encoded = 200 if body["ready"] else 503, encode_json(body)
+        return web.Response(body=encoded, status=status, content_type="application/json", charset="utf-8")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Return the metrics in Prometheus's text format."""

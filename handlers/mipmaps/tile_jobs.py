@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from handlers.container import Container
 from handlers.errors import SettingsFault
@@ -10,14 +11,25 @@ from handlers.images.render_source import RenderSource
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import Level0, MipmapPlan
 
+if TYPE_CHECKING:  # most importers only describe jobs
+    from handlers.mipmaps.overlap import Neighbour
 
-def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, measure: bool = False) -> MipmapJob:
+
+def tile_job(
+    tile: Level0,
+    plan: MipmapPlan,
+    root: Container | None = None,
+    *,
+    measure: bool = False,
+    neighbours: "tuple[Neighbour, ...]" = (),
+) -> MipmapJob:
     """Return the job that makes a tile's levels.
 
     Parameters
     ----------
     root : directory that must contain the image, or its MRC file, after all links are followed; None: any.
     measure : whether the report contains numbers of the image and digests of the levels.
+    neighbours : tiles whose overlap with this one is compared.
     """
     return MipmapJob(
         tile_id=tile.tile_id,
@@ -37,6 +49,7 @@ def tile_job(tile: Level0, plan: MipmapPlan, root: Container | None = None, *, m
         force=plan.force,
         maximum_intensity=tile.maximum_intensity,
         measure=measure,
+        neighbours=neighbours,
         source=_source(plan, RenderSource.of_image, tile.tile_id, tile.maximum_intensity),
     )
 
