@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.bare_storage import all_moved
-from benchmarks.common import DISK_RESULTS, Options, Outcome, Row, cores, median_ratio, run_script
+from benchmarks.common import DISK_RESULTS, Options, Outcome, Row, cores, median_ratio, run_script, scheduled_s
 from benchmarks.mipmap_kernel import LEVELS, texture
 from daemon.config.worker_settings import default_processes
 from handlers.generate_mipmaps import make_all
@@ -48,6 +48,8 @@ class Taken:
     """While all workers had tiles, and the first tiles were made."""
     idle: float
     """Share of the cores for which no worker was runnable, meanwhile."""
+    blocked_s: float
+    """Of one tile, meanwhile: its worker neither runs nor waits for a core. Other programs do not change it."""
     cpu_s: float
     """Of the workers, all their threads and tiles counted."""
 
@@ -178,7 +180,7 @@ class Bench:
             ratio=max(busy, of_storage),
             ratio_is="busy share of the workers, or of the storage",
             judged=max(busy, of_storage),
-            note=f"idle {1 - busy:.0%}; {of_storage:.2f} of the storage's own rate",
+            note=f"idle {1 - busy:.0%}; {of_storage:.2f} of the storage's own rate; {_blocked_text(ahead, storage)}",
         )
 
     def _in_turn(self, *runs: Callable[[], Taken], rounds: int | None = None) -> list[list[Taken]]:
@@ -205,8 +207,9 @@ class Bench:
             done_at = self._runner.run(work)
         skipped = min(len(self._pids), len(done_at) // 4)
         began, ended = done_at[skipped - 1], done_at[-skipped - 1]
-        rate = (len(done_at) - 2 * skipped) / (ended - began)
-        return Taken(rate, idleness.share(began, ended), self._cpu_s() - before)
+        tiles = len(done_at) - 2 * skipped
+        idle, blocked_s = idleness.between(began, ended)
+        return Taken(tiles / (ended - began), idle, blocked_s / tiles, self._cpu_s() - before)
 
     def _cpu_s(self) -> float:
         files = [file for pid in self._pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
@@ -215,6 +218,11 @@ class Bench:
 
 def _rates(many: Sequence[Taken]) -> list[float]:
     return [each.tiles_per_s for each in many]
+
+
+def _blocked_text(made: Sequence[Taken], moved: Sequence[Taken]) -> str:
+    blocked = (statistics.median(each.blocked_s for each in many) * 1e3 for many in (made, moved))
+    return "a worker is blocked for {:.1f} ms of a tile, of the storage alone {:.1f} ms".format(*blocked)
 
 
 def at_once(workers: int) -> int:
@@ -240,10 +248,12 @@ class Idleness:
     """Share of the cores for which no worker is runnable: one that waits for a core that others have is not idle."""
 
     def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
         self._states = [Path(f"/proc/{pid}/stat") for pid in pids]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="idleness")
-        self._samples: list[tuple[float, float]] = []
+        self._samples: list[tuple[float, float, float]] = []
+        """Time, idle share of the cores, and seconds for which all workers have run or have waited for a core."""
 
     def __enter__(self) -> "Idleness":
         self._thread.start()
@@ -253,14 +263,19 @@ class Idleness:
         self._ended.set()
         self._thread.join()
 
-    def share(self, began: float, ended: float) -> float:
-        """Return the share between two times."""
-        return statistics.fmean([share for at, share in self._samples if began <= at <= ended] or [0.0])
+    def between(self, began: float, ended: float) -> tuple[float, float]:
+        """Return the share between two times, and the seconds for which workers were blocked."""
+        samples = [each for each in self._samples if began <= each[0] <= ended]
+        if len(samples) < 2:
+            return 0.0, 0.0
+        (first, _, then), (last, _, now) = samples[0], samples[-1]
+        return statistics.fmean(share for _, share, _ in samples), len(self._pids) * (last - first) - (now - then)
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_S):
             runnable = sum(path.read_text().rpartition(")")[2].split()[0] == "R" for path in self._states)
-            self._samples.append((time.perf_counter(), max(0, cores() - runnable) / cores()))
+            share = max(0, cores() - runnable) / cores()
+            self._samples.append((time.perf_counter(), share, sum(scheduled_s(self._pids))))
 
 
 if __name__ == "__main__":

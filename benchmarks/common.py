@@ -224,6 +224,12 @@ def own_cpu_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
+def scheduled_s(pids: Sequence[int]) -> tuple[float, float]:
+    """Return for how long processes have run, and have waited for a core. Only their main threads count."""
+    fields = [Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split() for pid in pids]
+    return sum(int(each[0]) for each in fields) / 1e9, sum(int(each[1]) for each in fields) / 1e9
+
+
 # --- the machine
 
 

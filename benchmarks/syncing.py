@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.bare_storage import all_moved
 from benchmarks.cold import all_made, at_once, jobs_of, write_images
-from benchmarks.common import Options, Outcome, Plot, Row, cores, file_system, median_ratio, run_script
+from benchmarks.common import Options, Outcome, Plot, Row, cores, file_system, median_ratio, run_script, scheduled_s
 from daemon.config.worker_settings import default_processes
 from handlers.workers.opening import open_executor
 from handlers.workers.pool import WorkerPool
@@ -67,22 +67,16 @@ def measure(options: Options) -> Outcome:
     return Outcome(rows, [plot])
 
 
-def _tile(runner: asyncio.Runner, pool: WorkerPool, work: Coroutine[Any, Any, None], tiles: int) -> Tile:
+def _tile(runner: asyncio.Runner, pool: WorkerPool, work: Coroutine[Any, Any, object], tiles: int) -> Tile:
     """Return what a tile takes while all are made."""
     executor = pool.executor
     assert isinstance(executor, ProcessExecutor)
     pids = executor.pids()
-    began, before = time.perf_counter(), _scheduled_s(pids)
+    began, before = time.perf_counter(), scheduled_s(pids)
     runner.run(work)
-    seconds, after = time.perf_counter() - began, _scheduled_s(pids)
+    seconds, after = time.perf_counter() - began, scheduled_s(pids)
     ran, waited = (now - then for now, then in zip(after, before, strict=True))
     return Tile(*(each * 1e3 / tiles for each in (seconds, ran, len(pids) * seconds - ran - waited)))
-
-
-def _scheduled_s(pids: Sequence[int]) -> tuple[float, float]:
-    """Return for how long processes have run, and have waited for a core. Only their main threads count."""
-    fields = [Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split() for pid in pids]
-    return sum(int(each[0]) for each in fields) / 1e9, sum(int(each[1]) for each in fields) / 1e9
 
 
 def _middle(many: Sequence[Tile], name: str) -> float:
