@@ -56,7 +56,7 @@ class Taken:
 
 def measure(options: Options, places: Sequence[str] = PLACES, workers: Sequence[int] | None = None) -> Outcome:
     """Measure the disk, then each mount: with the next images announced, and the storage alone, in turn."""
-    side, tiles, rounds = (512, 12, 1) if options.quick else (3840, 32, 3)
+    side, tiles, rounds = (512, 12, 1) if options.quick else (3840, 32, 2)
     DISK_RESULTS.mkdir(parents=True, exist_ok=True)
     source = DISK_RESULTS / "cold"  # images in memory are never cold
     images = write_images(source, side, tiles)
@@ -161,6 +161,7 @@ class Bench:
 
     def row(self, where: str, images: Sequence[Path], kind: str, *, writes: bool = False) -> Row:
         """Compare with the storage alone: either the workers or the storage should be busy."""
+        images = images[: len(images) // 2] if kind == "png" else images  # which takes ten times as long
         jobs = jobs_of(images, kind, self._levels, self._side)
         ahead, storage = self._in_turn(
             partial(self._made, jobs, images, limit=self._limit),
