@@ -93,7 +93,7 @@ def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
         (reason,) = wait_for(lambda: rig.ready().get("reasons"), 60, "a reason")
         assert reason.startswith(f"{output} cannot be used: could not ")
         assert "403 Forbidden" in reason
-        assert "check the credentials" in reason
+        assert "renew the credentials" in reason
         metrics = page(rig, "/metrics")
         assert 'temwatch_disk_usable{directory="' + str(output) + '"} 0.0' in metrics
         assert "temwatch_ready 0.0" in metrics
