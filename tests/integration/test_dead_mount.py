@@ -94,7 +94,7 @@ HANGING = [
 async def test_a_file_access_without_an_answer_times_out_and_is_retried(tmp_path, hang, work, owner, name):
     bench = Bench(tmp_path / "acquisition")
     hang(owner, name)
-    with pytest.raises(StorageFault, match="does not answer") as caught:
+    with pytest.raises(StorageFault, match="has not answered") as caught:
         await getattr(bench, work)()
     assert caught.value.waiting_helps is Waiting.ALWAYS
     assert str(tmp_path) in caught.value.subject

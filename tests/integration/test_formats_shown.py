@@ -244,6 +244,6 @@ async def test_the_import_of_a_log_takes_its_only_section_and_names_several(tmp_
             assert await brought(file) == "em/test/alone: 6 tiles are at z 7; the stack is COMPLETE"
         with section.parent.open("a") as log:
             log.write("TILE: {'slice_counter': 3, 'tileid': '0000.0000.00003'}\nSLICE COMPLETE: {}\n")
-        with pytest.raises(SettingsFault, match=r"holds 2 sections: slice_00002@\d+, slice_00003@\d+") as caught:
+        with pytest.raises(SettingsFault, match=r"contains 2 sections: slice_00002@\d+, slice_00003@\d+") as caught:
             await brought(section.parent)
         assert caught.value.hint == f"name one, as in {section}"
