@@ -725,7 +725,7 @@ def test_a_wrong_value_ends_with_exit_code_2_and_one_line_that_names_it(
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("{", "not JSON"), ("[1]", "no object"), ('{"z": 1, "z": 2}', "twice"), (None, "cannot be read")],
+    [("{", "not JSON"), ("[1]", "is not a JSON object"), ('{"z": 1, "z": 2}', "twice"), (None, "cannot be read")],
 )
 def test_an_invalid_input_file_ends_with_exit_code_2(
     facility: Facility, capsys: pytest.CaptureFixture[str], text: str | None, expected: str
