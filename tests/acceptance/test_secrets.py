@@ -86,7 +86,7 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
         for command in (("status",), ("check-config", "--probe"), ("verify",)):
             done = temwatch(*command, *config)
             outputs[command[0]] = done.stdout + done.stderr
-        assert "a person acts" in outputs["readyz"]
+        assert "an operator acts" in outputs["readyz"]
         assert "asks for a login" in outputs["status"]
         assert "asks for a login" in outputs["check-config"]
         nginx.set_password(PASSWORD)  # the file of the daemon is written again, which ends the fault

@@ -33,7 +33,7 @@ NOT_CALLED = {
     ),
     *("Journal.known_metafiles", "Journal.events", "Journal.attempts"),
     # called for metafiles that are missing, or rewritten after they settled
-    *("Journal.duplicates", "Journal.move", "Journal.notice_again", "Journal.notice_changed", "Journal.withdraw"),
+    *("Journal.later_paths", "Journal.move", "Journal.notice_again", "Journal.notice_changed", "Journal.withdraw"),
     # called for tiles that another montage no longer names, and after a replay has replaced levels
     *("Journal.unwanted_tile_ids", "RenderClient.empty_image_cache"),
     # called for a montage whose predecessor's upload had no answer, see test_late_uploads.py

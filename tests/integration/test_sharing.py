@@ -21,7 +21,7 @@ from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.sharing import Sharing, make_directories
 from handlers.stores import atomic_write
 from handlers.stores.atomic_write import put_in_place
-from tests.unit.test_notify import CONFIG
+from tests.settings_text import settings_text
 
 PAGE = PLAIN_TIFF.page(np.zeros((4, 6), np.uint8), "text")
 
@@ -118,7 +118,7 @@ def test_the_settings_reach_the_jobs_of_images_and_masks() -> None:
 )
 def test_a_wrong_mode_or_group_is_refused(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(f"{CONFIG}{line}\n")
+    path.write_text(f"{settings_text()}{line}\n")
     with pytest.raises(ConfigError) as caught:
         load_settings(path)
     assert caught.value.problems == (f"watch[0].mipmaps.{problem}",)

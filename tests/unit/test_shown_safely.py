@@ -22,6 +22,7 @@ from daemon.commands.imports import reporting
 from daemon.commands.imports.results import TilespecsResult
 from daemon.commands.replay.progress import Outcomes
 from daemon.commands.status_screen import show_report
+from daemon.montages.waits import NOTHING
 from daemon.simulator.show_results import montage_table
 from daemon.system.log import set_up_logging
 from daemon.system.printable_log import PrintableFormatter
@@ -143,7 +144,7 @@ def test_import_commands_are_printable(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_answers_over_http_are_ascii() -> None:
     hostile = replace(montage(), metafile=Path(HOSTILE), waiting_for=HOSTILE)
-    body = encode_montages([hostile], {}, {}, {})
+    body = encode_montages([hostile], {}, NOTHING, {})
     assert body.isascii()
     assert_printable(body.decode(), lines=0)
     assert json.loads(body)["montages"][0]["metafile"] == str(Path(HOSTILE))
