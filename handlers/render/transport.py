@@ -148,6 +148,8 @@ class RenderHttp:
             if not sending.done():
                 sending.cancel()
                 await asyncio.wait([sending])
+            if not sending.cancelled():
+                sending.exception()  # the caller that was cancelled does not ask for it, and asyncio would report it
 
     async def _send(self, request: Request) -> Answer:
         """Send the request, and once more if the login is refused and its files have changed since they were read."""
