@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from handlers.errors import WorkersUnavailable
 from handlers.text import shorten
 from handlers.workers.cluster.access import ClusterAccess
-from handlers.workers.cluster.library import import_distributed
+from handlers.workers.cluster.importing import import_distributed
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from handlers.sharing import Sharing
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection, SchedulerAway
 from handlers.workers.cluster.ground import Ground
-from handlers.workers.cluster.library import import_distributed
+from handlers.workers.cluster.importing import import_distributed
 from handlers.workers.cluster.members import Members
 from handlers.workers.crew import Crew
 
