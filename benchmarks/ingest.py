@@ -1,7 +1,6 @@
 """Target 4: time from noticing a metafile to its tile specs read back from the stack; CPU of a tile spec."""
 
 import json
-import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 from benchmarks import processes, sections
 from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_cpu_s, median_ratio, run_script
+from benchmarks.old_pipeline import tile_specs
 from daemon.simulator.section import SectionPlan
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.image_names import image_path
 from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.render.layer_responses import RESOLVED_TILES
@@ -184,54 +183,15 @@ def _ours(acquisition: Acquisition, directory: Path, answer: bytes) -> None:
 
 def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
     """Do the same with render-python: its objects, its body of a PUT, and its objects of the answer."""
-    from renderapi.image_pyramid import ImagePyramid, MipMap
-    from renderapi.layout import Layout
     from renderapi.resolvedtiles import ResolvedTiles
-    from renderapi.tilespec import TileSpec
-    from renderapi.transform import AffineModel
     from renderapi.utils import renderdumps
 
-    header, data = plain
-    metadata, tiles = header["metadata"], data["data"]
-    camera = metadata["camera_info"]
-    positions = [_position(tile["img_meta"]) for tile in tiles]
-    left, top = min(x for x, _ in positions), min(y for _, y in positions)
-    specs = [
-        TileSpec(
-            tileId=f"{Path(tile['img_path']).stem}.{Z}",
-            z=Z,
-            width=camera["width"],
-            height=camera["height"],
-            minint=0,
-            maxint=255,
-            layout=Layout(
-                sectionId=str(Z),
-                scopeId=metadata["temca_id"],
-                cameraId=camera["camera_id"],
-                imageRow=tile["img_meta"]["raster_pos"][1],
-                imageCol=tile["img_meta"]["raster_pos"][0],
-                stageX=tile["img_meta"]["stage_pos"][0],
-                stageY=tile["img_meta"]["stage_pos"][1],
-                rotation=tile["img_meta"]["angle"],
-                pixelsize=4.0,
-            ),
-            tforms=[AffineModel(B0=x - left, B1=y - top)],
-            imagePyramid=ImagePyramid({0: MipMap(imageUrl=image_path(directory, tile["img_path"]).as_uri())}),
-        )
-        for tile, (x, y) in zip(tiles, positions, strict=True)
-    ]
+    specs = tile_specs(plain, directory, Z)
     renderdumps(ResolvedTiles(specs)).encode()
     shown = {spec.tileId: spec for spec in ResolvedTiles(json=json.loads(answer)).tilespecs}
     for spec in specs:
         sent, there = spec.to_dict(), shown[spec.tileId].to_dict()
         assert all(there[key] == value for key, value in sent.items()), spec.tileId
-
-
-def _position(image: Any) -> tuple[int, int]:
-    """Return the position (x, y) in pixels, truncated to integers as in asap-modules."""
-    angle = math.radians(image["angle"])
-    x, y = (image["stage_pos"][axis] / image[f"pixel_size_{'xy'[axis]}_move"] for axis in (0, 1))
-    return int(x * math.cos(angle) + y * math.sin(angle)), int(-x * math.sin(angle) + y * math.cos(angle))
 
 
 if __name__ == "__main__":

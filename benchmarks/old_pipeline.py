@@ -7,6 +7,7 @@ verifies nothing.
 
 import io
 import json
+import math
 import multiprocessing
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def run_step(step: str, metafile: Path, place: Path, stack: str, applied: str) -
 def _step(step: str, metafile: Path, place: Path, stack: str, applied: str) -> None:
     if step == "ingest":
         _create(stack)
-        _put(stack, _specs_of(json.loads(metafile.read_bytes()), metafile.parent))
+        _put(stack, tile_specs(json.loads(metafile.read_bytes()), metafile.parent, Z))
     elif step == "apply":
         from renderapi.image_pyramid import MipMap
 
@@ -62,29 +63,54 @@ def _step(step: str, metafile: Path, place: Path, stack: str, applied: str) -> N
                 pool.starmap(_block_reduced, [(image, place, extension) for image in images])
 
 
-def _specs_of(content: Any, directory: Path) -> list[Any]:
+def tile_specs(content: Any, directory: Path, z: float) -> list[Any]:
+    """Return render-python's tile specs of a parsed metafile, as asap-modules makes them.
+
+    Parameters
+    ----------
+    directory : of the images.
+    """
     from renderapi.image_pyramid import ImagePyramid, MipMap
+    from renderapi.layout import Layout
     from renderapi.tilespec import TileSpec
     from renderapi.transform import AffineModel
 
     header, data = content
-    camera = header["metadata"]["camera_info"]
+    metadata, tiles = header["metadata"], data["data"]
+    camera = metadata["camera_info"]
+    positions = [_position(tile["img_meta"]) for tile in tiles]
+    left, top = min(x for x, _ in positions), min(y for _, y in positions)
     return [
         TileSpec(
-            tileId=f"{Path(tile['img_path']).stem}.{Z}",
-            z=Z,
+            tileId=f"{Path(tile['img_path']).stem}.{z}",
+            z=z,
             width=camera["width"],
             height=camera["height"],
             minint=0,
             maxint=255,
-            sectionId=str(Z),
-            stageX=tile["img_meta"]["stage_pos"][0],
-            stageY=tile["img_meta"]["stage_pos"][1],
-            tforms=[AffineModel(B0=tile["img_meta"]["stage_pos"][0], B1=tile["img_meta"]["stage_pos"][1])],
+            layout=Layout(
+                sectionId=str(z),
+                scopeId=metadata["temca_id"],
+                cameraId=camera["camera_id"],
+                imageRow=tile["img_meta"]["raster_pos"][1],
+                imageCol=tile["img_meta"]["raster_pos"][0],
+                stageX=tile["img_meta"]["stage_pos"][0],
+                stageY=tile["img_meta"]["stage_pos"][1],
+                rotation=tile["img_meta"]["angle"],
+                pixelsize=4.0,
+            ),
+            tforms=[AffineModel(B0=x - left, B1=y - top)],
             imagePyramid=ImagePyramid({0: MipMap(imageUrl=image_path(directory, tile["img_path"]).as_uri())}),
         )
-        for tile in data["data"]
+        for tile, (x, y) in zip(tiles, positions, strict=True)
     ]
+
+
+def _position(image: Any) -> tuple[int, int]:
+    """Return the position (x, y) in pixels, truncated to integers as in asap-modules."""
+    angle = math.radians(image["angle"])
+    x, y = (image["stage_pos"][axis] / image[f"pixel_size_{'xy'[axis]}_move"] for axis in (0, 1))
+    return int(x * math.cos(angle) + y * math.sin(angle)), int(-x * math.sin(angle) + y * math.cos(angle))
 
 
 def _resized(image: Path, place: Path) -> None:

@@ -20,24 +20,9 @@ from daemon.commands.daemon_client import ALIVE_S
 from daemon.commands.status import JOURNAL_S
 from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
+from tests.settings_text import UNREACHABLE, settings_text
 from tests.terminal import Session, assert_screen, run_in_terminal
 
-CONFIG = """[render]
-url = "http://127.0.0.1:1/render-ws/v1"
-owner = "em"
-project = "v1"
-[journal]
-path = "{directory}/journal.sqlite"
-[http]
-port = {port}
-[[watch]]
-name = "temca2"
-directory = "{directory}/acquisition"
-[watch.z]
-rule = "grid"
-[watch.mipmaps]
-output_dir = "{directory}/mipmaps"
-"""
 WIDTHS = (80, 160)
 
 
@@ -182,7 +167,9 @@ def configure(tmp_path: Path) -> Callable[[int, str], None]:
 
     def write(port: int, extra: str = "") -> None:
         config = tmp_path / "config.toml"
-        config.write_text(extra + CONFIG.format(directory=tmp_path, port=port))
+        watched = settings_text(tmp_path / "acquisition", tmp_path / "mipmaps", url=UNREACHABLE)
+        rest = f'[journal]\npath = "{tmp_path}/journal.sqlite"\n[http]\nport = {port}\n'
+        config.write_text(f"{extra}{watched}{rest}")
         os.utime(config, (1767607200, 1767607200))  # 2026-01-05 10:00 UTC
 
     return write
