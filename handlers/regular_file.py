@@ -10,6 +10,8 @@ from handlers.file_status import FileStatus, status_of
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """Without O_NONBLOCK, opening a named pipe would wait for a writer for ever."""
+_NAME_ONLY = os.O_PATH | os.O_CLOEXEC
+_WAITING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class NotRegular(Exception):  # noqa: N818  each caller turns it into the fault of its own file
@@ -36,6 +38,10 @@ def open_regular(
 ) -> tuple[int, FileStatus]:
     """Return the descriptor and the status of a regular file, open for reading. The caller closes the descriptor.
 
+    A file server on this machine may hold a lease on a file that its client has just written (NFS delegations, Samba's
+    kernel oplocks). It then has to give the file back first: this waits for that, at most as long as the kernel does
+    (/proc/sys/fs/lease-break-time, 45 s by default).
+
     Parameters
     ----------
     follow_links : whether the last part of the path may be a link.
@@ -51,9 +57,12 @@ def open_regular(
     OSError
         If it cannot be opened.
     """
-    flags = _FLAGS | (0 if follow_links else os.O_NOFOLLOW)
+    links = 0 if follow_links else os.O_NOFOLLOW
     try:
-        descriptor = root.open_beneath(_as_path(path), flags) if root else os.open(path, flags, dir_fd=directory)
+        try:
+            descriptor = _open(path, _FLAGS | links, directory, root)
+        except BlockingIOError:
+            descriptor = _open_leased(_open(path, _NAME_ONLY | links, directory, root), str(path))
     except OSError as error:
         if error.errno == errno.EXDEV and root:
             raise NotContained(path, root) from error
@@ -68,6 +77,24 @@ def open_regular(
         os.close(descriptor)
         raise
     return descriptor, status
+
+
+def _open(path: Path | str, flags: int, directory: int | None, root: Container | None) -> int:
+    return root.open_beneath(_as_path(path), flags) if root else os.open(path, flags, dir_fd=directory)
+
+
+def _open_leased(name: int, path: str) -> int:
+    """Open the file of an O_PATH descriptor for reading, waiting for the program that holds a lease on it.
+
+    Opening what the descriptor refers to, not the path, again: no named pipe can have taken its place meanwhile. Closes
+    the descriptor.
+    """
+    try:
+        if not stat.S_ISREG(os.fstat(name).st_mode):
+            raise NotRegular(path)
+        return os.open(f"/proc/self/fd/{name}", _WAITING)
+    finally:
+        os.close(name)
 
 
 def _as_path(path: Path | str) -> Path:

@@ -19,6 +19,7 @@ from daemon.simulator.delivery import Written
 from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Program, Rig, running, verify_levels, wait_for
+from tests.leases import leased
 
 LIMIT = 60
 FEWER_WATCHES = (
@@ -374,14 +375,19 @@ def test_sigterm_during_mipmaps_lets_the_tiles_under_way_end_and_the_next_start_
     rig.settings["workers.count"] = 2
     rig.start_standin()
     rig.start()
+    rig.standin.process.send_signal(signal.SIGSTOP)  # settling, which reads the images too, ends before they are held
     section = write(1050, 24, size=(1536, 1536))
+    rig.wait_until("settled", section.metafile)
     journal = rig.root / "daemon.sqlite"
-    wait_for(lambda: len(tiles_made(journal)) >= 4, 30, "some tiles made")
-    asked = time.monotonic()
-    assert rig.daemon.stop() == 0
-    assert time.monotonic() - asked < 10
+    with leased(*section.images[8:]) as lease:
+        rig.standin.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: len(tiles_made(journal)) >= 6 and lease.is_wanted(), 30, "workers wait for held images")
+        rig.daemon.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: said(rig, "daemon.draining"), 30, "the daemon drains")
+        lease.give_back()
+        assert rig.daemon.process.wait(30) == 0
     made = tiles_made(journal)
-    assert 4 <= len(made) < len(section.images)
+    assert 6 <= len(made) < len(section.images)
     level1 = {path: path.stat().st_ino for path in (rig.mipmaps / "1").rglob("*.tif")}
     assert len(level1) == len(made), "a tile was put into place and not recorded"
     assert not list(rig.mipmaps.rglob("*.tmp"))
