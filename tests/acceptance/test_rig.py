@@ -124,3 +124,11 @@ def test_a_process_that_was_forked_and_killed_has_the_signal_as_its_end(tmp_path
         process.wait(0.01)
     process.kill()
     assert process.wait(60) == process.poll() == -signal.SIGKILL
+
+
+def test_the_process_that_forks_ends_with_the_tests() -> None:
+    code = "from tests.acceptance import warm; print(warm.run(['--version'], 60).stdout)"
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "version" in done.stdout
+    assert done.stderr == ""

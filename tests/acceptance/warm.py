@@ -7,6 +7,7 @@ Tests of these, and of the start itself, start a process by its command line.
 """
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import itertools
@@ -113,27 +114,29 @@ def run(arguments: Sequence[str], timeout_s: float, cwd: Path | None = None) -> 
 
 @functools.cache
 def _forking() -> socket.socket:
-    """Return the line to the process that forks; it ends with this one."""
+    """Return the connection to the process that forks. That process ends with this one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, "-m", "tests.acceptance.warm", str(theirs.fileno())]
         nothing = subprocess.DEVNULL
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads cannot be forked
-        _kept.append(
-            subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=nothing,
-                stdout=nothing,
-                env=environment,
-                start_new_session=True,
-            )
+        process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=nothing,
+            stdout=nothing,
+            env=environment,
+            start_new_session=True,
         )
+    atexit.register(_end_forking, ours, process)
     return ours
 
 
-_kept: list[Any] = []
-"""Of each process that forks: it is never waited for, and must not be reported as left behind."""
+def _end_forking(connection: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    """End the process that forks, and reap it."""
+    connection.close()
+    process.kill()
+    process.wait()
 
 
 # --- the process that forks
