@@ -1,7 +1,7 @@
-"""One contract, two services: the stand-in always, and a real render-ws at TEMWATCH_CONTRACT_URL where that is set.
+"""The contract of render-ws. The stand-in is always tested, a real render-ws if TEMWATCH_CONTRACT_URL is set.
 
-Requests are raw, so that the service is tested and not our client. Every test has its own stacks,
-which are deleted at its end.
+Requests are raw, so that they test the service and not temwatch's client. Every test has its own stacks, which are
+deleted at its end.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ OWNER = "temwatch"
 PROJECT = "contract"
 REAL_URL = os.environ.get("TEMWATCH_CONTRACT_URL", "").rstrip("/")
 SHARED_DIRECTORY = os.environ.get("TEMWATCH_CONTRACT_DIRECTORY", "")
-"""A directory that the real render-ws sees under the same path, for tests of images."""
+"""A directory that the real render-ws reads under the same path, for tests of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Answer:
     """Status, media type without parameters ("" for none), and body of an answer."""
 
     status: int
-    kind: str
+    media_type: str
     text: str
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -43,19 +43,19 @@ class Answer:
         return json.loads(self.body)
 
     @property
-    def said(self) -> tuple[int, str]:
-        return self.status, self.kind
+    def outcome(self) -> tuple[int, str]:
+        return self.status, self.media_type
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A render-ws."""
+    """A render-ws, with a client that sends raw requests."""
 
     url: str
     http: aiohttp.ClientSession
     is_real: bool
 
-    async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+    async def send(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
         """Send a request; `body` is sent as JSON, bytes unchanged."""
         headers = {"Content-Type": "application/json", **more.pop("headers", {})}
         raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -63,8 +63,8 @@ class Service:
         url = URL(self.url + path, encoded=True)
         async with self.http.request(method, url, data=data, headers=headers, **more) as answer:
             got = await answer.read()
-            kind = answer.content_type if "Content-Type" in answer.headers else ""
-            return Answer(answer.status, kind, got.decode(errors="replace"), got, answer.headers)
+            media_type = answer.content_type if "Content-Type" in answer.headers else ""
+            return Answer(answer.status, media_type, got.decode(errors="replace"), got, answer.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +78,32 @@ class StackUnderTest:
     def path(self) -> str:
         return f"/owner/{OWNER}/project/{PROJECT}/stack/{self.name}"
 
-    async def ask(self, method: str, path: str = "", body: Any = None, **more: Any) -> Answer:
-        return await self.service.ask(method, self.path + path, body, **more)
+    async def send(self, method: str, path: str = "", body: Any = None, **more: Any) -> Answer:
+        return await self.service.send(method, self.path + path, body, **more)
 
     async def create(self, **version: Any) -> None:
-        answer = await self.ask("POST", "", {"createTimestamp": "2024-05-06T07:08:09.123Z", **version})
+        answer = await self.send("POST", "", {"createTimestamp": "2024-05-06T07:08:09.123Z", **version})
         assert answer.status == 201, answer
 
     async def put(self, *specs: dict[str, Any], transforms: tuple[dict[str, Any], ...] = ()) -> None:
         """Put tiles into the stack, with derived bounds."""
-        answer = await self.ask("PUT", "/resolvedTiles?deriveData=true", upload(*specs, transforms=transforms))
+        answer = await self.send("PUT", "/resolvedTiles?deriveData=true", upload(*specs, transforms=transforms))
         assert answer.status == 201, answer
 
     async def state(self, wanted: str) -> Answer:
-        return await self.ask("PUT", f"/state/{wanted}")
+        return await self.send("PUT", f"/state/{wanted}")
 
     async def meta(self) -> dict[str, Any]:
-        meta: dict[str, Any] = (await self.ask("GET")).json
+        meta: dict[str, Any] = (await self.send("GET")).json
         return meta
 
     async def tile_ids(self, z: float = 1.0) -> list[str]:
-        return sorted(tile["tileId"] for tile in (await self.ask("GET", f"/z/{z}/tileBounds")).json)
+        return sorted(tile["tileId"] for tile in (await self.send("GET", f"/z/{z}/tileBounds")).json)
 
     async def remove(self) -> None:
         with contextlib.suppress(aiohttp.ClientError):
             await self.state("COMPLETE")
-            await self.ask("DELETE")
+            await self.send("DELETE")
 
 
 async def _send_once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -171,20 +171,15 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
         yield Service(url, http, is_real)
 
 
-@pytest.fixture
-async def other(service: Service) -> AsyncIterator[StackUnderTest]:
-    """A second name of a stack that does not exist."""
+async def _missing_stack(service: Service) -> AsyncIterator[StackUnderTest]:
+    """Yield a stack that does not exist yet, with a name that no test has used; delete it afterwards."""
     stack = StackUnderTest(service, f"t{uuid.uuid4().hex}")
     yield stack
     await stack.remove()
 
 
-@pytest.fixture
-async def absent(service: Service) -> AsyncIterator[StackUnderTest]:
-    """A name of a stack that does not exist."""
-    stack = StackUnderTest(service, f"t{uuid.uuid4().hex}")
-    yield stack
-    await stack.remove()
+absent = pytest.fixture(_missing_stack, name="absent")
+other = pytest.fixture(_missing_stack, name="other")
 
 
 @pytest.fixture
@@ -195,12 +190,12 @@ async def stack(absent: StackUnderTest) -> StackUnderTest:
 
 
 @pytest.fixture
-def visible(service: Service, tmp_path: Path) -> Path:
-    """A directory that the service sees under the same path."""
+def shared_directory(service: Service, tmp_path: Path) -> Path:
+    """A directory that the service reads under the same path."""
     if not service.is_real:
         return tmp_path
     if not SHARED_DIRECTORY:
-        pytest.skip("TEMWATCH_CONTRACT_DIRECTORY names no directory that the real render-ws sees")
+        pytest.skip("TEMWATCH_CONTRACT_DIRECTORY names no directory that the real render-ws reads")
     directory = Path(SHARED_DIRECTORY, f"temwatch-contract-{uuid.uuid4().hex}")
     directory.mkdir()
     return directory

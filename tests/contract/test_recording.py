@@ -1,6 +1,6 @@
 """Every request of a recording of the real render-ws gets the recorded answer, in the recorded order.
 
-Status, content type, and the text or JSON are compared, except parts on which no client can rely: the texts of Java
+The tests compare status, content type, and text or JSON, except parts on which no client can rely: the texts of Java
 exceptions, the queries to the database, times.
 """
 
@@ -27,8 +27,8 @@ async def project(service: Service) -> AsyncIterator[str]:
     yield name
     for stack in ("s", "s2"):
         path = f"/owner/{OWNER}/project/{name}/stack/{stack}"
-        await service.ask("PUT", f"{path}/state/COMPLETE")
-        await service.ask("DELETE", path)
+        await service.send("PUT", f"{path}/state/COMPLETE")
+        await service.send("DELETE", path)
 
 
 def recorded(project: str) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def body_of(row: dict[str, Any]) -> bytes | None:
 
 
 def comparable(value: Any) -> Any:
-    """Return JSON without its times, and with sorted lists: the service promises no order."""
+    """Return JSON without its times, and with sorted lists: the service does not define an order."""
     if isinstance(value, dict):
         return {key: "TIME" if key in TIMES else comparable(member) for key, member in value.items()}
     if isinstance(value, list):
@@ -56,7 +56,7 @@ def comparable(value: Any) -> Any:
     return value
 
 
-def said_in(row: dict[str, Any]) -> tuple[int, str, Any]:
+def comparable_outcome(row: dict[str, Any]) -> tuple[int, str, Any]:
     """Return status, content type, and the parts of the body on which a client can rely."""
     answer = row["answer"]
     if row["content_type"] == "application/json" and answer != "":
@@ -70,18 +70,18 @@ def said_in(row: dict[str, Any]) -> tuple[int, str, Any]:
 
 def as_row(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
     """Return the row with this answer in place of the recorded one."""
-    body = answer.json if answer.kind == "application/json" and answer.body else answer.text
-    return {**row, "status": answer.status, "content_type": answer.kind, "answer": body}
+    body = answer.json if answer.media_type == "application/json" and answer.body else answer.text
+    return {**row, "status": answer.status, "content_type": answer.media_type, "answer": body}
 
 
-async def test_every_request_of_the_recording_is_answered_as_recorded(service: Service, project: str) -> None:
+async def test_every_recorded_request_gets_the_recorded_answer(service: Service, project: str) -> None:
     differing = []
     rows = recorded(project)
     for number, row in enumerate(rows):
         path, _, query = row["path"].partition("?")
         url = f"/owner/{OWNER}/project/{project}/stack/{quote(path)}" + (f"?{query}" if query else "")
-        answer = await service.ask(row["method"], url, body_of(row))
-        now, then = said_in(as_row(row, answer)), said_in(row)
+        answer = await service.send(row["method"], url, body_of(row))
+        now, then = comparable_outcome(as_row(row, answer)), comparable_outcome(row)
         if now != then:
             differing.append(f"{number} {row['method']} {unquote(row['path'])}\n  recorded {then}\n  answered {now}")
     assert len(rows) > 100
