@@ -63,8 +63,8 @@ def acquisition_of(metafile: Metafile) -> Acquisition:
         tiles=tuple(_tile(record, header) for record in metafile.tiles),
         facts={field: getattr(header, field) for field in FIELDS},
         pixel_size_nm=header.highmag.pixel_size_nm,
-        scope_id=header.temca_id,
-        camera_id=header.camera.camera_id,
+        scope_id=str(header.temca_id),  # plain text, also of a number: every tile spec contains it
+        camera_id=str(header.camera.camera_id),
         is_reference=header.is_reference,
         shared_transform=metafile.shared_transform,
         metafile=metafile,

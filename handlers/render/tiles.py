@@ -130,7 +130,7 @@ def _member(name: str, value: Json) -> bytes:
     whole = {name: value}
     try:
         text = _encode(whole)  # writes null for a number that JSON cannot express
-    except (ValueError, OverflowError):  # a lone surrogate or a long number, which json.dumps can write
+    except (ValueError, OverflowError, TypeError):  # json.dumps can write lone surrogates, long numbers and subclasses
         text = b"null"
     return (_strictly_encoded(name, whole) if b"null" in text else text)[1:-1]
 
@@ -138,7 +138,7 @@ def _member(name: str, value: Json) -> bytes:
 def _strictly_encoded(subject: str, value: Json) -> bytes:
     try:
         return json.dumps(without_nulls(value), allow_nan=False, separators=(",", ":")).encode()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise RenderRefused(f"'{subject}'", f"cannot be written as JSON: {error}") from None
 
 
@@ -193,11 +193,11 @@ def without_nulls(value: Any) -> Any:
 
 
 def json_body(subject: str, value: object) -> bytes:
-    """Return the body of a request, without nulls. Raises RenderRefused for a number that JSON cannot express."""
+    """Return the body of a request, without nulls. Raises RenderRefused for a value that JSON cannot express."""
     try:
         return json.dumps(without_nulls(value), allow_nan=False).encode()
-    except ValueError as error:
-        raise RenderRefused(subject, f"was given a number that JSON cannot express: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise RenderRefused(subject, f"cannot be written as JSON: {error}") from None
 
 
 _URLS = ("imageUrl", "maskUrl")

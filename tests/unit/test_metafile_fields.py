@@ -19,6 +19,7 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.pytemca import acquisition_of
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 from handlers.errors import MetafileFault
+from handlers.render.tiles import upload_bodies
 
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROI = Path("/data/roi")
@@ -148,6 +149,9 @@ def test_a_number_where_text_is_usual_is_taken_as_text(key: str, number: float, 
     found = read(spoiled(key, number))
     assert value_of(found, key) == text
     assert Severity.ERROR not in {finding.severity for finding in check_metafile(found, NAME)}
+    specs = tile_specs_for(acquisition_of(found), 42, ROI)
+    assert {type(specs[0]["layout"][name]) for name in ("camera", "temca")} == {str}
+    assert upload_bodies(specs, {})
 
 
 @pytest.mark.parametrize("key", sorted(COUNTS))

@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from handlers.errors import RenderRefused
-from handlers.render.tiles import canonical_url, differences, referenced, shared_transforms, upload_bodies
+from handlers.render.tiles import canonical_url, differences, json_body, referenced, shared_transforms, upload_bodies
 
 
 def tile(tile_id: str, *refs: str, **more: Any) -> dict[str, Any]:
@@ -55,6 +56,16 @@ def test_non_unicode_text_is_escaped_and_invalid_numbers_are_refused() -> None:
     assert json.loads(body)["tileIdToSpecMap"] == {"t": {"tileId": "t", "z": 1.0, "label": "a\udcff"}}
     with pytest.raises(RenderRefused, match=r"'t'.*JSON"):
         upload_bodies([odd | {"x": float("nan")}], {})
+
+
+def test_texts_and_numbers_of_other_libraries_are_written_or_refused_as_faults() -> None:
+    (body,) = upload_bodies([tile("t", label=np.str_("a"), x=np.float64(0.5))], {})
+    assert json.loads(body)["tileIdToSpecMap"]["t"] == tile("t", label="a", x=0.5)
+    for invalid in (np.int64(5), object()):
+        with pytest.raises(RenderRefused, match="'t': cannot be written as JSON"):
+            upload_bodies([tile("t", x=invalid)], {})
+        with pytest.raises(RenderRefused, match="stack: cannot be written as JSON"):
+            json_body("stack", {"x": invalid})
 
 
 def affine(data: str) -> dict[str, Any]:
