@@ -32,7 +32,7 @@ async def serving(**options: Any) -> AsyncIterator[StackUnderTest]:
     """A stack just created in a stand-in of its own."""
     async with serve_standin(**options) as url, session() as http:
         stack = StackUnderTest(Service(url, http, is_real=False), "s")
-        if (await stack.ask("GET")).status == 404:
+        if (await stack.send("GET")).status == 404:
             await stack.create()
         yield stack
 
@@ -66,30 +66,30 @@ async def test_nothing_is_done_when_the_connection_ends_before_the_work(stack: S
     await misbehave(stack, kind, "^PUT .*resolvedTiles", times=1)
     big = upload(*(tile(f"t{n}", labels=["x" * 100]) for n in range(2000)))
     with pytest.raises(aiohttp.ClientError):
-        await stack.ask("PUT", PUT, big)
+        await stack.send("PUT", PUT, big)
     assert await stack.tile_ids() == []
     assert ("PUT", "resolvedTiles?deriveData=true", None) in await requests(stack)
-    assert (await stack.ask("PUT", PUT, big)).status == 201
+    assert (await stack.send("PUT", PUT, big)).status == 201
 
 
 async def test_a_stalled_request_gets_no_answer_and_does_nothing(stack: StackUnderTest) -> None:
     await misbehave(stack, "stall", "^PUT ", seconds=0.05, times=1)
     with pytest.raises(aiohttp.ClientError):
-        await stack.ask("PUT", PUT, upload(tile("a")))
+        await stack.send("PUT", PUT, upload(tile("a")))
     await misbehave(stack, "stall", "^PUT ", seconds=60, times=1)
     with pytest.raises(TimeoutError):
-        await stack.ask("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.1))
+        await stack.send("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.1))
     assert await stack.tile_ids() == []
 
 
 async def test_a_status_comes_with_a_page_like_jettys_or_with_the_given_text(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "^PUT ", times=1)
-    answer = await stack.ask("PUT", PUT, upload(tile("a")))
-    assert answer.said == (503, "text/html")
+    answer = await stack.send("PUT", PUT, upload(tile("a")))
+    assert answer.outcome == (503, "text/html")
     assert "HTTP ERROR 503 Service Unavailable" in answer.text
     await misbehave(stack, "status", "^PUT ", status=500, text="E11000 duplicate key error", times=1)
-    answer = await stack.ask("PUT", PUT, upload(tile("a")))
-    assert (*answer.said, answer.text) == (500, "text/plain", "E11000 duplicate key error")
+    answer = await stack.send("PUT", PUT, upload(tile("a")))
+    assert (*answer.outcome, answer.text) == (500, "text/plain", "E11000 duplicate key error")
     assert await stack.tile_ids() == []
 
 
@@ -97,13 +97,13 @@ async def test_a_status_comes_with_a_page_like_jettys_or_with_the_given_text(sta
 async def test_the_work_is_done_when_the_connection_ends_after_it(stack: StackUnderTest, kind: str) -> None:
     await misbehave(stack, kind, "^PUT ", times=1)
     with pytest.raises(aiohttp.ClientError):
-        await stack.ask("PUT", PUT, upload(tile("a")))
+        await stack.send("PUT", PUT, upload(tile("a")))
     assert await stack.tile_ids() == ["a"]
 
 
 async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest) -> None:
     await stack.put(tile("a"), tile("b"))
-    whole = await stack.ask("GET", "/z/1/tileBounds")
+    whole = await stack.send("GET", "/z/1/tileBounds")
     await misbehave(stack, "cut", "tileBounds")
     async with stack.service.http.get(stack.service.url + stack.path + "/z/1/tileBounds") as answer:
         assert answer.status == 200
@@ -115,7 +115,7 @@ async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest
 async def test_the_work_of_a_late_answer_is_done_even_if_the_client_has_gone(stack: StackUnderTest) -> None:
     await misbehave(stack, "late", "^PUT ", seconds=60, times=1)
     with pytest.raises(TimeoutError):
-        await stack.ask("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.2))
+        await stack.send("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.2))
     assert await stack.tile_ids() == ["a"]
     await misbehave(stack, "late", "^PUT ", seconds=0.1, times=1)
     begun = time.monotonic()
@@ -125,19 +125,19 @@ async def test_the_work_of_a_late_answer_is_done_even_if_the_client_has_gone(sta
 
 async def test_a_fault_skips_some_requests_affects_some_and_ends(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "tileBounds$", skip=1, times=2)
-    statuses = [(await stack.ask("GET", "/z/1/tileBounds")).status for _ in range(4)]
+    statuses = [(await stack.send("GET", "/z/1/tileBounds")).status for _ in range(4)]
     assert statuses == [200, 503, 503, 200]
-    assert (await stack.ask("GET", "/zValues")).status == 200
+    assert (await stack.send("GET", "/zValues")).status == 200
 
 
 async def test_faults_apply_in_order_and_are_cleared_together(stack: StackUnderTest) -> None:
     await misbehave(stack, "status", "zValues", status=502, times=1)
     await misbehave(stack, "status", "zValues", status=504)
-    statuses = [(await stack.ask("GET", "/zValues")).status for _ in range(3)]
+    statuses = [(await stack.send("GET", "/zValues")).status for _ in range(3)]
     assert statuses == [502, 504, 504]
     async with stack.service.http.delete(URL(stack.service.url).with_path("/faults")) as answer:
         assert answer.status == 204
-    assert (await stack.ask("GET", "/zValues")).status == 200
+    assert (await stack.send("GET", "/zValues")).status == 200
 
 
 async def test_after_a_reset_it_is_as_newly_started(stack: StackUnderTest) -> None:
@@ -145,9 +145,9 @@ async def test_after_a_reset_it_is_as_newly_started(stack: StackUnderTest) -> No
     async with stack.service.http.delete(URL(stack.service.url).with_path("/state")) as answer:
         assert answer.status == 204
     assert await requests(stack) == []
-    assert (await stack.ask("GET")).status == 404
+    assert (await stack.send("GET")).status == 404
     await stack.create()
-    assert (await stack.ask("GET", "/zValues")).status == 200
+    assert (await stack.send("GET", "/zValues")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ async def test_an_invalid_fault_is_refused(stack: StackUnderTest, body: dict[str
 async def test_a_stand_in_can_misbehave_from_the_start() -> None:
     fault = Fault.model_validate({"match": "owners", "kind": "status", "status": 418})
     async with serving(faults=[fault]) as stack:
-        assert (await stack.service.ask("GET", "/owners")).status == 418
+        assert (await stack.service.send("GET", "/owners")).status == 418
 
 
 async def test_requests_are_listed_with_what_was_answered(stack: StackUnderTest) -> None:
     await stack.put(tile("a"))
-    await stack.ask("GET", "/tile/b")
+    await stack.send("GET", "/tile/b")
     assert [entry for entry in await requests(stack) if entry[0] != "GET" or entry[1] == "b"] == [
         ("POST", "s", 201),
         ("PUT", "resolvedTiles?deriveData=true", 201),
@@ -206,18 +206,18 @@ async def test_a_stack_is_loading_while_it_is_derived_and_new_tiles_are_not_coun
     await slow.put(tile("b"))
     await until(lambda: _is_complete(slow))
     assert (await slow.meta())["stats"]["tileCount"] == 1
-    assert [row["tileCount"] for row in (await slow.ask("GET", "/sectionData")).json] == [1]
+    assert [row["tileCount"] for row in (await slow.send("GET", "/sectionData")).json] == [1]
     assert await slow.tile_ids() == ["a", "b"]
 
 
 async def test_reopening_during_a_derivation_has_no_effect(slow: StackUnderTest) -> None:
     assert (await slow.state("LOADING")).status == 201
     await until(lambda: _is_complete(slow))
-    assert (await slow.ask("PUT", PUT, upload(tile("b")))).status == 500
+    assert (await slow.send("PUT", PUT, upload(tile("b")))).status == 500
 
 
 async def test_a_derivation_restores_the_metadata_of_its_beginning(slow: StackUnderTest) -> None:
-    await slow.ask("PUT", "/resolutionValues", [4, 4, 45])
+    await slow.send("PUT", "/resolutionValues", [4, 4, 45])
     await until(lambda: _is_complete(slow))
     assert "stackResolutionX" not in (await slow.meta())["currentVersion"]
 
@@ -226,7 +226,7 @@ async def test_a_derivation_continues_when_its_client_disconnects() -> None:
     async with serving(derive_s=0.3) as stack:
         await stack.put(tile("a"))
         with pytest.raises(TimeoutError):
-            await stack.ask("PUT", "/state/COMPLETE", timeout=aiohttp.ClientTimeout(total=0.05))
+            await stack.send("PUT", "/state/COMPLETE", timeout=aiohttp.ClientTimeout(total=0.05))
         assert (await stack.meta())["state"] == "LOADING"
         await until(lambda: _is_complete(stack))
 
@@ -236,7 +236,7 @@ async def test_a_write_checked_before_closing_lands_in_a_complete_stack(stack: S
     await stack.put(tile("a"))
     await misbehave(stack, "slow", "^PUT .*resolvedTiles", seconds=0.3, times=1)
     async with asyncio.TaskGroup() as tasks:
-        late = tasks.create_task(stack.ask("PUT", PUT, upload(tile("b"))))
+        late = tasks.create_task(stack.send("PUT", PUT, upload(tile("b"))))
         await until(lambda: _has_two_uploads(stack))
         await stack.state("COMPLETE")
     assert late.result().status == 201
@@ -254,7 +254,7 @@ async def _has_two_uploads(stack: StackUnderTest) -> bool:
 async def test_twenty_thousand_tiles_of_16_megabytes_are_stored_and_returned(stack: StackUnderTest) -> None:
     specs = [tile(f"tile_{n:05d}", affine(1, 0, 0, 1, n, 0), labels=["x" * 550]) for n in range(20_000)]
     await stack.put(*specs)
-    answer = await stack.ask("GET", "/z/1/resolvedTiles")
+    answer = await stack.send("GET", "/z/1/resolvedTiles")
     assert len(answer.body) > 16 * 2**20
     assert answer.body.count(b'tileId"') == 20_000
     assert (await stack.state("COMPLETE")).status == 201
