@@ -1,8 +1,8 @@
-"""Two metafiles in the form of real ones, and the tile specs that asap-modules makes of them, worked out by hand.
+"""Two metafiles in the format of real ones, and the tile specs that asap-modules makes from them, computed by hand.
 
 A position in pixels is x = X/px cos a + Y/py sin a, y = -X/px sin a + Y/py cos a: X, Y stage in nanometres, px and py
-the pixel sizes for motion in x and y, a the angle. asap-modules cuts it off toward zero, then subtracts the smallest x
-and y.
+the pixel sizes for motion in x and y, a the angle. asap-modules truncates it toward zero, then subtracts the smallest
+x and y.
 """
 
 import json
@@ -15,7 +15,7 @@ _TEMCA, _CAMERA = "temca2", "44500428"
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile of a metafile, and what asap-modules makes of it."""
+    """A tile of a metafile, and its translations in the tile specs of asap-modules."""
 
     image: str
     col: int
@@ -23,7 +23,7 @@ class Tile:
     stage: tuple[int, int]
     """X, Y in nanometres."""
     whole: tuple[str, str]
-    """Translation with integer positions and the region's own origin, as it stands in the tile spec; the default."""
+    """Translation with integer positions and the origin of the region, as the tile spec contains it; the default."""
     exact: tuple[str, str] = ("", "")
     """The same with exact positions."""
     on_stage: tuple[str, str] = ("", "")
@@ -45,7 +45,7 @@ class Region:
     z: int
 
     def document(self) -> list[dict[str, Any]]:
-        """The metafile as JSON, with the values that nobody needs."""
+        """The metafile as JSON, with keys that asap-modules does not read."""
         highmag = {"nm_per_pix": 4.5, "x_nm_per_pix": 4.1, "y_nm_per_pix": 4.3, "angle": self.angle}
         lowmag = {"nm_per_pix": 213.0, "x_nm_per_pix": 213.0, "y_nm_per_pix": 213.0, "angle": 102.0}
         header = {
@@ -99,7 +99,7 @@ class Region:
         return json.dumps(self.document(), indent=1).encode()
 
     def expected(self, translation: str = "whole", **other: Any) -> list[dict[str, Any]]:
-        """The tile specs, field by field; `other` replaces values of all, those of the layout too."""
+        """The tile specs with all their fields; `other` replaces values in each of them or in its layout."""
         return [self._expected(tile, getattr(tile, translation), other) for tile in self.tiles]
 
     def _expected(self, tile: Tile, translation: tuple[str, str], other: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Region:
 
 
 # cos a = 0.6, sin a = -0.8, px = 4, py = 5: x = 0.15 X - 0.16 Y, y = 0.2 X + 0.12 Y.
-# The region lacks two corners; the smallest x is -950 and the smallest y -700, or -950.77 and -700.72 as they are.
+# The region has no tiles at two corners. Smallest x: -950, exactly -950.77. Smallest y: -700, exactly -700.72.
 MONTAGE = Region(
     name="_metadata_20180601120000_17797_1R_151_001050_0_.json",
     grid="001050",
@@ -194,8 +194,8 @@ MONTAGE = Region(
     ),
 )
 
-# a = 180 degrees, px = py = 3.5: x = -X / 3.5, y = -Y / 3.5, but for the sine, which is 1.2e-16 in doubles. It takes
-# the first tile's x to -399.99999999999, which is cut off to -399. The smallest x is -399, the smallest y -100002.
+# a = 180 degrees, px = py = 3.5: x = -X / 3.5, y = -Y / 3.5, except that the sine of 180 degrees is 1.2e-16 in doubles.
+# So the first tile's x is -399.99999999999, truncated to -399. The smallest x is -399, the smallest y -100002.
 LENS_SET = Region(
     name="_metadata_20180601115958_17797_1R_151_20180601115957_reference_0_.json",
     grid="20180601115957_reference",

@@ -1,6 +1,6 @@
-"""Conformance of the readers of all formats: what holds whatever bytes a file has.
+"""Conformance suite of the readers of all formats: rules that hold for any bytes.
 
-A format takes part with `Sample`s in test_readers.py.
+test_readers.py has a `Sample` of each format.
 """
 
 import math
@@ -43,22 +43,22 @@ HOSTILE = (
     b"[" * 2_000,
     b"__import__('os').abort()",
 )
-"""Pieces that take the place of others."""
+"""Byte strings that replace words of a valid file."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sound file of a format."""
+    """A valid file of a format."""
 
     content: bytes
     path: Path
     tiles: int
     names: Mapping[int, str] = field(default_factory=dict)
-    """Names of some tiles, by their place."""
+    """Index of a tile -> its name, for some tiles."""
 
 
 def check_acquisition(reader: Reader, acquisition: Acquisition, path: Path) -> None:
-    """Check what everything behind a reader relies on. A fault that names the file is as good."""
+    """Check the guarantees that the code after a reader relies on. Refusing the acquisition with a Fault is allowed."""
     assert acquisition.tiles
     options = options_for(reader)
     ids = tile_ids_for(acquisition, 7.0, options, str(path))
@@ -79,7 +79,7 @@ def check_acquisition(reader: Reader, acquisition: Acquisition, path: Path) -> N
 
 
 def read_any(reader: Reader, content: bytes, path: Path) -> Acquisition | None:
-    """Read any bytes; None if they are refused by a fault that names the file and can be printed."""
+    """Read any bytes; None if they are refused with a printable fault that names the file."""
     try:
         acquisition = reader.parse(content, path)
         check_acquisition(reader, acquisition, path)
@@ -94,7 +94,7 @@ def read_any(reader: Reader, content: bytes, path: Path) -> Acquisition | None:
 
 @st.composite
 def spoiled(draw: st.DrawFn, content: bytes) -> bytes:
-    """A sound file cut, with a piece repeated or removed, or with some of its words replaced."""
+    """A valid file after one change: truncated, a piece repeated or removed, bytes inserted, or words replaced."""
     how = draw(st.sampled_from(["cut", "words", "repeat", "remove", "bytes"]))
     begin = draw(st.integers(0, len(content)))
     end = draw(st.integers(begin, min(len(content), begin + 400)))

@@ -1,4 +1,4 @@
-"""Metafiles for tests, as values: the 2018 form, sound unless a test spoils it."""
+"""Metafiles for tests, in the format of 2018. They are valid unless a test changes them."""
 
 import json
 import math
@@ -103,7 +103,7 @@ def match(places: Collection[tuple[int, int]], position: int, col: int, row: int
 
 
 def section(change: Change | None = None, *, width: int = 4, height: int = 3) -> list[dict[str, Any]]:
-    """A section without its first corner, as JSON; `change` gets its header and tiles to spoil."""
+    """A section without a tile at its first corner, as JSON; `change` is called with its header and tiles."""
     places = [(col, row) for row in range(height) for col in range(width) if (col, row) != (0, 0)]
     head, tiles = header(), [tile(places, index, *place) for index, place in enumerate(places)]
     if change is not None:
@@ -120,13 +120,13 @@ def acquisition(change: Change | None = None) -> Acquisition:
 
 
 def flat(change: Change | None = None) -> dict[str, Any]:
-    """A section as one object."""
+    """A section as one JSON object with the keys of header and data."""
     head, data = section(change)
     return {**head, **data}
 
 
 def key_of(path: tuple[str | int, ...]) -> str:
-    """A path in words, as in `data[7].img_meta.angle`."""
+    """A path as text, as in `data[7].img_meta.angle`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
 
 

@@ -1,6 +1,7 @@
-"""Login, TLS and proxies: which settings go together, and which files are refused."""
+"""Login, TLS and proxies: settings that contradict each other, files that are refused, and the faults of a login."""
 
 import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from handlers.render.environment_proxy import Proxy, environment_proxy
 from handlers.render.foreign import Service
 from handlers.render.responses import fault_of
 from tests.certificates import Authority
+from tests.settings_text import settings_text
 
 URL = "https://render.example/em/render-ws/v1"
 SECRET = "pw4711"
 
 
 @pytest.fixture
-def keep(tmp_path: Path) -> Callable[..., Path]:
-    """Write a secret file that is closed to others."""
+def secret_file(tmp_path: Path) -> Callable[..., Path]:
+    """Write a file that other users cannot access, unless a mode is given."""
 
     def write(name: str, content: str, mode: int = 0o600) -> Path:
         path = tmp_path / name
@@ -37,38 +39,37 @@ def keep(tmp_path: Path) -> Callable[..., Path]:
 def config(tmp_path: Path) -> Callable[..., Path]:
     """Write a configuration with these keys of [render]."""
 
-    def write(**render: str) -> Path:
-        keys = {"url": URL, "owner": "em", "project": "v1", **render}
-        lines = [f'{key} = "{value}"' for key, value in keys.items()]
+    def write(url: str = URL, **render: str) -> Path:
+        keys = "".join(f'{key} = "{value}"\n' for key, value in render.items())
         path = tmp_path / "config.toml"
-        rest = '[[watch]]\nname = "a"\ndirectory = "/a"\n[watch.z]\nrule = "grid"\n[watch.mipmaps]\noutput_dir = "/m"\n'
-        path.write_text("[render]\n" + "\n".join(lines) + f'\n[journal]\npath = "{tmp_path}/j.sqlite"\n' + rest)
+        text = settings_text(url=url).replace("[[watch]]", f"{keys}[[watch]]")
+        path.write_text(f'{text}[journal]\npath = "{tmp_path}/j.sqlite"\n')
         return path
 
     return write
 
 
-def test_a_password_is_sent_with_its_user_and_shown_nowhere(keep):
-    access = Access(username="em", password_file=keep("password", "pw4711 ü\n"))
+def test_user_and_password_are_sent_and_never_shown(secret_file):
+    access = Access(username="em", password_file=secret_file("password", "pw4711 ü\n"))
     login = read_login(access)
     assert login.headers == {"Authorization": "Basic ZW06cHc0NzExIMO8"}
     assert "Basic" not in repr(login)
-    assert SECRET not in repr(access)
+    assert SECRET not in repr((access, login))
 
 
-def test_a_token_and_further_headers_are_sent_together(keep):
-    headers = keep("headers", "# for the gateway\n\nX-Api-Key: pw4711\nX-Facility:em\n")
-    login = read_login(Access(token_file=keep("token", " abc.def \n"), headers_file=headers))
+def test_a_token_and_further_headers_are_sent_together(secret_file):
+    headers = secret_file("headers", "# for the gateway\n\nX-Api-Key: pw4711\nX-Facility:em\n")
+    login = read_login(Access(token_file=secret_file("token", " abc.def \n"), headers_file=headers))
     assert login.headers == {"Authorization": "Bearer abc.def", "X-Api-Key": "pw4711", "X-Facility": "em"}
 
 
 @pytest.mark.parametrize("key", ["password_file", "token_file", "headers_file", "client_key_file"])
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o601])
-def test_a_secret_file_open_to_others_is_refused(keep, tmp_path, key, mode):
-    path = keep("secret", f"X: {SECRET}\n", mode)
+def test_a_secret_file_open_to_others_is_refused(secret_file, tmp_path, key, mode):
+    path = secret_file("secret", f"X: {SECRET}\n", mode)
     more = {"username": "em"} if key == "password_file" else {}
     if key == "client_key_file":
-        more = {"client_certificate_file": keep("certificate", "")}
+        more = {"client_certificate_file": secret_file("certificate", "")}
     with pytest.raises(SettingsFault, match=rf"render\.{key}: {path} is open to other users \(chmod 0640") as refused:
         read_login(Access(**{key: path}, **more))
     assert SECRET not in str(refused.value)
@@ -90,8 +91,8 @@ def test_a_secret_file_open_to_others_is_refused(keep, tmp_path, key, mode):
         ("headers_file", "X-A: 1\nx-a: pw4711", ":2: x-a is set by temwatch, or given twice"),
     ],
 )
-def test_a_file_without_a_secret_is_refused_by_its_key_and_shows_no_content(keep, key, content, problem):
-    path = keep("secret", content)
+def test_an_invalid_file_is_refused_with_its_key_and_without_its_content(secret_file, key, content, problem):
+    path = secret_file("secret", content)
     access = Access(**{key: path}, username="em" if key == "password_file" else "")
     with pytest.raises(SettingsFault) as refused:
         read_login(access)
@@ -100,10 +101,10 @@ def test_a_file_without_a_secret_is_refused_by_its_key_and_shows_no_content(keep
     assert SECRET not in str(refused.value)
 
 
-def test_a_header_file_with_a_second_login_is_refused(keep):
-    headers = keep("headers", "authorization: Bearer x")
+def test_a_header_file_with_a_second_login_is_refused(secret_file):
+    headers = secret_file("headers", "authorization: Bearer x")
     with pytest.raises(SettingsFault, match=r"render\.headers_file: holds Authorization, and there is another login"):
-        read_login(Access(token_file=keep("token", "abc"), headers_file=headers))
+        read_login(Access(token_file=secret_file("token", "abc"), headers_file=headers))
     assert read_login(Access(headers_file=headers)).headers == {"authorization": "Bearer x"}
 
 
@@ -132,33 +133,31 @@ def test_settings_that_contradict_each_other_are_refused(config, keys, problem):
     assert str(refused.value).startswith(problem)
 
 
-def test_an_unusable_secret_file_is_a_problem_of_the_configuration(config, keep):
-    path = keep("password", SECRET, 0o644)
+def test_an_unusable_secret_file_is_a_problem_of_the_configuration(config, secret_file):
+    path = secret_file("password", SECRET, 0o644)
     with pytest.raises(ConfigError) as refused:
         load_settings(config(username="em", password_file=str(path)))
     assert str(refused.value) == f"render.password_file: {path} is open to other users (chmod 0640 {path})"
 
 
-def test_the_built_in_stand_in_needs_no_login(config):
+def test_the_login_is_ignored_with_the_built_in_stand_in(config):
     settings = load_settings(config(url="embedded", username="em", password_file="/nowhere"))
     assert settings.render.access == Access()
 
 
-def test_certificates_and_keys_that_do_not_fit_are_refused(tmp_path, keep):
+def test_a_key_of_another_certificate_and_a_file_without_certificates_are_refused(tmp_path, secret_file):
     authority = Authority(tmp_path / "ca")
     one, other = authority.client("one"), authority.client("other")
     read_login(Access(client_certificate_file=one.file, client_key_file=one.key, ca_file=authority.ca.file))
-    both = keep("both.pem", one.file.read_text() + one.key.read_text())
+    both = secret_file("both.pem", one.file.read_text() + one.key.read_text())
     assert isinstance(read_login(Access(client_certificate_file=both)).tls, ssl.SSLContext)
     with pytest.raises(SettingsFault, match=r"render\.client_certificate_file: .* key values mismatch"):
         read_login(Access(client_certificate_file=one.file, client_key_file=other.key))
     with pytest.raises(SettingsFault, match=r"render\.ca_file: .*password holds no certificate"):
-        read_login(Access(ca_file=keep("password", SECRET)))
+        read_login(Access(ca_file=secret_file("password", SECRET)))
 
 
-def test_a_key_with_a_passphrase_is_refused_and_asked_for_on_no_terminal(tmp_path):
-    import subprocess
-
+def test_a_key_with_a_passphrase_is_refused_without_a_prompt(tmp_path):
     made = Authority(tmp_path / "ca").client()
     locked = tmp_path / "locked.key"
     subprocess.run(["openssl", "pkcs8", "-topk8", "-in", made.key, "-out", locked, "-passout", "pass:x"], check=True)
@@ -167,7 +166,7 @@ def test_a_key_with_a_passphrase_is_refused_and_asked_for_on_no_terminal(tmp_pat
         read_login(Access(client_certificate_file=made.file, client_key_file=locked))
 
 
-def test_a_certificate_is_described_for_its_fault(tmp_path):
+def test_a_certificate_is_described_with_subject_issuer_and_expiry(tmp_path):
     made = Authority(tmp_path / "ca").server()
     text = describe_certificate(ssl.PEM_cert_to_DER_cert(made.file.read_text()))
     assert text.startswith("for 'render.facility', issued by 'facility CA', valid until 20")
@@ -176,7 +175,7 @@ def test_a_certificate_is_described_for_its_fault(tmp_path):
 @pytest.mark.parametrize(
     "der", [b"", b"\x30", b"\x30\x80", b"\x30\x03\x02\x01", b"\x30\x84\xff\xff\xff\xff\x00", b"x" * 70_000]
 )
-def test_bytes_that_are_no_certificate_raise_and_do_not_hang(der):
+def test_bytes_that_are_not_a_certificate_raise_an_error(der):
     with pytest.raises((ValueError, IndexError)):
         describe_certificate(der)
 
@@ -192,7 +191,7 @@ def test_bytes_that_are_no_certificate_raise_and_do_not_hang(der):
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "other.example"}, Proxy("http://proxy:3128")),
     ],
 )
-def test_the_environment_names_the_proxy_of_a_host(monkeypatch, environment, expected):
+def test_the_proxy_of_a_host_is_read_from_the_environment(monkeypatch, environment, expected):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -214,12 +213,12 @@ def test_a_refused_login_names_the_proxy_and_the_login(status):
     assert isinstance(fault, LoginRefused)
     assert "the proxy at https://render.example asks for a login" in str(fault)
     assert "check user 'em' with render.password_file" in str(fault)
-    none = fault_of("o/p/s", "put tiles", status, "text/html", "Denied", Service(url=URL))
-    assert "set render.username and render.password_file, or render.token_file" in str(none)
+    without_login = fault_of("o/p/s", "put tiles", status, "text/html", "Denied", Service(url=URL))
+    assert "set render.username and render.password_file, or render.token_file" in str(without_login)
 
 
 @pytest.mark.parametrize(
-    ("url", "location", "words"),
+    ("url", "location", "text"),
     [
         (URL, "https://u:pw4711@sso.example/login?code=pw4711", "redirects to https://sso.example/login (302)"),
         (URL, "https://u:pw4711@sso.example/login?code=pw4711", "redirects to another host are refused"),
@@ -228,10 +227,10 @@ def test_a_refused_login_names_the_proxy_and_the_login(status):
         ("http://render.example/render-ws/v1", "https://render.example/render-ws/v1/x", "write https:// in render.url"),
     ],
 )
-def test_a_redirect_is_refused_and_named_without_secrets(url, location, words):
+def test_a_redirect_is_refused_and_named_without_secrets(url, location, text):
     fault = fault_of("o/p/s", "look", 302, "text/html", "", Service(url=url), location)
     assert type(fault) is NotRender
-    assert words in str(fault)
+    assert text in str(fault)
     assert SECRET not in str(fault)
 
 

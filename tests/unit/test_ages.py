@@ -1,15 +1,17 @@
-"""Ages of montages while the clock is set."""
+"""Ages of montages when the wall clock is set."""
 
 from daemon.journal.ages import Ages
 
 
 class Clocks:
+    """A steady clock, a wall clock that is ahead of it, and the ages that they give."""
+
     def __init__(self) -> None:
-        self.now, self.set_s = 1000.0, 1.7e9
+        self.now, self.ahead_s = 1000.0, 1.7e9
         self.ages = Ages(self.wall, lambda: self.now)
 
     def wall(self) -> float:
-        return self.now + self.set_s
+        return self.now + self.ahead_s
 
     def notice(self, montage_id: int) -> tuple[int, float]:
         self.ages.begin(montage_id)
@@ -25,26 +27,26 @@ def test_an_age_is_the_time_that_passed() -> None:
 
 def test_steps_of_the_clock_do_not_change_ages() -> None:
     clocks = Clocks()
-    former = (4, clocks.wall() - 300)  # of a process before
+    earlier = (4, clocks.wall() - 300)  # noticed by an earlier process
     first = clocks.notice(5)
     clocks.now += 10
-    clocks.set_s += 7200
+    clocks.ahead_s += 7200
     second = clocks.notice(6)
     clocks.now += 10
-    clocks.set_s -= 10_000
+    clocks.ahead_s -= 10_000
     clocks.now += 10
     third = clocks.notice(7)
     clocks.now += 10
-    ages = [round(clocks.ages.seconds(*montage), 3) for montage in (former, first, second, third)]
+    ages = [round(clocks.ages.seconds(*montage), 3) for montage in (earlier, first, second, third)]
     assert ages == [340, 40, 30, 10]
 
 
-def test_two_undetected_steps_of_the_clock_are_added() -> None:
+def test_two_steps_of_the_clock_without_a_montage_between_them_are_added() -> None:
     clocks = Clocks()
     first = clocks.notice(1)
-    clocks.set_s += 3600
+    clocks.ahead_s += 3600
     assert round(clocks.ages.seconds(*first), 3) == 0
-    clocks.set_s += 3600
+    clocks.ahead_s += 3600
     clocks.now += 5
     assert round(clocks.ages.seconds(*first), 3) == 5
 
@@ -54,11 +56,11 @@ def test_a_slow_drift_is_not_a_step() -> None:
     first = clocks.notice(1)
     for _ in range(100):
         clocks.now += 1
-        clocks.set_s += 0.01
+        clocks.ahead_s += 0.01
         clocks.ages.seconds(*first)
     assert round(clocks.ages.seconds(*first), 3) == 101
 
 
-def test_a_montage_of_the_future_has_no_age() -> None:
+def test_a_montage_noticed_in_the_future_has_age_zero() -> None:
     clocks = Clocks()
     assert clocks.ages.seconds(1, clocks.wall() + 3600) == 0

@@ -1,4 +1,4 @@
-"""Alerts: a day of conditions gives exactly these messages, and the conditions follow from the facts."""
+"""Alerts: the conditions that follow from the facts, and the messages about them."""
 
 import re
 import time
@@ -38,7 +38,7 @@ def failed(number: int, watch: str = "a") -> Condition:
 
 
 class Day:
-    """A day in which conditions come and go, looked at every ten seconds."""
+    """A day with conditions that begin and end, observed every ten seconds."""
 
     def __init__(self, **spans: Iterable[tuple[Condition, float, float]]) -> None:
         self.spans = [span for each in spans.values() for span in each]
@@ -46,18 +46,18 @@ class Day:
 
     def run(self, until: float = 24 * HOUR) -> list[tuple[float, str]]:
         """Return time and title of each message."""
-        told = []
+        sent = []
         for step in range(int(until / CHECK_S)):
             now = step * CHECK_S
             present = [condition for condition, begin, end in self.spans if begin <= now < end]
             self.alerts = observe(self.alerts, present, now)
             for message in due(self.alerts, now, REPEAT_S):
-                told.append((now, message.title))
+                sent.append((now, message.title))
                 self.alerts = mark_reported(self.alerts, message, now)
-        return told
+        return sent
 
 
-def test_a_day_gives_exactly_these_messages() -> None:
+def test_the_conditions_of_a_day_give_exactly_the_expected_messages() -> None:
     day = Day(
         render=[(RENDER, 1 * HOUR, 1 * HOUR + 4 * MINUTE), (RENDER, 2 * HOUR, 3 * HOUR)],
         failures=[
@@ -92,8 +92,8 @@ def test_a_condition_that_recurs_before_its_end_is_reported_stays_the_same() -> 
     alerts = mark_reported(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
     gone = observe(alerts, [], 500)
     assert [message.title for message in due(gone, 500, REPEAT_S)] == ["over: render-ws unreachable"]
-    back = observe(gone, [RENDER], 510)  # people have not looked yet
-    assert due(back, 510, REPEAT_S) == []
+    again = observe(gone, [RENDER], 510)  # before its end is reported
+    assert due(again, 510, REPEAT_S) == []
 
 
 def test_a_message_lists_a_few_and_counts_the_others() -> None:
@@ -104,10 +104,10 @@ def test_a_message_lists_a_few_and_counts_the_others() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=30))
-def test_no_condition_is_reported_twice_and_every_end_follows_a_beginning(looks: list[list[int]]) -> None:
+def test_no_condition_is_reported_twice_and_every_end_follows_a_beginning(observations: list[list[int]]) -> None:
     alerts: Mapping[Key, Alert] = {}
     open_subjects: set[str] = set()
-    for step, numbers in enumerate(looks):
+    for step, numbers in enumerate(observations):
         now = step * 61.0
         alerts = observe(alerts, [failed(number) for number in numbers], now)
         for message in due(alerts, now, 1e9):
@@ -142,9 +142,9 @@ def test_conditions_follow_from_facts_and_montages() -> None:
     )
     late = [Waiting(8, "a", None, "1 of 2 images missing or incomplete: x.tif")]
     broken = [Broken(9, "a", "t2", 4.0, ("min_focus",), 1)]
-    found = [Differing(6, "a", 2.0, 1, "apply")]
-    seen = Observed(facts, [Waiting(7, "a", 3.0, "x: is bad")], late, broken, found, 3)
-    assert [(str(each.kind), each.watch, each.subject) for each in conditions(seen)] == [
+    differing = [Differing(6, "a", 2.0, 1, "apply")]
+    observed = Observed(facts, [Waiting(7, "a", 3.0, "x: is bad")], late, broken, differing, 3)
+    assert [(str(each.kind), each.watch, each.subject) for each in conditions(observed)] == [
         ("montage failed", "a", "montages/7"),
         ("images late", "a", "montages/8"),
         ("QC rule broken", "a", "montages/9"),
@@ -162,7 +162,7 @@ def test_conditions_follow_from_facts_and_montages() -> None:
     assert refused.kind is AlertKind.LOGIN_REFUSED
 
 
-def test_the_page_lists_every_kind() -> None:
+def test_the_page_of_alerts_lists_every_kind() -> None:
     (table,) = re.findall(r"## Which alerts are there\?\n(.*?)\n## ", PAGE, re.DOTALL)
     rows = re.findall(r"^\| ([\w -]+) \|", table, re.MULTILINE)
     assert sorted(rows[2:]) == sorted(map(str, AlertKind))
@@ -173,14 +173,12 @@ def roots(status: RootStatus) -> frozenset[str]:
 
 
 def quiet(times: list[float], now: float, unread: float = 0.0) -> list[str]:
-    seen = SectionTimes({("w", "t2"): times}, {"w": unread} if unread else {})
-    return [condition.text for condition in quiet_scopes(seen, now, roots(RootStatus.WATCHING))]
+    sections = SectionTimes({("w", "t2"): times}, {"w": unread} if unread else {})
+    return [condition.text for condition in quiet_scopes(sections, now, roots(RootStatus.WATCHING))]
 
 
 @pytest.mark.parametrize(("every_s", "limit_s"), [(300.0, 1800.0), (660.0, 1980.0), (18_000.0, 54_000.0)])
-def test_a_scope_is_quiet_after_three_of_its_intervals_and_half_an_hour_at_least(
-    every_s: float, limit_s: float
-) -> None:
+def test_a_microscope_is_quiet_after_three_intervals_and_at_least_half_an_hour(every_s: float, limit_s: float) -> None:
     times = [every_s * number for number in range(30)]
     assert quiet(times, times[-1] + limit_s - 1) == []
     assert len(quiet(times, times[-1] + limit_s)) == 1
@@ -199,18 +197,18 @@ def test_no_session_is_open_after_few_sections_or_a_copy_of_an_old_session() -> 
     assert quiet([0.5 * number for number in range(30)], 10_000) == []
 
 
-def test_a_metafile_that_is_not_read_yet_is_a_sign_of_life() -> None:
+def test_a_microscope_with_an_unread_metafile_is_not_quiet() -> None:
     times = [600.0 * number for number in range(10)]
     assert quiet(times, times[-1] + 3000, unread=times[-1] + 2000) == []
 
 
-def test_a_scope_whose_directory_is_away_is_not_called_quiet_and_not_called_well() -> None:
-    seen = SectionTimes({("w", "t2"): [600.0 * number for number in range(10)]}, {})
-    (condition,) = quiet_scopes(seen, 10_000, roots(RootStatus.POLLING))
-    assert not list(quiet_scopes(seen, 10_000, roots(RootStatus.UNREACHABLE)))
-    told = mark_reported(observe({}, [condition], 0), due(observe({}, [condition], 0), 0, REPEAT_S)[0], 0)
-    assert observe(told, [], 10, {(AlertKind.SCOPE_QUIET, "w")}) == told
-    assert [message.is_over for message in due(observe(told, [], 10), 10, REPEAT_S)] == [True]
+def test_an_inaccessible_directory_neither_raises_nor_ends_a_quiet_alert() -> None:
+    times = SectionTimes({("w", "t2"): [600.0 * number for number in range(10)]}, {})
+    (condition,) = quiet_scopes(times, 10_000, roots(RootStatus.POLLING))
+    assert not list(quiet_scopes(times, 10_000, roots(RootStatus.UNREACHABLE)))
+    reported = mark_reported(observe({}, [condition], 0), due(observe({}, [condition], 0), 0, REPEAT_S)[0], 0)
+    assert observe(reported, [], 10, {(AlertKind.SCOPE_QUIET, "w")}) == reported
+    assert [message.is_over for message in due(observe(reported, [], 10), 10, REPEAT_S)] == [True]
 
 
 def test_an_expiry_within_two_weeks_is_reported_once_a_day() -> None:
@@ -238,7 +236,7 @@ def test_the_digest_is_due_once_a_day_at_its_local_time(monkeypatch: pytest.Monk
         time.tzset()
 
 
-def test_the_digest_says_what_happened_and_what_is_wrong() -> None:
+def test_the_digest_lists_montages_alerts_disks_and_silences() -> None:
     alerts = mark_reported(observe({}, [failed(1)], 0), due(observe({}, [failed(1)], 0), 60, REPEAT_S)[0], 60)
     facts = replace(FINE, disks=(Disk("/mips", 2 * 10**12, 1, full_in_s=30 * HOUR),))
     days = [JournalDay("w", "t2", 212, 42_400, 3, 0, {"pass": 200, "fail": 12})]

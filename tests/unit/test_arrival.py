@@ -1,4 +1,4 @@
-"""What of a metafile has arrived, where its image names lead nowhere."""
+"""Checks of a metafile and its images: invalid names, missing and unusable images, sizes and depths."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ def test_a_name_beyond_the_disks_limit_fails_at_once(tmp_path):
     assert len(str(caught.value)) < 1000
 
 
-def test_a_file_in_place_of_a_directory_means_a_missing_image(tmp_path):
+def test_an_image_below_a_file_instead_of_a_directory_is_missing(tmp_path):
     directory, acquisition = parsed_with_first_image(tmp_path, "images/tile.tif")
     (directory / "images").write_text("no directory")
     (missing,) = check_images(acquisition, directory).missing

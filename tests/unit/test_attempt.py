@@ -1,4 +1,4 @@
-"""Attempts: how each outcome of a step is journaled and counted, and what follows. All collaborators are lists."""
+"""Attempts: how each outcome of a step is journaled and counted, and what follows. The collaborators are stand-ins."""
 
 import asyncio
 from pathlib import Path
@@ -23,8 +23,13 @@ def montage(crashes: int = 0) -> Any:
     return SimpleNamespace(id=7, crashes=crashes, tile_count=2, metafile=Path("/data/_metadata_1_.json"))
 
 
-class Bench:
-    """Attempts whose steps end as the test says; every step takes 3 s."""
+class Rig:
+    """Attempts with stand-ins that record their calls. Every step takes 3 s.
+
+    Parameters
+    ----------
+    ends_with : exception that every step raises; None: every step succeeds.
+    """
 
     def __init__(self, ends_with: BaseException | None = None, *, is_ready: bool = True) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -41,16 +46,16 @@ class Bench:
         )
         settle_step: Any = SimpleNamespace(is_ready=self._is_ready, perform=self._step("settle", Outcome.WAITING))
         failures: Any = SimpleNamespace(fail=self._recording("fail"), handle=self._recording("handle"))
-        note: Any = lambda name: lambda *values: self.calls.append((name, *values))  # noqa: E731
+        recording: Any = lambda name: lambda *values: self.calls.append((name, *values))  # noqa: E731
         self.attempts = Attempts(
             journal=journal,
-            queue=SimpleNamespace(enqueue=note("enqueue")),  # type: ignore[arg-type]
+            queue=SimpleNamespace(enqueue=recording("enqueue")),  # type: ignore[arg-type]
             settle_step=settle_step,
             steps=steps,
             failures=failures,
             gate=SimpleNamespace(worked=lambda: self.calls.append(("worked",))),  # type: ignore[arg-type]
-            tries=SimpleNamespace(forget=note("forget")),  # type: ignore[arg-type]
-            metrics=SimpleNamespace(attempt_ended=note("counted")),  # type: ignore[arg-type]
+            tries=SimpleNamespace(forget=recording("forget")),  # type: ignore[arg-type]
+            metrics=SimpleNamespace(attempt_ended=recording("counted")),  # type: ignore[arg-type]
             enqueue_next=self._recording("next"),
             clock=lambda: self.now,
         )
@@ -100,34 +105,34 @@ class Bench:
 async def test_a_step_that_succeeds_is_journaled_counted_and_followed_by_the_next(
     step: Step, name: str, event: Event, detail: dict[str, Any], is_work: bool
 ) -> None:
-    bench = Bench()
-    await bench.attempts.make(montage(), WATCH, step)
-    assert bench.named("begin") == [(7, step)]
-    assert bench.named(name) == [("section of 7",)]
-    assert bench.named("record") == [(7, event, detail)]
-    assert bench.named("next") == [(f"montage after {event}",)]
-    assert bench.named("end") == [(41, Outcome.DONE, None)]
-    assert bench.named("counted") == [(step, Outcome.DONE, 3.0)]
-    assert bench.named("forget") == [(7,)]
-    assert bool(bench.named("worked")) is is_work  # mipmaps say nothing about render-ws
+    rig = Rig()
+    await rig.attempts.make(montage(), WATCH, step)
+    assert rig.named("begin") == [(7, step)]
+    assert rig.named(name) == [("section of 7",)]
+    assert rig.named("record") == [(7, event, detail)]
+    assert rig.named("next") == [(f"montage after {event}",)]
+    assert rig.named("end") == [(41, Outcome.DONE, None)]
+    assert rig.named("counted") == [(step, Outcome.DONE, 3.0)]
+    assert rig.named("forget") == [(7,)]
+    assert bool(rig.named("worked")) is is_work  # mipmaps say nothing about render-ws
 
 
-async def test_settling_ends_as_its_step_says() -> None:
-    bench = Bench()
+async def test_a_settling_attempt_ends_with_the_outcome_of_its_step() -> None:
+    rig = Rig()
     settling = montage()
-    await bench.attempts.make(settling, WATCH, Step.SETTLE)
-    assert bench.named("settle") == [(settling, WATCH)]
-    assert bench.named("end") == [(41, Outcome.WAITING, None)]
-    assert bench.named("counted") == [(Step.SETTLE, Outcome.WAITING, 3.0)]
-    assert bench.named("record") == bench.named("next") == []
+    await rig.attempts.make(settling, WATCH, Step.SETTLE)
+    assert rig.named("settle") == [(settling, WATCH)]
+    assert rig.named("end") == [(41, Outcome.WAITING, None)]
+    assert rig.named("counted") == [(Step.SETTLE, Outcome.WAITING, 3.0)]
+    assert rig.named("record") == rig.named("next") == []
 
 
-async def test_a_metafile_that_is_not_ready_begins_no_attempt_and_other_steps_do_not_ask() -> None:
-    bench = Bench(is_ready=False)
-    await bench.attempts.make(montage(), WATCH, Step.SETTLE)
-    assert bench.calls == []
-    await bench.attempts.make(montage(), WATCH, Step.INGEST)
-    assert bench.named("record")
+async def test_only_settling_waits_until_the_metafile_is_ready() -> None:
+    rig = Rig(is_ready=False)
+    await rig.attempts.make(montage(), WATCH, Step.SETTLE)
+    assert rig.calls == []
+    await rig.attempts.make(montage(), WATCH, Step.INGEST)
+    assert rig.named("record")
 
 
 FAULT = RenderUnavailable("render", "refused")
@@ -147,43 +152,47 @@ FAULT = RenderUnavailable("render", "refused")
 async def test_every_end_of_a_step_ends_its_attempt(
     ends_with: BaseException, outcome: Outcome, fault: Fault | None
 ) -> None:
-    bench, applied = Bench(ends_with), montage()
+    rig, applying = Rig(ends_with), montage()
     passes_on = isinstance(ends_with, IllegalTransition | asyncio.CancelledError)
     if passes_on:
         with pytest.raises(type(ends_with)):
-            await bench.attempts.make(applied, WATCH, Step.APPLY)
+            await rig.attempts.make(applying, WATCH, Step.APPLY)
     else:
-        await bench.attempts.make(applied, WATCH, Step.APPLY)
-    assert bench.named("end") == [(41, outcome, fault)]
-    assert bench.named("counted") == [(Step.APPLY, outcome, 3.0)]
-    assert bench.named("handle") == ([(applied, Step.APPLY, FAULT)] if fault else [])
+        await rig.attempts.make(applying, WATCH, Step.APPLY)
+    assert rig.named("end") == [(41, outcome, fault)]
+    assert rig.named("counted") == [(Step.APPLY, outcome, 3.0)]
+    assert rig.named("handle") == ([(applying, Step.APPLY, FAULT)] if fault else [])
     lost, stopped = isinstance(ends_with, MipmapsLost), isinstance(ends_with, Stopped)
-    assert bench.named("record") == ([(7, Event.MIPMAPS_LOST, {})] if lost else [])
-    enqueued: list[Any] = [f"montage after {Event.MIPMAPS_LOST}"] if lost else [applied] if stopped else []
-    assert bench.named("enqueue") == [(each,) for each in enqueued]
-    assert bench.named("next") == bench.named("worked") == []
+    assert rig.named("record") == ([(7, Event.MIPMAPS_LOST, {})] if lost else [])
+    enqueued: list[Any] = [f"montage after {Event.MIPMAPS_LOST}"] if lost else [applying] if stopped else []
+    assert rig.named("enqueue") == [(each,) for each in enqueued]
+    assert rig.named("next") == rig.named("worked") == []
 
 
 async def test_an_unexpected_exception_is_a_bug_that_names_the_metafile() -> None:
-    bench, applied = Bench(ZeroDivisionError("planted")), montage()
-    await bench.attempts.make(applied, WATCH, Step.APPLY)
-    ((_, outcome, bug),) = bench.named("end")
+    rig, applying = Rig(ZeroDivisionError("planted")), montage()
+    await rig.attempts.make(applying, WATCH, Step.APPLY)
+    ((_, outcome, bug),) = rig.named("end")
     assert outcome is Outcome.FAILED
     assert isinstance(bug, BugFault)
-    assert bug.subject == str(applied.metafile)
+    assert bug.subject == str(applying.metafile)
     assert "planted" in bug.problem
-    assert bench.named("handle") == [(applied, Step.APPLY, bug)]
-    assert bench.named("counted") == [(Step.APPLY, Outcome.FAILED, 3.0)]
+    assert rig.named("handle") == [(applying, Step.APPLY, bug)]
+    assert rig.named("counted") == [(Step.APPLY, Outcome.FAILED, 3.0)]
 
 
-@pytest.mark.parametrize("crashes", [CRASHES_BEFORE_PARKING - 1, CRASHES_BEFORE_PARKING, CRASHES_BEFORE_PARKING + 1])
-async def test_a_montage_that_kills_the_process_again_and_again_is_failed_without_an_attempt(crashes: int) -> None:
-    bench, killer = Bench(), montage(crashes)
-    await bench.attempts.make(killer, WATCH, Step.MIPMAPS)
-    if crashes < CRASHES_BEFORE_PARKING:
-        assert bench.named("begin")
-        return
-    ((failed, fault),) = bench.calls and [call[1:] for call in bench.calls]
+async def test_a_montage_with_fewer_crashes_than_the_limit_is_attempted() -> None:
+    rig = Rig()
+    await rig.attempts.make(montage(CRASHES_BEFORE_PARKING - 1), WATCH, Step.MIPMAPS)
+    assert rig.named("begin") == [(7, Step.MIPMAPS)]
+
+
+@pytest.mark.parametrize("crashes", [CRASHES_BEFORE_PARKING, CRASHES_BEFORE_PARKING + 1])
+async def test_a_montage_that_killed_the_daemon_too_often_fails_without_another_attempt(crashes: int) -> None:
+    rig, killer = Rig(), montage(crashes)
+    await rig.attempts.make(killer, WATCH, Step.MIPMAPS)
+    ((call, failed, fault),) = rig.calls
+    assert call == "fail"
     assert failed is killer
     assert isinstance(fault, WorkerFault)
     assert fault.subject == str(killer.metafile)

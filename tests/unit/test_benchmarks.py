@@ -1,4 +1,4 @@
-"""Verdicts of the benchmarks, and their table. Nothing here is timed."""
+"""Targets, tables and profiles of the benchmarks. These tests measure no time."""
 
 import importlib
 from dataclasses import asdict
@@ -31,16 +31,16 @@ def test_a_target_is_compared_with_the_ratio_if_there_is_one_else_with_the_measu
     assert Row(5, "memory", 1.0, "MiB").is_met is None
 
 
-def test_the_ratio_of_runs_made_in_turn_is_not_that_of_their_medians() -> None:
+def test_the_ratio_of_paired_runs_is_the_median_of_their_ratios() -> None:
     assert median_ratio([1.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.01234, "0.0123"), (12345.6, "12,346"), (0.0, "0"), (None, "")])
-def test_figures_have_three_digits_or_all_before_the_point(value: float | None, text: str) -> None:
+def test_numbers_have_three_digits_or_all_digits_before_the_point(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_missed_target_stands_out_in_the_table() -> None:
+def test_a_missed_target_is_bold_in_the_table() -> None:
     row = Row(5, "start", 5.0, "s", limit=2.0, judged=2.8, ratio=2.8, ratio_is="measured / floor", note="a|b")
     result = {"benchmark": "x", "quick": False, "seconds": 3, "machine": MACHINE, "plots": [], "facts": {}}
     rows = [{**asdict(row), "met": row.is_met}]
@@ -50,20 +50,20 @@ def test_a_missed_target_stands_out_in_the_table() -> None:
     assert "others 10 %" in table
 
 
-def test_a_page_keeps_what_stands_around_the_table() -> None:
+def test_a_new_table_leaves_the_rest_of_the_page_unchanged() -> None:
     page = "before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n"
     assert put_between(page, "table", "new\n") == page.replace("old", "new")
     with pytest.raises(SystemExit, match="no marks"):
         put_between("nothing", "table", "new")
 
 
-def test_waiting_is_no_part_of_a_profile() -> None:
+def test_waits_are_excluded_from_a_profile() -> None:
     raw = "main (a.py:1);work (b.py:2) 30\nmain (a.py:1);Condition.wait (threading.py:331) 900\nother (c.py:3) 10"
     assert profile_of(raw) == [("work (b.py)", 0.75), ("other (c.py)", 0.25)]
 
 
-def test_a_soak_that_was_killed_is_evaluated_from_its_lines_and_its_last_half_counts(tmp_path: Path) -> None:
-    """The first half grows by 100 bytes with each tile, as caches fill; the second by 2."""
+def test_a_killed_soak_is_evaluated_from_its_lines_and_its_memory_from_the_second_half(tmp_path: Path) -> None:
+    """Memory grows by 100 bytes with each tile in the first half, while caches fill, and by 2 in the second half."""
     lines = tmp_path / "lines.jsonl"
     killed = Soak(lines)
     for tiles in range(0, 2001, 100):
@@ -77,6 +77,6 @@ def test_a_soak_that_was_killed_is_evaluated_from_its_lines_and_its_last_half_co
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_finds_what_it_measures(script: str) -> None:
-    """The libraries that it compares with are imported when it runs: only `make bench` installs them."""
+def test_every_script_can_be_imported(script: str) -> None:
+    """A script imports the libraries that only `make bench` installs when it runs, not when it is imported."""
     importlib.import_module(f"benchmarks.{script}")

@@ -36,7 +36,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 
 
 def images(depth: Any, values: int) -> st.SearchStrategy[npt.NDArray[Any]]:
-    """Images of any size, odd ones included, with few or many different values."""
+    """Images of even and odd sizes, with values from 0 to `values`."""
     elements = st.integers(0, values)
     shapes = arrays.array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=37)
     return arrays.arrays(depth, shapes, elements=elements)
@@ -61,13 +61,13 @@ def test_blocks_of_any_length_are_sorted(power: int, seed: int, depth: Any) -> N
     np.testing.assert_array_equal(in_order(blocks), np.sort(blocks, axis=0))
 
 
-def test_a_network_that_sorts_all_zeros_and_ones_sorts_everything() -> None:
-    """The zero-one principle (Knuth, The Art of Computer Programming, 5.3.4): 16 values in all their combinations."""
-    every = (np.arange(1 << 16)[np.newaxis, :] >> np.arange(16)[:, np.newaxis] & 1).astype(np.uint8)
-    np.testing.assert_array_equal(in_order(every), np.sort(every, axis=0))
+def test_the_sorting_network_sorts_all_combinations_of_zeros_and_ones() -> None:
+    """Then it sorts any values: the zero-one principle (Knuth, The Art of Computer Programming, 5.3.4)."""
+    combinations = (np.arange(1 << 16)[np.newaxis, :] >> np.arange(16)[:, np.newaxis] & 1).astype(np.uint8)
+    np.testing.assert_array_equal(in_order(combinations), np.sort(combinations, axis=0))
 
 
-def test_the_image_stays_as_it_was() -> None:
+def test_reducing_an_image_does_not_change_it() -> None:
     image = np.random.default_rng(3).integers(0, 256, (64, 64), np.uint8)
     before = image.copy()
     for function in REFERENCES:

@@ -1,4 +1,4 @@
-"""Plain files that are read and written without a decoder have the same pixels as with a decoder."""
+"""Level 0 and levels without compression are read and written without a decoder, with the same pixels as with one."""
 
 import io
 import os
@@ -52,7 +52,7 @@ def info_of(file: Path) -> ImageInfo:
 
 
 def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:
-    """A TIFF of several strips, with bytes between them that are no pixels."""
+    """A TIFF of several strips, each followed by `gap` bytes that are not pixels."""
     height, width = pixels.shape
     parts = [pixels[start : start + rows_each].tobytes() for start in range(0, height, rows_each)]
     tables = 2 * 4 * len(parts)
@@ -67,7 +67,7 @@ def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:
     return bytes(content) + table + b"".join(part + b"\xee" * gap for part in parts)
 
 
-class TestPlainFiles:
+class TestFilesOfLevels:
     @given(
         st.integers(1, 70),
         st.integers(1, 70),
@@ -83,7 +83,7 @@ class TestPlainFiles:
         assert page.pixels.ctypes.data - np.frombuffer(page.content, np.uint8).ctypes.data == 320
 
     @pytest.mark.parametrize("depth", DEPTHS)
-    def test_a_decoder_reads_the_expected_pixels_from_a_level_s_file(self, tmp_path: Path, depth: Any) -> None:
+    def test_the_file_of_a_level_decodes_to_the_expected_pixels(self, tmp_path: Path, depth: Any) -> None:
         pixels = noise(depth, 333, 257)
         report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         expected = dict(reduce_levels(pixels, [1, 2, 3]))
@@ -92,15 +92,15 @@ class TestPlainFiles:
             assert np.array_equal(verify_level(made.path, made.width, made.height, made.mode), expected[made.level])
             assert inspect_image(made.path).file_bytes == made.bytes
 
-    @pytest.mark.parametrize("place", [0, 4, 60, 133, 134, 200, 319, 320, -1])
-    def test_any_bit_that_reads_back_differently_is_detected(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+    @pytest.mark.parametrize("position", [0, 4, 60, 133, 134, 200, 319, 320, -1])
+    def test_a_changed_bit_is_detected_at_any_position(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
     ) -> None:
         write = atomic_write._write
 
         def flipped(temporary: str, content: bytes, *others: Any) -> None:
             changed = bytearray(content)
-            changed[place] ^= 1
+            changed[position] ^= 1
             write(temporary, changed, *others)
 
         monkeypatch.setattr(atomic_write, "_write", flipped)
@@ -124,7 +124,7 @@ class TestPlainFiles:
 
 class TestLevel0InPlace:
     def require_as_decoded(self, file: Path, pixels: Grey, runs: Sequence[Run] | None = None) -> None:
-        """Asserts that reading the file in place gives the levels that Pillow's pixels give."""
+        """Assert that reading the file in place gives the same levels as the pixels that Pillow decodes."""
         with Image.open(file) as decoded:
             assert np.array_equal(np.asarray(decoded), pixels)
         info = info_of(file)
@@ -149,12 +149,12 @@ class TestLevel0InPlace:
         file = save(tmp_path / "a.tif", pixels)
         open_level0 = make.open_level0
 
-        def then_replaced(job: MipmapJob) -> Any:
+        def open_then_replace(job: MipmapJob) -> Any:
             level0 = open_level0(job)
             file.write_bytes(strips(newer, 7, gap=3))
             return level0
 
-        monkeypatch.setattr(make, "open_level0", then_replaced)
+        monkeypatch.setattr(make, "open_level0", open_then_replace)
         report = make_mipmaps(job_of(file, tmp_path / "m", pixels, 1))
         assert report.fault is not None
         assert report.fault.kind == "ImageChanging"
@@ -177,7 +177,7 @@ class TestLevel0InPlace:
         self.require_as_decoded(save(tmp_path / "a.tif", pixels), pixels, [Run(122, 30)])
 
     @pytest.mark.parametrize("options", [{"order": ">"}, {"big": True}])
-    def test_big_tiff_is_read_in_place_and_foreign_byte_order_is_decoded(
+    def test_big_tiff_is_read_in_place_and_big_endian_pixels_are_decoded(
         self, tmp_path: Path, options: dict[str, Any]
     ) -> None:
         pixels = noise(np.uint16, 40, 30)
@@ -190,17 +190,17 @@ class TestLevel0InPlace:
         assert np.array_equal(verify_level(report.made[0].path, 20, 15, "I;16"), expected[1])
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
-    def test_packed_pixels_are_decoded(self, tmp_path: Path, compression: str) -> None:
+    def test_compressed_pixels_are_not_read_in_place(self, tmp_path: Path, compression: str) -> None:
         pixels = noise(np.uint8, 40, 30)
         assert info_of(save(tmp_path / "a.tif", pixels, compression=compression)).runs == ()
 
-    def test_reversed_bits_are_decoded(self, tmp_path: Path) -> None:
+    def test_reversed_bits_are_not_read_in_place(self, tmp_path: Path) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30), (266, 3, 2)))
         assert info_of(file).runs == ()
 
     @pytest.mark.parametrize("rows_per_strip", [30, 31, 0xFFFFFFFF])
-    def test_a_strip_may_have_room_for_more_rows_than_there_are(self, tmp_path: Path, rows_per_strip: int) -> None:
+    def test_rows_per_strip_may_exceed_the_height(self, tmp_path: Path, rows_per_strip: int) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30)[:-1], (278, 4, rows_per_strip)))
         assert len(info_of(file).runs) == 1
@@ -208,7 +208,7 @@ class TestLevel0InPlace:
     @pytest.mark.parametrize(
         ("rows_per_strip", "problem"), [(0, "without a size"), (10, "1 pieces of pixels, but its size needs 3")]
     )
-    def test_rows_that_no_strip_holds_are_refused(self, tmp_path: Path, rows_per_strip: int, problem: str) -> None:
+    def test_an_image_with_too_few_strips_is_refused(self, tmp_path: Path, rows_per_strip: int, problem: str) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(bytes(1200), *grey_tags(40, 30)[:-1], (278, 4, rows_per_strip)))
         with pytest.raises(ImageFault, match=problem):
@@ -217,7 +217,7 @@ class TestLevel0InPlace:
     @pytest.mark.parametrize(
         ("length", "problem"), [(16, ""), (8, "1 pieces of pixels, but its size needs 2"), (0, "size")]
     )
-    def test_rows_that_no_tile_holds_are_refused(self, tmp_path: Path, length: int, problem: str) -> None:
+    def test_an_image_with_too_few_tiles_is_refused(self, tmp_path: Path, length: int, problem: str) -> None:
         file = tmp_path / "a.tif"
         tags = [tag for tag in grey_tags(16, 16) if tag[0] not in (273, 278, 279)]
         start = len(tiff(b"", *tags, (322, 4, 16), (323, 4, length), (324, 4, 0), (325, 4, 256)))
@@ -235,19 +235,19 @@ class TestLevel0InPlace:
         file = save(tmp_path / "a.tif", pixels)
         fill = LevelBuffers.fill_from_file
 
-        def cut(level_buffers: LevelBuffers, *arguments: Any) -> list[int]:
+        def fill_truncated(level_buffers: LevelBuffers, *arguments: Any) -> list[int]:
             os.truncate(file, 200_000)
             return fill(level_buffers, *arguments)
 
-        monkeypatch.setattr(LevelBuffers, "fill_from_file", cut)
+        monkeypatch.setattr(LevelBuffers, "fill_from_file", fill_truncated)
         report = make_mipmaps(job_of(file, tmp_path / "m", pixels))
         assert report.fault is not None
         assert report.fault.kind == "ImageChanging"
         assert not report.made
 
 
-class TestMemoryUsedAgain:
-    def test_a_tile_shows_no_pixels_of_the_previous_tile(self, tmp_path: Path) -> None:
+class TestReusedMemory:
+    def test_a_tile_contains_no_pixels_of_the_previous_tile(self, tmp_path: Path) -> None:
         for seed in range(3):
             pixels = noise(np.uint8, 128, 96, seed)
             report = make_mipmaps(job_of(save(tmp_path / f"{seed}.tif", pixels), tmp_path / "m", pixels))
@@ -255,7 +255,7 @@ class TestMemoryUsedAgain:
             for made in report.made:
                 assert np.array_equal(verify_level(made.path, made.width, made.height, "L"), expected[made.level])
 
-    def test_an_even_grey_between_two_integers_is_spread_and_the_next_tile_is_not(self, tmp_path: Path) -> None:
+    def test_a_grey_between_two_integers_keeps_its_mean_before_and_after_another_tile(self, tmp_path: Path) -> None:
         quarter = np.full((256, 256), 100, np.uint8)
         quarter[::2, ::2] = 101
         for name, pixels in (("a.tif", quarter), ("b.tif", noise(np.uint8, 256, 256)), ("c.tif", quarter)):
@@ -264,7 +264,7 @@ class TestMemoryUsedAgain:
                 found = verify_level(made.path, made.width, made.height, "L")
                 assert abs(found.mean() - pixels.mean()) <= 0.1
 
-    def test_idle_buffers_are_used_again(self) -> None:
+    def test_idle_buffers_are_reused(self) -> None:
         kind = Kind(64, 64, 8, (1, 2), None)
         with buffers_for(kind) as first, buffers_for(kind) as second:
             assert first is not second
@@ -280,32 +280,32 @@ class TestMemoryUsedAgain:
     def test_threads_never_share_buffers(self, tmp_path: Path) -> None:
         tiles = [noise(np.uint8, 512, 512, seed) for seed in range(4)]
         jobs = [job_of(save(tmp_path / f"{n}.tif", tile), tmp_path / "m", tile) for n, tile in enumerate(tiles)]
-        wrong: list[str] = []
+        problems: list[str] = []
 
         def work(job: MipmapJob, pixels: Grey) -> None:
             expected = dict(reduce_levels(pixels, [1, 2, 3]))
             for _ in range(5):
                 report = make_mipmaps(job)
-                wrong.extend(
+                problems.extend(
                     f"{job.level0} {made.level}"
                     for made in report.made
                     if not np.array_equal(verify_level(made.path, made.width, made.height, "L"), expected[made.level])
                 )
                 if report.fault:
-                    wrong.append(report.fault.problem)
+                    problems.append(report.fault.problem)
 
         threads = [threading.Thread(target=work, args=pair) for pair in zip(jobs, tiles, strict=True)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert wrong == []
+        assert problems == []
 
     @pytest.mark.parametrize("grey", ["noise", "even"])
     def test_a_worker_uses_at_most_three_times_the_memory_of_its_image(self, tmp_path: Path, grey: str) -> None:
         side = 3000
         pixels = noise(np.uint8, side, side)
-        if grey == "even":  # whose rounding is spread, which takes the image a second time
+        if grey == "even":  # the mean of such levels is corrected, which reads the image again
             pixels = np.where(pixels < 64, 101, 100).astype(np.uint8)
         save(tmp_path / "a.tif", pixels)
         save(tmp_path / "small.tif", pixels[:100, :100])
@@ -327,7 +327,7 @@ print(made("small.tif", 100), made("a.tif", {side}))
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg"])
-def test_other_formats_are_made_of_the_same_pixels(tmp_path: Path, extension: str) -> None:
+def test_png_levels_have_the_pixels_of_tiff_levels_and_jpeg_levels_their_size(tmp_path: Path, extension: str) -> None:
     pixels = noise(np.uint8, 256, 192)
     file = save(tmp_path / "a.tif", pixels)
     plain = make_mipmaps(job_of(file, tmp_path / "m", pixels))
@@ -339,7 +339,7 @@ def test_other_formats_are_made_of_the_same_pixels(tmp_path: Path, extension: st
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(DEPTHS), st.booleans())
-def test_a_png_decodes_to_the_pixels_it_was_made_of(width: int, height: int, depth: Any, is_even: bool) -> None:
+def test_a_png_decodes_to_the_encoded_pixels(width: int, height: int, depth: Any, is_even: bool) -> None:
     pixels = np.full((height, width), 200, depth) if is_even else noise(depth, width, height)
     with Image.open(io.BytesIO(Encoding("png").encoded(pixels))) as decoded:
         decoded.load()
@@ -348,12 +348,12 @@ def test_a_png_decodes_to_the_pixels_it_was_made_of(width: int, height: int, dep
         assert np.array_equal(np.asarray(decoded), pixels)
 
 
-def test_an_even_png_is_small() -> None:
+def test_a_png_with_one_grey_value_is_small() -> None:
     assert len(Encoding("png").encoded(np.full((1000, 1000), 200, np.uint8))) < 10_000
 
 
 @pytest.mark.parametrize("damage", ["header", "length"])
-def test_a_rename_that_leaves_another_file_in_place_is_detected(
+def test_a_rename_that_puts_another_content_in_place_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     def replaced(source: str, target: str) -> None:

@@ -56,7 +56,7 @@ class TestMemory(ObjectSuite):
 class TestMoto(ObjectSuite):
     """moto's server, by the connection that workers use."""
 
-    proves_digests = True
+    has_checksums = True
 
     @pytest.fixture
     def root(self, bucket):
@@ -78,7 +78,7 @@ def gateway(tmp_path_factory):
 class TestVersitygw(ObjectSuite):
     """versitygw keeps objects in a directory, and checks signatures, which moto does not."""
 
-    proves_digests = True
+    has_checksums = True
 
     @pytest.fixture
     def root(self, gateway, request):
@@ -236,7 +236,7 @@ def content(place):
 class TestMotoThroughFaults(ObjectSuite):
     """Each third request fails: the suite holds all the same, since requests are repeated."""
 
-    proves_digests = True
+    has_checksums = True
 
     @pytest.fixture
     def root(self, faulty):

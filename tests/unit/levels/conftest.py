@@ -1,4 +1,4 @@
-"""A level 0 and a place for its levels."""
+"""A level 0 and a directory for its levels."""
 
 from pathlib import Path
 

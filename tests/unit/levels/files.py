@@ -1,4 +1,4 @@
-"""Image files and jobs of the tests of levels."""
+"""Image files and jobs for the tests of levels."""
 
 import pickle
 import struct
@@ -10,9 +10,7 @@ import numpy as np
 from PIL import Image
 
 from handlers.container import Container
-from handlers.errors import (
-    Fault,
-)
+from handlers.errors import Fault
 from handlers.images.encode import Encoding
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
@@ -27,14 +25,14 @@ def texture(depth: Any = np.uint8, width: int = WIDTH, height: int = HEIGHT) -> 
 
 
 def save(path: Path, pixels: Any, **options: Any) -> Path:
-    """An image file as Pillow writes it."""
+    """Write an image file with Pillow."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(path, **options)
     return path
 
 
 def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "tif", **changes: Any) -> MipmapJob:
-    """A job as the daemon makes it."""
+    """A job as the daemon makes it; `changes` replaces fields."""
     outputs = tuple((level, output_dir / str(level) / f"{level0.name}.{extension}") for level in range(1, levels + 1))
     job = MipmapJob(
         "tile.1",
@@ -49,7 +47,7 @@ def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "t
 
 
 def fault_of(job: MipmapJob) -> Fault:
-    """The fault that a job ends with, as it arrives from a worker. Nothing is left of the job."""
+    """Run a job as in a worker; return its fault. Assert that the job leaves no level and no temporary file."""
     report: MipmapReport = pickle.loads(pickle.dumps(make_mipmaps(pickle.loads(pickle.dumps(job)))))
     assert report.fault is not None
     assert not report.made
@@ -59,13 +57,13 @@ def fault_of(job: MipmapJob) -> Fault:
 
 
 def leftovers(*directories: Path) -> list[str]:
-    """Temporary files."""
+    """Names of the temporary files below the directories."""
     found = [directory.rglob("*.tmp") for directory in directories if directory.is_dir()]
     return [path.name for paths in found for path in paths]
 
 
 def tiff(pixels: bytes, *tags: tuple[int, int, int], order: str = "<", big: bool = False) -> bytes:
-    """A TIFF of one strip, written by hand; each tag is (number, type, value), the type 3 (SHORT) or 4 (LONG)."""
+    """A TIFF of one strip; each tag is (number, type, value), with the type 3 (SHORT) or 4 (LONG)."""
     mark = b"II" if order == "<" else b"MM"
     start = struct.pack(f"{order}2sHHHQ", mark, 43, 8, 0, 16) if big else struct.pack(f"{order}2sHI", mark, 42, 8)
     word, count, entry_bytes = ("Q", "Q", 20) if big else ("I", "H", 12)
@@ -83,6 +81,6 @@ def tiff(pixels: bytes, *tags: tuple[int, int, int], order: str = "<", big: bool
 
 
 def grey_tags(width: int, height: int, bits: int = 8, photometric: int = 1) -> list[tuple[int, int, int]]:
-    """The tags that a grey image needs, but for its strip."""
+    """The tags that a grey image needs, without those of its strip."""
     tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (277, 3, 1)]
     return [*tags, (278, 4, height)]

@@ -1,4 +1,4 @@
-"""Disks that fail or fill up: no level is half written, and no temporary file is left over."""
+"""Disks that fail or are full: no level is incomplete, and no temporary file remains."""
 
 import errno
 import os
@@ -13,27 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.errors import (
-    StorageFault,
-    WorkerFault,
-)
+from handlers.errors import StorageFault, WorkerFault
 from handlers.images.decode import verify_level
 from handlers.images.reduction import Reduction
 from handlers.mipmaps import make
 from handlers.mipmaps.make import make_mipmaps
 from handlers.stores import atomic_write, temporary
 from tests.unit.levels.files import fault_of, job_for, leftovers, save, texture
+from tests.waiting import wait_for
 
 
 def fill(file: Any) -> None:
-    """Writes until the disk is full, and raises the OSError that ends it."""
+    """Write until the disk is full, which raises an OSError."""
     while True:
         file.write(bytes(4096))
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 256 KiB, and few file names."""
+    """A file system of 256 KiB with 64 inodes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64", "tmpfs", str(disk)]
@@ -43,15 +41,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-class TestDisksThatFail:
-    def test_a_full_disk_is_a_storage_fault_and_leaves_no_trace(self, tmp_path: Path, small_disk: Path) -> None:
+class TestFailingDisks:
+    def test_a_full_disk_is_a_storage_fault_and_leaves_no_files(self, tmp_path: Path, small_disk: Path) -> None:
         file = save(tmp_path / "a.tif", texture(np.uint8, 1200, 1200))
         fault = fault_of(job_for(file, small_disk, width=1200, height=1200))
         assert isinstance(fault, StorageFault)
         assert "No space left" in str(fault)
         assert shutil.disk_usage(small_disk).used < 16384
 
-    def test_a_disk_that_fills_halfway_keeps_the_levels_that_were_whole(self, tmp_path: Path, small_disk: Path) -> None:
+    def test_a_disk_that_fills_between_two_levels_keeps_the_complete_level(
+        self, tmp_path: Path, small_disk: Path
+    ) -> None:
         file = save(tmp_path / "a.tif", texture(np.uint8, 800, 800))
         job = job_for(file, small_disk, levels=2, width=800, height=800)
         (small_disk / "filler").write_bytes(bytes(72 * 1024))  # level 1 of 160 kB fits, level 2 of 40 kB does not
@@ -63,7 +63,9 @@ class TestDisksThatFail:
         assert not job.outputs[1][1].exists()
         assert not leftovers(small_disk)
 
-    def test_a_disk_that_was_full_works_again_as_soon_as_there_is_room(self, tmp_path: Path, small_disk: Path) -> None:
+    def test_a_job_that_found_the_disk_full_succeeds_after_space_is_freed(
+        self, tmp_path: Path, small_disk: Path
+    ) -> None:
         file = save(tmp_path / "a.tif", texture())
         job = job_for(file, small_disk)
         filler = small_disk / "filler"
@@ -122,7 +124,7 @@ class TestDisksThatFail:
 
         monkeypatch.setattr(os, "fsync", watched)
         job = job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3)
-        job.outputs[2][1].mkdir(parents=True)  # what level 3 cannot replace
+        job.outputs[2][1].mkdir(parents=True)  # a directory that level 3 cannot replace
         report = make_mipmaps(job)
         assert [made.level for made in report.made] == [1, 2]
         assert sorted(synced) == sorted({made.path.parent for made in report.made})
@@ -165,7 +167,7 @@ class TestDisksThatFail:
         assert make_mipmaps(job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3)).fault is None
         assert set(written) == {3}
 
-    def test_a_sync_that_fails_keeps_the_levels_before_it_and_leaves_nothing_of_those_behind_it(
+    def test_a_sync_that_fails_keeps_the_levels_before_it_and_removes_the_files_of_the_others(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = job_for(save(tmp_path / "a.tif", texture()), output_dir, levels=3)
@@ -222,9 +224,10 @@ class TestDisksThatFail:
         assert isinstance(fault_of(job), WorkerFault)
 
 
-class TestLeftovers:
+class TestTemporaryFiles:
     @pytest.fixture(autouse=True)
-    def _process_that_has_swept_nothing(self) -> None:
+    def _forget_swept_directories(self) -> None:
+        """Let the next job remove temporary files, as the first job of a process does."""
         temporary.sweep.cache_clear()
 
     def dead_pid(self) -> int:
@@ -250,8 +253,7 @@ class TestLeftovers:
             old.write_bytes(b"half a lev")
             worker.kill()
             stat_file = Path(f"/proc/{worker.pid}/stat")
-            while stat_file.read_text().rpartition(")")[2].split()[0] != "Z":
-                time.sleep(0.01)
+            wait_for(lambda: stat_file.read_text().rpartition(")")[2].split()[0] == "Z", "the worker is a zombie")
             assert make_mipmaps(job).fault is None
         assert not old.exists()
 
@@ -260,7 +262,7 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         names = {
-            f".a.tif.tif.{temporary.maker(os.getppid())}-0.tmp",  # a process at work
+            f".a.tif.tif.{temporary.maker(os.getppid())}-0.tmp",  # of a running process
             ".b.tif.tif.00000000-1-1-0.tmp",  # of another machine
             ".hidden",
             "note.tmp",
@@ -280,14 +282,15 @@ class TestLeftovers:
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)
         with subprocess.Popen([program, "60"]) as running:
-            stat = Path(f"/proc/{running.pid}/stat")
-            while "a) Z 1 (b" not in stat.read_text():  # until it has executed
-                time.sleep(0.01)
-            started = stat.read_text().rpartition(")")[2].split()[19]
-            kept = directory / f".b.tif.tif.{temporary.machine()}-{running.pid}-{started}-0.tmp"
-            kept.write_bytes(b"")
-            make_mipmaps(job)
-            running.kill()
+            try:
+                stat = Path(f"/proc/{running.pid}/stat")
+                wait_for(lambda: "a) Z 1 (b" in stat.read_text(), "the program is executed")
+                started = stat.read_text().rpartition(")")[2].split()[19]
+                kept = directory / f".b.tif.tif.{temporary.machine()}-{running.pid}-{started}-0.tmp"
+                kept.write_bytes(b"")
+                make_mipmaps(job)
+            finally:
+                running.kill()
         assert kept.exists()
         assert temporary.is_temporary(kept.name)
         assert not temporary.is_temporary("image.tif.tif")
@@ -302,7 +305,9 @@ class TestLeftovers:
         make_mipmaps(job)
         assert not old.exists()
 
-    def test_a_process_id_given_out_again_does_not_protect_them(self, level0: Path, output_dir: Path) -> None:
+    def test_temporary_files_of_a_dead_process_whose_id_was_reused_are_removed(
+        self, level0: Path, output_dir: Path
+    ) -> None:
         job = job_for(level0, output_dir, levels=1)
         directory = job.outputs[0][1].parent
         directory.mkdir(parents=True)

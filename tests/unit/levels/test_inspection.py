@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 
 from handlers.container import Container
-from handlers.errors import (
-    ImageFault,
-    ImagesMissing,
-)
+from handlers.errors import ImageFault, ImagesMissing
 from handlers.images.decode import verify_level
 from handlers.images.header import inspect_image
 from tests.unit.levels.files import HEIGHT, WIDTH, save, texture
 
 
 class TestVerifying:
-    def test_a_level_as_expected_is_returned(self, level0: Path) -> None:
+    def test_the_pixels_of_a_valid_level_are_returned(self, level0: Path) -> None:
         np.testing.assert_array_equal(verify_level(level0, WIDTH, HEIGHT, "L"), texture())
 
     @pytest.mark.parametrize(("width", "mode"), [(WIDTH - 1, "L"), (WIDTH, "I;16")])
@@ -31,7 +28,7 @@ class TestVerifying:
 
 def test_an_inspection_reads_little_and_reports_the_header(tmp_path: Path) -> None:
     file = save(tmp_path / "a.tif", texture(np.uint16, 3000, 2000))
-    inspect_image(file, Container.of(tmp_path))  # what the first one imports is not counted
+    inspect_image(file, Container.of(tmp_path))  # the first inspection imports modules, which are not counted
     before = _bytes_read()
     info = inspect_image(file, Container.of(tmp_path))
     assert _bytes_read() - before < 100_000
@@ -40,5 +37,5 @@ def test_an_inspection_reads_little_and_reports_the_header(tmp_path: Path) -> No
 
 
 def _bytes_read() -> int:
-    """How much this process has read by system calls, files in the page cache included."""
+    """Number of bytes that this process has read by system calls, also from the page cache."""
     return int(Path("/proc/self/io").read_text().split()[1])

@@ -1,4 +1,4 @@
-"""Levels that are there are kept if they are of this level 0, and made again otherwise."""
+"""Existing levels are kept if they were made from this level 0 with these settings, and made again otherwise."""
 
 import os
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from tests.unit.levels.files import HEIGHT, WIDTH, job_for, leftovers, save, tex
 
 
 def age(path: Path, seconds: float) -> None:
-    """Sets a file's time of change back."""
+    """Set the modification time of a file back."""
     then = path.stat().st_mtime - seconds
     os.utime(path, (then, then))
 
 
 def identities(job: MipmapJob) -> list[tuple[int, int]]:
-    """Inode numbers and ages of the levels: a level made again is another file."""
+    """Inode numbers and modification times of the levels: a level that is made again is another file."""
     return [(path.stat().st_ino, path.stat().st_mtime_ns) for _, path in job.outputs]
 
 
-class TestLevelsThatAreThere:
+class TestExistingLevels:
     @pytest.fixture
     def job(self, level0: Path, output_dir: Path) -> MipmapJob:
-        """A job that was done, and is to be done where it must; its image is older than its levels."""
+        """A job without `force` whose levels exist; its image is older than the levels."""
         age(level0, 60)
         job = job_for(level0, output_dir, levels=3, force=False)
         assert [made.level for made in make_mipmaps(job).made] == [1, 2, 3]
@@ -58,27 +58,25 @@ class TestLevelsThatAreThere:
         assert not leftovers(job.outputs[0][1].parent)
 
     @pytest.mark.parametrize(
-        "spoil",
+        "damage",
         [
-            pytest.param(Path.unlink, id="gone"),
+            pytest.param(Path.unlink, id="deleted"),
             pytest.param(lambda path: path.write_bytes(b""), id="empty"),
             pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-4]), id="truncated"),
             pytest.param(lambda path: save(path, texture(np.uint8, 5, 4)), id="of another size"),
             pytest.param(lambda path: save(path, texture(np.uint16, 5, 3)), id="of another depth"),
             pytest.param(lambda path: save(path, texture(np.uint8, 5, 3), format="PNG"), id="of another format"),
-            pytest.param(lambda path: save(path, texture(np.uint8, 5, 3)), id="without a word on how it was made"),
+            pytest.param(lambda path: save(path, texture(np.uint8, 5, 3)), id="without its description"),
         ],
     )
-    def test_a_level_that_is_not_valid_is_made_and_no_other_one(
-        self, job: MipmapJob, spoil: Callable[[Path], object]
-    ) -> None:
-        sound = job.outputs[1][1].read_bytes()
-        spoil(job.outputs[1][1])
+    def test_only_the_invalid_level_is_made_again(self, job: MipmapJob, damage: Callable[[Path], object]) -> None:
+        valid = job.outputs[1][1].read_bytes()
+        damage(job.outputs[1][1])
         report = make_mipmaps(job)
         assert report.fault is None
         assert [made.level for made in report.made] == [2]
         assert [kept.level for kept in report.kept] == [1, 3]
-        assert job.outputs[1][1].read_bytes() == sound
+        assert job.outputs[1][1].read_bytes() == valid
 
     @pytest.mark.parametrize("seconds", [-600, 600, 10**9])
     def test_times_of_levels_are_ignored(self, job: MipmapJob, seconds: float) -> None:
@@ -87,7 +85,7 @@ class TestLevelsThatAreThere:
         assert (report.fault, report.made) == (None, ())
 
     @pytest.mark.parametrize("seconds", [-3600, 0, 3600])
-    def test_a_new_image_has_all_its_levels_made_whatever_its_time(self, job: MipmapJob, seconds: float) -> None:
+    def test_all_levels_of_a_new_image_are_made_for_any_time_of_the_image(self, job: MipmapJob, seconds: float) -> None:
         times = job.level0.stat()
         save(job.level0, np.full((HEIGHT, WIDTH), 77, np.uint8))
         moment = times.st_mtime_ns + int(seconds * 10**9)
@@ -95,13 +93,13 @@ class TestLevelsThatAreThere:
         assert len(make_mipmaps(job).made) == 3
         assert (verify_level(job.outputs[0][1], WIDTH // 2, HEIGHT // 2, "L") == 77).all()
 
-    def test_an_image_that_became_bad_is_a_fault_though_its_levels_are_there(self, job: MipmapJob) -> None:
+    def test_an_image_that_became_invalid_is_a_fault_although_its_levels_exist(self, job: MipmapJob) -> None:
         job.level0.write_bytes(b"")
         report = make_mipmaps(job)
         assert report.fault is not None
         assert report.kept == ()
 
-    def test_changing_what_is_wanted_makes_the_levels_again(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_changed_setting_makes_the_levels_again(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / "a.tif", texture(np.uint16))
         age(file, 60)
         job = job_for(file, output_dir, force=False)

@@ -1,4 +1,4 @@
-"""Levels are made of a level 0 as the job and the plan promise."""
+"""Levels have the pixels, formats and paths that the job and the plan state."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 
 from handlers.container import Container
-from handlers.errors import (
-    ImageFault,
-    SettingsFault,
-)
+from handlers.errors import ImageFault, SettingsFault
 from handlers.images import decode
 from handlers.images import level0 as level0_module
 from handlers.images.decode import verify_level
@@ -25,12 +22,11 @@ from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.uris import uri_to_path
 from tests.integration.descriptors import descriptors_of
 from tests.unit.levels.files import HEIGHT, WIDTH, fault_of, grey_tags, job_for, leftovers, save, texture, tiff
-
-DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+from tests.unit.sections import DATA
 
 
 class TestMakingLevels:
-    def test_levels_are_the_right_pixels_in_the_right_files(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_each_level_has_the_expected_pixels_and_file(self, tmp_path: Path, output_dir: Path) -> None:
         pixels = np.array(
             [[0, 4, 100, 100, 7], [8, 4, 100, 104, 7], [1, 1, 255, 255, 7], [1, 2, 255, 253, 7]], np.uint8
         )
@@ -47,7 +43,7 @@ class TestMakingLevels:
         assert [made.bytes for made in report.made] == [path.stat().st_size for _, path in job.outputs]
         assert not leftovers(output_dir)
 
-    def test_tiff_levels_are_plain_and_in_one_strip_as_java_reads_them(self, level0: Path, output_dir: Path) -> None:
+    def test_tiff_levels_are_uncompressed_and_in_one_strip(self, level0: Path, output_dir: Path) -> None:
         make_mipmaps(job_for(level0, output_dir))
         with Image.open(output_dir / "1" / "image.tif.tif") as image:
             tags = image.tag_v2  # type: ignore[attr-defined]
@@ -72,7 +68,7 @@ class TestMakingLevels:
         report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=convert, intensity_range=(1000, 2000)))
         assert (verify_level(report.made[1].path, WIDTH // 4, HEIGHT // 4, "L") == 200).all()
 
-    def test_the_stated_range_is_what_16_bit_values_are_scaled_from(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_16_bit_values_are_scaled_from_the_configured_range(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 1200, np.uint16))
         report = make_mipmaps(job_for(file, output_dir, intensity_range=(1000, 1510)))
         assert (verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L") == 100).all()
@@ -97,7 +93,7 @@ class TestMakingLevels:
     @pytest.mark.parametrize(
         "options", [{"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"tiffinfo": {278: 2}}]
     )
-    def test_compressed_tiffs_and_those_of_many_strips_are_read(
+    def test_compressed_tiffs_and_tiffs_of_several_strips_are_read(
         self, level0: Path, output_dir: Path, options: dict[str, Any]
     ) -> None:
         make_mipmaps(job_for(level0, output_dir / "plain"))
@@ -108,14 +104,14 @@ class TestMakingLevels:
             np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
     @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.dat"])
-    def test_the_content_decides_on_the_format_of_level_0_and_not_the_name(
+    def test_the_format_of_level_0_is_read_from_its_content_and_not_from_its_name(
         self, tmp_path: Path, output_dir: Path, name: str
     ) -> None:
         file = save(tmp_path / name, texture(), format="PNG")
         assert inspect_image(file).format == "png"
         assert make_mipmaps(job_for(file, output_dir)).fault is None
 
-    def test_jpeg_levels_hold_8_bits(self, level0: Path, output_dir: Path) -> None:
+    def test_jpeg_levels_have_8_bits(self, level0: Path, output_dir: Path) -> None:
         report = make_mipmaps(job_for(level0, output_dir, extension="jpg"))
         assert [made.mode for made in report.made] == ["L", "L"]
         assert inspect_image(report.made[0].path).format == "jpg"
@@ -129,26 +125,26 @@ class TestMakingLevels:
         assert "first" in report.notes[0]
 
     @pytest.mark.parametrize(
-        ("depth", "brightest", "words"),
+        ("depth", "maximum", "bits"),
         [(np.uint16, 255, "16 bits"), (np.uint8, 65535, "8 bits"), (np.uint8, 255, None), (np.uint16, 4095, None)],
     )
-    def test_an_intensity_range_that_does_not_suit_the_bits_of_the_image_is_noted(
-        self, tmp_path: Path, output_dir: Path, depth: Any, brightest: int, words: str | None
+    def test_an_intensity_range_that_contradicts_the_bits_of_the_image_is_noted(
+        self, tmp_path: Path, output_dir: Path, depth: Any, maximum: int, bits: str | None
     ) -> None:
-        tile = Level0("t", save(tmp_path / "a.tif", texture(depth)), None, WIDTH, HEIGHT, brightest)
+        tile = Level0("t", save(tmp_path / "a.tif", texture(depth)), None, WIDTH, HEIGHT, maximum)
         report = make_mipmaps(tile_job(tile, MipmapPlan(output_dir, levels=1)))
         assert report.fault is None
-        assert len(report.notes) == (words is not None)
-        assert words is None or f"has {words}, but the maximum intensity" in report.notes[0]
+        assert len(report.notes) == (bits is not None)
+        assert bits is None or f"has {bits}, but the maximum intensity" in report.notes[0]
 
-    def test_a_job_done_again_replaces_its_files(self, level0: Path, output_dir: Path) -> None:
+    def test_a_repeated_job_replaces_its_files(self, level0: Path, output_dir: Path) -> None:
         job = job_for(level0, output_dir)
         make_mipmaps(job)
         save(level0, np.full((HEIGHT, WIDTH), 77, np.uint8))
         assert make_mipmaps(job).fault is None
         assert (verify_level(job.outputs[1][1], WIDTH // 4, HEIGHT // 4, "L") == 77).all()
 
-    def test_names_with_blanks_umlauts_and_of_great_length_are_fine(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_names_may_be_long_and_have_blanks_and_umlauts(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / ("ü #?%41 " + "x" * 230 + ".tif"), texture())
         assert make_mipmaps(job_for(file, output_dir)).fault is None
         assert not leftovers(output_dir)
@@ -232,7 +228,7 @@ class TestFormats:
         best = replace(job, encoding=Encoding("jpg", quality=100))
         assert make_mipmaps(job).made[0].bytes < make_mipmaps(best).made[0].bytes
 
-    def test_png_can_be_packed_tighter_or_not_at_all(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_higher_compression_makes_a_smaller_png(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 7, np.uint8))
         sizes = [
             make_mipmaps(job_for(file, output_dir, encoding=Encoding("png", compression=level))).made[0].bytes
@@ -255,9 +251,7 @@ class TestFormats:
             ({"format": "png", "compression": "lzw"}, "mipmaps.compression"),
         ],
     )
-    def test_an_invalid_format_or_option_is_refused_before_there_is_a_job(
-        self, options: dict[str, Any], key: str
-    ) -> None:
+    def test_an_invalid_format_or_option_is_refused(self, options: dict[str, Any], key: str) -> None:
         with pytest.raises(SettingsFault) as refusal:
             Encoding(**options)
         assert refusal.value.subject == key
@@ -265,15 +259,17 @@ class TestFormats:
     @pytest.mark.parametrize(
         ("name", "extension"), [("TIFF", "tif"), ("tif", "tif"), ("JPEG", "jpg"), ("jpg", "jpg"), ("PNG", "png")]
     )
-    def test_every_name_of_a_format_has_one_extension(self, name: str, extension: str) -> None:
+    def test_all_names_of_a_format_give_the_same_extension(self, name: str, extension: str) -> None:
         assert Encoding(name).extension == extension
 
 
-class TestWhatThePlanPromises:
-    """Writer and stack take paths from one plan."""
+class TestPathsOfThePlan:
+    """The plan gives the same paths to the writer and to the stack."""
 
     @pytest.mark.parametrize("name", ["tiff", "TIF", "jpeg", "png"])
-    def test_the_stack_names_the_very_files_that_are_written(self, level0: Path, output_dir: Path, name: str) -> None:
+    def test_the_stack_names_exactly_the_files_that_are_written(
+        self, level0: Path, output_dir: Path, name: str
+    ) -> None:
         mask = save(level0.parent / "mask #1.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
         tile = Level0("t", level0, mask, WIDTH, HEIGHT)
         plan = MipmapPlan(output_dir, levels=2, encoding=Encoding(name))
@@ -301,7 +297,7 @@ class TestWhatThePlanPromises:
         assert len(set(paths)) == 4
 
 
-def test_level_0_is_decoded_once_however_many_levels_are_made(
+def test_level_0_is_decoded_once_for_all_levels(
     level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
@@ -316,7 +312,7 @@ def test_level_0_is_decoded_once_however_many_levels_are_made(
     assert len([path for path in decoded if path == level0]) == 1
 
 
-def test_one_bad_image_is_a_report_beside_the_good_ones(level0: Path, output_dir: Path) -> None:
+def test_an_invalid_image_has_a_fault_in_its_report_and_the_others_have_none(level0: Path, output_dir: Path) -> None:
     bad = level0.parent / "bad.tif"
     bad.write_bytes(b"II*\0")
     files = [level0, bad, save(level0.parent / "c.tif", texture())]
@@ -338,9 +334,7 @@ def test_8_bit_images_are_not_darkened_by_conversion_with_any_method(
 
 
 @pytest.mark.parametrize("order", [(3, 1), (2, 3, 1), (1, 3)])
-def test_levels_asked_for_in_any_order_are_the_levels_made(
-    level0: Path, output_dir: Path, order: tuple[int, ...]
-) -> None:
+def test_levels_may_be_requested_in_any_order(level0: Path, output_dir: Path, order: tuple[int, ...]) -> None:
     outputs = tuple((level, output_dir / f"{level}.tif") for level in order)
     report = make_mipmaps(job_for(level0, output_dir, outputs=outputs))
     assert {(made.level, made.width) for made in report.made} == {(level, WIDTH >> level) for level in order}
@@ -348,10 +342,10 @@ def test_levels_asked_for_in_any_order_are_the_levels_made(
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["streamed", "decoded"])
-def test_level_0_is_opened_to_read_it_and_to_see_that_it_is_the_same(
+def test_level_0_is_opened_twice_to_read_it_and_to_check_that_it_is_unchanged(
     level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    """A distant file server is asked at each opening."""
+    """Each opening costs a request to a distant file server."""
     save(level0, texture(), **options)
     opened: list[Path] = []
 

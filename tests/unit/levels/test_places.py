@@ -1,4 +1,4 @@
-"""Where level 0 and its levels may lie."""
+"""Places of level 0 and its levels: links, other directories, files that are not regular, missing mounts."""
 
 import os
 import shutil
@@ -8,12 +8,7 @@ from pathlib import Path
 import pytest
 
 from handlers.container import Container, Containers
-from handlers.errors import (
-    ImageFault,
-    ImagesMissing,
-    StorageFault,
-    Waiting,
-)
+from handlers.errors import ImageFault, ImagesMissing, StorageFault, Waiting
 from handlers.images.encode import PLAIN_TIFF, Encoding
 from handlers.images.header import inspect_image
 from handlers.mipmaps.make import make_mipmaps
@@ -22,13 +17,15 @@ from handlers.mipmaps.tile_jobs import tile_job
 from tests.unit.levels.files import HEIGHT, WIDTH, fault_of, job_for, save, texture
 
 
-class TestWhereImagesLie:
+class TestPlacesOfImages:
     def test_a_link_inside_the_watched_directory_is_followed(self, level0: Path, output_dir: Path) -> None:
         link = level0.parent / "link.tif"
         link.symlink_to(level0)
         assert make_mipmaps(job_for(link, output_dir)).fault is None
 
-    def test_a_link_that_leads_out_of_it_is_refused(self, level0: Path, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_link_out_of_the_watched_directory_is_refused(
+        self, level0: Path, tmp_path: Path, output_dir: Path
+    ) -> None:
         outside = save(tmp_path / "secret.tif", texture())
         (level0.parent / "link.tif").symlink_to(outside)
         (level0.parent / "up").symlink_to(tmp_path)
@@ -37,7 +34,7 @@ class TestWhereImagesLie:
             assert isinstance(fault, ImageFault)
             assert "lies outside" in str(fault)
 
-    def test_a_directory_whose_name_begins_alike_is_outside(self, level0: Path, tmp_path: Path) -> None:
+    def test_a_directory_whose_name_begins_with_the_same_letters_is_outside(self, level0: Path, tmp_path: Path) -> None:
         sibling = tmp_path / "acquisition2"
         sibling.mkdir()
         with pytest.raises(ImageFault, match="lies outside"):
@@ -48,7 +45,7 @@ class TestWhereImagesLie:
         root.symlink_to(level0.parent)
         assert inspect_image(root / level0.name, Container.of(root)).bits == 8
 
-    def test_a_directory_exchanged_for_a_link_gives_no_levels(
+    def test_a_directory_replaced_by_a_link_gives_no_levels(
         self, level0: Path, tmp_path: Path, output_dir: Path
     ) -> None:
         watched = tmp_path / "watched"
@@ -75,14 +72,14 @@ class TestWhereImagesLie:
         plan = MipmapPlan(output_dir, levels=1, encoding=encoding).contained(Containers())
         job = tile_job(Level0("t", level0, None, WIDTH, HEIGHT), plan)
         (path,) = (path for _, path in job.outputs)
-        exchanged = output_dir / (part if part != "1/data" else f"1/{level0.parts[1]}")
-        target = outside / path.relative_to(exchanged)
+        replaced = output_dir / (part if part != "1/data" else f"1/{level0.parts[1]}")
+        target = outside / path.relative_to(replaced)
         target.parent.mkdir(parents=True)
         target.write_bytes(b"of another user")
-        if exchanged == output_dir:
+        if replaced == output_dir:
             output_dir.rmdir()
-        exchanged.parent.mkdir(parents=True, exist_ok=True)
-        exchanged.symlink_to(outside)
+        replaced.parent.mkdir(parents=True, exist_ok=True)
+        replaced.symlink_to(outside)
         report = make_mipmaps(job)
         assert not report.made
         fault = report.fault.to_fault()
@@ -102,13 +99,13 @@ class TestWhereImagesLie:
         assert not path.is_symlink()
         assert (tmp_path / "other.tif").read_bytes() == b"of another user"
 
-    def test_a_pipe_a_socket_a_directory_and_a_circle_of_links_are_refused_at_once(self, tmp_path: Path) -> None:
+    def test_a_pipe_a_socket_a_directory_and_a_loop_of_links_are_refused(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "directory").mkdir()
-        (tmp_path / "circle").symlink_to(tmp_path / "circle")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(tmp_path / "socket"))
-        for name in ("pipe", "directory", "circle", "socket"):
+        for name in ("pipe", "directory", "loop", "socket"):
             with pytest.raises(ImageFault, match="not a regular file"):
                 inspect_image(tmp_path / name)
 
@@ -119,18 +116,18 @@ class TestWhereImagesLie:
                 inspect_image(tmp_path)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
-    def test_an_image_that_is_gone_from_among_others_is_missing(self, level0: Path, output_dir: Path) -> None:
+    def test_a_deleted_image_is_missing_while_its_directory_has_others(self, level0: Path, output_dir: Path) -> None:
         fault = fault_of(job_for(level0.parent / "gone.tif", output_dir))
         assert isinstance(fault, ImagesMissing)
         with pytest.raises(FileNotFoundError):
             inspect_image(level0.parent / "gone.tif")
 
-    @pytest.mark.parametrize("there", [True, False])
-    def test_a_directory_that_is_gone_or_suddenly_empty_is_a_mount_to_wait_for(
-        self, tmp_path: Path, output_dir: Path, there: bool
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_a_missing_or_empty_image_directory_is_a_fault_that_may_pass(
+        self, tmp_path: Path, output_dir: Path, exists: bool
     ) -> None:
         directory = tmp_path / "mount"
-        if there:
+        if exists:
             directory.mkdir()
         fault = fault_of(job_for(directory / "a.tif", output_dir))
         assert isinstance(fault, StorageFault)

@@ -1,8 +1,7 @@
-"""Images that are refused, and damaged ones, end as a fault that names the file."""
+"""Unsupported, invalid and corrupted images give a fault that names the file."""
 
 import os
 import struct
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from tests.unit.levels.files import HEIGHT, WIDTH, fault_of, grey_tags, job_for,
 
 class TestRefusedImages:
     @pytest.mark.parametrize(
-        ("mode", "words"),
+        ("mode", "problem"),
         [
             ("RGB", "colours"),
             ("RGBA", "colours"),
@@ -49,20 +48,22 @@ class TestRefusedImages:
         ],
     )
     def test_images_that_are_not_grey_with_8_or_16_bits_are_refused_with_a_reason(
-        self, tmp_path: Path, output_dir: Path, mode: str, words: str
+        self, tmp_path: Path, output_dir: Path, mode: str, problem: str
     ) -> None:
         fault = fault_of(job_for(save(tmp_path / "a.tif", Image.new(mode, (WIDTH, HEIGHT))), output_dir))
         assert isinstance(fault, ImageFault)
-        assert words in str(fault)
+        assert problem in str(fault)
         assert fault.subject.endswith("a.tif")
         assert fault.waiting_helps is Waiting.NEVER
 
-    @pytest.mark.parametrize(("mode", "words"), [("RGB", "colours"), ("P", "palette"), ("1", "one bit")])
-    def test_a_png_is_refused_as_a_tiff_is(self, tmp_path: Path, output_dir: Path, mode: str, words: str) -> None:
-        assert words in str(fault_of(job_for(save(tmp_path / "a.png", Image.new(mode, (WIDTH, HEIGHT))), output_dir)))
+    @pytest.mark.parametrize(("mode", "problem"), [("RGB", "colours"), ("P", "palette"), ("1", "one bit")])
+    def test_a_png_is_refused_for_the_same_reasons(
+        self, tmp_path: Path, output_dir: Path, mode: str, problem: str
+    ) -> None:
+        assert problem in str(fault_of(job_for(save(tmp_path / "a.png", Image.new(mode, (WIDTH, HEIGHT))), output_dir)))
 
     @pytest.mark.parametrize(
-        ("tags", "words"),
+        ("tags", "problem"),
         [
             (grey_tags(WIDTH, HEIGHT, photometric=0), "WhiteIsZero"),
             ([*grey_tags(WIDTH, HEIGHT), (339, 3, 2)], "signed integers"),
@@ -75,16 +76,16 @@ class TestRefusedImages:
             ([*grey_tags(WIDTH, HEIGHT), (279, 4, 1 << 30)], "truncated"),
         ],
     )
-    def test_a_header_that_means_something_else_is_refused(
-        self, tmp_path: Path, tags: list[tuple[int, int, int]], words: str
+    def test_an_unsupported_header_is_refused_with_a_reason(
+        self, tmp_path: Path, tags: list[tuple[int, int, int]], problem: str
     ) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(texture().tobytes(), *tags))
-        with pytest.raises(ImageFault, match=words):
+        with pytest.raises(ImageFault, match=problem):
             inspect_image(file)
 
     @pytest.mark.parametrize(
-        ("content", "words"),
+        ("content", "problem"),
         [
             (b"", "is empty"),
             (b"\0" * 5000, "no image"),
@@ -99,13 +100,13 @@ class TestRefusedImages:
         ],
     )
     def test_a_file_that_is_not_an_image_is_refused(
-        self, tmp_path: Path, output_dir: Path, content: bytes, words: str
+        self, tmp_path: Path, output_dir: Path, content: bytes, problem: str
     ) -> None:
         file = tmp_path / "a.tif"
         file.write_bytes(content)
         fault = fault_of(job_for(file, output_dir))
         assert isinstance(fault, ImageFault)
-        assert words in str(fault)
+        assert problem in str(fault)
 
     @pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
     def test_a_truncated_file_is_refused_without_decoding(self, tmp_path: Path, form: str) -> None:
@@ -118,7 +119,7 @@ class TestRefusedImages:
                 inspect_image(file)
 
     @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate", "tiff_lzw"])
-    def test_a_tiff_with_its_directory_at_the_end_and_its_pixels_cut_out_is_cut_short(
+    def test_a_tiff_without_its_last_byte_is_truncated(
         self, tmp_path: Path, output_dir: Path, compression: str | None
     ) -> None:
         file = save(tmp_path / "a.tif", texture(), compression=compression)
@@ -137,22 +138,23 @@ class TestRefusedImages:
         assert "should have 22x13 pixels, has 21x13" in str(fault)
         assert isinstance(fault, ImageFault)
 
-    def test_a_bomb_is_refused_by_its_header(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_decompression_bomb_is_refused_without_decoding_it(
+        self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-        packed = zlib.compress(bytes(1000))
-        chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+        pixels = zlib.compress(bytes(1000))
+        chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
         content = b"\x89PNG\r\n\x1a\n" + b"".join(
             struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
             for name, data in chunks
         )
         file = tmp_path / "a.png"
         file.write_bytes(content)
-        started = time.perf_counter()
+        monkeypatch.setattr(decode, "_decode", None)
         assert "60000x60000" in str(fault_of(job_for(file, output_dir)))
-        assert time.perf_counter() - started < 1
 
     @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate"])
-    def test_a_camera_larger_than_pillow_s_limit_neither_warns_nor_fails(
+    def test_an_image_larger_than_the_limit_of_pillow_neither_warns_nor_fails(
         self, tmp_path: Path, output_dir: Path, compression: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         width, height = 16, 3 * ROWS_AT_ONCE
@@ -165,7 +167,7 @@ class TestRefusedImages:
         report = make_mipmaps(job_for(file, output_dir, width=65536, height=4))
         assert [(made.width, made.height) for made in report.made] == [(32768, 2), (16384, 1)]
 
-    def test_16_bits_do_not_go_into_jpeg_and_nothing_is_decoded_to_find_out(
+    def test_a_jpeg_level_of_16_bits_is_refused_without_decoding_the_image(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(decode, "_decode", None)
@@ -188,10 +190,10 @@ class TestRefusedImages:
         assert isinstance(fault, SettingsFault)
         assert fault.subject == key
 
-    def test_a_level_without_a_pixel_is_refused_before_any_work(self, level0: Path, output_dir: Path) -> None:
+    def test_a_level_without_pixels_is_refused(self, level0: Path, output_dir: Path) -> None:
         assert "level 4 is empty" in str(fault_of(job_for(level0, output_dir, levels=4)))
 
-    def test_a_level_never_replaces_its_own_image(self, level0: Path) -> None:
+    def test_a_level_never_replaces_its_level_0(self, level0: Path) -> None:
         report = make_mipmaps(MipmapJob("t", level0, ((1, level0),), WIDTH, HEIGHT))
         assert report.fault is not None
         assert inspect_image(level0).width == WIDTH
@@ -225,7 +227,9 @@ def test_a_fault_of_an_unknown_class_is_pickled_as_its_base_class() -> None:
 @pytest.mark.parametrize("form", ["TIFF", "PNG", "JPEG"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=120, deadline=None)
 @given(data=st.data())
-def test_damage_anywhere_never_raises_and_never_leaves_a_trace(tmp_path: Path, form: str, data: st.DataObject) -> None:
+def test_a_corrupted_file_never_raises_and_leaves_no_temporary_files(
+    tmp_path: Path, form: str, data: st.DataObject
+) -> None:
     pixels = texture(np.uint8 if form == "JPEG" else data.draw(st.sampled_from([np.uint8, np.uint16])))
     options = {"compression": data.draw(st.sampled_from([None, "tiff_lzw"]))} if form == "TIFF" else {}
     content = bytearray(save(tmp_path / "a", pixels, format=form, **options).read_bytes())
