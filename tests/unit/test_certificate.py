@@ -1,4 +1,4 @@
-"""What certificates and tokens say about their end, read from real files and a real server."""
+"""Expiry of certificates and tokens, read from real files and a real server."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ def settings(**keys: object) -> RenderSettings:
     return RenderSettings.model_validate({"owner": "em", "project": "v1", **keys})
 
 
-def test_the_ends_of_all_certificates_and_of_a_token_are_found(tmp_path: Path) -> None:
+def test_the_expiry_of_all_certificates_and_of_the_token_is_found(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     server, client = authority.server(days=5), authority.client()
     token = tmp_path / "token"
@@ -44,8 +44,8 @@ def test_the_ends_of_all_certificates_and_of_a_token_are_found(tmp_path: Path) -
             listener.shutdown()
             thread.join()
     assert found is not None
-    ends = {each.what.partition(":")[0]: (each.ends_at - time.time()) / DAY_S for each in found}
-    assert {key: round(days) for key, days in ends.items() if key != "render.token_file"} == {
+    ends_days = {each.what.partition(":")[0]: (each.ends_at - time.time()) / DAY_S for each in found}
+    assert {key: round(days) for key, days in ends_days.items() if key != "render.token_file"} == {
         "render.client_certificate_file": 2,
         "render.ca_file": 2,
         "render.url": 5,
@@ -55,11 +55,16 @@ def test_the_ends_of_all_certificates_and_of_a_token_are_found(tmp_path: Path) -
     assert "secret" not in str(found)
 
 
-def test_the_end_is_unknown_while_the_server_is_away_or_a_file_cannot_be_read(tmp_path: Path) -> None:
+def test_the_expiry_is_unknown_if_the_server_does_not_answer_or_a_file_is_refused(tmp_path: Path) -> None:
     assert expiries(settings(url="https://127.0.0.1:1/render-ws/v1")) is None
     token = tmp_path / "token"
     token.write_text("opaque")
     token.chmod(0o644)
     assert expiries(settings(url="http://render/render-ws/v1", token_file=str(token))) is None
+
+
+def test_a_token_that_states_no_expiry_is_omitted(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("opaque")
     token.chmod(0o600)
     assert expiries(settings(url="http://render/render-ws/v1", token_file=str(token))) == []

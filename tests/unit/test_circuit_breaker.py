@@ -1,4 +1,4 @@
-"""The circuit breaker and the retry counts: examples, and random walks by hypothesis."""
+"""The circuit breaker and the retry counts: examples, and random sequences of events by hypothesis."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ from daemon.pipeline.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
 from handlers.errors import ReadBackDiffers, RenderUnavailable
 
 
-def away(circuit: Circuit, work: int = 1, now: float = 0.0) -> Circuit:
+def unavailable(circuit: Circuit, work: int = 1, now: float = 0.0) -> Circuit:
     return after_failure(circuit, work, now, 0.5, is_unavailable=True)
 
 
@@ -32,7 +32,7 @@ def broken(circuit: Circuit, work: int, now: float = 0.0) -> Circuit:
     return after_failure(circuit, work, now, 0.5, is_unavailable=False)
 
 
-def failing_at_work() -> Circuit:
+def opened_by_failed_work() -> Circuit:
     circuit = Circuit()
     for work in range(BROKEN_LIMIT):
         circuit = broken(circuit, work)
@@ -40,7 +40,7 @@ def failing_at_work() -> Circuit:
 
 
 def test_an_unavailable_service_gets_one_trial_after_it_answered_a_probe():
-    circuit = away(Circuit())
+    circuit = unavailable(Circuit())
     assert circuit.phase is Phase.OPEN
     assert not circuit.may_send
     assert after_good_probe(circuit, circuit.due_at - 0.1) == circuit
@@ -53,7 +53,7 @@ def test_an_unavailable_service_gets_one_trial_after_it_answered_a_probe():
 
 
 def test_a_service_that_answers_probes_and_fails_work_is_tried_with_growing_delay():
-    now, delays, circuit = 0.0, [], failing_at_work()
+    now, delays, circuit = 0.0, [], opened_by_failed_work()
     for number in range(10):
         delays.append(circuit.due_at - now)
         now = circuit.due_at
@@ -84,34 +84,34 @@ def test_several_failed_pieces_of_work_without_a_success_are_an_outage():
 
 
 def test_a_failed_trial_closes_the_circuit_if_the_service_can_read():
-    """The work is the cause: its attempts count from now on, and other work continues."""
-    circuit = broken(after_begin(after_good_probe(away(Circuit()), 100.0), 7), 7, 100.0)
+    """The work is the cause of such a failure. It counts as failed, and other work continues."""
+    circuit = broken(after_begin(after_good_probe(unavailable(Circuit()), 100.0), 7), 7, 100.0)
     assert circuit.phase is Phase.CLOSED
     assert circuit.broken == {7}
-    assert away(after_begin(after_good_probe(away(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
+    assert unavailable(after_begin(after_good_probe(unavailable(Circuit()), 100.0), 7), 7, 100.0).phase is Phase.OPEN
 
 
 def test_a_failed_trial_reopens_the_circuit_if_failed_work_began_the_outage():
-    circuit = failing_at_work()
+    circuit = opened_by_failed_work()
     assert broken(after_begin(after_good_probe(circuit, 100.0), 7), 7, 100.0).phase is Phase.OPEN
     assert not after_success(circuit).fails_work
 
 
-def test_a_cancelled_trial_makes_room_for_another():
-    circuit = after_begin(after_good_probe(away(Circuit()), 100.0), 7)
+def test_after_a_cancelled_trial_another_trial_may_be_sent():
+    circuit = after_begin(after_good_probe(unavailable(Circuit()), 100.0), 7)
     assert after_cancel(circuit, 8) == circuit
     assert after_cancel(circuit, 7).may_send
 
 
-def test_without_work_an_answered_probe_closes_the_circuit_after_a_while():
-    circuit = after_good_probe(away(Circuit()), 100.0)
+def test_without_work_an_answered_probe_closes_the_circuit_after_a_minute():
+    circuit = after_good_probe(unavailable(Circuit()), 100.0)
     assert circuit.is_available
     assert after_good_probe(circuit, 100.0 + IDLE_CLOSE_S).phase is Phase.CLOSED
 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["admit", "work", "away", "broken", "leave", "answer", "silence"]),
+        st.sampled_from(["send", "succeed", "unavailable", "broken", "cancel", "answered probe", "failed probe"]),
         st.integers(0, 3),
         st.floats(0, 20),
         st.floats(0, 0.99),
@@ -121,25 +121,25 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_half_open_admits_one_and_open_admits_none_and_the_circuit_never_stays_open(steps):
+def test_any_sequence_of_events_respects_the_phases_and_never_leaves_the_circuit_open(steps):
     circuit, now = Circuit(), 0.0
     for step, work, passed_s, chance in steps:
         now += passed_s
         before = circuit
         match step:
-            case "admit" if circuit.may_send:
+            case "send" if circuit.may_send:
                 circuit = after_begin(circuit, work)
                 assert circuit.phase is Phase.CLOSED or not circuit.may_send
-            case "work":
+            case "succeed":
                 circuit = after_success(circuit)
                 assert circuit.phase is Phase.CLOSED
-            case "away" | "broken":
-                circuit = after_failure(circuit, work, now, chance, is_unavailable=step == "away")
-            case "leave":
+            case "unavailable" | "broken":
+                circuit = after_failure(circuit, work, now, chance, is_unavailable=step == "unavailable")
+            case "cancel":
                 circuit = after_cancel(circuit, work)
-            case "answer":
+            case "answered probe":
                 circuit = after_good_probe(circuit, now)
-            case "silence":
+            case "failed probe":
                 circuit = after_failed_probe(circuit, now, chance)
                 assert circuit.phase is Phase.OPEN
         if before.phase is Phase.OPEN and circuit.phase is Phase.HALF_OPEN:
@@ -150,7 +150,7 @@ def test_half_open_admits_one_and_open_admits_none_and_the_circuit_never_stays_o
     assert circuit.phase is not Phase.OPEN
 
 
-def test_attempts_lost_to_outages_do_not_count():
+def test_attempts_that_failed_because_of_an_outage_do_not_count():
     tries, limited = Tries(), ReadBackDiffers("stack", "differs")
     for outage in range(1, 20):
         assert tries.delay_in_outage_s(1, outage, 1.0, 0.5) > 0
@@ -159,19 +159,19 @@ def test_attempts_lost_to_outages_do_not_count():
     assert tries.delay_s(1, limited, 51, 0.5) is None
 
 
-def test_faults_that_waiting_cures_do_not_use_up_limited_attempts():
+def test_faults_that_pass_with_time_do_not_use_up_limited_attempts():
     tries = Tries()
     for attempt in range(1, 30):
-        assert tries.delay_s(1, RenderUnavailable("render", "away"), attempt, 0.5) is not None
+        assert tries.delay_s(1, RenderUnavailable("render", "refused"), attempt, 0.5) is not None
     assert tries.delay_s(1, ReadBackDiffers("stack", "differs"), 30, 0.5) == 1.0
 
 
 @pytest.mark.parametrize("pause_s", [0.5, 30.0])
-def test_in_an_outage_the_next_trial_is_another_montage(pause_s):
+def test_in_an_outage_a_montage_waits_longer_than_until_the_next_probe(pause_s):
     assert Tries().delay_in_outage_s(1, 1, pause_s, 0.0) > pause_s
 
 
-def test_a_montage_that_fails_in_every_outage_is_delayed_longest():
+def test_a_montage_that_fails_in_every_outage_gets_the_longest_delay():
     tries = Tries()
     for outage in range(1, LIMITED_ATTEMPTS + 1):
         tries.delay_in_outage_s(1, outage, 1.0, 0.5)
@@ -189,28 +189,28 @@ def test_work_sent_through_a_closed_circuit_is_no_trial():
 
 
 def test_only_the_trial_itself_decides_a_half_open_circuit():
-    circuit = after_begin(after_good_probe(away(Circuit()), 100.0), 7)
+    circuit = after_begin(after_good_probe(unavailable(Circuit()), 100.0), 7)
     assert broken(circuit, 8, 100.0).phase is Phase.HALF_OPEN
     assert broken(circuit, 8, 100.0).trial == 7
 
 
 def test_work_that_fails_while_the_circuit_is_open_does_not_delay_the_next_probe():
-    circuit = away(Circuit())
-    assert away(circuit, 2, 0.5) == circuit
+    circuit = unavailable(Circuit())
+    assert unavailable(circuit, 2, 0.5) == circuit
 
 
 def test_a_service_that_failed_a_trial_is_unavailable_although_it_answers_probes():
-    circuit = failing_at_work()
+    circuit = opened_by_failed_work()
     assert not after_good_probe(circuit, circuit.due_at).is_available
-    tried = away(after_begin(after_good_probe(away(Circuit()), 100.0), 7), 7, 100.0)
+    tried = unavailable(after_begin(after_good_probe(unavailable(Circuit()), 100.0), 7), 7, 100.0)
     assert not after_good_probe(tried, tried.due_at).is_available
-    again = after_failed_probe(tried, tried.due_at, 0.5)
-    assert not after_good_probe(again, again.due_at).is_available
-    assert after_good_probe(away(Circuit()), 100.0).is_available
+    probed = after_failed_probe(tried, tried.due_at, 0.5)
+    assert not after_good_probe(probed, probed.due_at).is_available
+    assert after_good_probe(unavailable(Circuit()), 100.0).is_available
 
 
 def test_an_answered_probe_does_not_close_the_circuit_early_or_during_a_trial():
-    circuit = after_good_probe(away(Circuit()), 100.0)
+    circuit = after_good_probe(unavailable(Circuit()), 100.0)
     assert after_good_probe(circuit, 100.0 + IDLE_CLOSE_S - 0.1) == circuit
     tried = after_begin(circuit, 7)
     assert after_good_probe(tried, 100.0 + IDLE_CLOSE_S) == tried
@@ -247,16 +247,16 @@ def test_a_refused_login_is_probed_rarely_and_its_acceptance_needs_no_trial() ->
     refused = after_failure(Circuit(), 1, 100.0, 0.5, is_unavailable=True, is_refused=True)
     assert (refused.phase, refused.due_at) == (Phase.OPEN, 400.0)
     assert after_good_probe(refused, 200.0) is refused
-    hurried = make_probe_due(refused, 200.0)
-    assert after_good_probe(hurried, 200.0).phase is Phase.CLOSED
-    still = after_failed_probe(hurried, 200.0, 0.5, is_refused=True)
-    assert (still.phase, still.due_at) == (Phase.OPEN, 500.0)
-    silent = after_failed_probe(hurried, 200.0, 0.5)
-    assert silent.due_at == 202.0
-    assert after_good_probe(silent, 202.0).phase is Phase.HALF_OPEN
+    due = make_probe_due(refused, 200.0)
+    assert after_good_probe(due, 200.0).phase is Phase.CLOSED
+    refused_again = after_failed_probe(due, 200.0, 0.5, is_refused=True)
+    assert (refused_again.phase, refused_again.due_at) == (Phase.OPEN, 500.0)
+    unanswered = after_failed_probe(due, 200.0, 0.5)
+    assert unanswered.due_at == 202.0
+    assert after_good_probe(unanswered, 202.0).phase is Phase.HALF_OPEN
 
 
-def test_work_that_is_forbidden_to_several_montages_needs_a_trial() -> None:
+def test_a_circuit_that_forbidden_work_opened_needs_a_trial() -> None:
     circuit = Circuit()
     for work in range(3):
         circuit = after_failure(circuit, work, 100.0, 0.5, is_unavailable=False, is_refused=True)

@@ -1,4 +1,4 @@
-"""temwatch beside python-daemon, whose package has the same name."""
+"""temwatch in an environment with python-daemon, whose package is also named daemon."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The executor of a scheduler: what becomes of a job whose scheduler or worker goes away. The scheduler is a list."""
+"""The executor of a dask scheduler: jobs whose scheduler or worker is lost. A stand-in records what is submitted."""
 
 import asyncio
 import contextlib
@@ -26,65 +26,72 @@ KILLED = RuntimeError("killed\nby a job")
 
 
 class Sent:
-    """A task at the scheduler."""
+    """A task that was submitted to the scheduler."""
 
     def __init__(self, workers: frozenset[str]) -> None:
         self.workers = workers
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.is_released = False
 
-    def answers(self, answer: Any) -> None:
+    def finish(self, answer: Any) -> None:
         self.answer.get_loop().call_soon_threadsafe(self.answer.set_result, answer)
 
-    def is_lost(self) -> None:
+    def lose(self) -> None:
         self.answer.get_loop().call_soon_threadsafe(self.answer.cancel)
 
 
 class Scheduler:
-    """Stands for the connection, and keeps what it was given."""
+    """Stand-in for `Connection` that keeps the submitted tasks."""
 
     def __init__(self) -> None:
         self.scheduler_versions: dict[str, str] = {}
-        self.found = {ONE}
-        self.away = ""
-        self.is_lost = False
+        self.addresses = {ONE}
+        """Of the workers."""
+        self.checks = 0
+        """Number of requests for the list of workers."""
+        self.fault = ""
+        self.refuses_tasks = False
         self.sent: list[Sent] = []
-        self.blind: set[str] = set()
-        self.wanted: list[SimpleNamespace] = []
+        self.without_files: set[str] = set()
+        """Addresses of the workers that cannot access the files of tiles."""
+        self.for_nobody: list[SimpleNamespace] = []
         """Tasks that no worker can do."""
 
     @contextlib.asynccontextmanager
     async def connect(self, _: ClusterAccess) -> AsyncIterator["Scheduler"]:
-        if self.away:
-            raise SchedulerAway(self.away)
+        if self.fault:
+            raise SchedulerAway(self.fault)
         try:
             yield self
-        finally:  # as a client of dask that closes
+        finally:  # a client of dask does so when it closes
             for each in self.sent:
                 each.answer.cancel()
 
     def require(self) -> None:
-        if self.away:
-            raise SchedulerAway(self.away)
+        if self.fault:
+            raise SchedulerAway(self.fault)
 
     async def workers(self) -> dict[str, dict[str, Any]]:
-        return {address: {"nthreads": 1} for address in self.found}
+        self.checks += 1
+        return {address: {"nthreads": 1} for address in self.addresses}
 
     async def run(self, address: str, _: object, tasks: tuple[Task, ...], paths: object) -> Introduction:
-        proofs = [Proof("sees nothing") if address in self.blind else prove(task, "w") for task in tasks]
+        proofs = [
+            Proof("cannot access the files") if address in self.without_files else prove(task, "w") for task in tasks
+        ]
         return Introduction(address, address, versions_here(), tuple(proofs))
 
     def submit(self, function: object, payload: bytes, key: str, workers: frozenset[str]) -> Sent | None:
-        if self.is_lost:
+        if self.refuses_tasks:
             return None
         self.sent.append(Sent(workers))
         return self.sent[-1]
 
     def submit_for_nobody(self, key: str) -> SimpleNamespace | None:
-        if self.is_lost:
+        if self.refuses_tasks:
             return None
-        self.wanted.append(SimpleNamespace(status="pending", is_released=False))
-        return self.wanted[-1]
+        self.for_nobody.append(SimpleNamespace(status="pending", is_released=False))
+        return self.for_nobody[-1]
 
     async def result(self, remote: Sent) -> Any:
         return await remote.answer
@@ -123,10 +130,12 @@ def job(executor: ClusterExecutor) -> "Future[int]":
     return executor.submit(len, "abc")
 
 
-def test_a_job_has_the_result_or_the_exception_of_its_worker(scheduler: Scheduler, executor: ClusterExecutor) -> None:
+def test_a_job_returns_the_result_or_the_exception_of_its_worker(
+    scheduler: Scheduler, executor: ClusterExecutor
+) -> None:
     good, bad = job(executor), job(executor)
-    scheduler.task(1).answers(Answer(3))
-    scheduler.task(2).answers(Answer(error=ValueError("no")))
+    scheduler.task(1).finish(Answer(3))
+    scheduler.task(2).finish(Answer(error=ValueError("no")))
     assert good.result(60) == 3
     with pytest.raises(ValueError, match="no"):
         bad.result(60)
@@ -135,86 +144,86 @@ def test_a_job_has_the_result_or_the_exception_of_its_worker(scheduler: Schedule
 
 
 def test_a_job_waits_for_a_worker(scheduler: Scheduler, executor: ClusterExecutor) -> None:
-    scheduler.found.clear()
+    scheduler.addresses.clear()
     wait_for(lambda: not executor.crew.members and not executor.crew.fault, "no worker is left")
     waiting = job(executor)
-    wait_for(lambda: executor.crew.without_worker_s > 0, "it is known that no worker is there")
+    wait_for(lambda: executor.crew.without_worker_s > 0, "the executor knows that there is no worker")
     assert scheduler.sent == []
-    wait_for(lambda: len(scheduler.wanted) == 1, "the scheduler sees that a job waits")
-    scheduler.found.add(TWO)
+    wait_for(lambda: len(scheduler.for_nobody) == 1, "the scheduler has a task that shows the waiting job")
+    scheduler.addresses.add(TWO)
     sent = scheduler.task(1)
     assert sent.workers == {TWO}
-    sent.answers(Answer(3))
+    sent.finish(Answer(3))
     assert waiting.result(60) == 3
 
 
 def test_a_job_whose_workers_are_all_gone_is_submitted_again(scheduler: Scheduler, executor: ClusterExecutor) -> None:
     done = job(executor)
     assert scheduler.task(1).workers == {ONE}
-    scheduler.found = {TWO}
+    scheduler.addresses = {TWO}
     second = scheduler.task(2)
     assert second.workers == {TWO}
     assert scheduler.sent[0].is_released
-    second.answers(Answer(3))
+    second.finish(Answer(3))
     assert done.result(60) == 3
 
 
-def test_a_job_one_of_whose_workers_is_left_stays_with_the_scheduler(
+def test_a_job_is_not_submitted_again_while_one_of_its_workers_remains(
     scheduler: Scheduler, executor: ClusterExecutor
 ) -> None:
-    scheduler.found = {ONE, TWO}
+    scheduler.addresses = {ONE, TWO}
     wait_for(lambda: len(executor.crew.members) == 2, "both workers are known")
-    wait_for(lambda: executor._members.usable(None) == {ONE, TWO}, "both have answered")
+    wait_for(lambda: executor._members.usable(None) == {ONE, TWO}, "both workers can be used")
     done = job(executor)
     assert scheduler.task(1).workers == {ONE, TWO}
-    scheduler.found = {TWO}
-    wait_for(lambda: len(executor.crew.members) == 1, "the other one is gone")
-    scheduler.task(1).answers(Answer(3))
+    scheduler.addresses = {TWO}
+    wait_for(lambda: len(executor.crew.members) == 1, "the lost worker is removed")
+    scheduler.task(1).finish(Answer(3))
     assert done.result(60) == 3
     assert len(scheduler.sent) == 1
 
 
 def test_a_task_that_the_scheduler_lost_is_submitted_again(scheduler: Scheduler, executor: ClusterExecutor) -> None:
     done = job(executor)
-    scheduler.task(1).is_lost()
-    scheduler.task(2).answers(Answer(3))
+    scheduler.task(1).lose()
+    scheduler.task(2).finish(Answer(3))
     assert done.result(60) == 3
 
 
-def test_a_lost_scheduler_is_news_once_and_its_jobs_are_done_when_it_is_back(
+def test_a_lost_scheduler_is_reported_once_and_its_jobs_are_done_after_it_returns(
     scheduler: Scheduler, executor: ClusterExecutor
 ) -> None:
-    wait_for(lambda: not executor.crew.fault, "connected")
+    wait_for(lambda: scheduler.checks > 1, "the first connection was reported")
     news: list[str] = []
     executor.on_change = news.append
     done = job(executor)
     scheduler.task(1)
-    scheduler.away = "does not answer"
-    wait_for(lambda: executor.crew.fault == "does not answer", "it is known to be away")
+    scheduler.fault = "does not answer"
+    wait_for(lambda: executor.crew.fault == "does not answer", "the lost scheduler is reported")
     assert (executor.crew.tiles, executor.crew.members) == (1, ())
-    scheduler.away = ""
-    scheduler.task(2).answers(Answer(3))
+    scheduler.fault = ""
+    scheduler.task(2).finish(Answer(3))
     assert done.result(60) == 3
     assert news == ["does not answer", ""]
 
 
 def test_a_job_that_could_not_be_submitted_is_submitted_later(scheduler: Scheduler, executor: ClusterExecutor) -> None:
-    wait_for(lambda: executor._members.usable(None), "the worker has answered")
-    scheduler.is_lost = True
+    wait_for(lambda: executor._members.usable(None), "the worker can be used")
+    scheduler.refuses_tasks = True
     done = job(executor)
-    wait_for(lambda: executor.crew.tiles == 1, "the job is known")
-    scheduler.is_lost = False
-    scheduler.task(1).answers(Answer(3))
+    wait_for(lambda: executor.crew.tiles == 1, "the job is accepted")
+    scheduler.refuses_tasks = False
+    scheduler.task(1).finish(Answer(3))
     assert done.result(60) == 3
 
 
-def test_a_task_that_the_scheduler_fails_again_and_again_is_a_fault_of_the_scheduler(
+def test_a_task_that_fails_repeatedly_at_the_scheduler_is_a_fault_of_the_scheduler(
     scheduler: Scheduler, executor: ClusterExecutor
 ) -> None:
     failed = job(executor)
     for number in range(1, MOST_FAILURES + 1):
         assert not failed.done()
-        scheduler.task(number).answers(RuntimeError("cannot read\nthe task"))
+        scheduler.task(number).finish(RuntimeError("cannot read\nthe task"))
     with pytest.raises(WorkersUnavailable) as fault:
         failed.result(60)
     assert fault.value.subject == ADDRESS
@@ -222,9 +231,11 @@ def test_a_task_that_the_scheduler_fails_again_and_again_is_a_fault_of_the_sched
     assert len(scheduler.sent) == MOST_FAILURES
 
 
-def test_a_job_whose_workers_died_several_times_says_so(scheduler: Scheduler, executor: ClusterExecutor) -> None:
+def test_a_job_whose_workers_died_several_times_raises_workers_died(
+    scheduler: Scheduler, executor: ClusterExecutor
+) -> None:
     dead = job(executor)
-    scheduler.task(1).answers(KILLED)
+    scheduler.task(1).finish(KILLED)
     with pytest.raises(WorkersDied, match=r"^killed$"):
         dead.result(60)
 
@@ -236,11 +247,11 @@ def test_a_cancelled_job_is_released_at_once_and_not_submitted_again(
     sent = scheduler.task(1)
     assert cancelled.cancel()
     wait_for(lambda: sent.is_released, "its task is released")
-    wait_for(lambda: executor.crew.tiles == 0, "it is forgotten")
+    wait_for(lambda: executor.crew.tiles == 0, "the job is removed")
     assert len(scheduler.sent) == 1
 
 
-def test_a_tile_that_fails_because_its_worker_is_blind_is_made_by_another(
+def test_a_tile_that_fails_on_a_worker_without_its_files_is_made_by_another_worker(
     scheduler: Scheduler, executor: ClusterExecutor, tmp_path: Path
 ) -> None:
     image = tmp_path / "a.tif"
@@ -248,18 +259,16 @@ def test_a_tile_that_fails_because_its_worker_is_blind_is_made_by_another(
     tile = MipmapJob("t", image, ((1, tmp_path / "m/a.tif"),), 8, 8)
     made = executor.submit(id, tile)
     sent = scheduler.task(1)
-    scheduler.blind, scheduler.found = {ONE}, {ONE, TWO}
+    scheduler.without_files, scheduler.addresses = {ONE}, {ONE, TWO}
     failed = SimpleNamespace(fault="is not there")
-    sent.answers(Answer(failed, worker=ONE))
+    sent.finish(Answer(failed, worker=ONE))
     second = scheduler.task(2)
     assert second.workers == {TWO}
-    second.answers(Answer(failed, worker=TWO))  # it sees the files: the fault is the image's
+    second.finish(Answer(failed, worker=TWO))  # this worker has access to the files, so the fault is returned
     assert made.result(60) is failed
 
 
-def test_jobs_are_cancelled_when_the_executor_ends_and_none_is_taken_any_more(
-    scheduler: Scheduler, executor: ClusterExecutor
-) -> None:
+def test_shutdown_cancels_all_jobs_and_refuses_new_jobs(scheduler: Scheduler, executor: ClusterExecutor) -> None:
     waiting = job(executor)
     sent = scheduler.task(1)
     executor.shutdown()

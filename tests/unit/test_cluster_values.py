@@ -1,4 +1,4 @@
-"""The workers of a dask scheduler as values: what readiness says of them, their versions, their paths."""
+"""The workers of a dask scheduler as values: reasons for not being ready, versions, paths, proofs of access."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,27 +20,27 @@ from handlers.workers.cluster.versions import differences, refusal
 from handlers.workers.crew import WORKERLESS_S, Crew, Member
 
 SCHEDULER = "tcp://scheduler:8786"
-BLIND = Member("node8", 2, 0, "does not see /data/a.tif", is_usable=False)
+WITHOUT_FILES = Member("node8", 2, 0, "does not see /data/a.tif", is_usable=False)
 
 
 class TestReasons:
-    def test_a_scheduler_that_is_away_is_a_reason_with_the_tiles_that_wait(self) -> None:
+    def test_an_unavailable_scheduler_is_a_reason_with_the_number_of_waiting_tiles(self) -> None:
         crew = Crew((), 7, SCHEDULER, f"{SCHEDULER} does not answer")
         assert list(crew.reasons()) == [
             f"the dask scheduler cannot be used: {SCHEDULER} does not answer; tiles waiting: 7"
         ]
 
-    def test_refused_workers_are_a_warning_and_a_reason_only_if_no_other_has_the_tiles(self) -> None:
-        alone = Crew((BLIND,), 3, SCHEDULER)
-        assert list(alone.reasons()) == [
+    def test_refused_workers_are_a_warning_and_a_reason_if_tiles_wait_and_no_other_worker_is_usable(self) -> None:
+        crew = Crew((WITHOUT_FILES,), 3, SCHEDULER)
+        assert list(crew.reasons()) == [
             f"no worker of the dask scheduler {SCHEDULER} can make tiles, as on node8: does not see /data/a.tif"
         ]
-        beside = replace(alone, members=(BLIND, Member("node7", 2, 1)))
-        assert list(beside.reasons()) == []
-        assert list(beside.warnings()) == ["workers on node8 get no tiles: does not see /data/a.tif"]
-        assert list(replace(alone, tiles=0).reasons()) == []
+        with_usable = replace(crew, members=(WITHOUT_FILES, Member("node7", 2, 1)))
+        assert list(with_usable.reasons()) == []
+        assert list(with_usable.warnings()) == ["workers on node8 get no tiles: does not see /data/a.tif"]
+        assert list(replace(crew, tiles=0).reasons()) == []
 
-    def test_a_cluster_without_workers_has_minutes_to_start_some(self) -> None:
+    def test_a_cluster_without_workers_is_a_reason_after_five_minutes(self) -> None:
         crew = Crew((), 3, SCHEDULER, without_worker_s=WORKERLESS_S)
         assert list(crew.reasons()) == []
         assert list(replace(crew, without_worker_s=600.0).reasons()) == [
@@ -49,13 +49,13 @@ class TestReasons:
 
 
 class TestVersions:
-    def test_equal_ones_are_no_difference(self) -> None:
+    def test_another_patch_version_of_python_is_no_difference(self) -> None:
         here = {"python": "3.12.1", "distributed": "2025.1.0", "temwatch": "0.1.0"}
         other_patch = {**here, "python": "3.12.9"}
         assert differences(here, {"python": "3.12.4", "distributed": "2025.1.0"}, {"node7": other_patch}) == ""
         assert refusal(here, other_patch) == ""
 
-    def test_hosts_with_the_same_other_version_stand_together(self) -> None:
+    def test_hosts_with_the_same_other_version_are_listed_together(self) -> None:
         here = {"distributed": "2025.1.0"}
         other = {"distributed": "2024.11.0"}
         hosts = {f"node{number}": other for number in range(5)}
@@ -84,7 +84,7 @@ class TestPaths:
         )
         assert here.notes == ("/data/a.tif is odd",)
 
-    def test_a_path_that_is_another_file_of_the_daemon_is_refused(self) -> None:
+    def test_a_path_that_maps_back_to_another_path_is_refused(self) -> None:
         with pytest.raises(
             SettingsFault, match=r"/mnt/em/a.tif maps to /mnt/em/a.tif .* which maps back to /data/a.tif"
         ):
@@ -92,7 +92,7 @@ class TestPaths:
 
 
 class TestProof:
-    def test_a_worker_that_sees_the_same_files_proves_it_and_nothing_is_left(self, tmp_path: Path) -> None:
+    def test_a_worker_with_the_same_files_proves_it_and_the_proof_leaves_no_files(self, tmp_path: Path) -> None:
         task = self.task(tmp_path)
         proof = prove(task, "node7-1")
         assert proof.problem == ""
@@ -105,12 +105,12 @@ class TestProof:
         level0.write_bytes(b"image")
         return begin_proof(Ground(tmp_path, tmp_path / "mips"), level0, "token", AS_MADE)
 
-    def test_another_file_of_the_same_name_is_noticed(self, tmp_path: Path) -> None:
+    def test_another_file_with_the_same_name_is_detected(self, tmp_path: Path) -> None:
         task = self.task(tmp_path)
         (tmp_path / "a.tif").write_bytes(b"other")
         assert prove(task, "node7-1").problem == f"sees another file than the daemon at {tmp_path}/a.tif"
 
-    def test_a_file_of_a_worker_must_reach_the_daemon(self, tmp_path: Path) -> None:
+    def test_a_worker_whose_files_do_not_reach_the_daemon_is_detected(self, tmp_path: Path) -> None:
         task = self.task(tmp_path)
         proof = prove(task, "node7-1")
         assert proof.reply is not None
@@ -134,7 +134,7 @@ class TestProof:
 
 
 class TestAccess:
-    def test_files_of_tls_go_with_an_address_of_tls(self) -> None:
+    def test_tls_files_require_a_tls_address_and_a_tls_address_requires_its_files(self) -> None:
         assert list(ClusterAccess(SCHEDULER, key_file=Path("/key.pem")).problems()) == [
             ("dask_key_file", "is only valid with an address that begins with tls://")
         ]

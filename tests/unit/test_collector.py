@@ -1,4 +1,4 @@
-"""When the garbage collector makes a full pass."""
+"""Times of the full passes of the garbage collector."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ def full_passes() -> int:
 
 async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110  polled from outside
+        while not holds():  # noqa: ASYNC110  the condition has no event
             await asyncio.sleep(0.001)
 
 
 def make_garbage() -> None:
-    """Enough young objects that survive to make the collector want a full pass."""
+    """Create so many objects that survive that an automatic full pass would run."""
     kept = [{"n": [number]} for number in range(400_000)]
     assert len(kept) == 400_000
 
@@ -36,11 +36,17 @@ def test_automatic_full_passes_are_disabled():
 
 
 async def test_a_full_pass_is_made_while_the_daemon_is_idle():
-    idle = False
-    task = asyncio.create_task(collect_while_idle(lambda: idle, every_s=0.001))
-    await asyncio.sleep(0.05)
+    idle, checks = False, 0
+
+    def is_idle() -> bool:
+        nonlocal checks
+        checks += 1
+        return idle
+
+    task = asyncio.create_task(collect_while_idle(is_idle, every_s=0.001))
+    await until(lambda: checks > 0)
     before = full_passes()
-    await asyncio.sleep(0.05)
+    await until(lambda: checks > 10)
     assert full_passes() == before
     idle = True
     await until(lambda: full_passes() > before)
@@ -61,7 +67,7 @@ async def end(task: asyncio.Task[None]) -> None:
         await task
 
 
-def test_a_command_makes_few_passes_while_it_imports_and_none_as_it_ends():
+def test_a_command_makes_few_passes_while_it_imports_and_excludes_its_objects_from_the_last_pass():
     code = """
 import atexit, gc, sys
 from daemon.__main__ import main
@@ -77,5 +83,5 @@ main()
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     made, left = map(int, done.stderr.split())
     assert "[[watch]]" in done.stdout
-    assert made < 10  # with the thresholds of Python more than a hundred
-    assert left < 1000  # everything else is left out of the last pass
+    assert made < 10  # with Python's own thresholds, more than a hundred
+    assert left < 1000  # all other objects are frozen, so the pass at exit skips them

@@ -1,4 +1,4 @@
-"""Help texts of the command: two groups, each text whole, no line beyond 80 columns."""
+"""Help texts of the commands: two groups, no truncated text, no line longer than 80 columns."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ GROUPS = ("Daemon:", "One-shot commands, without a daemon:")
 
 
 def command_lines(command: click.Command = temwatch, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Words of every command and group that click writes a help text for."""
+    """Yield the words of every command and group with a help text of click."""
     if command.add_help_option:
         yield words
     for name, each in getattr(command, "commands", {}).items():
@@ -29,7 +29,7 @@ def help_of(*words: str) -> list[str]:
 
 
 @pytest.mark.parametrize("words", list(command_lines()), ids=" ".join)
-def test_every_help_text_fits_80_columns_and_is_not_cut(words: tuple[str, ...]) -> None:
+def test_every_help_text_fits_80_columns_and_is_not_truncated(words: tuple[str, ...]) -> None:
     lines = help_of(*words)
     assert [line for line in lines if len(line) > COLUMNS] == []
     assert [line for line in lines if line.rstrip().endswith("...") and not line.startswith("Usage:")] == []
@@ -56,14 +56,14 @@ def test_the_help_lists_every_command_once_in_one_of_two_groups() -> None:
     )
 
 
-def test_every_option_says_what_it_does() -> None:
-    silent = [
+def test_every_option_has_a_help_text() -> None:
+    without_help = [
         f"{' '.join(words)} {parameter.opts[0]}"
         for words in command_lines()
         for parameter in _command(words).params
         if isinstance(parameter, click.Option) and not parameter.help
     ]
-    assert silent == []
+    assert without_help == []
 
 
 def _command(words: tuple[str, ...]) -> click.Command:

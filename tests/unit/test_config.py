@@ -27,15 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SMALLEST = settings_text(url="http://render:8080/render-ws/v1/")
 
-SECOND = """
-[[watch]]
-name = "temca3"
-directory = "/data/temca3"
-[watch.z]
-rule = "header"
-[watch.mipmaps]
-output_dir = "/data/mipmaps"
-"""
+SECOND = "[[watch]]" + settings_text("/data/temca3", name="temca3").partition("[[watch]]")[2]
+"""A second watch."""
 
 Write = Callable[[str], Path]
 
@@ -141,7 +134,9 @@ def test_settings_are_frozen(write: Write) -> None:
         settings.watch[0].mipmaps.levels = 2
 
 
-def test_the_caller_overrides_the_environment_and_that_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_the_caller_override_the_environment_and_those_the_file(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(SMALLEST + "[http]\nport = 1\nhost = 'localhost'\n")
     monkeypatch.setenv("TEMWATCH_HTTP__PORT", "2")
     monkeypatch.setenv("TEMWATCH_RENDER__URL", "embedded")
@@ -167,7 +162,7 @@ def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPa
     assert Settings(**values).http.port == 8787
 
 
-def test_the_configuration_file_is_the_option_else_the_variable_else_the_default(
+def test_the_option_overrides_the_variable_and_the_default_of_the_configuration_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert config_path(None) == Path("/etc/temwatch/config.toml")
@@ -286,23 +281,23 @@ def test_a_template_or_pattern_is_checked_when_settings_are_loaded(
         ("[[watch]]", "http = 8787\n[[watch]]", "render.http: is not a known key; known are url, owner, project"),
     ],
 )
-def test_brackets_of_the_other_kind_are_corrected(write: Write, old: str, new: str, expected: str) -> None:
+def test_wrong_brackets_are_refused_with_a_hint(write: Write, old: str, new: str, expected: str) -> None:
     (problem,) = problems_of(write(changed(old, new)))
     assert problem.startswith(expected)
 
 
-def test_a_section_given_as_a_value_is_corrected(write: Write) -> None:
+def test_a_value_in_place_of_a_section_is_refused_with_a_hint(write: Write) -> None:
     assert problems_of(write("http = 8787\n" + SMALLEST)) == ("http: 8787 is not a table: write its keys below [http]",)
 
 
-def test_a_watch_of_the_environment_alone_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_that_only_the_environment_sets_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__0__NAME", "a")
     (problem,) = problems_of(write(SMALLEST[: SMALLEST.index("[[watch]]")]))
     assert problem == "watch: the environment sets keys of it, but the file has no [[watch]]"
 
 
-def test_no_value_of_the_example_silently_changes_results() -> None:
-    """Whoever edits the required keys only gets the defaults, except for a second stack, which check-config shows."""
+def test_optional_keys_of_the_example_have_their_defaults() -> None:
+    """Editing only the required keys gives the defaults, except for the second stack, which check-config shows."""
     example = tomllib.loads((ROOT / "config.example.toml").read_text())
     example["watch"] = example["watch"][0]
     differing = []
@@ -351,7 +346,7 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
     ]
 
 
-def test_an_empty_file_names_each_key_that_is_needed(write: Write) -> None:
+def test_an_empty_file_is_refused_with_the_required_keys(write: Write) -> None:
     keys = [problem.split(": ")[0] for problem in problems_of(write(""))]
     assert keys == ["render.url", "render.owner", "render.project", "watch"]
 
@@ -365,9 +360,9 @@ def test_overlapping_watches_are_refused(write: Write, watched: str) -> None:
     )
 
 
-def test_a_watch_names_its_own_owner_and_project_or_takes_those_of_render(write: Write) -> None:
-    owned = "[watch.stacks]\nowner = 'lab'\nproject = '{specimen_id}'\n"
-    first, second = load_settings(write(SMALLEST + SECOND + owned)).watch
+def test_owner_and_project_of_a_watch_default_to_those_of_render(write: Write) -> None:
+    own_names = "[watch.stacks]\nowner = 'lab'\nproject = '{specimen_id}'\n"
+    first, second = load_settings(write(SMALLEST + SECOND + own_names)).watch
     raw, in_place = "{specimen_id}_raw", "{specimen_id}_raw"
     assert first.stacks.full_names("em", "v1") == (("em", "v1", raw), ("em", "v1", in_place))
     assert second.stacks.full_names("em", "v1")[0] == ("lab", "{specimen_id}", raw)
@@ -379,7 +374,7 @@ def test_a_full_stack_name_that_is_too_long_without_its_fields_is_refused(write:
     assert problem.startswith(f"watch[1].stacks.raw: {'o' * 60}/{'p' * 40}_x/x_raw owner, project and stack have 107 ")
 
 
-def test_neighbours_with_a_common_name_prefix_do_not_overlap(write: Write) -> None:
+def test_directories_with_a_common_name_prefix_do_not_overlap(write: Write) -> None:
     assert len(load_settings(write(SMALLEST + changed("/data/temca3", "/data/temca22", SECOND))).watch) == 2
 
 
@@ -420,7 +415,7 @@ render = 'Z:\\mips'
 """
 
 
-def test_a_path_map_reaches_the_tile_specs_and_the_mipmaps_of_every_watch(write: Write) -> None:
+def test_a_path_map_applies_to_the_tile_specs_and_mipmaps_of_every_watch(write: Write) -> None:
     for watch in load_settings(write(SMALLEST + SECOND + MAPPED)).watch:
         assert watch.tilespec_options().path_map.to_url("/data/temca2/a.tif") == "file:///storage/temca2/a.tif"
         plan = watch.mipmap_plan()
@@ -429,7 +424,7 @@ def test_a_path_map_reaches_the_tile_specs_and_the_mipmaps_of_every_watch(write:
         assert not plan.is_derived
 
 
-def test_a_path_builder_makes_levels_lie_where_render_derives_them(write: Write) -> None:
+def test_with_a_path_builder_levels_have_the_paths_that_render_derives(write: Write) -> None:
     posix = changed("render = 'Z:\\mips'", "render = '/storage mips'", MAPPED)
     plan = (
         load_settings(write(changed("output_dir", "apply = 'path_builder'\noutput_dir") + posix)).watch[0].mipmap_plan()
@@ -470,26 +465,34 @@ def test_the_environment_can_set_keys_of_one_entry_of_the_path_map(
 ) -> None:
     monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__0__RENDER", "/other")
     assert load_settings(write(SMALLEST + MAPPED)).render.paths.to_url("/data/a") == "file:///other/a"
-    (problem,) = problems_of(write(SMALLEST))
-    assert problem.startswith(
-        "render.path_map: the environment sets keys of it, but the file has no [[render.path_map]]"
-    )
-    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__7__RENDER", "/other")
-    (problem,) = problems_of(write(SMALLEST + MAPPED))
-    assert problem.startswith(
-        "TEMWATCH_RENDER__PATH_MAP__7__...: there is no render.path_map[7]; [[render.path_map]] in"
-    )
-    monkeypatch.delenv("TEMWATCH_RENDER__PATH_MAP__7__RENDER")
-    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__X__RENDER", "/other")
-    (problem,) = problems_of(write(SMALLEST + MAPPED))
-    assert problem == "TEMWATCH_RENDER__PATH_MAP__X__...: expected a number of [[render.path_map]], from 0"
-    monkeypatch.delenv("TEMWATCH_RENDER__PATH_MAP__X__RENDER")
-    monkeypatch.setenv("TEMWATCH_RENDER__PATH_MAP__0", "/other")
-    (problem,) = problems_of(write(SMALLEST + MAPPED))
-    assert problem.startswith("render.path_map[0]: '/other' is not a table")
 
 
-def test_a_path_builder_is_refused_on_a_drive(write: Write) -> None:
+@pytest.mark.parametrize(
+    ("mapped", "name", "expected"),
+    [
+        ("", "0__RENDER", "render.path_map: the environment sets keys of it, but the file has no [[render.path_map]]"),
+        (
+            MAPPED,
+            "7__RENDER",
+            "TEMWATCH_RENDER__PATH_MAP__7__...: there is no render.path_map[7]; [[render.path_map]] in",
+        ),
+        (
+            MAPPED,
+            "X__RENDER",
+            "TEMWATCH_RENDER__PATH_MAP__X__...: expected a number of [[render.path_map]], from 0",
+        ),
+        (MAPPED, "0", "render.path_map[0]: '/other' is not a table"),
+    ],
+)
+def test_a_variable_of_no_entry_of_the_path_map_is_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch, mapped: str, name: str, expected: str
+) -> None:
+    monkeypatch.setenv(f"TEMWATCH_RENDER__PATH_MAP__{name}", "/other")
+    (problem,) = problems_of(write(SMALLEST + mapped))
+    assert problem.startswith(expected)
+
+
+def test_a_path_builder_is_refused_with_a_drive_letter(write: Write) -> None:
     (problem,) = problems_of(write(changed("output_dir", "apply = 'path_builder'\noutput_dir") + MAPPED))
     assert problem.startswith(
         "watch[0].mipmaps.apply: 'path_builder' cannot be used with /data/mipmaps: its URL file:///Z:/mips"
@@ -503,10 +506,10 @@ def test_a_path_builder_is_refused_if_a_url_escapes_the_directory(write: Write) 
 
 
 def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> None:
-    wanted = 'reference_sets = "ingest"\n'
-    (problem,) = problems_of(write(changed("[watch.z]", wanted + "[watch.z]")))
+    ingest = 'reference_sets = "ingest"\n'
+    (problem,) = problems_of(write(changed("[watch.z]", ingest + "[watch.z]")))
     assert problem == "watch[0].reference_sets: 'ingest' contradicts '*_reference_*' in ignore, which matches them"
-    assert load_settings(write(changed("[watch.z]", wanted + "ignore = []\n[watch.z]"))).watch[0].ignore == ()
+    assert load_settings(write(changed("[watch.z]", ingest + "ignore = []\n[watch.z]"))).watch[0].ignore == ()
 
 
 # --- files and variables
@@ -583,7 +586,9 @@ def test_a_z_table_is_checked_when_settings_are_loaded(write: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("mode", "content"), [(0o644, "a" * 32), (0o660, "a" * 32), (0o600, "short"), (0o600, "a b" * 9)]
 )
-def test_a_readable_or_short_token_is_refused(write: Write, tmp_path: Path, mode: int, content: str) -> None:
+def test_a_token_that_is_short_invalid_or_open_to_others_is_refused(
+    write: Write, tmp_path: Path, mode: int, content: str
+) -> None:
     token = tmp_path / "token"
     token.write_text(content)
     token.chmod(mode)
@@ -614,7 +619,7 @@ def test_a_configuration_error_can_be_pickled() -> None:
     assert str(refusal) == "a: b\nc: d"
 
 
-def test_the_mipmap_plan_follows_the_keys(write: Write) -> None:
+def test_the_mipmap_plan_has_the_configured_values(write: Write) -> None:
     keys = "method = 'PIL'\nfilter = 'LANCZOS'\nformat = 'png'\ncompression = 9\nforce = false\noutput_dir"
     plan = load_settings(write(changed("output_dir", keys))).watch[0].mipmap_plan()
     assert (plan.reduction, plan.encoding, plan.force) == (Reduction("PIL", "LANCZOS"), Encoding("png", None, 9), False)
@@ -629,11 +634,11 @@ def test_masks_of_jpg_mipmaps_are_png_and_exclude_a_path_builder(write: Write) -
     assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' has one extension")
 
 
-NETWORK = (Mount("/", "ext4"), Mount("/share", "nfs4"))
+MOUNTS = (Mount("/", "ext4"), Mount("/share", "nfs4"))
 
 
 def test_a_journal_on_a_share_is_refused_without_allow_network(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.config.files.read_mounts", lambda: NETWORK)
+    monkeypatch.setattr("daemon.config.files.read_mounts", lambda: MOUNTS)
     path = '[journal]\npath = "/share/temwatch/journal.sqlite"\n'
     (problem,) = problems_of(write(SMALLEST + path))
     assert problem.startswith("journal.path: /share/temwatch/journal.sqlite is on nfs4, mounted at /share: ")
@@ -643,10 +648,10 @@ def test_a_journal_on_a_share_is_refused_without_allow_network(write: Write, mon
 
 
 def test_the_file_system_below_an_automount_decides(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = iter(
+    mounts = iter(
         [Mount("/share", "autofs"), Mount("/share", "ext4"), Mount("/share", "autofs"), Mount("/share", "autofs")]
     )
-    monkeypatch.setattr("daemon.config.files.read_mounts", lambda: (Mount("/", "ext4"), next(seen)))
+    monkeypatch.setattr("daemon.config.files.read_mounts", lambda: (Mount("/", "ext4"), next(mounts)))
     config = write(SMALLEST + '[journal]\npath = "/share/journal.sqlite"\n')
     load_settings(config)
     assert "is on autofs" in problems_of(config)[0]

@@ -1,7 +1,7 @@
-"""Every method, format and bit depth against its reference, as one table.
+"""Compare every method, format and bit depth with its reference, in one table.
 
 The references share no code with the code under test: scikit-image's `block_reduce` with numpy's and scipy's functions,
-Pillow's `resize`, and means in float64. `pytest -s` shows the table; it is written to a file in any case.
+Pillow's `resize`, and means in float64. `pytest -s` prints the table, which is also written to a file.
 """
 
 import os
@@ -101,7 +101,7 @@ REFERENCES: dict[Reduction, Reference] = {
 
 
 def picture(depth: Any, width: int, height: int) -> npt.NDArray[Any]:
-    """Return structure with noise, up to both ends of the range, its values of unequal frequency."""
+    """Return a smooth image with noise. Its values cover the whole range, with unequal frequencies."""
     generator = np.random.default_rng(23)
     rough = Image.fromarray(generator.integers(0, 256, (height, width), np.uint8))
     smooth = np.asarray(rough.filter(ImageFilter.GaussianBlur(6)), np.float64)
@@ -117,7 +117,7 @@ def to_8bit(exact: FloatImage) -> FloatImage:
 
 @dataclass(frozen=True)
 class Row:
-    """The worst of all levels of one case."""
+    """Largest errors of all levels of one case."""
 
     method: str
     form: str
@@ -125,7 +125,7 @@ class Row:
     size: str
     largest: float
     bias: float
-    """Mean error, of the level where it is largest in size."""
+    """Mean error of the level whose mean error is largest in absolute value."""
     allowed: str
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ def test_every_level_equals_its_reference(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     table = HEAD + "\n".join(map(str, rows)) + "\n"
     (tmp_path / "conformance.txt").write_text(table)
-    print(f"\n{table}")  # noqa: T201  the table is what this test is for
+    print(f"\n{table}")  # noqa: T201  the table is a result of this test
     assert len(rows) == len(REFERENCES) * (7 * 3 * 2 + 2 * 2 * 2)
 
 
@@ -189,28 +189,28 @@ def row_of(
     expected: dict[int, FloatImage],
     output_dir: Path,
 ) -> Row:
-    """Make the levels of the case, read them with Pillow alone, and compare them with the promise."""
+    """Make the levels of the case, read them with Pillow alone, and assert that their errors are within the limits."""
     outputs = tuple((level, output_dir / f"{level}.{encoding.extension}") for level in range(1, LEVELS + 1))
     job = MipmapJob("a", image, outputs, *SIZES[size], reduction, encoding, convert_to_8bit=DEPTHS[depth][1])
     report = make_mipmaps(job)
     assert report.fault is None
     largest, worst_bias = 0.0, 0.0
     is_mean = REFERENCES[reduction] is exact_mean
-    most, most_bias = (1.0, 0.1) if is_mean else (0.0, 0.0)
+    limit, bias_limit = (1.0, 0.1) if is_mean else (0.0, 0.0)
     if not encoding.lossless:
-        blur, blur_bias = JPEG_TOLERANCE[encoding.quality]
-        most, most_bias = most + blur, most_bias + blur_bias
+        jpeg_limit, jpeg_bias_limit = JPEG_TOLERANCE[encoding.quality]
+        limit, bias_limit = limit + jpeg_limit, bias_limit + jpeg_bias_limit
     for level, path in outputs:
         with Image.open(path) as opened:
             assert opened.mode == ("I;16" if depth == "16" else "L")
             found = np.asarray(opened).astype(np.float64)
         error = found - expected[level]
         bias = float(error.mean())
-        assert np.abs(error).max() <= most, (reduction, encoding, depth, size, level)
-        assert abs(bias) <= most_bias + 1e-9, (reduction, encoding, depth, size, level)
+        assert np.abs(error).max() <= limit, (reduction, encoding, depth, size, level)
+        assert abs(bias) <= bias_limit + 1e-9, (reduction, encoding, depth, size, level)
         largest = max(largest, float(np.abs(error).max()))
         worst_bias = max(worst_bias, bias, key=abs)
     option = encoding.quality or encoding.compression
     form = encoding.extension if option is None else f"{encoding.extension} {option}"
     method = f"{reduction.method} {reduction.function}"
-    return Row(method, form, depth, size, largest, worst_bias, f"{most:g}, {most_bias:g}")
+    return Row(method, form, depth, size, largest, worst_bias, f"{limit:g}, {bias_limit:g}")
