@@ -96,7 +96,7 @@ def network_of(*, wanted: bool) -> Iterator[Network | None]:
         except pytest.skip.Exception as reason:
             raise SystemExit(str(reason)) from None
         for name in MACHINES:
-            net.shape(name, late_ms=LATE_MS, lost=LOST)
+            net.shape(name, delay_ms=LATE_MS, loss=LOST)
         yield net
 
 

@@ -34,11 +34,11 @@ class Authority:
         self.ca = self._make("ca", name, _AUTHORITY, signed=False)
 
     def server(self, names: str = "DNS:localhost, IP:127.0.0.1, IP:::1", days: int = 2) -> Certificate:
-        """Return a certificate of a server. With negative days it has expired."""
+        """Return a server's certificate for these subject alternative names; with negative days it has expired."""
         return self._make("server", "render.facility", f"subjectAltName = {names}\n{_KEY_IDS}", days=days)
 
     def client(self, file: str = "client") -> Certificate:
-        """Return a certificate of a client."""
+        """Return a client's certificate."""
         return self._make(file, "temwatch", f"extendedKeyUsage = clientAuth\n{_KEY_IDS}")
 
     def _make(self, file: str, name: str, extensions: str, *, signed: bool = True, days: int = 2) -> Certificate:

@@ -1,4 +1,4 @@
-"""The program, the certificates and the settings of docs/cluster.md, to be tried as they stand there."""
+"""The program, the commands and the tables of docs/cluster.md, for tests that run them as documented."""
 
 import re
 import socket
@@ -15,18 +15,18 @@ ADDRESS = "scheduler.facility:8786"
 
 
 def blocks(language: str) -> list[str]:
-    """Return the blocks of a language, in the order of the document."""
+    """Return the code blocks of a language, in the order of the document."""
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
-def block_with(language: str, word: str) -> str:
-    """Return the one block of a language that has a word."""
-    (found,) = [block for block in blocks(language) if word in block]
+def block_with(language: str, text: str) -> str:
+    """Return the only code block of a language that contains a text."""
+    (found,) = [block for block in blocks(language) if text in block]
     return found
 
 
 def make_certificates(directory: Path) -> Path:
-    """Run the commands of the document, and return the directory that they make."""
+    """Run the document's commands for certificates; return the directory that they make."""
     try:
         command = ["sh", "-ec", block_with("sh", "openssl")]
         subprocess.run(command, cwd=directory, check=True, capture_output=True)
@@ -38,14 +38,14 @@ def make_certificates(directory: Path) -> Path:
 
 
 def table_under(heading: str) -> list[list[str]]:
-    """Return the rows of the first table under a heading, without its head."""
+    """Return the rows of the first table under a heading, without the header row."""
     section = DOCUMENT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
     return rows[2:]
 
 
 def for_lsf(program: str) -> str:
-    """Return the program with what the document says to be different for LSF."""
+    """Return the program with the arguments that the document's table gives for LSF."""
     program, added = program.replace("SLURMCluster", "LSFCluster"), ""
     for cells in table_under("How do I run it with LSF?"):
         slurm, lsf = ([word for word in re.findall("`([^`]+)`", cell) if re.match(r"\w+=", word)] for cell in cells)
@@ -59,11 +59,11 @@ def for_lsf(program: str) -> str:
 def write_program(
     directory: Path, tls: Path, *, jobs: int = 1, python: str = PYTHON, is_for_lsf: bool = False
 ) -> tuple[Path, str]:
-    """Write the program of the document, for a scheduler on this machine; return it and the scheduler's address."""
+    """Write the document's program for a scheduler on this machine; return its path and the scheduler's address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     text = block_with("python", "SLURMCluster")
-    for there, here in (
+    for documented, used in (
         ("scheduler.facility", "127.0.0.1"),
         (":8786", f":{port}"),
         (f'"{TLS_DIRECTORY}"', f'"{tls}"'),
@@ -71,8 +71,8 @@ def write_program(
         ("JOBS = 32", f"JOBS = {jobs}"),
         (PYTHON, python),
     ):
-        assert there in text, there
-        text = text.replace(there, here)
+        assert documented in text, documented
+        text = text.replace(documented, used)
     program = directory / "cluster.py"
     program.write_text(for_lsf(text) if is_for_lsf else text)
     return program, f"127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""Fixtures that fail a test which leaves tasks, threads or unretrieved exceptions behind."""
+"""Fixtures that fail a test if it leaves running tasks or threads, or an exception that was never retrieved."""
 
 import asyncio
 import gc
@@ -13,20 +13,20 @@ import pytest
 import structlog.dev
 from hypothesis import settings
 
-# No test depends on how fast the machine is. HYPOTHESIS_PROFILE=thorough draws more.
+# Tests must not depend on the speed of the machine. HYPOTHESIS_PROFILE=thorough draws more examples.
 settings.register_profile("temwatch", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
 
-# structlog's own format of a traceback shows the locals of each frame: half a second of CPU each.
+# structlog's own format shows the locals of each frame, which takes half a second of CPU for each traceback.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 GRACE_S = 5.0
 """Time for a stopped thread or task to end on a busy machine."""
-OF_KILLED_DASK_WORKERS = "AsyncProcess Dask Worker process"
-"""Threads of a nanny whose hanging worker was killed; they end later, and so does the thread of the nanny's queue."""
+KILLED_DASK_WORKER = "AsyncProcess Dask Worker process"
+"""Part of the names of a nanny's threads. They end some time after the nanny killed its hanging worker."""
 KEPT_BY_DISTRIBUTED = ("IO loop", "Dask-", "Profile", "TCP-Executor")
-"""Parts of the names of threads that distributed starts once for a process or a worker, and never ends."""
+"""Parts of the names of threads that distributed starts once for each process or worker, and never ends."""
 
 
 class _Unretrieved(logging.Handler):
@@ -42,7 +42,7 @@ class _Unretrieved(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test after which a thread runs on or an exception was never retrieved."""
+    """Fail a test that leaves a running thread, or an exception that was never retrieved."""
     before = set(threading.enumerate())
     unretrieved = _Unretrieved()
     logger = logging.getLogger("asyncio")
@@ -65,21 +65,22 @@ def async_tests_end_their_tasks(request: pytest.FixtureRequest, nothing_left_beh
 
 @pytest.fixture
 async def no_task_left_behind() -> AsyncIterator[None]:
-    """Fail an async test, its fixtures ended, if one of its tasks is not done."""
+    """Fail an async test if one of its tasks still runs after its other fixtures have ended."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
-    if left:  # the tasks of a closed server are cancelled, and end now
+    if left:  # the tasks of a closed server are cancelled, and need another turn of the loop to end
         _, left = await asyncio.wait(left, timeout=GRACE_S)
     assert not left, "\n".join(map(repr, left))
 
 
 def _left_running(before: set[threading.Thread]) -> list[str]:
+    """Return the names of new threads that do not end within GRACE_S."""
     deadline = time.monotonic() + GRACE_S
     while left := [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]:
         kept = KEPT_BY_DISTRIBUTED
-        if any(OF_KILLED_DASK_WORKERS in thread.name for thread in left):
-            kept = (*kept, OF_KILLED_DASK_WORKERS, "QueueFeederThread")
+        if any(KILLED_DASK_WORKER in thread.name for thread in left):
+            kept = (*kept, KILLED_DASK_WORKER, "QueueFeederThread")  # of the nanny's queue
         names = [thread.name for thread in left if not any(part in thread.name for part in kept)]
         if not names or time.monotonic() > deadline:
             return names

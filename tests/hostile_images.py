@@ -1,4 +1,4 @@
-"""Images made to cost a reader time and memory. Sparse files take no space on the disk."""
+"""Images that are made to cost a reader much time and memory. Sparse files take no space on the disk."""
 
 import io
 import struct
@@ -14,6 +14,7 @@ GIB = 2**30
 
 
 def encoded(form: str, **options: object) -> bytes:
+    """Return FRAME as a file that Pillow writes."""
     made = io.BytesIO()
     Image.fromarray(FRAME).save(made, form, **options)
     return made.getvalue()
@@ -24,7 +25,7 @@ def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
 
 
 def png(before: bytes = b"", after: bytes = b"") -> bytes:
-    """A PNG file with bytes before and after the chunk with its pixels."""
+    """Return FRAME as a PNG file, with more bytes before and after the chunk with its pixels."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0))
     rows = b"".join(b"\0" + row.tobytes() for row in FRAME)
     return b"\x89PNG\r\n\x1a\n" + header + before + png_chunk(b"IDAT", zlib.compress(rows)) + after + png_chunk(b"IEND")
@@ -38,7 +39,7 @@ def sparse(path: Path, pieces: dict[int, bytes]) -> None:
             file.write(piece)
 
 
-def png_with_a_text_of_a_gigabyte(path: Path) -> None:
+def png_with_a_text_chunk_of_a_gigabyte(path: Path) -> None:
     whole = png()
     sparse(path, {0: whole[:33] + struct.pack(">I4s", GIB, b"tEXt"), 33 + 12 + GIB: whole[33:]})
 
@@ -97,7 +98,7 @@ def tiff_with_too_many_jpeg_tiles(path: Path) -> None:
 
 
 HOSTILE_IMAGES = [
-    png_with_a_text_of_a_gigabyte,
+    png_with_a_text_chunk_of_a_gigabyte,
     png_with_empty_chunks_before_its_pixels,
     png_of_a_gigabyte,
     jpeg_with_fill_bytes,
@@ -106,4 +107,4 @@ HOSTILE_IMAGES = [
     tiff_of_a_gigabyte,
     tiff_with_too_many_jpeg_tiles,
 ]
-"""Each writes a file that its header must refuse."""
+"""Functions that write a file each. It must be refused when its header is read."""

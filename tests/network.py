@@ -1,7 +1,7 @@
-"""Machines of a network on this one: network namespaces, joined by links with latency and loss.
+"""Simulated machines of a network: network namespaces, connected by links with latency and loss.
 
-tc's netem shapes the links where the kernel has it; elsewhere tests/network_switch.py does. Namespaces and devices
-vanish with the processes that hold them, and these end with the test process.
+netem of tc shapes the links if the kernel has it, tests/network_switch.py if not. The kernel removes namespaces and
+devices when the processes that hold them end; these end with the test process.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A network namespace: a machine with an address and a host name of its own, and the files of this one."""
+    """A network namespace with its own address and host name. It has the files of this machine."""
 
     name: str
     pid: int
@@ -29,18 +29,18 @@ class Machine:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """The words before a program that runs on the machine."""
+        """The words before a command that runs on the machine."""
         return ("nsenter", f"--net=/proc/{self.pid}/ns/net", f"--uts=/proc/{self.pid}/ns/uts", "--")
 
 
 class _Links(Protocol):
-    def shape(self, number: int, late_ms: float, lost: float) -> None: ...
+    def shape(self, number: int, delay_ms: float, loss: float) -> None: ...
 
     def close(self) -> None: ...
 
 
 class Network:
-    """Machines in one subnet, and the link of each."""
+    """Machines in one subnet, each with its link."""
 
     def __init__(self, machines: Sequence[Machine], links: _Links) -> None:
         self._numbers = {machine.name: number for number, machine in enumerate(machines)}
@@ -50,18 +50,18 @@ class Network:
     def __getitem__(self, name: str) -> Machine:
         return self._machines[name]
 
-    def shape(self, name: str, *, late_ms: float = 0.0, lost: float = 0.0) -> None:
-        """Make what a machine sends and receives late, and lose a share of it. A share of 1 cuts the machine off."""
-        self._links.shape(self._numbers[name], late_ms, lost)
+    def shape(self, name: str, *, delay_ms: float = 0.0, loss: float = 0.0) -> None:
+        """Delay all frames that a machine sends and receives, and lose a share of them; 1 disconnects the machine."""
+        self._links.shape(self._numbers[name], delay_ms, loss)
 
 
 HERE = "here"
-"""Name of the machine that is the test process's own network."""
+"""Name of the machine that stands for the network of the test process."""
 
 
 @contextlib.contextmanager
 def network(*names: str) -> Iterator[Network]:
-    """Yield machines with these names, and `HERE`. Skips the test where no network can be made."""
+    """Yield machines with these names, and `HERE`. Skips the test if no network can be made."""
     _require_namespaces()
     subnet = _free_subnet()
     with contextlib.ExitStack() as held:
@@ -95,7 +95,7 @@ def has_netem() -> bool:
 
 @contextlib.contextmanager
 def _namespace(name: str) -> Iterator[int]:
-    """Yield a process in a network namespace of its own, on a host of this name; it ends with this process."""
+    """Yield the id of a process in a new network namespace with this host name; it ends with this process."""
     script = 'hostname "$0" && ip link set lo up && echo ready && exec cat'
     command = ["unshare", "--net", "--uts", "sh", "-c", script, name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -105,7 +105,7 @@ def _namespace(name: str) -> Iterator[int]:
 
 
 def _free_subnet() -> str:
-    """Return the first three numbers of a subnet that no other test uses, of those set aside for tests (RFC 2544)."""
+    """Return the first three numbers of a free subnet, one of those that RFC 2544 reserves for tests."""
     known = subprocess.run(["ip", "-4", "-brief", "address"], capture_output=True, text=True, check=True).stdout
     numbers = ((os.getpid() + each) % 512 for each in range(512))
     subnets = (f"198.{18 + number // 256}.{number % 256}" for number in numbers)
@@ -113,7 +113,7 @@ def _free_subnet() -> str:
 
 
 def _device(address: str) -> str:
-    """Return the name of a machine's device, another one for each subnet."""
+    """Return the name of a machine's device, which differs between subnets."""
     return "tw" + "-".join(address.split(".")[1:3])
 
 
@@ -121,24 +121,24 @@ class _Switched:
     """Links of a switch in user space."""
 
     def __init__(self, machines: Sequence[Machine]) -> None:
-        told = [[machine.pid, _device(machine.address), f"{machine.address}/24"] for machine in machines]
+        described = [[machine.pid, _device(machine.address), f"{machine.address}/24"] for machine in machines]
         self._switch = subprocess.Popen(
-            [sys.executable, "-m", "tests.network_switch", json.dumps(told)],
+            [sys.executable, "-m", "tests.network_switch", json.dumps(described)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answered("ready\n")
+        self._require_answer("ready\n")
 
-    def _answered(self, expected: str) -> None:
+    def _require_answer(self, expected: str) -> None:
         assert self._switch.stdout
         assert self._switch.stdout.readline() == expected, "the switch of the test network has ended"
 
-    def shape(self, number: int, late_ms: float, lost: float) -> None:
+    def shape(self, number: int, delay_ms: float, loss: float) -> None:
         assert self._switch.stdin
-        self._switch.stdin.write(f"{json.dumps([number, late_ms / 1000, lost])}\n")
+        self._switch.stdin.write(f"{json.dumps([number, delay_ms / 1000, loss])}\n")
         self._switch.stdin.flush()
-        self._answered("done\n")
+        self._require_answer("done\n")
 
     def close(self) -> None:
         with self._switch:
@@ -148,14 +148,14 @@ class _Switched:
 class _Netem:
     """Links of the kernel: a pair of devices for each machine, bridged in a namespace, shaped by netem on both ends."""
 
-    def __init__(self, fabric: int, machines: Sequence[Machine]) -> None:
-        self._fabric, self._machines = fabric, machines
-        self._run(fabric, "ip", "link", "add", "bridge", "up", "type", "bridge")
+    def __init__(self, bridge: int, machines: Sequence[Machine]) -> None:
+        self._bridge, self._machines = bridge, machines
+        self._run(bridge, "ip", "link", "add", "bridge", "up", "type", "bridge")
         for number, machine in enumerate(machines):
             device = _device(machine.address)
             peer = ("peer", "name", device, "netns", str(machine.pid))
-            self._run(fabric, "ip", "link", "add", f"port{number}", "type", "veth", *peer)
-            self._run(fabric, "ip", "link", "set", f"port{number}", "master", "bridge", "up")
+            self._run(bridge, "ip", "link", "add", f"port{number}", "type", "veth", *peer)
+            self._run(bridge, "ip", "link", "set", f"port{number}", "master", "bridge", "up")
             self._run(machine.pid, "ip", "address", "add", f"{machine.address}/24", "dev", device)
             self._run(machine.pid, "ip", "link", "set", device, "up")
 
@@ -163,11 +163,11 @@ class _Netem:
     def _run(pid: int, *command: str) -> None:
         subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", "--", *command], check=True)
 
-    def shape(self, number: int, late_ms: float, lost: float) -> None:
-        how = ("root", "netem", "delay", f"{late_ms:g}ms", "loss", f"{100 * lost:g}%", "limit", "100000")
+    def shape(self, number: int, delay_ms: float, loss: float) -> None:
+        shaping = ("root", "netem", "delay", f"{delay_ms:g}ms", "loss", f"{100 * loss:g}%", "limit", "100000")
         machine = self._machines[number]
-        for pid, device in ((self._fabric, f"port{number}"), (machine.pid, _device(machine.address))):
-            self._run(pid, "tc", "qdisc", "replace", "dev", device, *how)
+        for pid, device in ((self._bridge, f"port{number}"), (machine.pid, _device(machine.address))):
+            self._run(pid, "tc", "qdisc", "replace", "dev", device, *shaping)
 
     def close(self) -> None:
-        """Nothing: the devices vanish with the namespace of the bridge."""
+        """Do nothing: the kernel removes the devices with the namespace of the bridge."""

@@ -1,8 +1,9 @@
-"""`python -m tests.network_switch MACHINES`: a switch in user space that joins network namespaces by TAP devices.
+"""`python -m tests.network_switch MACHINES`: a switch in user space that connects network namespaces by TAP devices.
 
-A frame is late and lost as the links of its sender and of its receiver say. MACHINES is JSON: a list of [process in the
-namespace, device, address with prefix length]. Lines on standard input change a link, [number, seconds, share lost];
-each is answered by a line. The devices exist until the switch ends, which it does when its standard input does.
+Delay and loss of a frame are the sums of those of its sender's link and of its receiver's link. MACHINES is JSON: a
+list of [process in the namespace, device, address with prefix length]. A line on standard input changes a link:
+[number, seconds of delay, share lost]; the switch answers with a line. It ends at the end of its standard input, and
+the devices with it.
 """
 
 import ctypes
@@ -51,50 +52,51 @@ def open_device(pid: int, device: str, address: str) -> int:
 
 
 class Switch:
-    """Frames under way between devices."""
+    """Devices, their links, and the frames that are not delivered yet."""
 
     def __init__(self, devices: list[int]) -> None:
         self._devices = devices
         self._links = [(0.0, 0.0)] * len(devices)
         self._port_of: dict[bytes, int] = {}
-        self._under_way: list[tuple[float, int, int, bytes]] = []
+        self._pending: list[tuple[float, int, int, bytes]] = []
         self._count = 0
 
     def run(self) -> None:
         while True:
-            wait_s = max(0.0, self._under_way[0][0] - time.monotonic()) if self._under_way else None
+            wait_s = max(0.0, self._pending[0][0] - time.monotonic()) if self._pending else None
             ready, _, _ = select.select([0, *self._devices], [], [], wait_s)
-            if 0 in ready and not self._obey(sys.stdin.readline()):
+            if 0 in ready and not self._change_link(sys.stdin.readline()):
                 return
             for port, device in enumerate(self._devices):
                 if device in ready:
-                    self._take(port)
+                    self._receive(port)
             self._deliver()
 
-    def _obey(self, line: str) -> bool:
+    def _change_link(self, line: str) -> bool:
+        """Change a link as a line of standard input says. False: standard input has ended."""
         if line:
-            port, late_s, lost = json.loads(line)
-            self._links[port] = (late_s, lost)
+            port, delay_s, loss = json.loads(line)
+            self._links[port] = (delay_s, loss)
             sys.stdout.write("done\n")
             sys.stdout.flush()
         return bool(line)
 
-    def _take(self, port: int) -> None:
+    def _receive(self, port: int) -> None:
         frame = os.read(self._devices[port], MTU + 64)
         self._port_of[frame[6:12]] = port
         to = self._port_of.get(frame[:6])
         for each in range(len(self._devices)) if to is None else [to]:
             if each == port:
                 continue
-            late_s, lost = (sum(of) for of in zip(self._links[port], self._links[each], strict=True))
-            if random.random() >= lost:
+            delay_s, loss = (sum(both) for both in zip(self._links[port], self._links[each], strict=True))
+            if random.random() >= loss:
                 self._count += 1
-                heapq.heappush(self._under_way, (time.monotonic() + late_s, self._count, each, frame))
+                heapq.heappush(self._pending, (time.monotonic() + delay_s, self._count, each, frame))
 
     def _deliver(self) -> None:
         now = time.monotonic()
-        while self._under_way and self._under_way[0][0] <= now:
-            *_, port, frame = heapq.heappop(self._under_way)
+        while self._pending and self._pending[0][0] <= now:
+            *_, port, frame = heapq.heappop(self._pending)
             try:
                 os.write(self._devices[port], frame)
             except OSError:

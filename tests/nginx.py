@@ -1,19 +1,25 @@
-"""A real nginx in a directory of its own, in front of a render-ws, for tests of what a proxy does to requests."""
+"""A real nginx as reverse proxy of a render-ws."""
 
+import contextlib
+import http.client
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Authority
+from tests.waiting import wait_for
 
 PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 USER, PASSWORD = "em", "pw4711"
 SUB_PATH = "/facility/em"
+_MARKER = re.compile(r"GET /[0-9a-f]{32} 400 ")
 
 
 class Nginx:
@@ -21,8 +27,8 @@ class Nginx:
 
     Parameters
     ----------
-    directory : of its own; it holds configuration, log, certificates and secrets.
-    upstream : URL of the render-ws behind it, as in http://127.0.0.1:8080/render-ws/v1.
+    directory : directory for its configuration, log, certificates and secrets.
+    upstream : URL of the render-ws behind it, such as http://127.0.0.1:8080/render-ws/v1.
     host : address to listen on.
     """
 
@@ -43,13 +49,13 @@ class Nginx:
 
     @property
     def url(self) -> str:
-        """The address of render-ws behind it."""
+        """URL of render-ws through this proxy."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"https://{host}:{self.port}{SUB_PATH}/render-ws/v1"
 
     @property
     def settings(self) -> dict[str, str]:
-        """Keys of [render] that reach render-ws through it."""
+        """Keys of [render] with which a client reaches render-ws through this proxy."""
         return {
             "url": self.url,
             "username": USER,
@@ -60,7 +66,7 @@ class Nginx:
         }
 
     def set_password(self, password: str, *, known_to_client: bool = True) -> None:
-        """Change the password that nginx accepts, and the file of the client."""
+        """Change the password that nginx accepts, and by default also the password file of the client."""
         self._replace(self.directory / "users", f"{USER}:{{PLAIN}}{password}\n")
         if known_to_client:
             self._replace(self.password_file, password + "\n")
@@ -72,16 +78,16 @@ class Nginx:
         new.chmod(0o600)
         new.replace(path)
 
-    def start(self, *, rules: str = "", of_server: str = "") -> None:
-        """Start it, or start it again with other rules of its location or server.
+    def start(self, *, rules: str = "", server_rules: str = "") -> None:
+        """Start or restart nginx.
 
         Parameters
         ----------
-        rules, of_server : directives that override those of this class.
+        rules, server_rules : directives of the location and of the server, in place of those of this class.
         """
         self.stop()
         config = self.directory / "nginx.conf"
-        config.write_text(self._config(rules, of_server))
+        config.write_text(self._config(rules, server_rules))
         assert PROGRAM is not None
         self._process = subprocess.Popen(
             [PROGRAM, "-p", str(self.directory), "-e", "error.log", "-c", str(config)],
@@ -108,29 +114,35 @@ class Nginx:
 
     @property
     def log(self) -> str:
-        """Its log of requests: method, path, status, one a line. nginx writes a line after its answer."""
-        before, now = "", (self.directory / "access.log").read_text()
-        while now != before:
-            time.sleep(0.1)
-            before, now = now, (self.directory / "access.log").read_text()
-        return now
+        """Log of all answered requests: a line with method, path, status and length for each.
 
-    def _config(self, rules: str, of_server: str) -> str:
-        own = {
+        nginx writes the line of a request after its answer. So another request is sent, which nginx refuses because it
+        is without TLS: nginx's only worker writes the line of that request after all the lines before.
+        """
+        marker = f"/{uuid.uuid4().hex}"
+        with contextlib.closing(http.client.HTTPConnection(self.host, self.port, timeout=60)) as connection:
+            connection.request("GET", marker)
+            connection.getresponse().read()
+        path = self.directory / "access.log"
+        wait_for(lambda: marker in path.read_text(), "nginx writes its log")
+        return "".join(line for line in path.read_text().splitlines(keepends=True) if not _MARKER.match(line))
+
+    def _config(self, rules: str, server_rules: str) -> str:
+        location = {
             "client_max_body_size": "1m",
             "proxy_read_timeout": "5s",
             "auth_basic": '"em"',
             "proxy_pass": f"{self.upstream.removesuffix('/render-ws/v1')}/",
         }
-        own = {name: value for name, value in own.items() if name not in rules}
-        directives = "\n      ".join(f"{name} {value};" for name, value in own.items())
+        location = {name: value for name, value in location.items() if name not in rules}
+        directives = "\n      ".join(f"{name} {value};" for name, value in location.items())
         tls = {
             "ssl_certificate": str(self.server.file),
             "ssl_certificate_key": str(self.server.key),
             "ssl_client_certificate": str(self.authority.ca.file),
             "ssl_verify_client": "on",
         }
-        tls = {name: value for name, value in tls.items() if f"{name} " not in of_server}
+        tls = {name: value for name, value in tls.items() if f"{name} " not in server_rules}
         secured = "\n    ".join(f"{name} {value};" for name, value in tls.items())
         listen = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         return f"""
@@ -150,7 +162,7 @@ http {{
   server {{
     listen {listen} ssl;
     {secured}
-    {of_server}
+    {server_rules}
     location {SUB_PATH}/ {{
       {directives}
       auth_basic_user_file users;

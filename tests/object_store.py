@@ -1,4 +1,4 @@
-"""A store that speaks S3: moto in a process of its own, and a layer in front of it that injects faults."""
+"""Servers of S3 for tests: moto and versitygw in their own processes, and a proxy that injects faults."""
 
 import contextlib
 import http.client
@@ -38,7 +38,7 @@ sys.stdin.read()
 
 
 def require_moto() -> None:
-    """Skip a test where moto or obstore is absent."""
+    """Skip the test if moto or obstore is not installed."""
     for name in ("obstore", "moto"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
@@ -46,15 +46,15 @@ def require_moto() -> None:
 
 @contextlib.contextmanager
 def moto() -> Iterator[str]:
-    """Run moto's server; yields its URL."""
+    """Run moto's server until the end of the context; yields its URL."""
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        words = iter(process.stdout.readline, b"")
-        port = next(line for line in words if line.strip().isdigit())
+        lines = iter(process.stdout.readline, b"")
+        port = next(line for line in lines if line.strip().isdigit())
         yield f"http://127.0.0.1:{int(port)}"
     finally:
         process.stdin.close()
@@ -64,7 +64,7 @@ def moto() -> Iterator[str]:
 
 
 def make_bucket(url: str, name: str) -> None:
-    """Make a bucket that everybody may read."""
+    """Make a bucket that can be read without a login."""
     headers = {"x-amz-acl": "public-read"}
     with urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", headers=headers, method="PUT")):
         pass
@@ -77,7 +77,7 @@ def place_at(url: str, bucket: str, prefix: str = "", **access: object) -> Objec
 
 @dataclass
 class Request:
-    """A request that the layer got."""
+    """A request that the layer received."""
 
     method: str
     path: str
@@ -86,28 +86,29 @@ class Request:
 
 
 Answer = tuple[int, bytes] | str | None
-"""Status and body; "reset" (no answer), "cut" (half of the true answer), "torn" (the store gets half of the body,
-and the client no answer); None: the true answer."""
+"""Answer of the layer: status and body; "reset" (none), "cut" (half of the store's answer), "torn" (none, and the store
+gets half of the request's body); None: the store's answer."""
 
 
 @dataclass
 class FaultLayer:
-    """A proxy in front of a store; `rule` says what becomes of each request."""
+    """A proxy in front of a store that injects faults."""
 
     target: str
     rule: Callable[[Request], Answer] = lambda request: None
+    """Decides how each request is answered."""
     requests: list[Request] = field(default_factory=list)
     url: str = ""
     certificate: tuple[Path, Path] | None = None
-    """Certificate and key of a layer that speaks TLS."""
+    """Certificate and key; the layer speaks TLS if they are given."""
     translated: Callable[[Request], Request] = lambda request: request
-    """What the store gets in place of a request."""
+    """Returns the request that the store gets in place of a client's request."""
     answered: Callable[[Request, dict[str, str], bytes], dict[str, str]] = lambda request, headers, body: headers
-    """Headers of the answer to a translated request."""
+    """Returns the headers of the answer, from the translated request and the store's headers and body."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator["FaultLayer"]:
-        """Serve in threads until the end of the context."""
+        """Serve in other threads until the end of the context."""
         server = _Server(("127.0.0.1", 0), _handler(self))
         scheme = "http"
         if self.certificate:
@@ -126,7 +127,7 @@ class FaultLayer:
             thread.join()
 
     def every(self, number: int, *answers: Answer) -> None:
-        """Give one of the answers in turn to every so manyth request."""
+        """Answer every `number`-th request with the next of these answers, which are repeated."""
         kinds = itertools.cycle([*([None] * (number - 1)), each] for each in answers)
         turn = itertools.chain.from_iterable(kinds)
         self.rule = lambda request: next(turn)
@@ -152,7 +153,7 @@ class _Server(ThreadingHTTPServer):
                 each.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of connections that clients dropped."""
+        """Print nothing: clients may drop connections."""
 
 
 def error(status: int, code: str, message: str = "injected") -> tuple[int, bytes]:
@@ -175,7 +176,7 @@ def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
         timeout = 20
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -234,13 +235,13 @@ def _handler(layer: FaultLayer) -> type[BaseHTTPRequestHandler]:
 
 
 def _path_of(target: str) -> str:
-    """Return path and query of a request, whose target is a whole URL if it was sent to a proxy."""
+    """Return path and query of a request. A client that uses a proxy sends a whole URL."""
     return target if target.startswith("/") else "/" + target.split("/", 3)[3]
 
 
 @contextlib.contextmanager
 def environment(values: Mapping[str, str] = KEYS) -> Iterator[None]:
-    """Put variables into the environment: those of the store."""
+    """Set environment variables, by default the login of the store, until the end of the context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -252,7 +253,7 @@ def environment(values: Mapping[str, str] = KEYS) -> Iterator[None]:
 
 @contextlib.contextmanager
 def moto_with_keys() -> Iterator[str]:
-    """Run moto's server, with its keys in the environment; yield its URL. Skips the test without moto."""
+    """Run moto's server with its keys in the environment; yields its URL. Skips the test if moto is not installed."""
     require_moto()
     with environment(), moto() as url:
         yield url
@@ -263,7 +264,7 @@ VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.0.14"
 
 @contextlib.contextmanager
 def versitygw(directory: Path) -> Iterator[str]:
-    """Run versitygw, an S3 server that keeps objects in a directory; yields its URL. Skips where it is absent."""
+    """Run versitygw, which keeps objects in a directory; yields its URL. Skips the test if it is not installed."""
     program = installed("versitygw", f"go install {VERSITYGW}")
     (directory / "objects").mkdir(exist_ok=True)
     login = ("--access", KEYS["AWS_ACCESS_KEY_ID"], "--secret", KEYS["AWS_SECRET_ACCESS_KEY"])
@@ -273,7 +274,7 @@ def versitygw(directory: Path) -> Iterator[str]:
 
 
 def installed(program: str, how: str) -> str:
-    """Return the path of a program; skip the test where it is absent."""
+    """Return the path of a program; skip the test if it is not installed. `how` is the command that installs it."""
     path = shutil.which(program)
     if path is None:
         pytest.skip(f"{program} is not installed: {how}")

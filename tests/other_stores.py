@@ -1,4 +1,4 @@
-"""Stores that do not speak S3: Azurite for Azure, fake-gcs-server for Google behind a layer that translates uploads."""
+"""Stores without S3: Azurite for Azure, and fake-gcs-server for Google, behind a layer that translates uploads."""
 
 import base64
 import contextlib
@@ -17,13 +17,13 @@ from tests.object_store import FaultLayer, Request, free_port, installed, servin
 AZURITE = "azurite@3"
 _ACCOUNT = "devstoreaccount1"
 _ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""Of every Azurite; it is no secret."""
+"""Key of every Azurite. It is not secret."""
 AZURE = {"AZURE_STORAGE_ACCOUNT_NAME": _ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": _ACCOUNT_KEY}
 
 
 @contextlib.contextmanager
 def azurite() -> Iterator[str]:
-    """Run Azurite; yields the URL of its account. Skips where it is absent."""
+    """Run Azurite; yields the URL of its account. Skips the test if it is not installed."""
     program = installed("azurite-blob", f"npm install {AZURITE}")
     port = free_port()
     options = ("--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry")
@@ -32,7 +32,7 @@ def azurite() -> Iterator[str]:
 
 
 def make_container(url: str, name: str, *, is_public: bool = False) -> None:
-    """Make a container, by a signed request. `is_public`: everybody may read its objects."""
+    """Make a container by a signed request. `is_public`: its objects can be read without a login."""
     public = {"x-ms-blob-public-access": "blob"} if is_public else {}
     headers = {**public, "x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
     lines = [f"{key}:{value}\n" for key, value in headers.items()]
@@ -52,7 +52,7 @@ GOOGLE = {"GOOGLE_BEARER_TOKEN": "not-secret"}
 
 @contextlib.contextmanager
 def fake_gcs(bucket: str) -> Iterator[str]:
-    """Run fake-gcs-server with a bucket; yields its URL. Skips where it is absent."""
+    """Run fake-gcs-server with a bucket; yields its URL. Skips the test if it is not installed."""
     program = installed("fake-gcs-server", f"go install {FAKE_GCS}")
     port = free_port()
     options = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
@@ -68,12 +68,14 @@ def fake_gcs(bucket: str) -> Iterator[str]:
 def translating(url: str) -> FaultLayer:
     """Return a layer in front of fake-gcs-server that sends uploads by the JSON API of Google.
 
-    obstore uploads by the XML API, of which the server has the other requests alone.
+    obstore uploads by the XML API. The server does not support uploads by that API, only the other requests.
     """
-    return FaultLayer(url, translated=lambda request: _by_json(request, urlsplit(url).netloc), answered=_by_xml)
+    return FaultLayer(
+        url, translated=lambda request: _json_upload(request, urlsplit(url).netloc), answered=_xml_headers
+    )
 
 
-def _by_json(request: Request, host: str) -> Request:
+def _json_upload(request: Request, host: str) -> Request:
     headers = {name: value for name, value in request.headers.items() if name.lower() != "host"} | {"Host": host}
     if request.method != "PUT":
         return Request(request.method, request.path, headers, request.body)
@@ -84,7 +86,7 @@ def _by_json(request: Request, host: str) -> Request:
     return Request("POST", path, headers, request.body)
 
 
-def _by_xml(request: Request, headers: dict[str, str], body: bytes) -> dict[str, str]:
+def _xml_headers(request: Request, headers: dict[str, str], body: bytes) -> dict[str, str]:
     if request.method != "POST" or b"generation" not in body:
         return headers
     found = json.loads(body)

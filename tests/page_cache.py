@@ -1,4 +1,4 @@
-"""Which pages of a file the kernel's cache holds, and how to empty it of one file."""
+"""Find which pages of a file are in the kernel's page cache, and drop a file from it."""
 
 import ctypes
 import mmap
@@ -11,7 +11,7 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 
 def drop(path: Path) -> None:
-    """Write a file to its disk, and have the cache forget it."""
+    """Write a file to its disk and drop it from the cache."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -21,7 +21,7 @@ def drop(path: Path) -> None:
 
 
 def cached_share(path: Path, start: int = 0, end: int | None = None) -> float:
-    """Return the share of a file's pages, from byte to byte, that the cache holds. Reads none of them."""
+    """Return the share of the pages between two bytes of a file that the cache holds. Reads none of them."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as memory:
         pages = -(-len(memory) // mmap.PAGESIZE)
         held = ctypes.create_string_buffer(pages)
@@ -37,7 +37,7 @@ def cached_share(path: Path, start: int = 0, end: int | None = None) -> float:
 
 
 def wait_until_cached(path: Path, end: int | None = None) -> None:
-    """Wait until the cache holds a file up to a byte."""
+    """Wait until the cache holds a file, or its part before a byte."""
     deadline = time.monotonic() + 30
     while cached_share(path, 0, end) < 1:
         assert time.monotonic() < deadline, f"{path} was not read ahead"

@@ -1,4 +1,4 @@
-"""Ending a process that leads a group, with what it has started."""
+"""Kill a process that leads a process group, with all processes of the group."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Leader(Protocol):
-    """A process that leads its group, as `subprocess.Popen` knows it."""
+    """The leader of a process group, such as a `subprocess.Popen`."""
 
     @property
     def pid(self) -> int: ...
@@ -19,10 +19,10 @@ class Leader(Protocol):
 
 
 def kill_group(leader: Leader) -> None:
-    """Kill what is left of a process and its group, and reap it.
+    """Kill the processes that are left of a group, and reap its leader.
 
-    A process may have ended long before, and numbers of processes come back within minutes on a busy machine. A number
-    is not given away while a group has it: a process with the number of a reaped leader shows that the group is empty.
+    The leader may have ended long before, and the kernel reuses process ids within minutes on a busy machine. It does
+    not reuse an id while a group has it: if a process has the id of a reaped leader, the group is empty.
     """
     if leader.poll() is None or not Path(f"/proc/{leader.pid}").exists():
         with contextlib.suppress(ProcessLookupError):

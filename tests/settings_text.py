@@ -3,7 +3,7 @@
 from pathlib import Path
 
 UNREACHABLE = "http://127.0.0.1:1/render-ws/v1"
-"""URL at which no render-ws answers."""
+"""URL on which no render-ws answers."""
 
 
 def settings_text(
@@ -17,9 +17,10 @@ def settings_text(
 
     Parameters
     ----------
-    directory, output_dir : of acquisitions and of mipmaps.
-    url : of render-ws.
-    name : of the watch.
+    directory : directory of the acquisitions.
+    output_dir : directory of the mipmaps.
+    url : URL of render-ws.
+    name : name of the watch.
     """
     return f"""
 [render]

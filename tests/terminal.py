@@ -1,4 +1,4 @@
-"""Commands in a pseudo-terminal of a given width, and the screen that they leave."""
+"""Run commands in a pseudo-terminal of a given width, and render its screen."""
 
 import fcntl
 import os
@@ -39,11 +39,11 @@ class Session:
             self.process = warm.start(arguments, device, device, cwd, environment, device)
 
     def press_ctrl_c(self) -> None:
-        """Interrupt every process of the command, as the terminal would."""
+        """Interrupt all processes of the command, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def wait_for(self, is_there: Callable[[str], bool], timeout_s: float = 60.0) -> str:
-        """The screen as soon as it fulfils a condition."""
+        """Wait until the screen fulfils a condition; return the screen."""
         deadline = time.monotonic() + timeout_s
         while not is_there(self.screen()):
             left = deadline - time.monotonic()
@@ -53,7 +53,7 @@ class Session:
         return self.screen()
 
     def end(self, timeout_s: float = 60.0) -> tuple[int, str]:
-        """Exit code and last screen."""
+        """Wait until the command ends; return its exit code and the last screen."""
         deadline = time.monotonic() + timeout_s
         while self._read(0.2) or self.process.poll() is None:
             if time.monotonic() > deadline:
@@ -64,12 +64,12 @@ class Session:
         return self.process.wait(), self.screen()
 
     def _read(self, timeout_s: float) -> bool:
-        """Whether something was printed."""
+        """Read output, if there is any within the time; return whether there was."""
         if not select.select([self._master], [], [], timeout_s)[0]:
             return False
         try:
             piece = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has the terminal open
+        except OSError:  # EIO: no process has the terminal open
             return False
         self._output += piece
         return bool(piece)
@@ -79,12 +79,12 @@ class Session:
 
 
 def run_in_terminal(arguments: list[str], columns: int, cwd: Path, **options: object) -> tuple[int, str]:
-    """Exit code and screen of a command that ends by itself."""
+    """Run a command that ends by itself; return its exit code and the last screen."""
     return Session(arguments, columns, cwd, **options).end()  # type: ignore[arg-type]
 
 
 def screen_of(output: str) -> str:
-    """The lines that a terminal shows after an output: colours removed, cursor movements and erasures obeyed.
+    """Return the lines that a terminal shows after an output. Colours are removed; cursor moves and erasures apply.
 
     >>> screen_of("50 %\\r\\x1b[2K\\x1b[32m100 %\\x1b[0m\\r\\n")
     '100 %\\n'
@@ -119,7 +119,7 @@ def screen_of(output: str) -> str:
 
 
 def assert_screen(name: str, screen: str) -> None:
-    """Compare a screen with the expected one; TEMWATCH_WRITE_SCREENS=1 writes it instead."""
+    """Compare a screen with the expected one; with TEMWATCH_WRITE_SCREENS=1 write it first."""
     expected = SCREENS / f"{name}.txt"
     text = screen.strip("\n") + "\n"
     if os.environ.get("TEMWATCH_WRITE_SCREENS") == "1":

@@ -24,7 +24,7 @@ def net() -> Iterator[Network]:
     """Three machines behind links that are 2 ms long and lose one frame of 200."""
     with network(*MACHINES) as net:
         for name in MACHINES:
-            net.shape(name, late_ms=2, lost=0.005)
+            net.shape(name, delay_ms=2, loss=0.005)
         yield net
 
 

@@ -73,11 +73,11 @@ def test_machines_reach_each_other_late_and_with_losses_until_they_are_cut_off()
     with network("server", "client") as net, listening(net["server"]):
         server = net["server"]
         assert asked(net, "client", server)[0] == asked(net, HERE, server)[0] == "hello"
-        net.shape("client", late_ms=100, lost=0.05)
+        net.shape("client", delay_ms=100, loss=0.05)
         heard, seconds = asked(net, "client", server)
         assert heard == "hello"
         assert seconds > 0.4, "a connection and an answer are two rounds of 200 ms"
-        net.shape("client", lost=1)
+        net.shape("client", loss=1)
         assert asked(net, "client", server, timeout_s=1)[0] == ""
         assert asked(net, HERE, server)[0] == "hello"
         net.shape("client")
@@ -88,7 +88,7 @@ def test_a_kernel_with_netem_shapes_both_ends_of_a_link(netem: Path) -> None:
     with network("server", "client") as net, listening(net["server"]):
         assert netem.read_text() == "qdisc add dev lo root netem delay 1ms\n", "that it has it was tried"
         assert asked(net, "client", net["server"])[0] == asked(net, HERE, net["server"])[0] == "hello"
-        net.shape("client", late_ms=2, lost=0.005)
+        net.shape("client", delay_ms=2, loss=0.005)
         device = f"tw{'-'.join(net['client'].address.split('.')[1:3])}"
         assert netem.read_text().splitlines()[1:] == [
             f"qdisc replace dev {each} root netem delay 2ms loss 0.5% limit 100000" for each in ("port2", device)

@@ -93,7 +93,7 @@ def read_any(reader: Reader, content: bytes, path: Path) -> Acquisition | None:
 
 
 @st.composite
-def spoiled(draw: st.DrawFn, content: bytes) -> bytes:
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     """A valid file after one change: truncated, a piece repeated or removed, bytes inserted, or words replaced."""
     how = draw(st.sampled_from(["cut", "words", "repeat", "remove", "bytes"]))
     begin = draw(st.integers(0, len(content)))

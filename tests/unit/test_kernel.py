@@ -16,6 +16,7 @@ from handlers.mipmaps import kernel, measure
 from handlers.mipmaps.area_mean import MeansByNumpy, mean_levels, means
 from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
 from handlers.mipmaps.measure import range_of
+from tests.unit.noise import file_of_rows, noise
 
 pytestmark = pytest.mark.skipif(kernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
 
@@ -38,7 +39,7 @@ def levels_by(
     depth = np.uint8 if to_8bit else image.dtype
     outputs: dict[int, Grey] = {n: np.full((height >> n, width >> n), 77, depth) for n in range(1, levels + 1)}
     reducer = kind(width, height, image.itemsize * 8, outputs, to_8bit)
-    for _ in range(2):  # what the first image left behind does not matter to the second
+    for _ in range(2):  # the levels of the second image must not depend on the first
         reducer.add_image(image)
     return outputs, reducer.biased()
 
@@ -54,22 +55,21 @@ def require_same(image: Grey, levels: int, to_8bit: IntensityRange | None) -> No
 @pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
 @pytest.mark.parametrize("size", [(256, 512), (259, 515), (1100, 577), (64, 2050), (511, 257)])
 def test_compiled_and_numpy_make_the_same_pixels(depth: Any, to_8bit: IntensityRange | None, size: Any) -> None:
-    image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, size, depth, endpoint=True)
-    require_same(image, 6, to_8bit)
+    require_same(noise(depth, *size), 6, to_8bit)
 
 
 @pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_the_brightest_image_does_not_overflow_at_any_level(
-    depth: Any, to_8bit: IntensityRange | None, share: float
+@pytest.mark.parametrize("brightness", [0.0, 0.5, 1.0])
+def test_images_of_one_grey_value_up_to_white_do_not_overflow_at_any_level(
+    depth: Any, to_8bit: IntensityRange | None, brightness: float
 ) -> None:
-    image = np.full((512, 768), int(np.iinfo(depth).max * share), depth)
+    image = np.full((512, 768), int(np.iinfo(depth).max * brightness), depth)
     require_same(image, kernel.HIGHEST_LEVEL, to_8bit)
 
 
 @pytest.fixture(scope="module")
 def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the code for processors without the registers of x86-64."""
+    """Build the code for processors without the vector registers of x86-64."""
     library = tmp_path_factory.mktemp("portable") / "portable.so"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hatch_build, "LIBRARY", library)
@@ -81,6 +81,7 @@ def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def portable(portable_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Use the code for processors without the vector registers of x86-64."""
     monkeypatch.setattr(kernel, "LIBRARY", portable_library)
     kernel.compiled_code.cache_clear()
     yield
@@ -89,31 +90,30 @@ def portable(portable_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.mark.usefixtures("portable")
 @pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
-def test_other_processors_make_the_same_pixels(depth: Any, to_8bit: IntensityRange | None) -> None:
-    image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (259, 1030), depth, endpoint=True)
-    require_same(image, 6, to_8bit)
+def test_the_portable_code_makes_the_same_pixels(depth: Any, to_8bit: IntensityRange | None) -> None:
+    require_same(noise(depth, 259, 1030), 6, to_8bit)
     require_same(np.full((256, 512), np.iinfo(depth).max, depth), kernel.HIGHEST_LEVEL, to_8bit)
 
 
 def require_same_numbers(image: Grey) -> None:
-    """Require that compiled and numpy measure the same numbers of an image."""
+    """Require that the compiled code and numpy measure the same numbers of an image."""
     bits = image.itemsize * 8
     compiled, by_numpy = GreyRange.of_bits(bits), GreyRange.of_bits(bits)
     compiled.add(image)
     by_numpy.add_by_numpy(image)
-    assert range_of(compiled, bits).to_bytes() == range_of(by_numpy, bits).to_bytes()  # NaN equals no NaN
+    assert range_of(compiled, bits).to_bytes() == range_of(by_numpy, bits).to_bytes()  # NaN == NaN is false
     assert measure._laplacians(image) == measure._laplacians_by_numpy(image)
 
 
 @pytest.mark.usefixtures("portable")
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_other_processors_measure_the_same_numbers(depth: Any) -> None:
-    require_same_numbers(np.random.default_rng(5).integers(0, np.iinfo(depth).max, (259, 1030), depth, endpoint=True))
+def test_the_portable_code_measures_the_same_numbers(depth: Any) -> None:
+    require_same_numbers(noise(depth, 259, 1030))
     require_same_numbers(np.full((256, 512), np.iinfo(depth).max, depth))
 
 
 @given(st.data())
-def test_any_image_in_any_range_is_the_same(data: st.DataObject) -> None:
+def test_compiled_and_numpy_make_the_same_pixels_of_any_image_in_any_range(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(2, 40)), data.draw(st.integers(2, 600))
     depth: Any = data.draw(st.sampled_from([np.uint8, np.uint16]))
     limits = st.lists(st.integers(0, 65535), min_size=2, max_size=2, unique=True)
@@ -128,25 +128,21 @@ def test_any_image_in_any_range_is_the_same(data: st.DataObject) -> None:
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("rows_each", [1, 7, 90, 400])
 @pytest.mark.parametrize("start", [0, 8, 122, 4095])
-def test_rows_read_from_a_file_give_the_same_levels_wherever_they_lie(
+def test_rows_at_any_offset_of_a_file_give_the_same_levels(
     tmp_path: Path, kind: Any, depth: Any, rows_each: int, start: int
 ) -> None:
-    image = np.random.default_rng(5).integers(0, np.iinfo(depth).max, (395, 1500), depth, endpoint=True)
-    runs, content = [], bytes(start)
-    for top in range(0, len(image), rows_each):
-        rows = image[top : top + rows_each]
-        runs.append((len(content), len(rows)))
-        content += rows.tobytes() + b"\xee" * 5
+    image = noise(depth, 395, 1500)
+    content, runs = file_of_rows(image, rows_each, start)
     file = tmp_path / "rows"
     file.write_bytes(content)
     levels: list[dict[int, Grey]] = [{n: np.zeros((395 >> n, 1500 >> n), depth) for n in (1, 2, 5)} for _ in range(2)]
     by_file, by_memory = (kind(1500, 395, image.itemsize * 8, outputs, None) for outputs in levels)
     with file.open("rb") as opened:
-        handed: list[tuple[int, bytes]] = []
-        by_file.add_file(opened.fileno(), runs, lambda offset, piece: handed.append((offset, bytes(piece))))
+        pieces: list[tuple[int, bytes]] = []
+        by_file.add_file(opened.fileno(), runs, lambda offset, piece: pieces.append((offset, bytes(piece))))
         by_memory.add_image(image)
-        assert b"".join(piece for _, piece in handed) == image.tobytes()
-        assert all(content[offset : offset + len(piece)] == piece for offset, piece in handed)
+        assert b"".join(piece for _, piece in pieces) == image.tobytes()
+        assert all(content[offset : offset + len(piece)] == piece for offset, piece in pieces)
         assert by_file.biased() == by_memory.biased()
         for one, two in zip(*(outputs.values() for outputs in levels), strict=True):
             np.testing.assert_array_equal(one, two)
@@ -157,7 +153,7 @@ def test_rows_read_from_a_file_give_the_same_levels_wherever_they_lie(
 
 
 def test_levels_without_output_are_computed_but_not_written() -> None:
-    image = np.random.default_rng(5).integers(0, 256, (128, 200), np.uint8)
+    image = noise(np.uint8, 128, 200)
     outputs: dict[int, Grey] = {3: np.zeros((16, 25), np.uint8)}
     reducer = CompiledMeans(200, 128, 8, outputs, None)
     reducer.add_image(image)
@@ -187,7 +183,7 @@ class TestDivision:
         largest = rule.largest + rule.divisor // 2
         method, before, multiplier, after = division(rule.divisor, largest)
         if method == DIVIDE:
-            return
+            return  # the processor's own division
         seeded = seed % (largest + 1)
         edges = [q * rule.divisor + d for q in (0, 1, seeded // rule.divisor, largest // rule.divisor) for d in (-1, 0)]
         for number in {seeded, largest, *(edge for edge in edges if 0 <= edge <= largest)}:
@@ -196,7 +192,7 @@ class TestDivision:
             assert product >> after == number // rule.divisor
 
     @given(st.integers(1, 65535), st.integers(1, 8))
-    def test_its_error_is_too_small_to_reach_the_next_integer(self, span: int, level: int) -> None:
+    def test_the_error_of_the_multiplier_is_too_small_to_reach_the_next_integer(self, span: int, level: int) -> None:
         rule = Rounding.of(4**level, (0, span))
         largest = rule.largest + rule.divisor // 2
         method, before, multiplier, after = division(rule.divisor, largest)
@@ -208,7 +204,7 @@ class TestDivision:
         kinds = [division(257 * 4**n, 65535 * 4**n + 257 * 4**n // 2)[0] for n in range(1, 8)]
         assert set(kinds) == {MULTIPLY}
 
-    def test_odd_ranges_use_the_wide_methods(self) -> None:
+    def test_a_range_that_needs_more_than_32_bits_uses_the_wide_methods(self) -> None:
         rules = [Rounding.of(4**n, (100, 40001)) for n in (1, 8)]
         kinds = [division(rule.divisor, rule.largest + rule.divisor // 2)[0] for rule in rules]
         assert kinds == [MULTIPLY_WIDE, DIVIDE]

@@ -1,4 +1,4 @@
-"""The compiled kernel under AddressSanitizer and UndefinedBehaviorSanitizer, if the compiler has them."""
+"""The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer, if the compiler has them."""
 
 import os
 import shutil
@@ -22,27 +22,23 @@ CHECK = """
     kernel.LIBRARY = Path(sys.argv[1])
     assert kernel.compiled_code() is not None
     from handlers.mipmaps.kernel import CompiledMeans
+    from tests.unit.noise import file_of_rows, noise
     from tests.unit.test_kernel import KINDS, require_same, require_same_numbers
-    from tests.unit.test_resize_kernel import DEPTHS, FILTERS, noise, require_same_as_pillow
+    from tests.unit.test_resize_kernel import DEPTHS, FILTERS, require_same_as_pillow
 
-    generator = np.random.default_rng(7)
     for depth, to_8bit in KINDS:
         white = np.iinfo(depth).max
         for height, width in ((2, 2), (3, 5), (2, 600), (259, 515), (64, 2050), (511, 257), (33, 1030)):
             levels = min(kernel.HIGHEST_LEVEL, min(height, width).bit_length() - 1)
-            require_same(generator.integers(0, white, (height, width), depth, endpoint=True), levels, to_8bit)
+            require_same(noise(depth, height, width), levels, to_8bit)
         require_same(np.full((512, 768), white, depth), kernel.HIGHEST_LEVEL, to_8bit)
         require_same_numbers(np.full((512, 768), white, depth))
         for height, width in ((3, 3), (3, 600), (259, 515), (33, 1030)):
-            require_same_numbers(generator.integers(0, white, (height, width), depth, endpoint=True))
-        image = generator.integers(0, white, (395, 1500), depth, endpoint=True)
+            require_same_numbers(noise(depth, height, width))
+        image = noise(depth, 395, 1500)
         file = Path(sys.argv[1]).with_suffix(".rows")
         for start, rows_each in ((0, 400), (122, 7), (4095, 90), (8, 1)):
-            runs, content = [], bytes(start)
-            for top in range(0, len(image), rows_each):
-                rows = image[top : top + rows_each]
-                runs.append((len(content), len(rows)))
-                content += rows.tobytes() + bytes(5)
+            content, runs = file_of_rows(image, rows_each, start)
             file.write_bytes(content)
             outputs = {n: np.zeros((395 >> n, 1500 >> n), np.uint8 if to_8bit else depth) for n in (1, 2, 5)}
             means = CompiledMeans(1500, 395, image.itemsize * 8, outputs, to_8bit)
@@ -62,7 +58,7 @@ def compiler() -> str:
 
 
 def runtime_library() -> str:
-    """Return the library of AddressSanitizer, which a program without it has to load first."""
+    """Return AddressSanitizer's library. A program that was built without it must load the library first."""
     if shutil.which(compiler()) is None:
         pytest.skip("there is no C compiler")
     name = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
@@ -72,14 +68,14 @@ def runtime_library() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processor", ["", "-DPORTABLE"], ids=["this processor", "others"])
-def test_no_undefined_behaviour_and_no_access_outside_of_the_arrays(tmp_path: Path, processor: str) -> None:
+@pytest.mark.parametrize("option", ["", "-DPORTABLE"], ids=["this processor", "portable"])
+def test_no_undefined_behaviour_and_no_access_outside_of_the_arrays(tmp_path: Path, option: str) -> None:
     library = tmp_path / "sanitized.so"
-    first = runtime_library()
-    command = [compiler(), *FLAGS, *SANITIZERS, *processor.split(), "-o", str(library), *map(str, hatch_build.SOURCES)]
+    sanitizer = runtime_library()
+    command = [compiler(), *FLAGS, *SANITIZERS, *option.split(), "-o", str(library), *map(str, hatch_build.SOURCES)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    environment = {**os.environ, "LD_PRELOAD": first, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", textwrap.dedent(CHECK), str(library)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=100)
     assert done.stdout.split() == ["clean"], done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Each lock is closed: a locked installation never looks for the newest version of a package."""
+"""Each lock is complete: an installation from a lock never looks for the newest version of a package."""
 
 import re
 import subprocess
@@ -38,7 +38,7 @@ ROOTS = {
     "requirements-build.lock": [*BUILD, *group("build")],
     "requirements-dev.lock": [*RUNTIME, *BUILD, *group("dev")],
 }
-"""Requirements of each lock whose pins are installed in the environment of the tests."""
+"""Lock -> its requirements, of those locks whose pins are installed in the environment of the tests."""
 BENCHMARKS = {
     "benchmarks/requirements-build.lock": group("bench-build"),
     "benchmarks/requirements.lock": group("bench"),
@@ -108,7 +108,7 @@ def problem_with(required: Requirement, pinned: dict[str, Requirement]) -> str |
     return None
 
 
-def open_ends(lock: str, roots: list[str], installed: Installed) -> list[str]:
+def unsatisfied(lock: str, roots: list[str], installed: Installed) -> list[str]:
     """Return one sentence for each requirement, of the project or of a pin, that the pins do not satisfy."""
     pins = pins_of(ROOT / lock)
     found = set()
@@ -125,7 +125,7 @@ def open_ends(lock: str, roots: list[str], installed: Installed) -> list[str]:
     return sorted(found)
 
 
-def test_every_supported_python_is_named() -> None:
+def test_the_classifiers_name_every_supported_python() -> None:
     assert PYTHONS[0] == PROJECT["project"]["requires-python"].removeprefix(">=")
     assert [f"3.{minor}" for minor in range(11, 11 + len(PYTHONS))] == PYTHONS
     assert f"3.{sys.version_info.minor}" in PYTHONS
@@ -133,12 +133,12 @@ def test_every_supported_python_is_named() -> None:
 
 @pytest.mark.parametrize("lock", ROOTS)
 def test_every_requirement_of_every_pin_is_pinned(lock: str) -> None:
-    assert open_ends(lock, ROOTS[lock], installed_in()) == []
+    assert unsatisfied(lock, ROOTS[lock], installed_in()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_locks_of_the_benchmarks_install_and_are_closed(tmp_path: Path) -> None:
+def test_the_locks_of_the_benchmarks_can_be_installed_and_are_complete(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     build, measure = BENCHMARKS
     subprocess.run([".ci/venv", sys.executable, venv, build], cwd=ROOT, check=True)
@@ -147,24 +147,24 @@ def test_the_locks_of_the_benchmarks_install_and_are_closed(tmp_path: Path) -> N
     subprocess.run([*install, "-r", measure], cwd=ROOT, check=True)
     subprocess.run([*pip, "check"], check=True)
     installed = installed_in(*map(str, venv.glob("lib/python3.*/site-packages")))
-    assert {lock: open_ends(lock, roots, installed) for lock, roots in BENCHMARKS.items()} == {build: [], measure: []}
+    assert {lock: unsatisfied(lock, roots, installed) for lock, roots in BENCHMARKS.items()} == {build: [], measure: []}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_lock_of_the_mutation_tool_installs_and_is_closed(tmp_path: Path) -> None:
+def test_the_lock_of_the_mutation_tool_can_be_installed_and_is_complete(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([".ci/venv", sys.executable, venv, MUTANTS], cwd=ROOT, check=True)
     installed = installed_in(*map(str, venv.glob("lib/python3.*/site-packages")))
-    assert open_ends(MUTANTS, group("mutants"), installed) == []
+    assert unsatisfied(MUTANTS, group("mutants"), installed) == []
 
 
-def test_every_lock_is_known_to_these_tests() -> None:
+def test_every_lock_is_tested() -> None:
     found = [*ROOT.glob("*.lock"), *(ROOT / "benchmarks").glob("*.lock")]
     assert {str(lock.relative_to(ROOT)) for lock in found} == {*ROOTS, *BENCHMARKS, MUTANTS}
 
 
-def test_the_locks_hold_every_extra() -> None:
+def test_the_locks_contain_every_extra() -> None:
     assert set(EXTRAS) == LOCKED_EXTRAS
 
 
@@ -178,9 +178,9 @@ def installations() -> Iterator[str]:
         yield from re.findall(r"^.*\bpip\b\"? install .*(?:-r |whl).*$", (ROOT / name).read_text("utf-8"), re.MULTILINE)
 
 
-def test_no_installation_looks_for_another_version_than_the_locks_pin() -> None:
+def test_every_installation_takes_only_the_pinned_versions() -> None:
     found = list(installations())
-    assert len(found) >= 10
+    assert len(found) >= 10, "the search for commands does not find them"
     assert [line for line in found if "--no-deps" not in line] == []
     assert [line for line in found if " -r " in line and "--require-hashes" not in line] == []
     lock = re.search(r"^COMPILE := (.*\n.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -196,7 +196,7 @@ def test_a_new_wheel_replaces_the_former_one() -> None:
     assert "rm -f dist/temwatch-*.whl" in commands[: builds[0]]
 
 
-def test_a_requirement_that_is_not_pinned_shows() -> None:
+def test_a_requirement_that_the_pins_do_not_satisfy_is_reported() -> None:
     pinned = {"coverage": Requirement("coverage==7.17.3"), "zipp": Requirement("zipp==4.1.2")}
     assert problem_with(Requirement("coverage>=7"), pinned) is None
     assert problem_with(Requirement("coverage[toml]>=7"), pinned) == "is pinned without the extra"
@@ -212,7 +212,7 @@ def test_all_locks_pin_the_same_versions() -> None:
     assert {name: pinned for name, pinned in versions.items() if len(pinned) > 1} == {}
 
 
-def test_servers_get_no_test_tool_and_build_nothing() -> None:
+def test_the_lock_of_servers_has_no_test_tool_and_only_built_packages() -> None:
     lock = ROOT / "requirements.lock"
     pinned = {pin.name for pin in pins_of(lock)}
     assert pinned & {Requirement(each).name for each in group("dev")} == {"packaging"}
@@ -224,8 +224,8 @@ def test_no_file_names_the_host_of_a_package_registry() -> None:
     backwards = "ipyp", "detsohnohtyp", "adnocana", "naibed", "utnubu", "sjmpn"
     names = "|".join(name[::-1] for name in backwards)
     hosts = re.compile(rf"\b({names})\.(org|com)\b", re.IGNORECASE)
-    places = [ROOT / name for name in (".ci", "benchmarks", "daemon", "docs", "handlers", "systemd", "tests")]
-    files = [path for place in (ROOT, *places) for path in (place.glob("*") if place == ROOT else place.rglob("*"))]
+    directories = (".ci", "benchmarks", "daemon", "docs", "handlers", "systemd", "tests")
+    files = [*ROOT.glob("*"), *(path for name in directories for path in (ROOT / name).rglob("*"))]
     texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()}
     assert len(texts) > 100
     named = [str(path) for path, text in texts.items() if hosts.search(text)]

@@ -1,4 +1,4 @@
-"""The lines of the log."""
+"""Format of the lines of the log."""
 
 import json
 import os
@@ -28,7 +28,7 @@ with structlog.contextvars.bound_contextvars(montage=7, stack="em/v1/mips"):
     log.debug("not written")
     logging.getLogger("aiohttp.server").warning("bad request from %s", "10.0.0.1")
     logging.getLogger("watchdog.observers").info("noise")
-warnings.warn("old ways", UserWarning)
+warnings.warn("is deprecated", UserWarning)
 try:
     raise OSError("Timed out\\nafter 30 s")
 except OSError:
@@ -41,21 +41,20 @@ except ValueError:
 """
 
 
-def log_lines(*arguments: str) -> list[str]:
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        encoding="utf-8",
-    )
-    assert run.stderr == ""
-    return run.stdout.splitlines()
+def log_bytes(code: str, *arguments: str, locale: str = "C.UTF-8") -> bytes:
+    """Return the standard output of a Python program; its standard error must be empty."""
+    env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
+    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, check=True, env=env)
+    assert run.stderr == b""
+    return run.stdout
+
+
+def log_lines(code: str, *arguments: str, locale: str = "C.UTF-8") -> list[str]:
+    return log_bytes(code, *arguments, locale=locale).decode().splitlines()
 
 
 def test_every_record_is_one_json_object() -> None:
-    records = [json.loads(line) for line in log_lines()]
+    records = [json.loads(line) for line in log_lines(PROGRAM)]
     ingested, request, warning, lost, broken = records
     assert list(ingested)[:3] == ["time", "level", "event"]
     assert ingested | {"time": ""} == {
@@ -71,7 +70,7 @@ def test_every_record_is_one_json_object() -> None:
     assert (request["event"], request["logger"]) == ("bad request from 10.0.0.1", "aiohttp.server")
     assert request["stack"] == "em/v1/mips"
     assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
-    assert "old ways" in warning["event"]
+    assert "is deprecated" in warning["event"]
     assert lost | {"time": ""} == {
         "time": "",
         "level": "error",
@@ -84,37 +83,30 @@ def test_every_record_is_one_json_object() -> None:
     assert "stack" not in broken
 
 
-ODD = """
+INVALID_UTF_8 = """
 import logging, os, structlog, sys
 from daemon.system.log import set_up_logging
 
 set_up_logging("info", sys.argv[1])
 path = os.fsdecode(b"/data/probe_\\xe4 \\xc2\\xb5")
 structlog.get_logger().info("noticed", metafile=path, others=[{path: 1}])
-logging.getLogger("library").warning("odd: %s", path)
-structlog.get_logger().error("wide", text="\\ud83d")
+logging.getLogger("library").warning("cannot open %s", path)
+structlog.get_logger().error("surrogate", text="\\ud83d")
 """
 
 
-def log_bytes(code: str, form: str, locale: str = "C.UTF-8") -> bytes:
-    env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0"}
-    run = subprocess.run([sys.executable, "-c", code, form], cwd=ROOT, capture_output=True, check=True, env=env)
-    assert run.stderr == b""
-    return run.stdout
-
-
 def test_a_path_that_is_not_utf_8_is_logged_with_escapes() -> None:
-    noticed, odd, wide = map(json.loads, log_bytes(ODD, "json").decode().splitlines())
+    noticed, warning, surrogate = map(json.loads, log_lines(INVALID_UTF_8, "json"))
     assert noticed["metafile"] == "/data/probe_\\xe4 µ"
     assert noticed["others"] == [{"/data/probe_\\xe4 µ": 1}]
-    assert odd["event"] == "odd: /data/probe_\\xe4 µ"
-    assert wide["text"] == "\\ud83d"
+    assert warning["event"] == "cannot open /data/probe_\\xe4 µ"
+    assert surrogate["text"] == "\\ud83d"
 
 
 @pytest.mark.parametrize("locale", ["C", "de_DE.ISO-8859-1"])
 def test_lines_are_utf_8_in_every_locale(locale: str) -> None:
-    assert len([json.loads(line) for line in log_bytes(ODD, "json", locale).decode().splitlines()]) == 3
-    assert len(log_bytes(ODD, "console", locale).decode().splitlines()) == 3
+    assert len([json.loads(line) for line in log_lines(INVALID_UTF_8, "json", locale=locale)]) == 3
+    assert len(log_lines(INVALID_UTF_8, "console", locale=locale)) == 3
 
 
 SECRET = """
@@ -123,7 +115,7 @@ from daemon.system.log import set_up_logging
 
 set_up_logging("info", sys.argv[1])
 url = "http://em:pw4711@render/v1"
-structlog.get_logger().info("away", urls=[url])
+structlog.get_logger().info("unreachable", urls=[url])
 logging.getLogger("library").warning("cannot reach %s", url)
 logging.getLogger("library").error("broke", exc_info=ValueError(url))
 """
@@ -137,11 +129,11 @@ def test_passwords_of_urls_are_not_logged(form: str) -> None:
 
 
 def test_the_level_applies_to_libraries() -> None:
-    assert [json.loads(line)["event"] for line in log_lines("error", "json")] == ["workers.dask", "step.broke"]
+    assert [json.loads(line)["event"] for line in log_lines(PROGRAM, "error", "json")] == ["workers.dask", "step.broke"]
 
 
 def test_console_lines_show_event_and_facts() -> None:
-    ingested = log_lines("info", "console")[0]
+    ingested = log_lines(PROGRAM, "info", "console")[0]
     assert ingested[20:] == 'info    tiles.ingested     montage=7 stack=em/v1/mips tiles=200 size="3.9 µm"'
 
 
@@ -159,14 +151,14 @@ log.info("two", montage=17, watch="temca2", by="event", seconds=0.5, metafile=pa
 
 
 def test_facts_have_the_same_order_in_every_line_and_the_same_names_in_both_formats() -> None:
-    one, two = (list(json.loads(line)) for line in log_bytes(ORDERED, "json").decode().splitlines())
+    one, two = (list(json.loads(line)) for line in log_lines(ORDERED, "json"))
     assert one == ["time", "level", "event", "watch", "montage", "z", "stack", "tiles", "seconds", "metafile"]
     assert two == ["time", "level", "event", "watch", "montage", "seconds", "by", "metafile"]
-    lines = log_bytes(ORDERED, "console").decode().splitlines()
+    lines = log_lines(ORDERED, "console")
     assert [re.findall(r"(\w+)=", line) for line in lines] == [one[3:], two[3:]]
 
 
-def test_console_lines_that_do_not_fit_are_broken_between_facts_and_behind_slashes() -> None:
+def test_a_long_console_line_is_broken_between_facts_and_after_slashes() -> None:
     path = "/data/temca2/20260105/001050/0/_metadata_20260105080000_295434_001050_0_.json"
     facts = {"time": "2026-01-05T08:00:00.1Z", "level": "warning", "event": "step.failed", "watch": "temca2"}
     facts |= {"montage": 17, "fault": "lacks 1 of 4 images", "metafile": path}
@@ -187,7 +179,7 @@ def test_console_lines_that_do_not_fit_are_broken_between_facts_and_behind_slash
     indent=st.integers(0, 8),
     first=st.text(st.just("x"), max_size=12),
 )
-def test_a_fitted_text_has_no_line_beyond_the_width_and_loses_nothing(
+def test_a_fitted_text_has_no_line_longer_than_the_width_and_loses_no_text(
     text: str, width: int, indent: int, first: str
 ) -> None:
     rest = "." * indent

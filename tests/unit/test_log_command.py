@@ -1,4 +1,4 @@
-"""`temwatch log`: lines from events and attempts, and where the daemon's own log is."""
+"""`temwatch log`: lines from events and attempts, and the hint where the daemon's own log is."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from daemon.commands.log_place import reading_hint
 from daemon.system.log_lines import console_line
 
 PATH = "/data/temca2/_metadata_1_.json"
-FAULT = {"kind": "RenderRefused", "subject": PATH, "problem": "answers 400", "hint": "mend it"}
+FAULT = {"kind": "RenderRefused", "subject": PATH, "problem": "answers 400", "hint": "correct it"}
 MONTAGE = {
     "id": 17, "watch": "temca2", "z": 1050.0, "metafile": PATH,
     "events": [
@@ -37,40 +37,44 @@ LINES = """
 2026-01-02 03:05:00 info    montage.images_changed watch=temca2 montage=17 z=1050 state=ingested images=5 NAMES
 2026-01-02 03:04:07 warning step.failed        watch=temca2 montage=17 z=1050 step=ingest attempt=1 seconds=1.5 FAULT
 2026-01-02 03:04:08 info    step.started       watch=temca2 montage=17 z=1050 step=ingest attempt=2
-""".replace("FAULT", 'kind=RenderRefused fault="answers 400" hint="mend it"').replace(
+""".replace("FAULT", 'kind=RenderRefused fault="answers 400" hint="correct it"').replace(
     "NAMES", 'images_names="a.tif, b.tif, c.tif and 2 more"'
 )
 
 
-def test_each_event_and_attempt_is_a_line_with_its_facts_in_the_order_of_the_log() -> None:
+def test_each_event_and_attempt_is_a_line_with_its_facts_in_the_same_order_as_in_the_log() -> None:
     lines = [{key: value for key, value in facts.items() if key != "metafile"} for facts in history(MONTAGE)]
     assert "\n".join(map(console_line, lines)) == LINES.strip()
 
 
-def test_a_log_in_a_file_is_named(tmp_path: Path) -> None:
+def test_the_hint_names_the_file_of_the_log(tmp_path: Path) -> None:
     with (tmp_path / "the log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=log)
     try:
         hint = reading_hint(process.pid, 17)
     finally:
         process.communicate()
-    assert hint == (f"the daemon's log: grep -E '\"montage\": 17[,}}]|montage=17( |$)' '{tmp_path}/the log'")
+    assert hint == f"the daemon's log: grep -E '\"montage\": 17[,}}]|montage=17( |$)' '{tmp_path}/the log'"
 
 
-def test_a_service_logs_to_the_system_journal(tmp_path: Path) -> None:
+def test_the_hint_names_the_service_that_logs_to_the_system_journal(tmp_path: Path) -> None:
     (tmp_path / "7" / "fd").mkdir(parents=True)
     (tmp_path / "7" / "fd" / "1").symlink_to("socket:[4711]")
     (tmp_path / "7" / "cgroup").write_text("0::/system.slice/temwatch-em.service\n")
     assert reading_hint(7, 17, tmp_path).startswith("the daemon's log: journalctl -u temwatch-em.service -o cat | grep")
 
 
-def test_a_terminal_is_named(tmp_path: Path) -> None:
+def test_the_hint_names_the_terminal_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "7" / "fd").mkdir(parents=True)
     (tmp_path / "7" / "fd" / "1").symlink_to("/dev/pts/3")
     (tmp_path / "7" / "cgroup").write_text("0::/user.slice/session-1.scope\n")
     assert "goes to /dev/pts/3" in reading_hint(7, 17, tmp_path)
 
 
-def test_another_users_daemon_or_none_leaves_the_system_journal() -> None:
-    assert "the daemon does not run" in reading_hint(None, 17)
-    assert "belongs to another user" in reading_hint(7, 17, Path(os.devnull))
+def test_the_hint_for_a_daemon_that_does_not_run_or_is_another_users_names_the_system_journal() -> None:
+    for hint, problem in (
+        (reading_hint(None, 17), "the daemon does not run"),
+        (reading_hint(7, 17, Path(os.devnull)), "belongs to another user"),
+    ):
+        assert problem in hint
+        assert "journalctl -u temwatch " in hint

@@ -1,4 +1,4 @@
-"""Numbers of an image that are taken while its levels are made."""
+"""Numbers of an image that are measured while its levels are made."""
 
 import struct
 from pathlib import Path
@@ -42,7 +42,8 @@ def measured(job: MipmapJob) -> Measured:
 
 
 @pytest.fixture(params=["compiled", "numpy"], autouse=True)
-def _code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test with the compiled code and with numpy."""
     if request.param == "numpy":
         for module in (measure, kernel):
             monkeypatch.setattr(module, "compiled_code", lambda: None)
@@ -50,10 +51,10 @@ def _code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         pytest.skip("the kernel was not built: no C compiler")
 
 
-# --- values by hand
+# --- numbers calculated by hand
 
 
-def test_the_range_and_the_shares_of_a_planted_image_are_those_counted_by_hand(tmp_path: Path) -> None:
+def test_the_range_and_the_shares_equal_those_counted_by_hand(tmp_path: Path) -> None:
     image = np.full((100, 200), 90, np.uint8)
     image[0, :50] = 0
     image[99, :10] = 255
@@ -62,7 +63,7 @@ def test_the_range_and_the_shares_of_a_planted_image_are_those_counted_by_hand(t
     assert (found.dark_share, found.saturated_share) == (50 / 20_000, 10 / 20_000)
 
 
-def test_the_white_of_16_bits_is_that_of_a_camera_with_12(tmp_path: Path) -> None:
+def test_grey_values_of_16_bits_are_saturated_from_the_white_of_12_bits(tmp_path: Path) -> None:
     image = np.full((100, 200), 4096, np.uint16)
     image[3, :4] = 65520  # 4095 shifted by 4
     image[4, :3] = 65535
@@ -73,7 +74,7 @@ def test_the_white_of_16_bits_is_that_of_a_camera_with_12(tmp_path: Path) -> Non
     assert (found.dark_share, found.saturated_share) == (1 / 20_000, 7 / 20_000)
 
 
-def test_a_blank_frame_has_one_grey_value_and_no_sharpness(tmp_path: Path) -> None:
+def test_a_blank_image_has_one_grey_value_and_no_sharpness(tmp_path: Path) -> None:
     found = measured(job_of(tmp_path, np.full((100, 200), 37, np.uint8)))
     assert (found.darkest, found.brightest, found.sharpness) == (37, 37, 0)
 
@@ -110,7 +111,7 @@ def test_compiled_and_numpy_measure_the_same(height: int, width: int, seed: int,
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_sharpness_falls_with_planted_blur(depth: Any) -> None:
+def test_sharpness_falls_as_blur_increases(depth: Any) -> None:
     image = Image.fromarray(texture(np.uint8, 1024, 768))
     found = []
     for radius in (0, 2, 4, 8, 16):
@@ -121,7 +122,7 @@ def test_sharpness_falls_with_planted_blur(depth: Any) -> None:
     assert len(set(found)) == 5
 
 
-# --- whatever way the pixels take
+# --- every way from an image to its levels
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
@@ -147,7 +148,7 @@ def test_streamed_and_decoded_images_have_the_same_numbers(tmp_path: Path, depth
     ],
     ids=["median", "box", "png", "jpg"],
 )
-def test_other_methods_and_formats_measure_too(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_images_are_measured_with_every_reduction_and_format(tmp_path: Path, changes: dict[str, Any]) -> None:
     image = texture()
     found = measured(job_of(tmp_path, image, **changes))
     assert (found.darkest, found.brightest) == (image.min(), image.max())
@@ -156,7 +157,7 @@ def test_other_methods_and_formats_measure_too(tmp_path: Path, changes: dict[str
     assert found.levels_digest == digest_of_levels(digests)
 
 
-def test_kept_levels_give_the_numbers_that_made_ones_gave(tmp_path: Path) -> None:
+def test_kept_levels_give_the_same_numbers_as_new_ones(tmp_path: Path) -> None:
     job = job_of(tmp_path, texture(), force=False)
     first = measured(job)
     kept = make_mipmaps(job)
@@ -176,18 +177,18 @@ def test_without_a_level_3_only_the_sharpness_is_unknown(tmp_path: Path) -> None
     assert found.levels_digest
 
 
-def test_a_job_measures_only_when_it_is_asked_to(tmp_path: Path) -> None:
+def test_a_job_measures_only_on_request(tmp_path: Path) -> None:
     job = job_of(tmp_path, texture())
     report = make_mipmaps(MipmapJob("tile", job.level0, job.outputs, job.width, job.height))
     assert report.measured is None
     assert {level.digest for level in report.made} == {None}
 
 
-def test_numbers_survive_the_journal() -> None:
+def test_numbers_are_the_same_after_conversion_to_bytes_and_back() -> None:
     known = Measured(16, 3, 65535, 0.25, 1 / 3, 123.456, 6, bytes(range(16)))
     assert Measured.from_bytes(known.to_bytes()) == known
     unknown = Measured.from_bytes(Measured().to_bytes())
-    assert str(unknown) == str(Measured())
+    assert str(unknown) == str(Measured())  # NaN == NaN is false
     with pytest.raises(struct.error):
         Measured.from_bytes(b"short")
 

@@ -1,4 +1,4 @@
-"""The workers of a scheduler: which of them get jobs, and when they are asked again. The scheduler is a list."""
+"""The workers of a scheduler: which of them get jobs, and when they are asked again."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from handlers.sharing import AS_MADE
 from handlers.workers.cluster import members
 from handlers.workers.cluster.access import WorkerPath
 from handlers.workers.cluster.ground import PROOF_PREFIX, Ground, Proof, Task, prove
-from handlers.workers.cluster.members import FRESH_S, MOST_GROUNDS, RETRY_S, Members
+from handlers.workers.cluster.members import FRESH_S, RETRY_S, Members
 from handlers.workers.cluster.on_worker import METRIC, Introduction, introduce, versions_here
 
 ONE, TWO = "tcp://node1:1", "tcp://node2:2"
@@ -21,7 +21,7 @@ SAME = versions_here()
 
 
 class Scheduler:
-    """Stands for the connection to a scheduler."""
+    """Stand-in for the connection to a scheduler."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, Any]] = {ONE: {"nthreads": 2}}
@@ -30,7 +30,7 @@ class Scheduler:
         self.versions = dict(SAME)
         self.answer: Callable[[Task], Proof] = lambda task: prove(task, "w")
         self.instead: Any = None
-        """Answer of a worker in place of its introduction."""
+        """Answer of every worker in place of its introduction."""
 
     async def workers(self) -> dict[str, dict[str, Any]]:
         return self.found
@@ -45,7 +45,7 @@ class Scheduler:
 
 
 class Bench:
-    """Members over a scheduler that is a list, at a time that the test sets."""
+    """The members of a stand-in for a scheduler, at a time that the test sets."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.now = root, 1000.0
@@ -59,21 +59,24 @@ class Bench:
         self.changes += 1
 
     def ground(self, name: str = "a") -> Ground:
+        """Return a ground with one image."""
         (self.root / name).mkdir(exist_ok=True)
         (self.root / name / "image.tif").write_bytes(b"image")
         return Ground(self.root / name, self.root / f"{name} levels")
 
     def learn(self, name: str = "a") -> Ground:
+        """Make a ground known to the members."""
         ground = self.ground(name)
         self.members.learn(ground, self.root / name / "image.tif", AS_MADE)
         return ground
 
     async def settled(self) -> None:
-        """Wait until every worker that was asked has answered."""
+        """Wait until all workers that were asked have answered."""
         while checks := [each.check for each in self.members._workers.values() if each.check and not each.check.done()]:
             await asyncio.gather(*checks)
 
     async def look(self) -> None:
+        """Ask the scheduler and the workers, and wait for all answers."""
         await self.members.look()
         await self.settled()
 
@@ -83,7 +86,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path, monkeypatch)
 
 
-async def test_a_worker_gets_jobs_once_it_has_said_who_it_is_and_proved_what_it_sees(bench: Bench) -> None:
+async def test_a_worker_gets_jobs_after_its_introduction_and_its_proof_of_file_access(bench: Bench) -> None:
     await bench.members.look()
     assert bench.members.usable(None) == frozenset()
     await bench.settled()
@@ -100,19 +103,19 @@ async def test_a_worker_gets_jobs_once_it_has_said_who_it_is_and_proved_what_it_
     assert bench.members.notes() == ()
 
 
-async def test_a_worker_that_has_not_answered_has_the_host_of_its_address(bench: Bench) -> None:
+async def test_a_worker_that_has_not_answered_is_shown_with_the_host_of_its_address(bench: Bench) -> None:
     bench.scheduler.found = {"tls://[fe80::1]:4711": {"nthreads": 1}}
     await bench.members.look()
     assert bench.members.described()[0].host == "[fe80::1]"
 
 
-async def test_a_worker_that_is_asked_still_keeps_no_other_from_being_asked(bench: Bench) -> None:
-    hung = asyncio.Event()
+async def test_a_worker_that_hangs_does_not_delay_the_check_of_another(bench: Bench) -> None:
+    released = asyncio.Event()
     answer = bench.scheduler.run
 
     async def run(address: str, *rest: Any) -> Any:
         if address == ONE:
-            await hung.wait()
+            await released.wait()
         return await answer(address, *rest)
 
     bench.scheduler.run = run  # type: ignore[method-assign]
@@ -123,12 +126,12 @@ async def test_a_worker_that_is_asked_still_keeps_no_other_from_being_asked(benc
     assert check is not None
     await check
     assert bench.members.usable(None) == {TWO}
-    hung.set()
+    released.set()
     await bench.settled()
     assert bench.members.usable(None) == {ONE, TWO}
 
 
-async def test_a_worker_that_proved_everything_is_not_asked_again(bench: Bench) -> None:
+async def test_a_worker_with_successful_proofs_is_not_asked_again(bench: Bench) -> None:
     bench.learn()
     await bench.look()
     asked = len(bench.scheduler.asked)
@@ -138,25 +141,27 @@ async def test_a_worker_that_proved_everything_is_not_asked_again(bench: Bench) 
     assert len(bench.scheduler.asked) == asked
 
 
-async def test_a_worker_that_sees_other_files_gets_no_jobs_there_and_is_asked_again_after_a_pause(bench: Bench) -> None:
-    blind = bench.learn("a")
-    bench.scheduler.answer = lambda task: Proof("does not see it") if task.ground == blind else prove(task, "w")
+async def test_a_worker_with_a_failed_proof_gets_no_jobs_on_that_ground_and_is_asked_again_after_a_pause(
+    bench: Bench,
+) -> None:
+    unseen = bench.learn("a")
+    bench.scheduler.answer = lambda task: Proof("does not see it") if task.ground == unseen else prove(task, "w")
     seen = bench.learn("b")
     await bench.look()
-    assert (bench.members.usable(blind), bench.members.usable(seen)) == (frozenset(), {ONE})
+    assert (bench.members.usable(unseen), bench.members.usable(seen)) == (frozenset(), {ONE})
     (member,) = bench.members.described()
     assert (member.problem, member.is_usable) == ("does not see it", True)
     bench.scheduler.answer = lambda task: prove(task, "w")
     bench.now += RETRY_S - 1
     await bench.look()
-    assert bench.members.usable(blind) == frozenset()
+    assert bench.members.usable(unseen) == frozenset()
     bench.now += 2
     await bench.look()
-    assert bench.members.usable(blind) == {ONE}
-    assert bench.scheduler.asked[-1] == (ONE, [blind])
+    assert bench.members.usable(unseen) == {ONE}
+    assert bench.scheduler.asked[-1] == (ONE, [unseen])
 
 
-async def test_a_worker_that_sees_nothing_is_of_no_use(bench: Bench) -> None:
+async def test_a_worker_without_a_successful_proof_is_not_usable(bench: Bench) -> None:
     bench.scheduler.answer = lambda _: Proof("does not see it")
     bench.learn()
     await bench.look()
@@ -164,7 +169,7 @@ async def test_a_worker_that_sees_nothing_is_of_no_use(bench: Bench) -> None:
     assert (member.problem, member.is_usable) == ("does not see it", False)
 
 
-async def test_a_worker_whose_writing_does_not_arrive_gets_no_jobs(bench: Bench) -> None:
+async def test_a_worker_whose_written_file_the_daemon_does_not_find_gets_no_jobs(bench: Bench) -> None:
     bench.scheduler.answer = lambda _: Proof("", bench.root / "elsewhere")
     ground = bench.learn()
     await bench.look()
@@ -172,7 +177,7 @@ async def test_a_worker_whose_writing_does_not_arrive_gets_no_jobs(bench: Bench)
     assert "another file system is mounted" in bench.members.described()[0].problem
 
 
-async def test_another_temwatch_gets_no_jobs_at_all_until_it_is_replaced(bench: Bench) -> None:
+async def test_a_worker_with_another_version_of_temwatch_gets_no_jobs_until_it_is_replaced(bench: Bench) -> None:
     ground = bench.learn()
     bench.scheduler.versions = {**SAME, "temwatch": "0.0.1"}
     await bench.look()
@@ -198,7 +203,7 @@ async def test_another_temwatch_gets_no_jobs_at_all_until_it_is_replaced(bench: 
         (TimeoutError(), ": TimeoutError"),
     ],
 )
-async def test_a_worker_that_cannot_be_asked_is_named_with_the_reason(bench: Bench, answer: Any, words: str) -> None:
+async def test_the_reason_why_a_worker_could_not_be_checked_is_shown(bench: Bench, answer: Any, words: str) -> None:
     bench.scheduler.instead = answer
     await bench.look()
     (member,) = bench.members.described()
@@ -210,7 +215,9 @@ async def test_a_worker_that_cannot_be_asked_is_named_with_the_reason(bench: Ben
     assert bench.members.usable(None) == {ONE}
 
 
-async def test_a_worker_that_does_not_answer_is_given_up_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_check_of_a_worker_that_does_not_answer_times_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def hang(*_: object) -> None:
         await asyncio.Event().wait()
 
@@ -220,7 +227,7 @@ async def test_a_worker_that_does_not_answer_is_given_up_in_time(bench: Bench, m
     assert bench.members.described()[0].problem.endswith(": has not answered for 0.01 s")
 
 
-async def test_nothing_is_proved_where_the_daemon_cannot_write_and_it_is_tried_again(bench: Bench) -> None:
+async def test_a_ground_on_which_the_daemon_cannot_write_is_proved_later(bench: Bench) -> None:
     ground = bench.ground()
     ground.output.write_text("a file in the place of the directory")
     bench.members.learn(ground, bench.root / "a/image.tif", AS_MADE)
@@ -232,7 +239,7 @@ async def test_nothing_is_proved_where_the_daemon_cannot_write_and_it_is_tried_a
     assert bench.members.usable(ground) == {ONE}
 
 
-async def test_workers_come_and_go(bench: Bench) -> None:
+async def test_new_workers_are_used_and_lost_ones_are_forgotten(bench: Bench) -> None:
     ground = bench.learn()
     await bench.look()
     bench.scheduler.found = {TWO: {"nthreads": 1, "host": "10.0.0.2"}}
@@ -245,7 +252,7 @@ async def test_workers_come_and_go(bench: Bench) -> None:
     assert (bench.members.addresses, bench.members.notes()) == (frozenset(), ())
 
 
-async def test_a_worker_that_goes_while_it_is_asked_is_not_waited_for(bench: Bench) -> None:
+async def test_the_check_of_a_lost_worker_is_cancelled(bench: Bench) -> None:
     await bench.members.look()
     check = bench.members._workers[ONE].check
     bench.scheduler.found = {}
@@ -255,7 +262,7 @@ async def test_a_worker_that_goes_while_it_is_asked_is_not_waited_for(bench: Ben
     assert check.cancelled()
 
 
-async def test_jobs_are_known_by_the_signs_of_life_of_their_workers(bench: Bench) -> None:
+async def test_running_jobs_are_known_from_the_heartbeats_of_their_workers(bench: Bench) -> None:
     bench.scheduler.found[ONE]["metrics"] = {METRIC: {"t-1": 2.5}}
     await bench.look()
     assert (bench.members.running_s("t-1"), bench.members.holder("t-1")) == (2.5, ONE)
@@ -266,7 +273,7 @@ async def test_jobs_are_known_by_the_signs_of_life_of_their_workers(bench: Bench
     assert bench.members.running_s("t-1") is None
 
 
-async def test_a_failed_job_has_its_worker_asked_unless_that_was_a_moment_ago(bench: Bench) -> None:
+async def test_the_worker_of_a_failed_job_is_asked_unless_its_last_proof_is_recent(bench: Bench) -> None:
     ground = bench.learn()
     await bench.look()
     bench.scheduler.answer = lambda _: Proof("does not see it any more")
@@ -279,21 +286,22 @@ async def test_a_failed_job_has_its_worker_asked_unless_that_was_a_moment_ago(be
     assert bench.members.usable(ground) == frozenset()
 
 
-async def test_a_worker_or_ground_that_is_not_known_is_no_fault_of_a_worker(bench: Bench) -> None:
+async def test_a_failure_on_an_unknown_worker_or_ground_is_not_due_to_the_worker(bench: Bench) -> None:
     ground = bench.learn()
     await bench.look()
     assert not await bench.members.fails_now(TWO, ground)
     assert not await bench.members.fails_now(ONE, bench.ground("b"))
 
 
-async def test_the_grounds_of_the_latest_jobs_are_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MOST_GROUNDS > 100
+async def test_only_the_grounds_of_the_latest_jobs_are_remembered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(members, "MOST_GROUNDS", 2)
     first, second = bench.learn("a"), bench.learn("b")
     await bench.look()
-    bench.learn("a")  # used again: the oldest is the other one now
+    bench.learn("a")  # used again: "b" is the oldest now
     bench.scheduler.found[TWO] = {"nthreads": 1}
-    await bench.members.look()  # the other worker has proved nothing yet
+    await bench.members.look()  # the new worker has proved nothing yet
     third = bench.learn("c")
     await bench.settled()
     await bench.look()
@@ -304,7 +312,7 @@ async def test_the_grounds_of_the_latest_jobs_are_remembered(bench: Bench, monke
     ]
 
 
-async def test_versions_that_differ_are_one_note(bench: Bench) -> None:
+async def test_different_versions_are_reported_in_one_note(bench: Bench) -> None:
     bench.scheduler.scheduler_versions = {"python": "2.7.0"}
     await bench.look()
     (note,) = bench.members.notes()

@@ -1,10 +1,9 @@
-"""Metafiles: what parses, what is refused and how, and what disagrees with itself."""
+"""Metafiles: which are parsed, which are refused with which fault, and the findings about contradictions."""
 
 import itertools
 import json
 import os
 import re
-import time
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def raw(value: object) -> bytes:
 
 
 def read(content: bytes) -> Metafile | MetafileFault:
-    """The metafile, or why there is none."""
+    """Return the metafile, or the fault that refuses it."""
     try:
         return parse_metafile(content, NAME)
     except MetafileFault as fault:
@@ -43,6 +42,7 @@ def findings(change: Change | None = None, name: str = NAME) -> tuple[Finding, .
 
 
 def only(change: Change, name: str = NAME) -> Finding:
+    """Return the finding about a section; there must be exactly one."""
     (finding,) = findings(change, name)
     return finding
 
@@ -62,7 +62,7 @@ def test_a_section_has_its_header_and_tiles() -> None:
     assert [tile.raster_pos for tile in found.tiles[:4]] == [(1, 0), (2, 0), (3, 0), (0, 1)]
 
 
-def test_optional_values_of_the_header_are_kept() -> None:
+def test_optional_values_of_a_tile_are_kept() -> None:
     tile = metafile().tiles[5]
     assert (tile.minimum, tile.maximum, tile.mean, tile.std_dev) == (14192, 65520, 33191.0, 12.0)
     assert (tile.focus_score, tile.astig_score) == (21.5, 0.0)
@@ -113,12 +113,6 @@ def test_a_byte_order_mark_is_ignored() -> None:
     assert parse_metafile(BOM + raw(section()), NAME) == metafile()
 
 
-def test_two_headers_are_refused() -> None:
-    head, data = section()
-    with pytest.raises(MetafileFault, match="metadata: should be in one element"):
-        parse_metafile(raw([head, data, head]), NAME)
-
-
 def test_unknown_keys_are_tolerated_everywhere() -> None:
     def add(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
         head["new"] = head["camera_info"]["new"] = head["calibration"]["new"] = {"a": [1]}
@@ -127,7 +121,7 @@ def test_unknown_keys_are_tolerated_everywhere() -> None:
     assert metafile(add) == metafile()
 
 
-# ----------------------------------------------------------------------------------------------------------- odd values
+# ------------------------------------------------------------------------------------------------------- unusual values
 
 
 @pytest.mark.parametrize("value", [None, "x", -1e999, [], {}, True, 10**400], ids=repr)
@@ -141,8 +135,7 @@ def test_a_statistic_of_another_type_counts_as_absent(key: str, value: object) -
     text = json.dumps(section(spoil)).replace("-Infinity", "-1e999")
     found = parse_metafile(text.encode(), NAME)
     attribute = {"min": "minimum", "max": "maximum"}.get(key, key)
-    assert not isinstance(getattr(found.tiles[1], attribute), str | dict | list)
-    assert getattr(found.tiles[1], attribute) in {None, (), 1.0}
+    assert getattr(found.tiles[1], attribute) == (() if (key, value) == ("matcher", []) else None)
     assert found.tiles[2] == metafile().tiles[2]
 
 
@@ -170,7 +163,7 @@ def test_numbers_may_be_int_or_float_and_stage_positions_negative() -> None:
     assert (tile.stage_x_nm, tile.stage_y_nm, tile.pixel_size_nm) == (-957703.0, 837897.5, 4.0)
 
 
-def test_integers_beyond_64_bits_are_refused_where_needed_and_dropped_elsewhere() -> None:
+def test_integers_beyond_64_bits_are_refused_if_required_and_else_count_as_absent() -> None:
     def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
         tiles[0]["min"] = 2**64
 
@@ -185,14 +178,14 @@ def test_integers_beyond_64_bits_are_refused_where_needed_and_dropped_elsewhere(
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", BOM, b"\0" * 4096], ids=["nothing", "blanks", "mark", "zeros"])
-def test_a_file_without_content_is_not_complete_yet(content: bytes) -> None:
+def test_a_file_without_content_is_a_partial_metafile(content: bytes) -> None:
     with pytest.raises(MetafilePartial, match=f"^{NAME}: ") as caught:
         parse_metafile(content, NAME)
     assert caught.value.waiting_helps is Waiting.LIMITED
 
 
 @given(st.integers(1, len(raw(section())) - 1))
-def test_a_metafile_cut_anywhere_is_not_complete_yet(length: int) -> None:
+def test_a_metafile_truncated_anywhere_is_a_partial_metafile(length: int) -> None:
     with pytest.raises(MetafilePartial, match="is truncated"):
         parse_metafile(raw(section())[:length], NAME)
 
@@ -216,7 +209,7 @@ def test_invalid_json_is_a_partial_metafile(content: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_end_in_a_named_fault(content: bytes) -> None:
+def test_any_bytes_raise_a_fault_that_names_the_file(content: bytes) -> None:
     with pytest.raises(MetafileFault) as caught:
         parse_metafile(content, NAME)
     assert caught.value.subject == NAME
@@ -237,12 +230,11 @@ PATHS: list[tuple[str | int, ...]] = [
 
 
 @given(st.sampled_from(PATHS), json_values)
-def test_any_value_anywhere_gives_a_metafile_or_a_named_fault(path: tuple[str | int, ...], value: object) -> None:
+def test_any_value_of_any_key_gives_a_metafile_or_a_fault_that_names_the_key(
+    path: tuple[str | int, ...], value: object
+) -> None:
     whole = flat()
-    place: Any = whole
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
+    put(whole, key_of(path), value)
     outcome = read(raw(whole))
     if isinstance(outcome, MetafileFault):
         assert not isinstance(outcome, MetafilePartial)
@@ -319,14 +311,14 @@ def test_a_wrong_value_is_named_with_the_expected_one(key: str, value: object, p
 
 
 @pytest.mark.parametrize("side", ["width", "height"])
-@pytest.mark.parametrize("size", [0, -1, 65537, 10**30, 3840.5, "3840"], ids=repr)
-def test_an_impossible_frame_is_refused(side: str, size: object) -> None:
+@pytest.mark.parametrize("size", [0, -1, 65537, 10**30, 3840.5, "3840", float("inf"), True], ids=repr)
+def test_an_invalid_image_size_is_refused(side: str, size: object) -> None:
     with pytest.raises(MetafileFault, match=rf"metadata\.camera_info\.{side}: should be"):
         metafile(lambda head, _: head["camera_info"].update({side: size}))
 
 
 @pytest.mark.parametrize("size", [0, -4, 1e7], ids=repr)
-def test_an_impossible_calibration_is_refused(size: float) -> None:
+def test_an_invalid_pixel_size_of_the_calibration_is_refused(size: float) -> None:
     with pytest.raises(MetafileFault, match=r"metadata\.calibration\.highmag\.x_nm_per_pix: should be"):
         metafile(lambda head, _: head["calibration"]["highmag"].update(x_nm_per_pix=size))
 
@@ -338,7 +330,7 @@ def test_pixels_are_square_without_y_nm_per_pix(size: object) -> None:
 
 
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
-def test_nan_in_place_of_a_required_number_is_refused_and_named(token: str) -> None:
+def test_a_required_number_that_is_not_finite_is_refused_and_named(token: str) -> None:
     with pytest.raises(MetafileFault) as caught:
         metafile(lambda _, tiles: tiles[1]["img_meta"].update(stage_pos=[1.0, float(token)]))
     found = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}[token]
@@ -346,13 +338,13 @@ def test_nan_in_place_of_a_required_number_is_refused_and_named(token: str) -> N
     assert not isinstance(caught.value, MetafilePartial)
 
 
-def test_a_number_too_large_for_a_double_is_refused_where_needed() -> None:
+def test_a_required_number_too_large_for_a_double_is_refused() -> None:
     text = raw(section()).replace(b'"angle": 90.0, "pixel_size"', b'"angle": 1e999, "pixel_size"', 1)
     with pytest.raises(MetafileFault, match=r"data\[0\]\.img_meta\.angle: should be a finite number"):
         parse_metafile(text, NAME)
 
 
-def test_the_problems_of_the_first_bad_tile_are_reported_at_once_and_abbreviated() -> None:
+def test_all_problems_of_the_first_invalid_tile_are_reported_and_abbreviated() -> None:
     def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
         for tile in tiles[4:]:
             tile["img_meta"] = {}
@@ -385,7 +377,7 @@ def test_the_problems_of_the_first_bad_tile_are_reported_at_once_and_abbreviated
         "file:///a.tif",
     ],
 )
-def test_an_image_path_out_of_the_directory_is_refused(img_path: str) -> None:
+def test_an_image_path_that_leaves_the_directory_is_refused(img_path: str) -> None:
     with pytest.raises(MetafileFault, match=rf"^{NAME}: data\[3\]\.img_path: "):
         metafile(lambda _, tiles: tiles[3].update(img_path=img_path))
     with pytest.raises(MetafileFault):
@@ -412,11 +404,9 @@ def test_deeply_nested_json_is_refused() -> None:
     assert not isinstance(caught.value, MetafilePartial)
 
 
-def test_a_number_of_a_million_digits_costs_no_time() -> None:
-    started = time.process_time()
-    with pytest.raises(MetafileFault):
+def test_a_number_of_a_million_digits_is_refused_after_its_first_digits() -> None:
+    with pytest.raises(MetafileFault, match="number out of range at line 1 column 4303 "):
         parse_metafile(b"[" + b"9" * 10**6 + b"]", NAME)
-    assert time.process_time() - started < 1.0
 
 
 def test_a_file_above_the_size_limit_is_refused_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,18 +416,17 @@ def test_a_file_above_the_size_limit_is_refused_without_parsing(monkeypatch: pyt
     assert caught.value.waiting_helps is Waiting.NEVER
 
 
-def test_twenty_thousand_tiles_parse_in_two_seconds() -> None:
+def test_a_metafile_of_twenty_thousand_tiles_is_parsed() -> None:
     head, data = section()
-    content = raw([head, {"data": data["data"] * (20_000 // len(data["data"]) + 1)}])
-    started = time.process_time()
-    assert len(parse_metafile(content, NAME).tiles) > 20_000
-    assert time.process_time() - started < 2.0
+    rows = (data["data"] * 2_000)[:20_000]
+    found = parse_metafile(raw([head, {"data": rows}]), NAME)
+    assert found.tiles == (metafile().tiles * 2_000)[:20_000]
 
 
 # ---------------------------------------------------------------------------------------------------------- consistency
 
 
-def test_a_sound_section_has_no_findings() -> None:
+def test_a_valid_section_has_no_findings() -> None:
     assert findings() == ()
 
 
@@ -448,7 +437,7 @@ def test_real_metafiles_have_no_findings(path: Path) -> None:
 
 
 @real_data
-def test_a_lens_correction_set_is_known_by_its_header() -> None:
+def test_a_lens_correction_set_is_recognised_by_its_header() -> None:
     assert parse_metafile(LENS_SET.read_bytes(), LENS_SET.name).header.is_reference
     assert not parse_metafile(MONTAGE.read_bytes(), MONTAGE.name).header.is_reference
 
@@ -483,13 +472,13 @@ def test_a_metafile_renamed_to_another_section_is_an_error() -> None:
     assert repr(NAME) in finding.text
 
 
-def test_a_metafile_whose_time_is_not_the_headers_is_an_error() -> None:
+def test_a_metafile_name_with_another_time_than_the_header_is_an_error() -> None:
     (finding,) = findings(name=NAME.replace("120000", "120001"))
     assert finding.severity is Severity.ERROR
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "_metadata_copy.json", "_metadata_x_000042_0_.json"])
-def test_a_name_of_another_form_is_a_warning(name: str) -> None:
+def test_a_metafile_name_of_another_form_is_a_warning(name: str) -> None:
     (finding,) = findings(name=name)
     assert finding.severity is Severity.WARNING
     assert "cannot be compared" in finding.text
@@ -502,18 +491,18 @@ def as_reference(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(("time_named", "count"), [("20180601120000", 0), ("20180601115957", 0), ("20180601140000", 1)])
-def test_the_time_in_a_reference_name_may_be_seconds_off(time_named: str, count: int) -> None:
+def test_the_time_in_the_name_of_a_reference_may_differ_by_seconds(time_named: str, count: int) -> None:
     name = f"_metadata_{time_named}_17797_1R_151_20180601115959_reference_0_.json"
     assert len(findings(as_reference, name)) == count
 
 
-def test_an_image_named_for_another_place_is_an_error_and_named() -> None:
+def test_an_image_name_with_another_raster_position_is_an_error_that_names_it() -> None:
     finding = only(lambda _, tiles: tiles[4].update(img_path=tiles[4]["img_path"].replace("_1_1.tif", "_2_2.tif")))
     assert finding.severity is Severity.ERROR
     assert "data[4]" in finding.text
 
 
-def test_images_of_other_names_are_a_warning() -> None:
+def test_image_names_of_another_form_are_a_warning() -> None:
     def rename(_: object, tiles: list[dict[str, Any]]) -> None:
         for number, tile in enumerate(tiles):
             tile["img_path"] = f"tile_{number}.tif"
@@ -534,7 +523,7 @@ def test_images_that_would_share_a_tile_id_are_an_error() -> None:
     assert any(f.severity is Severity.ERROR and "share an id" in f.text for f in found)
 
 
-def test_two_tiles_at_one_place_are_an_error() -> None:
+def test_two_tiles_at_one_raster_position_are_an_error() -> None:
     def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
         tiles[4]["img_meta"]["raster_pos"] = tiles[3]["img_meta"]["raster_pos"]
         tiles[4]["img_meta"]["stage_pos"] = tiles[3]["img_meta"]["stage_pos"]
@@ -546,12 +535,12 @@ def test_two_tiles_at_one_place_are_an_error() -> None:
     assert found[0].severity is Severity.ERROR
 
 
-def test_a_lost_tile_shows_as_a_gap_in_raster_index() -> None:
+def test_a_gap_in_the_raster_indices_is_a_warning() -> None:
     finding = only(lambda _, tiles: tiles[-1]["img_meta"].update(raster_index=11))
     assert finding == Finding(Severity.WARNING, "raster_index is missing between 0 and 10: 10")
 
 
-def test_a_raster_index_used_twice_is_a_warning() -> None:
+def test_a_duplicate_raster_index_is_a_warning() -> None:
     found = findings(lambda _, tiles: tiles[-1]["img_meta"].update(raster_index=3))
     assert any("raster_index occurs more than once: 3 (2 times)" in finding.text for finding in found)
     assert {finding.severity for finding in found} == {Severity.WARNING}
@@ -619,7 +608,7 @@ def test_a_tile_off_the_grid_is_a_warning_that_gives_the_step() -> None:
     assert "a row step should be (0.0, 4898.6) px" in row.text
 
 
-def test_a_mirrored_stage_is_off_the_grid() -> None:
+def test_a_mirrored_stage_is_a_warning() -> None:
     def mirror(_: object, tiles: list[dict[str, Any]]) -> None:
         for tile in tiles:
             tile["img_meta"]["stage_pos"][0] *= -1
@@ -627,17 +616,17 @@ def test_a_mirrored_stage_is_off_the_grid() -> None:
     assert any("a row step" in finding.text for finding in findings(mirror))
 
 
-def test_a_stage_that_is_a_pixel_or_two_off_is_no_finding() -> None:
+def test_a_stage_position_two_pixels_off_the_grid_is_no_finding() -> None:
     assert findings(lambda _, tiles: tiles[0]["img_meta"]["stage_pos"].__setitem__(0, 8)) == ()
 
 
-def test_a_header_without_overlap_says_that_steps_were_not_checked() -> None:
+def test_a_header_without_overlap_is_a_warning_that_steps_cannot_be_checked() -> None:
     finding = only(lambda head, _: head.pop("overlap"))
     assert "cannot be checked" in finding.text
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1, 1.5, "0.1"], ids=repr)
-def test_an_impossible_overlap_counts_as_absent(overlap: object) -> None:
+def test_an_invalid_overlap_counts_as_absent(overlap: object) -> None:
     assert "no overlap" in only(lambda head, _: head.update(overlap=overlap)).text
 
 
@@ -652,7 +641,7 @@ def test_no_match_found_with_a_neighbour_is_no_finding() -> None:
     assert findings(lambda _, tiles: tiles[4]["matcher"][0].update(match_quality=0)) == ()
 
 
-def test_a_match_recorded_at_neither_the_tile_nor_its_neighbour_is_a_warning() -> None:
+def test_a_match_at_the_position_of_neither_the_tile_nor_its_neighbour_is_a_warning() -> None:
     assert findings(lambda _, tiles: tiles[4]["matcher"][0].update(col=1, row=0)) == ()
     assert "places other than the tile" in only(lambda _, tiles: tiles[4]["matcher"][0].update(col=3, row=2)).text
 
@@ -681,17 +670,19 @@ def test_errors_come_before_warnings() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 199, 200, 450])
-@pytest.mark.parametrize("other", ["", "NaN"], ids=["split", "whole"])
-def test_a_bad_row_is_named_by_its_number_in_every_portion(number, other):
+@pytest.mark.parametrize("has_nan", [False, True], ids=["tiles parsed in portions", "whole file parsed at once"])
+def test_an_invalid_tile_is_named_by_its_index_in_the_whole_file(number, has_nan):
     value = section()
     row = value[1]["data"][0]
     value[1]["data"] = [{**row, "img_path": f"{index}.tif"} for index in range(500)]
     value[1]["data"][number]["img_meta"] = {**row["img_meta"], "stage_pos": [1.0]}
-    content = raw(value).replace(b'"overlap": ', b'"other": NaN, "overlap": ' if other else b'"overlap": ')
+    content = raw(value)
+    if has_nan:
+        content = content.replace(b'"overlap": ', b'"other": NaN, "overlap": ')
     assert f"data[{number}].img_meta.stage_pos[1]: missing" in str(read(content))
 
 
-def test_a_row_that_is_not_utf_8_is_a_partial_metafile():
+def test_a_tile_that_is_not_utf_8_makes_a_partial_metafile():
     assert isinstance(read(raw(section()).replace(b'"img_path": "', b'"img_path": "\xff')), MetafilePartial)
 
 
@@ -700,19 +691,10 @@ def test_a_key_in_two_elements_is_refused():
     for part in (*section(), lens):
         fault = read(raw([*section(), lens, part]))
         assert isinstance(fault, MetafileFault)
-        assert next(iter(part)) in str(fault)
+        assert f"{next(iter(part))}: should be in one element, found in two" in str(fault)
 
 
-@pytest.mark.parametrize("width", [256.5, "256", float("inf"), True])
-def test_a_width_is_a_whole_number(width):
-    value = section()
-    value[0]["metadata"]["camera_info"]["width"] = width
-    fault = read(raw(value))
-    assert isinstance(fault, MetafileFault)
-    assert "camera_info.width" in str(fault)
-
-
-def test_a_width_may_be_written_as_a_float():
+def test_an_image_width_may_be_written_as_a_float():
     value = section()
     value[0]["metadata"]["camera_info"]["width"] = 5504.0
     found = read(raw(value))

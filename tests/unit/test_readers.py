@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reader_suite import Sample, check_acquisition, read_any, spoiled
+from reader_suite import Sample, check_acquisition, damaged, read_any
 from sections import NAME, section
 
 from handlers.acquisition.readers import READERS
@@ -106,7 +106,7 @@ def test_a_file_that_is_cut_off_at_any_byte_is_refused_or_has_fewer_tiles(name: 
 @given(data=st.data())
 def test_a_spoiled_file_gives_a_sound_acquisition_or_a_fault(name: str, data: st.DataObject) -> None:
     sample = SAMPLES[name]()
-    read_any(READERS[name], data.draw(spoiled(sample.content)), sample.path)
+    read_any(READERS[name], data.draw(damaged(sample.content)), sample.path)
 
 
 @formats

@@ -1,4 +1,4 @@
-"""Compiled filters give the pixels that Pillow gives, bit for bit."""
+"""The compiled filters give the same pixels as Pillow."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from handlers.mipmaps.filler import ByStrips, filler
 from handlers.mipmaps.kernel import compiled_code
 from handlers.mipmaps.reduce import reduce_levels
 from handlers.mipmaps.resize_kernel import CompiledResize, resizing_code
+from tests.unit.noise import file_of_rows, noise
 
 pytestmark = pytest.mark.skipif(resizing_code() is None, reason="the kernel was not built: no C compiler")
 FILTERS = METHODS["PIL"]
@@ -27,27 +28,23 @@ def require_same_as_pillow(image: Grey, name: str, levels: Any, to_8bit: Intensi
     depth = np.uint8 if to_8bit else image.dtype
     outputs: dict[int, Grey] = {n: np.full((height >> n, width >> n), 77, depth) for n in levels}
     compiled = CompiledResize(width, height, image.itemsize * 8, outputs, to_8bit, name)
-    for _ in range(2):  # what the first image left behind does not matter to the second
+    for _ in range(2):  # the levels of the second image must not depend on the first
         compiled.add_image(image)
     for level, expected in reduce_levels(image, levels, Reduction("PIL", name), to_8bit):
         np.testing.assert_array_equal(outputs[level], expected, f"level {level}")
     assert compiled.biased() == []
 
 
-def noise(depth: Any, height: int, width: int, seed: int = 5) -> Grey:
-    return np.random.default_rng(seed).integers(0, np.iinfo(depth).max, (height, width), depth, endpoint=True)
-
-
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("size", [(256, 512), (259, 515), (577, 450), (64, 1030), (1031, 701)])
-def test_noise_gives_pillow_s_pixels(name: str, depth: Any, size: tuple[int, int]) -> None:
+def test_noise_gives_the_pixels_of_pillow(name: str, depth: Any, size: tuple[int, int]) -> None:
     require_same_as_pillow(noise(depth, *size), name, range(1, 7))
 
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_edges_of_black_and_white_overshoot_as_with_pillow(name: str, depth: Any) -> None:
+def test_edges_between_black_and_white_overshoot_like_those_of_pillow(name: str, depth: Any) -> None:
     white = int(np.iinfo(depth).max)
     image = np.zeros((300, 333), depth)
     image[40:171, 30:290] = white
@@ -57,12 +54,11 @@ def test_edges_of_black_and_white_overshoot_as_with_pillow(name: str, depth: Any
 
 
 @given(st.data())
-def test_any_image_is_the_same(data: st.DataObject) -> None:
+def test_any_image_gives_the_pixels_of_pillow(data: st.DataObject) -> None:
     width = data.draw(st.integers(2, 300))
     height = data.draw(st.integers(2, min(90, 3 * width // 2)))
     depth: Any = data.draw(st.sampled_from(DEPTHS))
-    most = min(height, width).bit_length() - 1
-    levels = data.draw(st.sets(st.integers(1, most), min_size=1))
+    levels = data.draw(st.sets(st.integers(1, min(height, width).bit_length() - 1), min_size=1))
     to_8bit = (300, 40001) if depth is np.uint16 and data.draw(st.booleans()) else None
     values = data.draw(st.lists(st.integers(0, int(np.iinfo(depth).max)), min_size=1, max_size=4))
     image = np.random.default_rng(data.draw(st.integers(0, 99))).choice(np.array(values, depth), (height, width))
@@ -70,20 +66,16 @@ def test_any_image_is_the_same(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_16_bits_made_8_are_scaled_after_the_reduction(name: str) -> None:
+def test_16_bits_are_converted_to_8_after_the_reduction(name: str) -> None:
     require_same_as_pillow(noise(np.uint16, 130, 150), name, [1, 3], FULL_RANGE)
 
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("rows_each", [1, 7, 400])
-def test_rows_of_a_file_give_the_same(tmp_path: Path, name: str, depth: Any, rows_each: int) -> None:
+def test_rows_of_a_file_give_the_pixels_of_pillow(tmp_path: Path, name: str, depth: Any, rows_each: int) -> None:
     image = noise(depth, 395, 1500)
-    runs, content = [], b"begin"
-    for top in range(0, len(image), rows_each):
-        rows = image[top : top + rows_each]
-        runs.append((len(content), len(rows)))
-        content += rows.tobytes() + b"\xee" * 5
+    content, runs = file_of_rows(image, rows_each, start=5)
     (tmp_path / "rows").write_bytes(content)
     outputs: dict[int, Grey] = {n: np.zeros((395 >> n, 1500 >> n), depth) for n in (1, 2, 5)}
     compiled = CompiledResize(1500, 395, image.itemsize * 8, outputs, None, name)
@@ -98,7 +90,7 @@ def test_rows_of_a_file_give_the_same(tmp_path: Path, name: str, depth: Any, row
 @pytest.mark.parametrize(
     ("name", "height", "is_compiled"), [("LANCZOS", 300, True), ("LANCZOS", 301, False), ("NEAREST", 999, True)]
 )
-def test_high_images_which_pillow_filters_down_first_are_left_to_pillow(
+def test_tall_images_that_pillow_filters_vertically_first_are_left_to_pillow(
     name: str, height: int, is_compiled: bool
 ) -> None:
     outputs: dict[int, Grey] = {1: np.zeros((height // 2, 100), np.uint8)}

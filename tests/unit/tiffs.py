@@ -1,4 +1,4 @@
-"""TIFF files of every kind for tests, written by hand: the compressors are Pillow's, everything else is here."""
+"""TIFF files of every kind for tests. Pillow compresses the pixels; this module writes all the rest."""
 
 import io
 import struct
@@ -19,13 +19,13 @@ COMPRESSORS = {
     34925: "lzma",
     50000: "zstd",
 }
-"""Lossless compressions that are read."""
+"""Number of each lossless compression that can be read -> its name in Pillow."""
 REVERSED = bytes(sum(((byte >> bit) & 1) << (7 - bit) for bit in range(8)) for byte in range(256))
 Pixels = npt.NDArray[Any]
 
 
 def packed(rows: npt.NDArray[np.uint8], compression: int) -> bytes:
-    """Rows of bytes as one strip or tile."""
+    """Return rows of bytes as one compressed strip or tile."""
     compressor = COMPRESSORS[compression]
     if compressor is None:
         return rows.tobytes()
@@ -50,18 +50,18 @@ class Kind:
     piece: tuple[int, int] | None = None
     """Width and height of tiles; None for strips."""
     rows: int = 1000
-    """Of a strip."""
+    """Rows of each strip."""
     tags: Mapping[int, tuple[int, Collection[int]]] = field(default_factory=dict)
-    """Others, or in place of those that belong here: number -> (type, values)."""
+    """Tags that are added or replaced: number -> (type, values)."""
     without: Collection[int] = ()
-    """Tags left out."""
+    """Tags that are omitted."""
 
     def file(self, pixels: Pixels) -> bytes:
-        """A file with the pixels: (H, W) of 8 or 16 bits, or of booleans for one bit."""
+        """Return a file with these pixels: (H, W) of 8 or 16 bits, or of booleans for one bit."""
         return self.file_of([self._piece(part) for part in self._parts(pixels)], pixels)
 
     def file_of(self, pieces: list[bytes], pixels: Pixels) -> bytes:
-        """A file whose strips or tiles are these."""
+        """Return a file with these strips or tiles."""
         height, width = pixels.shape
         bits = 1 if pixels.dtype == bool else pixels.itemsize * 8
         at, body = [], bytearray(16 if self.big else 8)

@@ -29,7 +29,7 @@ Enter = Callable[[FaultRun], None]
 def net() -> Iterator[Network]:
     with network(*MACHINES) as net:
         for name in MACHINES:
-            net.shape(name, late_ms=LATE_MS, lost=LOST)
+            net.shape(name, delay_ms=LATE_MS, loss=LOST)
         yield net
 
 
@@ -147,9 +147,9 @@ def test_a_network_that_is_cut_for_a_while_costs_no_tile(
     def cut(scene: Scene) -> str:
         scene.keep_busy()
         name = scene.chance.choice(MACHINES)
-        net.shape(name, lost=1)
+        net.shape(name, loss=1)
         time.sleep(scene.chance.choice((2.0, 20.0)))  # shorter and longer than a connection lives
-        net.shape(name, late_ms=LATE_MS, lost=LOST)
+        net.shape(name, delay_ms=LATE_MS, loss=LOST)
         scene.wait_for_a_tile()
         return "the scheduler" if name == SCHEDULER else "a worker"
 
