@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_ratio, median_wall_s, run_script
-from daemon.simulator.show_processes import free_port
+from daemon.simulator.demonstration.processes import free_port
 from handlers.images.encode import Encoding, Page
 from handlers.images.reduction import level_size
 from handlers.place import StoreAccess, parse_object

@@ -16,9 +16,9 @@ from benchmarks.common import Options, Outcome, Row, run_script
 from daemon.simulator.section import roi_cells
 from handlers.picture import MosaicJob, draw_mosaic
 from handlers.quality.heatmap import draw_heatmap
+from handlers.quality.heatmap_numbers import Number, heatmap_of
 from handlers.quality.numbers import UNITS, TileNumbers
 from handlers.quality.rules import Limits, Surroundings
-from handlers.quality.shown import Number, heatmap_of
 from handlers.quality.verdict import judge
 from handlers.uris import path_to_uri
 

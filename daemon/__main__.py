@@ -5,7 +5,7 @@ import gc
 import os
 import sys
 
-from daemon.commands.imports.names import IMPORT_COMMANDS
+from daemon.commands.imports.command_names import IMPORT_COMMANDS
 
 
 def main() -> None:

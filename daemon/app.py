@@ -17,12 +17,12 @@ from daemon.journal.file import Examination
 from daemon.notify.alerts import Alerting
 from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
+from daemon.pipeline.changes.recheck import Recheck
 from daemon.pipeline.health import Metrics
 from daemon.pipeline.readiness import Readiness
-from daemon.pipeline.recheck import Recheck
 from daemon.simulator.embedded import serve_if_embedded
-from daemon.system.collector import collect_while_idle
 from daemon.system.first_signals import FirstSignals, has_terminal
+from daemon.system.garbage_collector import collect_while_idle
 from daemon.system.locks import lock_journal
 from daemon.system.log import set_up_logging
 from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s

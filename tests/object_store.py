@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from daemon.simulator.show_processes import free_port
+from daemon.simulator.demonstration.processes import free_port
 from handlers.place import ObjectPlace, StoreAccess, parse_object
 
 KEYS = {"AWS_ACCESS_KEY_ID": "temwatch", "AWS_SECRET_ACCESS_KEY": "not-secret", "AWS_REGION": "us-east-1"}

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from daemon.commands.journal_change import change_journal
 from daemon.config.settings import Settings
-from daemon.pipeline.dismissal import DismissRequest
-from daemon.pipeline.dismissal import dismiss as dismiss_in
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import problems
+from daemon.pipeline.requests.dismissal import DismissRequest
+from daemon.pipeline.requests.dismissal import dismiss as dismiss_in
 
 
 def request_for(ids: Sequence[int], reason: str) -> DismissRequest:

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from handlers.acquisition.parts import is_inside_file
 from handlers.acquisition.reader import Reader
 from handlers.acquisition.readers import READERS
+from handlers.acquisition.section_path import is_inside_file
 from handlers.acquisition.tilespec import options_for
 from handlers.errors import SettingsFault
 from handlers.generate_tilespecs import generate_tilespecs

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.journal import rows, tile_sets
 from daemon.journal.copies import copy_journal, remove_journal
 from daemon.journal.file import (
     MIGRATIONS,
@@ -16,6 +15,7 @@ from daemon.journal.file import (
     journal_fault,
     migrate,
 )
+from daemon.journal.tables import rows, tile_sets
 from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
 from handlers.text import byte_size, printable
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from daemon.commands.daemon_client import FoundDaemon, ask, find_daemon
-from daemon.config.places import Places
+from daemon.config.daemon_address import Places
 from daemon.montages.states import MontageState
 from daemon.system.log_lines import arranged
 from handlers.errors import Fault

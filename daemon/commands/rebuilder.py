@@ -19,8 +19,8 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
-from daemon.pipeline.interpret import interpret_metafile
-from daemon.pipeline.section import Section, section_from_content
+from daemon.pipeline.settling.interpret import interpret_metafile
+from daemon.pipeline.steps.section import Section, section_from_content
 from daemon.pipeline.watch_root import watch_root
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile, with_sizes

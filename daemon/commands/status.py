@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from daemon.commands.daemon_client import FoundDaemon, ask, find_daemon
-from daemon.config.places import Places
+from daemon.config.daemon_address import Places
 from daemon.montages.states import UNFINISHED, MontageState
 
 MOST_MONTAGES = 10_000

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from daemon.commands.journal_change import NotFoundByDaemon, change_journal
 from daemon.config.settings import Settings
-from daemon.pipeline.decision import DecisionRequest
-from daemon.pipeline.decision import decide as decide_in
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.selection import problems
+from daemon.pipeline.requests.decision import DecisionRequest
+from daemon.pipeline.requests.decision import decide as decide_in
 from handlers.text import printable
 
 

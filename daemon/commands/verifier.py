@@ -12,7 +12,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED
-from daemon.pipeline.section import Section, section_from_content
+from daemon.pipeline.steps.section import Section, section_from_content
 from handlers.acquisition.arrival import read_metafile
 from handlers.acquisition.presence import metafile_exists
 from handlers.difference import APPLY, INGEST, MIPMAPS, Difference, Kind

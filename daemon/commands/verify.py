@@ -17,8 +17,8 @@ from typing import Any
 from daemon.commands.journal_change import change_journal
 from daemon.commands.verifier import Verified, Verifier
 from daemon.config.settings import Settings
-from daemon.journal.differences import recorded
 from daemon.journal.journal import Journal
+from daemon.journal.tables.differences import recorded
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 from daemon.notify.difference_report import MOST_MONTAGES, DifferenceReport, report_differences

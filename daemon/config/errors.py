@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from daemon.config.meanings import meaning
+from daemon.config.field_meanings import meaning
 from handlers.errors import SettingsFault
 from handlers.uris import without_userinfo
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from daemon.config.errors import bounds, is_section, section_of
-from daemon.config.meanings import meaning
+from daemon.config.field_meanings import meaning
 from handlers.place import ObjectPlace
 
 Section = tuple[str, bool, type[BaseModel]]

@@ -5,7 +5,7 @@ import pwd
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from daemon.config.unit import UNIT, unit_properties
+from daemon.config.systemd_unit import UNIT, unit_properties
 from daemon.watching.mounts import is_within
 from handlers.text import printable
 

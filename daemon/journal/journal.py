@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 import structlog
 
-from daemon.journal import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
 from daemon.journal.attempts import JournalAttempts
 from daemon.journal.file import Connection
+from daemon.journal.tables import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Settled, SettleResult
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import Event, MontageState, Step

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from daemon.journal import duplicates, images_read, quality, retries, rows, tile_sets, verdicts
 from daemon.journal.ages import Ages
 from daemon.journal.connection import JournalConnection
 from daemon.journal.file import Examination
+from daemon.journal.tables import duplicates, images_read, quality, retries, rows, tile_sets, verdicts
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.states import MontageState
 from daemon.montages.verdicts import WAITS_FOR_PERSON, MontageVerdict

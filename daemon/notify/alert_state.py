@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from daemon.journal.alerts import AlertRow, Change, Kept, MessageRow
+from daemon.journal.tables.alerts import AlertRow, Change, Kept, MessageRow
 from daemon.notify.alerting import (
     OCCURRENCES,
     Alert,

@@ -11,17 +11,17 @@ from dataclasses import replace
 import structlog
 
 from daemon.config.settings import Settings
-from daemon.journal import alerts as rows
 from daemon.journal.journal import Journal
-from daemon.journal.outbox import last_number
+from daemon.journal.tables import alerts as rows
+from daemon.journal.tables.outbox import last_number
 from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alert_state import AlertState
 from daemon.notify.alerting import AlertKind, Condition, Draft, Severity
+from daemon.notify.broadcast import RETRY_S, Send, Sender
 from daemon.notify.digest import digest_text
 from daemon.notify.heartbeat import send_heartbeats
 from daemon.notify.messages import Message, given_up, message_of, undelivered
 from daemon.notify.observer import OUTBOX, Observation, Observer
-from daemon.notify.sender import RETRY_S, Send, Sender
 from daemon.notify.silences import is_silent
 from daemon.pipeline.health import Facts
 from handlers.errors import Fault

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from daemon.journal.differences import Differing
-from daemon.journal.judged import Broken
+from daemon.journal.tables.differences import Differing
+from daemon.journal.tables.rule_breaks import Broken
 from daemon.notify.alerting import AlertKind, Condition
 from daemon.pipeline.health import Facts
 from daemon.watching.roots import RootHealth, RootStatus

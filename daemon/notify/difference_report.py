@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from daemon.journal import differences as rows
 from daemon.journal.journal import Journal
+from daemon.journal.tables import differences as rows
 
 log = structlog.get_logger()
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from daemon.journal.day import Day
-from daemon.journal.silences import SilenceRow
+from daemon.journal.tables.results import Day
+from daemon.journal.tables.silences import SilenceRow
 from daemon.montages.announcements import utc_text
 from daemon.notify.alerting import Alerts
 from daemon.notify.silences import silence_json, silence_line

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import structlog
 
-from daemon.notify.trust import system_authorities
+from daemon.notify.authorities import system_authorities
 from daemon.pipeline.health import Facts, reasons_not_ready
 
 log = structlog.get_logger()

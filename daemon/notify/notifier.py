@@ -11,13 +11,13 @@ import aiohttp
 
 from daemon.config.hook_settings import HookSettings
 from daemon.config.settings import Settings
-from daemon.journal import deliveries, outbox
-from daemon.journal.deliveries import Delivery, HookCounts
 from daemon.journal.journal import Journal
+from daemon.journal.tables import deliveries, outbox
+from daemon.journal.tables.deliveries import Delivery, HookCounts
 from daemon.notify.attempt import attempt
 from daemon.notify.cloud_event import cloud_event_body
 from daemon.notify.courier import Count, Courier
-from daemon.notify.send import Sent
+from daemon.notify.send_request import Sent
 from daemon.pipeline.health import HookFacts
 
 KEPT_S = 7 * 86_400.0

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from daemon.config.settings import Settings
-from daemon.journal import alerts as rows
-from daemon.journal.day import Day, days_since
-from daemon.journal.differences import Differing, differing
 from daemon.journal.file import Connection
 from daemon.journal.journal import Journal
-from daemon.journal.judged import Broken, broken_after
-from daemon.journal.outbox import last_number
-from daemon.journal.section_times import SectionTimes, section_times
-from daemon.journal.silences import SilenceRow, active
+from daemon.journal.tables import alerts as rows
+from daemon.journal.tables.differences import Differing, differing
+from daemon.journal.tables.outbox import last_number
+from daemon.journal.tables.results import Day, days_since
+from daemon.journal.tables.rule_breaks import Broken, broken_after
+from daemon.journal.tables.section_times import SectionTimes, section_times
+from daemon.journal.tables.silences import SilenceRow, active
 from daemon.notify.alerting import AlertKind, Condition
 from daemon.notify.conditions import WORKERS_LOST_S, Observed, Waiting, accessible, conditions
 from daemon.notify.digest import last_due

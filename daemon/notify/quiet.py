@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 
-from daemon.journal.section_times import SectionTimes
+from daemon.journal.tables.section_times import SectionTimes
 from daemon.montages.announcements import utc_text
 from daemon.notify.alerting import AlertKind, Condition
 

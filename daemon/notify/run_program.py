@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from daemon.config.hook_settings import HookSettings
-from daemon.notify.send import MOST_PROBLEM, Sent
+from daemon.notify.send_request import MOST_PROBLEM, Sent
 from handlers.text import printable, shorten
 
 _KEPT_BYTES = 2000

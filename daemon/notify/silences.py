@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from daemon.journal import silences as rows
 from daemon.journal.journal import Journal
-from daemon.journal.silences import SilenceRow
+from daemon.journal.tables import silences as rows
+from daemon.journal.tables.silences import SilenceRow
 from daemon.montages.announcements import utc_text
 from daemon.notify.alerting import AlertKind, Condition
 from handlers.text import printable

@@ -18,19 +18,19 @@ from daemon.config.worker_settings import WorkerSettings
 from daemon.journal.file import Examination
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
+from daemon.pipeline.changes.late_changes import LateChanges
+from daemon.pipeline.changes.late_uploads import LateUploads
+from daemon.pipeline.gates.output_disks import OutputDisks
+from daemon.pipeline.gates.render_gate import PROBE_STACK, RenderGate
+from daemon.pipeline.gates.worker_gate import WorkerGate
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.late_changes import LateChanges
-from daemon.pipeline.late_uploads import LateUploads
-from daemon.pipeline.output_disks import OutputDisks
-from daemon.pipeline.quality_hold import QualityHold
-from daemon.pipeline.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.runner import PipelineRunner
-from daemon.pipeline.section import Section
-from daemon.pipeline.settle import Settler
-from daemon.pipeline.stack_use import CloseRule
-from daemon.pipeline.stacks import StackKeeper
-from daemon.pipeline.steps import Steps
-from daemon.pipeline.worker_gate import WorkerGate
+from daemon.pipeline.settling.settle import Settler
+from daemon.pipeline.stacks.keeper import StackKeeper
+from daemon.pipeline.stacks.quality_hold import QualityHold
+from daemon.pipeline.stacks.use import CloseRule
+from daemon.pipeline.steps.perform import Steps
+from daemon.pipeline.steps.section import Section
 from daemon.system.threads import DaemonThreads
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId

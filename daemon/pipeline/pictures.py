@@ -11,14 +11,14 @@ import structlog
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
-from daemon.pipeline.section import Section, SectionReader
+from daemon.pipeline.steps.section import Section, SectionReader
 from daemon.system.bounded_directory import BoundedDirectory
 from handlers.errors import Fault
 from handlers.mipmaps.plan import level_files
 from handlers.picture import MosaicJob, draw_mosaic
 from handlers.quality.block import unpack
 from handlers.quality.heatmap import Heatmap, draw_heatmap
-from handlers.quality.shown import Number, heatmap_of, values_of
+from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
 from handlers.text import printable
 from handlers.workers.pool import WorkerPool
 

@@ -20,23 +20,23 @@ from daemon.montages.records import Montage
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import STEP_OF_STATE, Event, IllegalTransition, MontageState, Step
 from daemon.montages.verdicts import WAITS_FOR_PERSON
-from daemon.pipeline.attempt import Attempts
-from daemon.pipeline.claims import Claims
-from daemon.pipeline.failures import NEEDS_RENDER, FailureHandler
+from daemon.pipeline.gates.output_disks import OutputDisks
+from daemon.pipeline.gates.render_gate import RenderGate
+from daemon.pipeline.gates.worker_gate import WorkerGate
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.output_disks import OutputDisks
-from daemon.pipeline.quality_hold import QualityHold
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.retry import FIRST_DELAY_S, Tries
-from daemon.pipeline.schedule import Ticket
-from daemon.pipeline.settle import Settler
-from daemon.pipeline.settle_step import SettleStep
-from daemon.pipeline.stack_use import CloseRule
-from daemon.pipeline.stacks import StackKeeper
-from daemon.pipeline.steps import Steps
-from daemon.pipeline.supersede import Superseder
-from daemon.pipeline.work_queue import WorkQueue
-from daemon.pipeline.worker_gate import WorkerGate
+from daemon.pipeline.order.retry import FIRST_DELAY_S, Tries
+from daemon.pipeline.order.schedule import Ticket
+from daemon.pipeline.order.work_queue import WorkQueue
+from daemon.pipeline.settling.claims import Claims
+from daemon.pipeline.settling.settle import Settler
+from daemon.pipeline.settling.supersede import Superseder
+from daemon.pipeline.stacks.keeper import StackKeeper
+from daemon.pipeline.stacks.quality_hold import QualityHold
+from daemon.pipeline.stacks.use import CloseRule
+from daemon.pipeline.steps.attempt import Attempts
+from daemon.pipeline.steps.failures import NEEDS_RENDER, FailureHandler
+from daemon.pipeline.steps.perform import Steps
+from daemon.pipeline.steps.settle_step import SettleStep
 from handlers.errors import BugFault, Fault
 
 log = structlog.get_logger()

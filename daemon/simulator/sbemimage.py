@@ -11,7 +11,7 @@ from pathlib import Path
 from daemon.simulator.delivery import Delivery, Written, append, deliver
 from daemon.simulator.frames import FrameSource, tiff_bytes
 from daemon.simulator.section import SectionPlan, TilePlan
-from handlers.acquisition.parts import Part
+from handlers.acquisition.section_path import Part
 
 THICKNESS_NM = 50
 

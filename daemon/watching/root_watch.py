@@ -12,7 +12,7 @@ import structlog
 
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.system.threads import Result
-from daemon.watching.calls import RootCalls
+from daemon.watching.blocking_calls import RootCalls
 from daemon.watching.event_hints import Batch, HintBox, OpenHints
 from daemon.watching.event_reliability import EventReliability
 from daemon.watching.handover import HandOver, OnSighting

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 
-from daemon.journal import overview, tallies
 from daemon.journal.journal import Journal
-from daemon.journal.overview import JournalEvent
-from daemon.journal.rows import Connection
+from daemon.journal.tables import overview, tallies
+from daemon.journal.tables.overview import JournalEvent
+from daemon.journal.tables.rows import Connection
 from daemon.montages.presentation import iso_time
 from daemon.web.server import connection_limit
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from daemon.journal.overview import Filter
+from daemon.journal.tables.overview import Filter
 from daemon.montages.states import MontageState
 
 MAX_LIMIT = 10_000

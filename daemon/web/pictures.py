@@ -8,7 +8,7 @@ from daemon.pipeline.pictures import MOST_COMPARED, NoPicture, Pictures
 from daemon.web import parameters
 from daemon.web.errors import error_answer
 from handlers.errors import Fault
-from handlers.quality.shown import Number
+from handlers.quality.heatmap_numbers import Number
 
 
 class PicturePages:

@@ -21,12 +21,12 @@ from daemon.montages.records import Montage
 from daemon.notify.difference_report import DifferenceReport, report_differences
 from daemon.notify.requests import DeliveryRequest, act
 from daemon.notify.silences import SilenceRequest, silence
-from daemon.pipeline.decision import DecisionRequest, decide
-from daemon.pipeline.dismissal import DismissRequest, dismiss
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
-from daemon.pipeline.retry_request import RetryRequest, retry_failed
+from daemon.pipeline.requests.decision import DecisionRequest, decide
+from daemon.pipeline.requests.dismissal import DismissRequest, dismiss
+from daemon.pipeline.requests.retry_request import RetryRequest, retry_failed
 from daemon.web.access import post_refusal
 from daemon.web.errors import error_answer
 from daemon.web.parameters import montage_id_of

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from handlers.acquisition.multisem import take_of
-from handlers.acquisition.parts import part_of
+from handlers.acquisition.section_path import part_of
 
 
 def can_be_taken_again(path: Path) -> bool:

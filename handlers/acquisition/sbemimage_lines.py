@@ -8,8 +8,8 @@ from typing import Any, Final, TypeGuard
 
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.acquisition.parts import Region
 from handlers.acquisition.sbemimage_log import MOST_LINE_BYTES
+from handlers.acquisition.section_path import Region
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import excerpt
 

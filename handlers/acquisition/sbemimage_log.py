@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.acquisition.parts import Key, Part, Region, part_of
 from handlers.acquisition.sbemimage_run import has_ended, is_imaged
+from handlers.acquisition.section_path import Key, Part, Region, part_of
 from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular, open_regular

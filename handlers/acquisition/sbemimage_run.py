@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from handlers.acquisition.parts import Key
+from handlers.acquisition.section_path import Key
 from handlers.container import Container
 from handlers.regular_file import NotContained, NotRegular, open_regular, read_regular
 

@@ -28,8 +28,8 @@ from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.parse import MAX_METAFILE_BYTES, MAX_TILES
-from handlers.acquisition.parts import file_of, montage_in
 from handlers.acquisition.rasters import cells_of
+from handlers.acquisition.section_path import file_of, montage_in
 from handlers.acquisition.serialem_file import MontageFollower
 from handlers.errors import MetafileFault, MetafileOpen, MetafilePartial
 from handlers.text import abbreviate, excerpt

@@ -12,7 +12,7 @@ from typing import Final
 
 from handlers.acquisition.autodoc import Autodoc, looks_like_autodoc, read_autodoc
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.acquisition.parts import montage_in
+from handlers.acquisition.section_path import montage_in
 from handlers.container import Container
 from handlers.file_status import FileStatus
 from handlers.identity import FileIdentity

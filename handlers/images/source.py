@@ -32,7 +32,7 @@ from handlers.images.render_source import RenderSource
 from handlers.render.access import read_login
 from handlers.render.blocking import connection_to
 from handlers.render.environment_proxy import environment_proxy
-from handlers.render.foreign import Service
+from handlers.render.foreign_answers import Service
 from handlers.render.responses import fault_of, plain_text
 
 SILENCE_S = 120.0

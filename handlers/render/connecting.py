@@ -11,7 +11,7 @@ import aiohttp
 from handlers.errors import AccessRefused, AnswerLost, LoginRefused, RenderUnavailable
 from handlers.render.certificate import served_certificate
 from handlers.render.environment_proxy import Proxy
-from handlers.render.foreign import Service
+from handlers.render.foreign_answers import Service
 
 _CLIENT_CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",

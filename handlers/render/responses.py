@@ -17,7 +17,7 @@ from handlers.errors import (
     StackMissing,
     StackNotLoading,
 )
-from handlers.render.foreign import Service, foreign_fault
+from handlers.render.foreign_answers import Service, foreign_fault
 
 
 class StackState(StrEnum):

@@ -18,7 +18,7 @@ from handlers.render.access import Access, Login
 from handlers.render.connecting import connection_fault
 from handlers.render.credentials import Credentials
 from handlers.render.environment_proxy import Proxy, environment_proxy
-from handlers.render.foreign import Service
+from handlers.render.foreign_answers import Service
 from handlers.render.names import checked_base_url
 from handlers.render.reading import answer_of
 from handlers.render.requests import Answer, OnAnswer, Request

@@ -42,8 +42,8 @@ def dask_backend(
     if importlib.util.find_spec("distributed") is None:
         raise SettingsFault("workers.executor", "dask is not installed", "pip install 'temwatch[dask]'")
     from handlers.workers.cluster.access import ClusterAccess
-    from handlers.workers.cluster.alone import in_own_process
     from handlers.workers.cluster.executor import ClusterExecutor, WorkersDied
+    from handlers.workers.cluster.separate_process import in_own_process
 
     reached = access if isinstance(access, ClusterAccess) else ClusterAccess(access or "")
 

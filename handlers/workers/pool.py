@@ -18,7 +18,7 @@ from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import FaultReport, MipmapReport
 from handlers.workers.backend import Backend
-from handlers.workers.cluster.alone import ProcessKilled
+from handlers.workers.cluster.separate_process import ProcessKilled
 from handlers.workers.crew import Crew, Member
 from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of, result_of_running
 from handlers.workers.started_jobs import StartedJobs

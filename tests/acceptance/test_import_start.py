@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.commands.imports.names import IMPORT_COMMANDS
+from daemon.commands.imports.command_names import IMPORT_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 

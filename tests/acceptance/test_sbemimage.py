@@ -8,7 +8,7 @@ import pytest
 from daemon.simulator.frames import FrameSource, PixelSource, tiff_bytes
 from daemon.simulator.sbemimage import complete_line, image_name, session_line, tile_line
 from daemon.simulator.section import SectionPlan, TilePlan
-from handlers.acquisition.parts import part_of
+from handlers.acquisition.section_path import part_of
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, fetch, temwatch, verify_levels, wait_for
 

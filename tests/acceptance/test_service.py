@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.show_processes import free_port
+from daemon.simulator.demonstration.processes import free_port
 from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.acceptance.rig import Program, Rig, fetch, temwatch, wait_for
 

@@ -29,7 +29,7 @@ from daemon.montages.states import MontageState
 from daemon.simulator.section import SectionPlan, plan_section
 from daemon.simulator.temca import write_section
 from daemon.simulator.tile_faults import OVERLAP, spoil_tiles
-from handlers.quality.shown import Number
+from handlers.quality.heatmap_numbers import Number
 from handlers.workers.backend import Backend
 from handlers.workers.inline import InlineExecutor
 from handlers.workers.pool import WorkerPool

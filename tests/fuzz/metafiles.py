@@ -7,8 +7,8 @@ from pathlib import Path
 
 from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
-from daemon.pipeline.interpret import interpret_metafile
-from daemon.pipeline.section import section_from_metafile
+from daemon.pipeline.settling.interpret import interpret_metafile
+from daemon.pipeline.steps.section import section_from_metafile
 from handlers.errors import MOST_TEXT, Fault
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_bodies
 from tests.acceptance.faults.mutations import spoil_metafile

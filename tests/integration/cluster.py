@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.show_processes import free_port
+from daemon.simulator.demonstration.processes import free_port
 from handlers.workers.crew import Crew
 from handlers.workers.pool import WorkerPool
 from tests.process_group import kill_group

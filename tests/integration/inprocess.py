@@ -13,14 +13,14 @@ from typing import Any
 import structlog
 
 from daemon.config.settings import Settings
-from daemon.journal import rows
 from daemon.journal.journal import Journal
+from daemon.journal.tables import rows
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
 from daemon.pipeline.assembly import Assembly
+from daemon.pipeline.changes.recheck import Recheck
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.recheck import Recheck
 from daemon.simulator.section import plan_section
 from daemon.simulator.standin.server import serve_standin
 from daemon.simulator.temca import write_section

@@ -18,13 +18,13 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import UNFINISHED, MontageState
+from daemon.pipeline.changes.recheck import Recheck
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.metafile_cache import MetafileCache
-from daemon.pipeline.recheck import Recheck
+from daemon.pipeline.order.schedule import Ticket
 from daemon.pipeline.runner import PipelineRunner
-from daemon.pipeline.schedule import Ticket
-from daemon.pipeline.section import MetafileChanged, MetafileGone
-from daemon.pipeline.settle import Ignored, NotYet, Settler
+from daemon.pipeline.settling.metafile_cache import MetafileCache
+from daemon.pipeline.settling.settle import Ignored, NotYet, Settler
+from daemon.pipeline.steps.section import MetafileChanged, MetafileGone
 from daemon.watching.scan import NameRule, Tree
 from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault
 from handlers.identity import FileIdentity

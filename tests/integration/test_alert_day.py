@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from daemon.config.settings import Settings
-from daemon.journal import differences
 from daemon.journal.journal import Journal
+from daemon.journal.tables import differences
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, Step

@@ -19,7 +19,7 @@ from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
 from daemon.montages.verdicts import Decision
-from daemon.notify import alerts, heartbeat, sender
+from daemon.notify import alerts, broadcast, heartbeat
 from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alerting import Severity
 from daemon.notify.alerts import Alerting
@@ -183,7 +183,7 @@ async def test_a_message_that_no_address_takes_for_a_day_is_given_up_and_stays_a
 async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "SEND_S", 0.05)
+    monkeypatch.setattr(broadcast, "SEND_S", 0.05)
     world.addresses("json://dead", "json://two")
     answers, begun = threading.Event(), []
     send = world.send
@@ -205,7 +205,7 @@ async def test_an_address_that_never_answers_delays_no_other_and_gets_one_thread
         assert len(begun) == 1
     finally:
         answers.set()
-    monkeypatch.setattr(sender, "SEND_S", 20.0)
+    monkeypatch.setattr(broadcast, "SEND_S", 20.0)
     assert (await world.look(60))[-1] == "over: disk low"
     assert [address for address, _ in world.sent].count("json://dead") == 2  # none twice, though it answered late
     assert world.alerting.problem == ""

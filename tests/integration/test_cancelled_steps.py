@@ -11,9 +11,9 @@ import pytest
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.pipeline.mipmap_step import Stopped
-from daemon.pipeline.section import Section
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.steps.mipmap_step import Stopped
+from daemon.pipeline.steps.perform import Steps
+from daemon.pipeline.steps.section import Section
 from tests.integration.inprocess import bench, hurry
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.montages.states import MontageState
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.steps.perform import Steps
 from tests.integration.inprocess import bench, hurry
 
 

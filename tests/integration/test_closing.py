@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-import daemon.pipeline.stack_closer
-import daemon.pipeline.stacks
+import daemon.pipeline.stacks.closer
+import daemon.pipeline.stacks.keeper
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline.section import Section
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.steps.perform import Steps
+from daemon.pipeline.steps.section import Section
 from daemon.simulator.standin.server import serve_standin
 from handlers.errors import ImageFault, StackLocked
 from handlers.render.client import RenderClient
@@ -62,7 +62,7 @@ async def test_a_montage_superseded_while_its_stack_is_being_closed_does_not_end
 
         metafile = work.write()
         with monkeypatch.context() as locked:
-            locked.setattr(daemon.pipeline.stack_closer, "close_stack", lock_and_supersede)
+            locked.setattr(daemon.pipeline.stacks.closer, "close_stack", lock_and_supersede)
             await work.notice(metafile)
             await work.reaches(metafile, MontageState.SUPERSEDED)
             await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.log_lines))
@@ -84,7 +84,7 @@ async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
             await client.delete_tile(stack, tile.tile_id)
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", delete_and_close)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", delete_and_close)
     async with bench(tmp_path, close_after_s=0.3) as work:
         bad, good = work.write(1050), work.write(1051)
         for metafile in (bad, good):
@@ -112,7 +112,7 @@ async def test_a_stack_that_another_program_empties_is_filled_again(
             await client.delete_tiles(stack, 1050.0, [tile.tile_id for tile in await client.tile_bounds(stack, 1050.0)])
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", empty_and_close)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", empty_and_close)
     async with bench(tmp_path) as work:
         metafile = work.write(1050)
         await work.notice(metafile)
@@ -181,7 +181,7 @@ async def test_montages_are_complete_while_other_layers_of_the_closed_stack_are_
         return await real(client, stack, z)
 
     monkeypatch.setattr(RenderClient, "tile_bounds", slow_at_the_end)
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "RECORD_EVERY_S", 0.0)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "RECORD_EVERY_S", 0.0)
     async with bench(tmp_path, close_after_s=1.0) as work:
         metafiles = [work.write(1050 + number) for number in range(3)]
         for metafile in metafiles:
@@ -246,14 +246,14 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StackId]:
         begun.append(stack)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", hang)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", hang)
     return begun
 
 
 async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch, begun: list[StackId]
 ) -> None:
-    monkeypatch.setattr(daemon.pipeline.stacks, "MOST_BLOCKED_S", 0.3)
+    monkeypatch.setattr(daemon.pipeline.stacks.keeper, "MOST_BLOCKED_S", 0.3)
     async with bench(tmp_path, client, close_after_s=0.0) as work:
         first, second = work.write(1050), work.write(1051)
         await work.notice(first)
@@ -315,7 +315,7 @@ async def test_a_read_only_stack_is_not_closed_again(
         metafile = work.write(1050)
         await work.notice(metafile)
         await work.reaches(metafile, MontageState.FAILED)
-        monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", locked)
+        monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", locked)
         await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.log_lines))
         async with asyncio.timeout(20):
             while await work.work.journal.open_stacks():  # noqa: ASYNC110
@@ -395,7 +395,7 @@ async def test_a_montage_whose_tile_is_deleted_during_the_close_is_applied_again
             await client.delete_tiles(stack, 1050.0, deleted)
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", delete_and_close)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", delete_and_close)
     async with bench(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)
@@ -420,7 +420,7 @@ async def test_an_unexpected_exception_fails_the_close_which_is_retried(
             raise KeyError("planted")
         return await real(client, stack, zs, **options)
 
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", fail_once)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", fail_once)
     async with bench(tmp_path) as work:
         metafile = work.write()
         await work.notice(metafile)

@@ -12,7 +12,7 @@ from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.tile_jobs import tile_job
 from handlers.objects.requests import Objects
 from handlers.place import ObjectPlace
-from handlers.workers.cluster.ground import PROOF_PREFIX
+from handlers.workers.cluster.shared_directories import PROOF_PREFIX
 from handlers.workers.opening import open_executor
 from handlers.workers.pool import run_job
 from tests import object_store

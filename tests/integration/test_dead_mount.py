@@ -11,9 +11,9 @@ import pytest
 from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings, ZSettings
-from daemon.pipeline import settle
-from daemon.pipeline.settle import Settler
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.settling import settle
+from daemon.pipeline.settling.settle import Settler
+from daemon.pipeline.steps.perform import Steps
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from daemon.system import threads

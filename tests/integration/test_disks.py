@@ -16,11 +16,10 @@ import pytest
 
 from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
-from daemon.pipeline import mipmap_step
-from daemon.pipeline import output_disks as disks
+from daemon.pipeline.gates import output_disks as disks
+from daemon.pipeline.gates.output_disks import MARKER, OutputDisks, check_directory
 from daemon.pipeline.health import Disk
-from daemon.pipeline.output_disks import MARKER, OutputDisks, check_directory
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.steps.perform import Steps, mipmap_step
 from handlers.errors import StorageFault
 from handlers.sharing import Sharing
 from tests.integration.inprocess import bench as at_work
@@ -271,7 +270,7 @@ async def test_levels_written_below_a_vanished_mount_are_made_again(tmp_path, mo
 IN_A_READ_ONLY_MOUNT = """
 mkdir {0}/out && mount -t tmpfs -o ro none {0}/out && exec {1} -c '
 from pathlib import Path
-from daemon.pipeline.output_disks import check_directory
+from daemon.pipeline.gates.output_disks import check_directory
 print(check_directory(Path("{0}/out/mipmaps"), 0, used=False).problem)
 print(check_directory(Path("{0}/out"), 0, used=False).problem)
 '
@@ -308,10 +307,11 @@ def test_free_space_and_min_free_bytes_are_shown_in_distinct_units(tmp_path: Pat
 
 
 async def test_a_disk_that_was_not_checked_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
-    monkeypatch.setattr("daemon.pipeline.output_disks.FIRST_CHECK_S", 0.1)
+    monkeypatch.setattr("daemon.pipeline.gates.output_disks.FIRST_CHECK_S", 0.1)
     release = threading.Event()
     monkeypatch.setattr(
-        "daemon.pipeline.output_disks.check_directory", lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0)
+        "daemon.pipeline.gates.output_disks.check_directory",
+        lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0),
     )
     bench = Bench(journal, mipmaps(tmp_path))
     assert [(disk.problem, disk.watches) for disk in bench.disks.facts()] == [("has not been checked yet", ("w0",))]

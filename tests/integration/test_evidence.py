@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.montages.states import MontageState
-from daemon.pipeline import mipmap_step
+from daemon.pipeline.steps import mipmap_step
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
 from tests.integration.inprocess import bench, hurry

@@ -26,7 +26,7 @@ from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
 from handlers.acquisition.sbemimage_log import LogFollower
 from handlers.errors import SettingsFault
-from handlers.quality.shown import Number
+from handlers.quality.heatmap_numbers import Number
 from tests.integration.inprocess import Bench, bench
 from tests.integration.paged import HTML
 from tests.integration.test_pictures import picture_at

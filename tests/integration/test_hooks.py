@@ -16,8 +16,8 @@ import pytest
 import structlog
 
 from daemon.config.settings import Settings
-from daemon.journal import deliveries, outbox
 from daemon.journal.journal import Journal
+from daemon.journal.tables import deliveries, outbox
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.notify import courier, delays
 from daemon.notify.notifier import Notifier

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.journal.file import MIGRATIONS
-from daemon.journal.images_read import MAX_CHANGES, pack, unpack
 from daemon.journal.journal import Journal
+from daemon.journal.tables.images_read import MAX_CHANGES, pack, unpack
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, IllegalTransition, MontageState, Step, fold

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from daemon.journal.journal import Journal
-from daemon.pipeline import stack_closer, stacks
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.stack_use import CloseRule, merge_rules
-from daemon.pipeline.stacks import StackKeeper
+from daemon.pipeline.gates.render_gate import RenderGate
+from daemon.pipeline.stacks import closer
+from daemon.pipeline.stacks.keeper import StackKeeper
+from daemon.pipeline.stacks.use import CloseRule, merge_rules
 from handlers.errors import ReadBackDiffers, StackReopened
 from handlers.render.client import RenderClient
 from handlers.render.closing import LayerCheck, SectionCheck
@@ -75,7 +75,7 @@ async def until(condition: Callable[[], object]) -> None:
 @pytest.mark.parametrize("holder_arrives", [False, True])
 async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monkeypatch, holder_arrives):
     render, journal = SlowRender(), OneMontage()
-    monkeypatch.setattr(stack_closer, "close_stack", render.close_stack)
+    monkeypatch.setattr(closer, "close_stack", render.close_stack)
     client: RenderClient = render  # type: ignore[assignment]
     kept: Journal = journal  # type: ignore[assignment]
     completed: list[tuple[int, ...]] = []
@@ -134,7 +134,7 @@ def keeper_of_two_watches(monkeypatch: pytest.MonkeyPatch) -> tuple[StackKeeper,
     async def write_while_loading(client: object, stack: object, resolution: object, effect: Any, **_: object) -> Any:
         return await effect()
 
-    monkeypatch.setattr(stacks, "write_while_loading", write_while_loading)
+    monkeypatch.setattr("daemon.pipeline.stacks.keeper.write_while_loading", write_while_loading)
     nothing: Any = None
     journal: Any = SimpleNamespace(open_stack=open_stack, open_stacks=open_stacks)
     keeper = StackKeeper(
@@ -181,12 +181,12 @@ def layer(derived: int) -> LayerCheck:
 
 def test_only_the_sections_of_its_own_tiles_concern_a_montage():
     montage: Any = Applied()
-    assert stack_closer._fault_in_layer(STACK, montage, frozenset({"a"}), layer(derived=1)) is None
-    assert stack_closer._fault_in_layer(STACK, montage, frozenset({"c"}), layer(derived=0)) is None
-    missed = stack_closer._fault_in_layer(STACK, montage, frozenset({"a", "c"}), layer(derived=0))
+    assert closer._fault_in_layer(STACK, montage, frozenset({"a"}), layer(derived=1)) is None
+    assert closer._fault_in_layer(STACK, montage, frozenset({"c"}), layer(derived=0)) is None
+    missed = closer._fault_in_layer(STACK, montage, frozenset({"a", "c"}), layer(derived=0))
     assert isinstance(missed, StackReopened)
     assert "section 1.0 at z 1" in missed.problem
-    missing = stack_closer._fault_in_layer(STACK, montage, frozenset({"a", "d"}), layer(derived=1))
+    missing = closer._fault_in_layer(STACK, montage, frozenset({"a", "d"}), layer(derived=1))
     assert isinstance(missing, ReadBackDiffers)
     assert "lacks 1 of 2 tiles of _metadata_1_.json after closing, such as d" in missing.problem
 

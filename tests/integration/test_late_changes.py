@@ -12,8 +12,9 @@ from PIL import Image
 
 from daemon.montages.records import Montage
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline import compare_images, late_changes, stack_closer
-from daemon.pipeline.late_changes import LateChanges, next_check_s
+from daemon.pipeline.changes import compare_images, late_changes
+from daemon.pipeline.changes.late_changes import LateChanges, next_check_s
+from daemon.pipeline.stacks import closer
 from handlers.errors import RenderUnavailable
 from handlers.identity import FileIdentity
 from handlers.images.decode import verify_level
@@ -209,7 +210,7 @@ def a_pipe(image: Path) -> None:
     ("change", "text"), [(spoiled, "no image"), (cut_short, "is truncated"), (a_pipe, "is not a regular file")]
 )
 async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_is_quiet(world, monkeypatch, change, text):
-    monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 0.3)
+    monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 0.3)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     await world.reaches(metafile, COMPLETE)
@@ -227,7 +228,7 @@ async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_is_quie
 
 
 async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, monkeypatch):
-    monkeypatch.setattr("daemon.pipeline.settle.PATIENCE_AT_LEAST_S", 20.0)
+    monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 20.0)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     montage = await world.reaches(metafile, COMPLETE)
@@ -272,7 +273,7 @@ async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monke
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 1_000.0)
     async with bench(tmp_path) as world:
         changed = False
-        close = stack_closer.close_stack
+        close = closer.close_stack
 
         async def close_and_change(client: RenderClient, stack: StackId, *arguments: Any, **named: Any) -> Any:
             nonlocal changed
@@ -281,7 +282,7 @@ async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monke
                 changed = True
             return await close(client, stack, *arguments, **named)
 
-        monkeypatch.setattr(stack_closer, "close_stack", close_and_change)
+        monkeypatch.setattr(closer, "close_stack", close_and_change)
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         montage = await mended(world, metafile)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import daemon.pipeline.stack_closer
+import daemon.pipeline.stacks.closer
 from daemon.montages.states import MontageState
-from daemon.pipeline import late_changes
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.changes import late_changes
+from daemon.pipeline.steps.perform import Steps
 from handlers.errors import AnswerLate
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
@@ -92,7 +92,7 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
         return await real_close(client, closed, *arguments, **options)
 
     monkeypatch.setattr(Steps, "make_mipmaps", make_mipmaps)
-    monkeypatch.setattr(daemon.pipeline.stack_closer, "close_stack", close)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", close)
     late = LateUpload(monkeypatch, stack, replace)
     async with bench(tmp_path, close_after_s=0.3) as work:
         metafile = work.write(tiles=3)

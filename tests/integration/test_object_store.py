@@ -294,8 +294,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def hurry(monkeypatch):
     """Check disks often, and give up requests soon."""
-    monkeypatch.setattr("daemon.pipeline.output_disks.BUSY_S", 0.05)
-    monkeypatch.setattr("daemon.pipeline.output_disks.IDLE_S", 0.05)
+    monkeypatch.setattr("daemon.pipeline.gates.output_disks.BUSY_S", 0.05)
+    monkeypatch.setattr("daemon.pipeline.gates.output_disks.IDLE_S", 0.05)
     monkeypatch.setattr("handlers.objects.connection.MOST_RETRIES", 1)
 
 

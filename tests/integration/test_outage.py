@@ -8,9 +8,9 @@ import pytest
 from standin_control import Standin, client_of
 
 from daemon.montages.states import MontageState, Step
-from daemon.pipeline import retry
-from daemon.pipeline.failures import FailureHandler
-from daemon.pipeline.retry import Tries
+from daemon.pipeline.order import retry
+from daemon.pipeline.order.retry import Tries
+from daemon.pipeline.steps.failures import FailureHandler
 from handlers.errors import RenderBroken
 from tests.integration.inprocess import Bench, bench, hurry
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from daemon.journal import outbox
 from daemon.journal.journal import Journal
+from daemon.journal.tables import outbox
 from daemon.montages.announcements import Announced, Kind
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting

@@ -7,7 +7,7 @@ import pytest
 from daemon.journal.journal import Journal
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState, Step
-from daemon.pipeline.retry import CRASHES_BEFORE_PARKING
+from daemon.pipeline.order.retry import CRASHES_BEFORE_PARKING
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.identity import FileIdentity

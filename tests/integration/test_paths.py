@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal.duplicates import MOST_PATHS
+from daemon.journal.tables.duplicates import MOST_PATHS
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState, Step
-from daemon.pipeline.claims import Claim, Claims
-from daemon.pipeline.dismissal import DismissRequest, dismiss
+from daemon.pipeline.requests.dismissal import DismissRequest, dismiss
+from daemon.pipeline.settling.claims import Claim, Claims
 from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_SET, MIPS, RAW, World, ids_of, text_of
 
 

@@ -23,7 +23,7 @@ from handlers.errors import WorkerFault
 from handlers.picture import STRIPES
 from handlers.quality.block import unpack
 from handlers.quality.colours import SEQUENTIAL
-from handlers.quality.shown import Number
+from handlers.quality.heatmap_numbers import Number
 from handlers.uris import mipmap_path
 from handlers.workers.opening import open_executor
 from tests.integration.inprocess import Bench, bench

@@ -9,10 +9,10 @@ import pytest
 
 from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
-from daemon.pipeline.output_disks import OutputDisks
-from daemon.pipeline.settle import Settler
-from daemon.pipeline.stacks import StackKeeper
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.gates.output_disks import OutputDisks
+from daemon.pipeline.settling.settle import Settler
+from daemon.pipeline.stacks.keeper import StackKeeper
+from daemon.pipeline.steps.perform import Steps
 from handlers.render.client import RenderClient
 from tests.integration.inprocess import Bench, bench, hurry
 

@@ -14,8 +14,8 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline import recheck
-from daemon.pipeline.recheck import Recheck
+from daemon.pipeline.changes import recheck
+from daemon.pipeline.changes.recheck import Recheck
 from handlers.errors import Evidence, ImagesMissing
 from handlers.identity import FileIdentity
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, standin, tile_spec
 
-from daemon.pipeline import render_gate as gate_module
-from daemon.pipeline.render_gate import RenderGate
+from daemon.pipeline.gates import render_gate as gate_module
+from daemon.pipeline.gates.render_gate import RenderGate
 from handlers.errors import (
     AccessRefused,
     Fault,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.journal import trends
+from daemon.journal.tables import trends
 from daemon.montages.states import MontageState
 from daemon.web.pages.scope_page import charts_of
 from handlers.quality.medians import trend_of

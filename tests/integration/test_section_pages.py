@@ -15,8 +15,8 @@ from daemon.montages.states import Event, MontageState, Step
 from daemon.web.pages.section_files import SectionFiles
 from daemon.web.pages.section_page import MOST_LINES, FindingLine, outside_links
 from handlers.errors import MetafileFault
+from handlers.quality.heatmap_numbers import Number
 from handlers.quality.rules import Finding, Rule, Verdict
-from handlers.quality.shown import Number
 from tests.integration.paged import HTML, Paged, paged
 from tests.integration.shown import Shown, shown_section
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daemon.pipeline.settle import NotYet, Settler
+from daemon.pipeline.settling.settle import NotYet, Settler
 from handlers.errors import MetafileFault
 
 WATCH: Any = SimpleNamespace(

@@ -15,7 +15,7 @@ from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import TilespecSettings, WatchSettings, ZSettings
 from daemon.montages.records import Settled
-from daemon.pipeline.settle import NotYet, Settler
+from daemon.pipeline.settling.settle import NotYet, Settler
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from daemon.simulator.writers import write_in_format

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import daemon.pipeline.settle
-from daemon.pipeline.settle import Settler
+import daemon.pipeline.settling.settle
+from daemon.pipeline.settling.settle import Settler
 from handlers.errors import Fault
 
 
@@ -27,7 +27,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     )
     settler = Settler()
     await settler.check(montage, watch)
-    real = daemon.pipeline.settle.read_metafile
+    real = daemon.pipeline.settling.settle.read_metafile
 
     async def read_and_change(asked: Path, root: Path) -> bytes:
         content = await real(asked, root=root)
@@ -39,7 +39,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
             path.write_bytes(b"after, and longer" if how == "rewritten" else b"bef")
         return content
 
-    monkeypatch.setattr(daemon.pipeline.settle, "read_metafile", read_and_change)
+    monkeypatch.setattr(daemon.pipeline.settling.settle, "read_metafile", read_and_change)
     assert await settler.read(montage) is None
     monkeypatch.undo()
     await settler.check(montage, watch)  # finds the new file

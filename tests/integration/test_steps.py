@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import daemon.pipeline.steps
+import daemon.pipeline.steps.perform
 from daemon.montages.states import MontageState
-from daemon.pipeline.section import Section
-from daemon.pipeline.steps import Steps
+from daemon.pipeline.steps.perform import Steps
+from daemon.pipeline.steps.section import Section
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
@@ -74,7 +74,7 @@ async def test_levels_are_applied_in_the_way_that_the_watch_says(
         limits.append((path, accesses))
         return contextlib.nullcontext()
 
-    monkeypatch.setattr(daemon.pipeline.steps, "access_timeout", access_timeout)
+    monkeypatch.setattr(daemon.pipeline.steps.perform, "access_timeout", access_timeout)
     async with bench(tmp_path, mipmaps={"apply": apply}) as work:
         metafile = work.write()
         await work.notice(metafile)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import overview, tallies
 from daemon.journal.journal import Journal
+from daemon.journal.tables import overview, tallies
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from handlers.identity import FileIdentity

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import daemon.pipeline.steps
+import daemon.pipeline.steps.perform
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
-from daemon.pipeline.steps import Steps
-from daemon.pipeline.tile_holds import TileHolds
+from daemon.pipeline.order.tile_holds import TileHolds
+from daemon.pipeline.steps.perform import Steps
 from handlers.identity import FileIdentity
 from handlers.render.names import StackId
 
@@ -33,7 +33,7 @@ class Bench:
         parts: dict[str, Any] = dict.fromkeys(("settings", "disks", "pool", "metrics"))
         client: Any = SimpleNamespace(tile_bounds=self._tile_bounds)
         self.steps = Steps(**parts, client=client, journal=journal, keeper=keeper, in_flight=1)
-        monkeypatch.setattr(daemon.pipeline.steps, "ingest_tiles", self._ingest_tiles)
+        monkeypatch.setattr(daemon.pipeline.steps.perform, "ingest_tiles", self._ingest_tiles)
 
     async def _write(
         self, watch: str, stack: StackId, resolution_nm: object, put: Callable[[], Awaitable[object]]

@@ -13,9 +13,9 @@ from daemon.commands import journal_check
 from daemon.commands.journal_check import check
 from daemon.config.load import load_settings
 from daemon.config.settings import Settings
-from daemon.journal import alerts
 from daemon.journal.file import MIGRATIONS, UnusableJournal, connect
 from daemon.journal.journal import Journal
+from daemon.journal.tables import alerts
 from daemon.montages.states import Event, MontageState, Step
 from handlers.errors import SettingsFault, StorageFault
 from tests.integration.old_journals import DATA, STATES, write_journal

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import outbox
 from daemon.journal.journal import Journal
+from daemon.journal.tables import outbox
 from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState

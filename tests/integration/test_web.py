@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.config.settings import HttpSettings
-from daemon.journal import quality
 from daemon.journal.journal import Journal
+from daemon.journal.tables import quality
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.pipeline.health import Facts, Metrics
 from daemon.watching.roots import RootStatus

@@ -11,8 +11,8 @@ from PIL import Image
 
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.pipeline.section import Section, section_from_content
-from daemon.pipeline.stack_use import StackPhase
+from daemon.pipeline.stacks.use import StackPhase
+from daemon.pipeline.steps.section import Section, section_from_content
 from daemon.simulator.standin.stack_state import section_data
 from daemon.simulator.standin.store import Stack, State
 from handlers.acquisition.parse import parse_metafile

@@ -25,8 +25,8 @@ import handlers.workers.pool
 import handlers.workers.processes
 from daemon.config.settings import Settings
 from daemon.journal.file import connect
-from daemon.pipeline.late_changes import next_check_s
-from daemon.pipeline.stack_use import StackPhase
+from daemon.pipeline.changes.late_changes import next_check_s
+from daemon.pipeline.stacks.use import StackPhase
 from daemon.simulator.standin.application import StandIn
 from daemon.simulator.standin.store import Stack, StackKey
 from daemon.watching.mounts import Mount

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal import alerts as rows
 from daemon.journal.file import migrate
+from daemon.journal.tables import alerts as rows
 from daemon.notify.alert_state import AlertState
 from daemon.notify.alerting import Alert, AlertKind, Condition, Draft, Severity
 from daemon.notify.messages import Message, message_of

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.journal.day import Day as JournalDay
-from daemon.journal.differences import Differing
-from daemon.journal.judged import Broken
-from daemon.journal.section_times import SectionTimes
-from daemon.journal.silences import SilenceRow
+from daemon.journal.tables.differences import Differing
+from daemon.journal.tables.results import Day as JournalDay
+from daemon.journal.tables.rule_breaks import Broken
+from daemon.journal.tables.section_times import SectionTimes
+from daemon.journal.tables.silences import SilenceRow
 from daemon.notify.alerting import Alert, AlertKind, Condition, Key, due, mark_reported, observe
 from daemon.notify.conditions import FILLS_S, Observed, Waiting, accessible, conditions
 from daemon.notify.digest import digest_text, last_due

@@ -9,10 +9,10 @@ import pytest
 
 from daemon.montages.records import Outcome
 from daemon.montages.states import Event, IllegalTransition, Step
-from daemon.pipeline.attempt import Attempts
-from daemon.pipeline.mipmap_step import Stopped
-from daemon.pipeline.retry import CRASHES_BEFORE_PARKING
-from daemon.pipeline.steps import MipmapsLost
+from daemon.pipeline.order.retry import CRASHES_BEFORE_PARKING
+from daemon.pipeline.steps.attempt import Attempts
+from daemon.pipeline.steps.mipmap_step import Stopped
+from daemon.pipeline.steps.perform import MipmapsLost
 from handlers.errors import BugFault, Fault, RenderUnavailable, WorkerFault
 
 WATCH: Any = SimpleNamespace(mipmaps=SimpleNamespace(output_dir=Path("/mips")))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.pipeline.circuit_breaker import (
+from daemon.pipeline.gates.circuit_breaker import (
     BROKEN_LIMIT,
     IDLE_CLOSE_S,
     LONGEST_DELAY_S,
@@ -19,8 +19,8 @@ from daemon.pipeline.circuit_breaker import (
     make_probe_due,
     opening_delay_s,
 )
-from daemon.pipeline.retry import LIMITED_ATTEMPTS, Tries
-from daemon.pipeline.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
+from daemon.pipeline.order.retry import LIMITED_ATTEMPTS, Tries
+from daemon.pipeline.order.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
 from handlers.errors import ReadBackDiffers, RenderUnavailable
 
 

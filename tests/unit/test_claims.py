@@ -12,9 +12,9 @@ import pytest
 
 from daemon.montages.records import Namesake, Rival, StaleInspection
 from daemon.montages.states import MontageState
-from daemon.pipeline import claims
-from daemon.pipeline.claims import RIVAL_PAUSE_S, Claim, Claims, claim_of, find, namesake_fault
-from daemon.pipeline.settle import Ignored, NotYet
+from daemon.pipeline.settling import claims
+from daemon.pipeline.settling.claims import RIVAL_PAUSE_S, Claim, Claims, claim_of, find, namesake_fault
+from daemon.pipeline.settling.settle import Ignored, NotYet
 from daemon.system import threads
 from handlers.acquisition import arrival
 from handlers.acquisition.presence import find_metafile

@@ -17,8 +17,8 @@ from handlers.workers.cluster import members
 from handlers.workers.cluster.access import ClusterAccess
 from handlers.workers.cluster.connection import SchedulerAway
 from handlers.workers.cluster.executor import MOST_FAILURES, ClusterExecutor, WorkersDied
-from handlers.workers.cluster.ground import Proof, Task, prove
 from handlers.workers.cluster.on_worker import Answer, Introduction, versions_here
+from handlers.workers.cluster.shared_directories import Proof, Task, prove
 from tests.waiting import wait_for
 
 ADDRESS, ONE, TWO = "tcp://scheduler:8786", "tcp://node1:1", "tcp://node2:2"

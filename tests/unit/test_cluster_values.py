@@ -14,8 +14,8 @@ from handlers.mipmaps.tile_jobs import tile_job
 from handlers.place import parse_object
 from handlers.sharing import AS_MADE
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
-from handlers.workers.cluster.ground import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
 from handlers.workers.cluster.path_map import of_host
+from handlers.workers.cluster.shared_directories import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
 from handlers.workers.cluster.versions import differences, refusal
 from handlers.workers.crew import WORKERLESS_S, Crew, Member
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from daemon.system.collector import collect_while_idle, no_full_passes
+from daemon.system.garbage_collector import collect_while_idle, no_full_passes
 
 
 def full_passes() -> int:

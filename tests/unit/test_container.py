@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from daemon.pipeline.compare_images import _content_unless_same
+from daemon.pipeline.changes.compare_images import _content_unless_same
 from handlers import container
 from handlers.container import Container, Containers, real_path
 from handlers.errors import ImageFault

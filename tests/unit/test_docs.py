@@ -253,11 +253,11 @@ def reached(start: str, arrows: set[Arrow]) -> set[str]:
     return found
 
 
-def layers() -> list[list[list[str]]]:
-    """The rows of each layer contract, from the top."""
+def layers() -> dict[str, list[list[str]]]:
+    """The rows of each layer contract, from the top, by the contract's subject."""
     contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    found = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
-    return [[re.split(r" [|:] ", row) for row in rows] for rows in found]
+    found = {contract["name"]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
+    return {name.removesuffix(" are layers"): [re.split(r" [|:] ", row) for row in found[name]] for name in found}
 
 
 def test_the_picture_shows_every_room_once() -> None:
@@ -275,7 +275,8 @@ def test_the_picture_has_an_arrow_for_each_import_that_does_not_follow_from_othe
 
 def test_the_contracts_order_every_room_and_no_arrow_of_the_picture_goes_up() -> None:
     boxes, drawn = picture()
-    handlers, bottom, daemon = layers()
+    handlers, daemon = layers()["the rooms of handlers"], layers()["the rooms of the daemon"]
+    bottom = layers()["the modules at the bottom of handlers"]
     assert sorted(itertools.chain(*bottom)) == sorted(handlers[-1]), "the last row has a contract of its own"
     floors = {room: floor for rows in (daemon, handlers) for floor, row in enumerate(rows) for room in row}
     assert sorted(floors) == sorted(rooms())
@@ -287,12 +288,25 @@ def test_the_contracts_order_every_room_and_no_arrow_of_the_picture_goes_up() ->
 
 
 def test_no_contract_has_more_layers_than_can_be_kept_in_mind() -> None:
-    assert max(map(len, layers())) <= 10
+    assert max(map(len, layers().values())) <= 10
+
+
+def test_the_contract_of_the_pipeline_orders_every_module_and_room_in_it() -> None:
+    inside = {".".join(name.split(".")[:3]) for name in modules() if name.startswith("daemon.pipeline.")}
+    assert sorted(itertools.chain(*layers()["the rooms of the pipeline"])) == sorted(inside)
+
+
+def test_the_architecture_names_every_room_inside_a_room() -> None:
+    named = set(re.findall(r"`(\w+/\w+)`", read("docs/architecture.md")))
+    inside = {
+        "/".join(path.parent.parts[-2:]) for package in PACKAGES for path in (ROOT / package).glob("*/*/__init__.py")
+    }
+    assert inside <= named
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_room_says_in_one_sentence_what_belongs_in_it_and_exports_nothing(package: str) -> None:
-    for path in (ROOT / package).glob("*/__init__.py"):
+    for path in (ROOT / package).glob("*/**/__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert len(body) == 1, path
         assert isinstance(body[0], ast.Expr), path

@@ -14,9 +14,9 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.quality.colours import DIVERGING, OUTSIDE, SEQUENTIAL, UNKNOWN, Colours
 from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.heatmap import LARGEST_CELL_PX, MOST_PX, Heatmap, common_scale, draw_heatmap
+from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Limits, Surroundings
-from handlers.quality.shown import Number, heatmap_of, values_of
 from handlers.quality.verdict import judge
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

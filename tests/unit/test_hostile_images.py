@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.pipeline import compare_images
+from daemon.pipeline.changes import compare_images
 from handlers.errors import ImageFault
 from handlers.images.decode import read_hashed, read_image
 from handlers.images.digest import content_of

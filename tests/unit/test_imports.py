@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import sections
 from benchmarks.startup import HEAVY, NEVER, WORK
-from daemon.commands.imports.names import IMPORT_COMMANDS
+from daemon.commands.imports.command_names import IMPORT_COMMANDS
 from tests.certificates import Authority
 from tests.settings_text import UNREACHABLE, settings_text
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from handlers.workers.cluster import leftovers, visited
+from handlers.workers.cluster import leftovers, written_directories
 from handlers.workers.cluster.leftovers import Leftovers
-from handlers.workers.cluster.visited import Visited
+from handlers.workers.cluster.written_directories import Visited
 
 OTHER_MACHINE = "00000000"
 NODE = "tcp://node7:1"
@@ -192,7 +192,7 @@ def test_directories_that_could_not_be_written_are_written_later(
     directory = Path(os.fsdecode(b"/data/\xb5m \n"))
     written = Visited(kept)
     with monkeypatch.context() as full:
-        full.setattr(visited, "_replace", lambda path, text: (_ for _ in ()).throw(OSError(28, "no space")))
+        full.setattr(written_directories, "_replace", lambda path, text: (_ for _ in ()).throw(OSError(28, "no space")))
         written.keep([directory])
     assert Visited(kept).read() == []
     written.keep([directory])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from daemon.commands.log import history
-from daemon.commands.log_place import reading_hint
+from daemon.commands.log_location import reading_hint
 from daemon.system.log_lines import console_line
 
 PATH = "/data/temca2/_metadata_1_.json"

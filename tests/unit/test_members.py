@@ -11,9 +11,9 @@ import pytest
 from handlers.sharing import AS_MADE
 from handlers.workers.cluster import members
 from handlers.workers.cluster.access import WorkerPath
-from handlers.workers.cluster.ground import PROOF_PREFIX, Ground, Proof, Task, prove
 from handlers.workers.cluster.members import FRESH_S, RETRY_S, Members
 from handlers.workers.cluster.on_worker import METRIC, Introduction, introduce, versions_here
+from handlers.workers.cluster.shared_directories import PROOF_PREFIX, Ground, Proof, Task, prove
 
 ONE, TWO = "tcp://node1:1", "tcp://node2:2"
 PATHS = (WorkerPath("node*", Path("/data"), Path("/mnt/em")),)

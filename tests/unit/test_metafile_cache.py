@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.pipeline import metafile_cache
-from daemon.pipeline.metafile_cache import MetafileCache
+from daemon.pipeline.settling import metafile_cache
+from daemon.pipeline.settling.metafile_cache import MetafileCache
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.acquisition.acquisition import Acquisition

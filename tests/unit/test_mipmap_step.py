@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from daemon.pipeline import mipmap_step
+from daemon.pipeline.gates.output_disks import Halt
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.image_cache import RenderImageCache
-from daemon.pipeline.mipmap_step import MipmapStep, Stopped
-from daemon.pipeline.output_disks import Halt
+from daemon.pipeline.steps import mipmap_step
+from daemon.pipeline.steps.mipmap_step import MipmapStep, Stopped
+from daemon.pipeline.steps.render_image_cache import RenderImageCache
 from handlers.container import Containers
 from handlers.errors import LoginRefused, StorageFault, StoreFault
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon.montages.states import Event, IllegalTransition
-from daemon.pipeline.late_uploads import HINT, MAX_RESETS, LateUploads
+from daemon.pipeline.changes.late_uploads import HINT, MAX_RESETS, LateUploads
 from handlers.errors import MetafileFault, ReadBackDiffers, RenderUnavailable
 from handlers.render.names import StackId
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.places import find_places
+from daemon.config.daemon_address import find_places
 
 VALID = '[journal]\npath = "/j/journal.sqlite"\n[http]\nhost = "::1"\nport = 9\n'
 REST = """[render]

@@ -10,8 +10,8 @@ from handlers.acquisition.rasters import section_cells
 from handlers.mipmaps.overlap import Side
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.quality.from_metafile import quality_of
+from handlers.quality.heatmap_numbers import Number, heatmap_of
 from handlers.quality.neighbours import neighbours_of
-from handlers.quality.shown import Number, heatmap_of
 
 WIDTH, HEIGHT, STEP_X, STEP_Y = 200, 100, 180.0, 80.0
 

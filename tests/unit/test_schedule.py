@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.montages.states import Step
-from daemon.pipeline.retry import LIMITED_ATTEMPTS, LONGEST_DELAY_S, retry_delay_s
-from daemon.pipeline.schedule import Schedule, Ticket
+from daemon.pipeline.order.retry import LIMITED_ATTEMPTS, LONGEST_DELAY_S, retry_delay_s
+from daemon.pipeline.order.schedule import Schedule, Ticket
 from handlers.errors import ImageFault, RenderUnavailable, WorkerFault
 
 

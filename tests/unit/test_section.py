@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from daemon.config.settings import Settings
-from daemon.pipeline import section as section_module
-from daemon.pipeline.mipmap_step import _is_any_level_present, _jobs
 from daemon.pipeline.pictures import mosaic_job
-from daemon.pipeline.section import MetafileChanged, MetafileGone, Section, SectionReader, section_from_content
+from daemon.pipeline.steps import section as section_module
+from daemon.pipeline.steps.mipmap_step import _is_any_level_present, _jobs
+from daemon.pipeline.steps.section import MetafileChanged, MetafileGone, Section, SectionReader, section_from_content
 from handlers.container import Containers
 from handlers.errors import Evidence, MetafileFault, Waiting
 from handlers.render.names import StackId

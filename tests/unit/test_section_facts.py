@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from daemon.config.settings import Settings
-from daemon.pipeline.section import Section, SectionReader, section_from_content
+from daemon.pipeline.steps.section import Section, SectionReader, section_from_content
 from handlers.container import Containers
 from handlers.errors import Evidence, ImagesMissing
 from handlers.images.mrc_header import StackSection

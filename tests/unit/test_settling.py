@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from daemon.journal import retries, settling, sightings, tile_sets
 from daemon.journal.file import migrate
-from daemon.journal.rows import need, record
+from daemon.journal.tables import retries, settling, sightings, tile_sets
+from daemon.journal.tables.rows import need, record
 from daemon.montages.records import Inspection, Montage, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from daemon.simulator.show_quality import planted_faults, quality_lines, quality_problem
-from daemon.simulator.show_results import Result, montage_table, stack_table
-from daemon.simulator.show_text import program, purpose
+from daemon.simulator.demonstration.quality import planted_faults, quality_lines, quality_problem
+from daemon.simulator.demonstration.results import Result, montage_table, stack_table
+from daemon.simulator.demonstration.text import program, purpose
 from handlers.render.names import StackId
 
 MONTAGE = {

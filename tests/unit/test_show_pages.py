@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from daemon.simulator import show_pages
+from daemon.simulator.demonstration import pages
 
 COMPLETE = {"id": 7, "state": "complete"}
 
@@ -19,7 +19,7 @@ def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '#!/bin/sh\nfor each; do case "$each" in --screenshot=*) f=${each#*=};; esac; done\necho "$@" > "$f"\n'
     )
     program.chmod(0o755)
-    monkeypatch.setattr(show_pages, "BROWSERS", (str(program),))
+    monkeypatch.setattr(pages, "BROWSERS", (str(program),))
     return program
 
 
@@ -31,7 +31,7 @@ async def photographed(tmp_path: Path, montages: list[dict], tiles: list[str] | 
     app.router.add_get("/api/montages/7/tiles", answer)
     async with TestServer(app) as server, ClientSession() as http:
         url = str(server.make_url("")).rstrip("/")
-        found = await show_pages.photograph_pages(http, url, montages, tmp_path / "screenshots")
+        found = await pages.photograph_pages(http, url, montages, tmp_path / "screenshots")
         return {path.name: path.read_text().split()[-1].removeprefix(url) for path in found}
 
 
@@ -50,5 +50,5 @@ async def test_a_section_without_numbers_has_no_picture_of_a_tile(browser, tmp_p
 
 async def test_there_are_no_screenshots_without_a_browser_or_a_complete_section(browser, tmp_path, monkeypatch):
     assert await photographed(tmp_path, [{"id": 7, "state": "failed"}], ["a"]) == {}
-    monkeypatch.setattr(show_pages, "BROWSERS", ("/nowhere/browser",))
+    monkeypatch.setattr(pages, "BROWSERS", ("/nowhere/browser",))
     assert await photographed(tmp_path, [COMPLETE], ["a"]) == {}

@@ -23,7 +23,7 @@ from daemon.commands.imports.results import TilespecsResult
 from daemon.commands.replay.progress import Outcomes
 from daemon.commands.status_screen import show_report
 from daemon.montages.waits import NOTHING
-from daemon.simulator.show_results import montage_table
+from daemon.simulator.demonstration.results import montage_table
 from daemon.system.log import set_up_logging
 from daemon.system.printable_log import PrintableFormatter
 from daemon.system.sd_notify import SystemdNotifier
@@ -169,13 +169,14 @@ def test_the_demonstration_shows_names_printable() -> None:
 WRITES = re.compile(r"click\.echo\(|stream\.write\(|\bprint\(|sys\.std(out|err)\.write\(|console\.print\(")
 ALLOWED = {
     "daemon/commands/cli/output.py", "daemon/commands/replay/progress.py",
-    "daemon/commands/imports/commands.py", "daemon/commands/imports/reporting.py", "daemon/simulator/show.py",
+    "daemon/commands/imports/commands.py", "daemon/commands/imports/reporting.py",
+    "daemon/simulator/demonstration/demonstrate.py",
 }  # fmt: skip
 """Modules whose writing is tested above."""
 OWN_TEXTS = {
     "daemon/config/reference.py", "daemon/commands/imports/arguments.py", "daemon/simulator/microscope.py",
     "daemon/simulator/picture.py", "daemon/simulator/standin/server.py", "daemon/notify/cloud_event.py",
-    "daemon/simulator/show_store.py", "daemon/commands/verify.py",
+    "daemon/simulator/demonstration/store.py", "daemon/commands/verify.py",
 }  # fmt: skip
 """Modules that write texts of their own, JSON in ASCII, or each line through `printable`."""
 

@@ -11,9 +11,9 @@ import pytest
 
 from daemon.montages.records import Outcome
 from daemon.montages.states import Event, IllegalTransition, Step
-from daemon.pipeline import stack_closer
-from daemon.pipeline.retry import LONGEST_DELAY_S
-from daemon.pipeline.stack_closer import DELETED_HINT, StackCloser
+from daemon.pipeline.order.retry import LONGEST_DELAY_S
+from daemon.pipeline.stacks import closer
+from daemon.pipeline.stacks.closer import DELETED_HINT, StackCloser
 from handlers.errors import (
     BugFault,
     Fault,
@@ -51,7 +51,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *montages: Any) -> None:
         monkeypatch.setattr(random, "random", lambda: 0.5)
-        monkeypatch.setattr(stack_closer, "close_stack", self._close_stack)
+        monkeypatch.setattr(closer, "close_stack", self._close_stack)
         self.montages = list(montages)
         self.tiles = {each.id: frozenset({f"tile {each.id}"}) for each in montages}
         self.present: list[TileBounds] = [TileBounds(f"tile {each.id}", each.z, "1.0") for each in montages]
@@ -232,7 +232,7 @@ async def test_a_layer_that_differs_makes_no_montage_complete_before_it_is_deriv
         await compare(client, stack, zs, is_right=differs_at_first, on_complete=on_complete)
         assert [each for (each,) in bench.named("complete") if each] == [[2]]
 
-    monkeypatch.setattr(stack_closer, "close_stack", close_stack)
+    monkeypatch.setattr(closer, "close_stack", close_stack)
     assert await bench.closer.close(STACK) is None
     assert [each for (each,) in bench.named("complete") if each] == [[2], [1]]
 
@@ -372,7 +372,7 @@ async def test_a_cancelled_close_stops_its_attempts(monkeypatch: pytest.MonkeyPa
     async def cancelled(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(stack_closer, "close_stack", cancelled)
+    monkeypatch.setattr(closer, "close_stack", cancelled)
     with pytest.raises(asyncio.CancelledError):
         await bench.closer.close(STACK)
     assert bench.named("stop_attempts") == [([1],)]

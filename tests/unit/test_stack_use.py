@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.pipeline.stack_use import (
+from daemon.pipeline.stacks.use import (
     CloseRule,
     StackPhase,
     StackUse,

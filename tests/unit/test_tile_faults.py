@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from daemon.pipeline import changing_images
-from daemon.pipeline.changing_images import ChangingImages
-from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
+from daemon.pipeline.steps import changing_images
+from daemon.pipeline.steps.changing_images import ChangingImages
+from daemon.pipeline.steps.tile_faults import add_evidence, image_evidence, merge_faults
 from handlers.errors import (
     Evidence,
     Fault,

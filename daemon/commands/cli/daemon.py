@@ -91,7 +91,7 @@ def status(
     """
     from daemon.commands.status import narrowed, read_status, watch_names
     from daemon.commands.status_screen import follow_report, show_report
-    from daemon.config.places import find_places
+    from daemon.config.daemon_address import find_places
 
     if as_json and (follow or by_cause):
         name = "--follow" if follow else "--by-cause"
@@ -124,7 +124,7 @@ def health(url: str | None, config_path: Path | None) -> None:
     Exit code: 0 ready, 1 not ready, 2 unreachable.
     """
     from daemon.commands.daemon_client import fetch, find_daemon, is_alive
-    from daemon.config.places import find_places
+    from daemon.config.daemon_address import find_places
     from handlers.uris import without_userinfo
 
     if url is not None:

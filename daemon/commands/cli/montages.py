@@ -156,8 +156,8 @@ def log(montage: str, as_json: bool, config_path: Path | None) -> None:
     import json
 
     from daemon.commands.log import read_history
-    from daemon.commands.log_place import reading_hint
-    from daemon.config.places import find_places
+    from daemon.commands.log_location import reading_hint
+    from daemon.config.daemon_address import find_places
     from daemon.system.locks import journal_owner
     from daemon.system.log_lines import console_line, safe_facts
     from daemon.system.terminal import width_of
@@ -307,7 +307,7 @@ def check(config_path: Path | None) -> None:
     import asyncio
 
     from daemon.commands.journal_check import check as work
-    from daemon.config.places import find_places
+    from daemon.config.daemon_address import find_places
 
     path = find_places(config_path).journal
     for line in run_or_exit(asyncio.to_thread(work, path)).lines(path):

@@ -9,7 +9,7 @@ import click
 from daemon.commands.cli.exits import FAILED, exit_with, run_or_exit, settings_or_exit
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import say
-from daemon.commands.imports.names import IMPORT_COMMANDS
+from daemon.commands.imports.command_names import IMPORT_COMMANDS
 
 
 def _import_command(name: str, summary: str) -> click.Command:
@@ -114,7 +114,7 @@ def demo(
     output: Path,
 ) -> None:
     """Run a simulated microscope, the daemon and a stand-in for render-ws, each as a process."""
-    from daemon.simulator.show import Show, parse_size
+    from daemon.simulator.demonstration.demonstrate import Show, parse_size
 
     require_format(format_)
     try:

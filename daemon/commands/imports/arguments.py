@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from daemon.commands.imports.named import Parameters, canonical
+from daemon.commands.imports.aliases import Parameters, canonical
 from daemon.commands.imports.parameters import (
     Z_MISSING,
     Z_NAMES,

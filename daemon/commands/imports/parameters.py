@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from daemon.commands.imports.named import Parameters
+from daemon.commands.imports.aliases import Parameters
 from daemon.commands.imports.render import RenderParameters
-from daemon.commands.imports.values import (
+from daemon.commands.imports.value_types import (
     Directory,
     ExistingFile,
     ImageFormat,

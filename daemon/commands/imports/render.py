@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from daemon.commands.imports.named import Parameters
-from daemon.commands.imports.values import Name, SomePath, split_pairs
+from daemon.commands.imports.aliases import Parameters
+from daemon.commands.imports.value_types import Name, SomePath, split_pairs
 from handlers.errors import Fault
 from handlers.path_map import PathMap
 from handlers.render.access import Access, read_login

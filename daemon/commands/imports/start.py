@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from daemon.commands.cli.clash import warn_of_clash
 from daemon.commands.cli.output import accept_any_text
-from daemon.commands.imports.names import MAKES_MIPMAPS
-from daemon.system.command_line import hide_passwords
+from daemon.commands.imports.command_names import MAKES_MIPMAPS
+from daemon.system.hide_secrets import hide_passwords
 
 STOPPED = 130
 """Exit code after Ctrl-C."""

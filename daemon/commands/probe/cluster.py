@@ -10,8 +10,8 @@ from daemon.config.settings import Settings
 from daemon.config.watch_settings import WatchSettings
 from handlers.errors import SettingsFault, WorkersUnavailable
 from handlers.workers.cluster.access import ClusterAccess
-from handlers.workers.cluster.ground import Ground
 from handlers.workers.cluster.preflight import Trial, ask_cluster
+from handlers.workers.cluster.shared_directories import Ground
 from handlers.workers.crew import Crew
 
 ANSWER_S = 60.0

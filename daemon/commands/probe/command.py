@@ -24,7 +24,7 @@ from daemon.config.render_settings import RenderSettings
 from daemon.config.settings import Settings
 from daemon.config.stack_settings import NAME_FIELDS
 from daemon.config.watch_settings import WatchSettings
-from daemon.pipeline.render_gate import PROBE_STACK
+from daemon.pipeline.gates.render_gate import PROBE_STACK
 from handlers.errors import (
     AccessRefused,
     Fault,

@@ -6,7 +6,7 @@ import os
 import pwd
 from contextlib import suppress
 
-from daemon.config.unit import UNIT, unit_properties
+from daemon.config.systemd_unit import UNIT, unit_properties
 from daemon.config.writable import user_name
 from handlers.text import printable
 

@@ -1,4 +1,4 @@
-"""Alerts and their messages, and the montages that alerts report. Functions of the connection, as in `rows`."""
+"""Alerts and their messages, and the montages that alerts report."""
 
 import json
 from collections.abc import Mapping

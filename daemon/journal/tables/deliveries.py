@@ -1,11 +1,11 @@
-"""Deliveries: events that a hook has not accepted yet. Functions of the connection, as in `rows`."""
+"""Deliveries: events that a hook has not accepted yet."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.journal import outbox
 from daemon.journal.file import Connection
+from daemon.journal.tables import outbox
 from daemon.montages.announcements import Announced, Kind
 
 Wants = Callable[[Kind, str], bool]

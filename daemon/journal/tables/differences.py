@@ -1,4 +1,4 @@
-"""Differences that `temwatch verify` found. Functions of the connection, as in `rows`."""
+"""Differences that `temwatch verify` found."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

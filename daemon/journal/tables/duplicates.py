@@ -1,4 +1,4 @@
-"""Find montages of other paths with the same content, file or tiles. Functions of the connection, as in `rows`.
+"""Find montages of other paths with the same content, file or tiles.
 
 Each tile of a stack belongs to one montage only.
 """
@@ -6,11 +6,11 @@ Each tile of a stack belongs to one montage only.
 import json
 from collections.abc import Collection
 
-from daemon.journal.rows import BY_ID, COLUMNS, Connection, find, montage_of
-from daemon.journal.tile_sets import unpack_tile_ids
+from daemon.journal.tables.rows import BY_ID, COLUMNS, Connection, find, montage_of
+from daemon.journal.tables.tile_sets import unpack_tile_ids
 from daemon.montages.records import Montage, Namesake, Rival, Settled, StaleInspection
 from daemon.montages.states import HAS_SETTLED, MontageState
-from handlers.acquisition.takes import can_be_taken_again, is_later_take
+from handlers.acquisition.retakes import can_be_taken_again, is_later_take
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 

@@ -1,4 +1,4 @@
-"""Identity and digest of each tile's image as it was read. Functions of the connection, as in `rows`.
+"""Identity and digest of each tile's image as it was read.
 
 While a montage's mipmaps are made, each tile has a row. When all are made, the rows are packed into one compressed
 block: about 100 kB for a section of 2,772 tiles, mostly digests.
@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from daemon.journal.rows import Connection, need, record
-from daemon.journal.tallies import count_tiles
+from daemon.journal.tables.rows import Connection, need, record
+from daemon.journal.tables.tallies import count_tiles
 from daemon.montages.records import Montage
 from daemon.montages.states import Event
 from handlers.identity import FileIdentity

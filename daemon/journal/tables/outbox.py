@@ -1,4 +1,4 @@
-"""The outbox: announced events in commit order. Functions of the connection, as in `rows`."""
+"""The outbox: announced events in commit order."""
 
 import json
 import secrets

@@ -1,11 +1,11 @@
-"""Queries of the pages: counts by scope, the newest montages of a filter, events. Functions as in `rows`."""
+"""Queries of the pages: counts by scope, the newest montages of a filter, events."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from daemon.journal.rows import COLUMNS, Connection, montage_of
+from daemon.journal.tables.rows import COLUMNS, Connection, montage_of
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 

@@ -1,8 +1,8 @@
-"""Quality numbers of a montage, stored as opaque blocks. Functions of the connection, as in `rows`."""
+"""Quality numbers of a montage, stored as opaque blocks."""
 
 from typing import NamedTuple
 
-from daemon.journal.rows import Connection
+from daemon.journal.tables.rows import Connection
 
 
 class TileRow(NamedTuple):

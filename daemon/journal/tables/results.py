@@ -1,9 +1,9 @@
-"""Results of each microscope's montages since a time. Functions of the connection, as in `rows`."""
+"""Results of each microscope's montages since a time."""
 
 from dataclasses import dataclass, field
 
 from daemon.journal.file import Connection
-from daemon.journal.rows import UNFINISHED_STATES
+from daemon.journal.tables.rows import UNFINISHED_STATES
 
 _COMPLETE = (
     "SELECT watch, scope, count(*), coalesce(sum(tile_count), 0) FROM montages"

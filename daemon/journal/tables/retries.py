@@ -1,6 +1,6 @@
-"""Resume montages by retry or replay, and dismiss them. Functions of the connection, each run in one transaction."""
+"""Resume montages by retry or replay, and dismiss them."""
 
-from daemon.journal.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, need, record
+from daemon.journal.tables.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, need, record
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.states import Event, MontageState, Step, replay_start
 from handlers.errors import Evidence

@@ -1,4 +1,4 @@
-"""Read and write rows of the journal's tables. Functions of the connection, each run in one transaction."""
+"""Read and write rows of the journal's tables."""
 
 import json
 import sqlite3
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from daemon.journal.outbox import announce_montage
+from daemon.journal.tables.outbox import announce_montage
 from daemon.montages.records import FaultRecord, Montage, Outcome
 from daemon.montages.states import UNFINISHED, Event, IllegalTransition, MontageState, Step, advance
 from handlers.errors import Fault

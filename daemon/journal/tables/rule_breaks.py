@@ -1,11 +1,11 @@
-"""Find sections that broke a rule of quality control. Functions of the connection, as in `rows`."""
+"""Find sections that broke a rule of quality control."""
 
 import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from daemon.journal.file import Connection
-from daemon.journal.outbox import last_number
+from daemon.journal.tables.outbox import last_number
 from handlers.quality.rules import Verdict
 
 MOST_READ = 500

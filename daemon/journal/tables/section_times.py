@@ -1,4 +1,4 @@
-"""Times at which the newest sections of each microscope were noticed. Functions of the connection, as in `rows`."""
+"""Times at which the newest sections of each microscope were noticed."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -1,11 +1,11 @@
-"""Record the outcomes of reading a metafile. Functions of the connection, each run in one transaction."""
+"""Record the outcomes of reading a metafile."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
 
-from daemon.journal import duplicates, tile_sets
-from daemon.journal.retries import await_change
-from daemon.journal.rows import (
+from daemon.journal.tables import duplicates, tile_sets
+from daemon.journal.tables.retries import await_change
+from daemon.journal.tables.rows import (
     BY_ID,
     COLUMNS,
     Connection,
@@ -16,7 +16,7 @@ from daemon.journal.rows import (
     need,
     record,
 )
-from daemon.journal.sightings import insert, set_identity
+from daemon.journal.tables.sightings import insert, set_identity
 from daemon.montages.records import Inspection, Montage, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import HAS_SETTLED, Event, MontageState

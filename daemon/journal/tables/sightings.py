@@ -1,12 +1,12 @@
-"""Record sightings of metafiles. Functions of the connection, each run in one transaction.
+"""Record sightings of metafiles.
 
 A path has one row for each content that it held. At most one of these rows is unread, which means that it has no
 digest. The row with the highest `sighted` represents the present content; when a former content returns, its row gets
 the highest number.
 """
 
-from daemon.journal.outbox import announce_montage
-from daemon.journal.rows import (
+from daemon.journal.tables.outbox import announce_montage
+from daemon.journal.tables.rows import (
     BY_ID,
     COLUMNS,
     LATEST_OF_PATH,
@@ -20,7 +20,7 @@ from daemon.journal.rows import (
 from daemon.montages.records import Montage
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import UNFINISHED, Event, MontageState, advance
-from handlers.acquisition.takes import is_later_take
+from handlers.acquisition.retakes import is_later_take
 from handlers.identity import FileIdentity
 from handlers.uris import path_to_uri
 

@@ -1,4 +1,4 @@
-"""Silences of alerts. Functions of the connection, as in `rows`."""
+"""Silences of alerts."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,6 @@
-"""Count finished tiles by minute. Functions of the connection, as in `rows`."""
+"""Count finished tiles by minute."""
 
-from daemon.journal.rows import Connection
+from daemon.journal.tables.rows import Connection
 
 MINUTES_KEPT = 24 * 60
 """Minutes with a row of their own. Older minutes are summed in the row of minute 0."""

@@ -1,9 +1,9 @@
-"""Tile ids of montages. Functions of the connection, as in `rows`."""
+"""Tile ids of montages."""
 
 import zlib
 from collections.abc import Sequence
 
-from daemon.journal.rows import Connection
+from daemon.journal.tables.rows import Connection
 from daemon.montages.records import Montage
 
 # A montage's predecessors: former contents of its path, and of paths that its metafile moved from.

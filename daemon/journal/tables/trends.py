@@ -1,8 +1,8 @@
-"""Medians of sections' quality numbers, for trends of a microscope. Functions of the connection, as in `rows`."""
+"""Medians of sections' quality numbers, for trends of a microscope."""
 
 from typing import NamedTuple
 
-from daemon.journal.rows import Connection
+from daemon.journal.tables.rows import Connection
 from handlers.quality.trend import Trend
 
 _STORE = (

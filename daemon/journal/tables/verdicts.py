@@ -1,10 +1,10 @@
-"""Verdicts on montages. Functions of the connection, each run in one transaction."""
+"""Verdicts on montages."""
 
 import json
 import statistics
 
-from daemon.journal.outbox import announce_montage
-from daemon.journal.rows import BY_ID, Connection, find, insert_event, need
+from daemon.journal.tables.outbox import announce_montage
+from daemon.journal.tables.rows import BY_ID, Connection, find, insert_event, need
 from daemon.montages.records import Montage
 from daemon.montages.states import Event
 from daemon.montages.verdicts import HOLDING, WAITS_FOR_PERSON, Decision, MontageVerdict, Override, judgement_of

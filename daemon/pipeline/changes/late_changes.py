@@ -20,7 +20,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import IllegalTransition, MontageState
-from daemon.pipeline.compare_images import ImageComparison, compare_images
+from daemon.pipeline.changes.compare_images import ImageComparison, compare_images
 from daemon.system.threads import in_thread
 from handlers.container import Containers
 from handlers.errors import Fault

@@ -16,7 +16,7 @@ import structlog
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import Event, IllegalTransition
-from daemon.pipeline.section import Section
+from daemon.pipeline.steps.section import Section
 from handlers.errors import Fault, MetafileFault, ReadBackDiffers, StorageFault
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId, format_z

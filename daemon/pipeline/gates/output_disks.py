@@ -22,9 +22,9 @@ from daemon.config.mipmap_settings import MipmapSettings
 from daemon.config.settings import Settings
 from daemon.config.writable import nearest_existing, write_problem
 from daemon.journal.journal import Journal
-from daemon.pipeline.disk_forecast import DiskForecast
+from daemon.pipeline.gates.disk_forecast import DiskForecast
+from daemon.pipeline.gates.output_stores import MARKER, check_store, mark_store, require_object_marker
 from daemon.pipeline.health import Disk
-from daemon.pipeline.output_stores import MARKER, check_store, mark_store, require_object_marker
 from daemon.system.threads import in_thread
 from handlers.errors import StorageFault, StoreFault, storage_fault
 from handlers.place import ObjectPlace, Place

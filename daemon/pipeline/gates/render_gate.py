@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable
 
 import structlog
 
-from daemon.pipeline import circuit_breaker as breaker
-from daemon.pipeline.circuit_breaker import Circuit, Phase
+from daemon.pipeline.gates import circuit_breaker as breaker
+from daemon.pipeline.gates.circuit_breaker import Circuit, Phase
 from handlers.errors import (
     AccessRefused,
     Fault,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from daemon.montages.records import Montage
 from daemon.montages.states import STEP_OF_STATE, Step
-from daemon.pipeline.schedule import Schedule, Ticket
+from daemon.pipeline.order.schedule import Schedule, Ticket
 
 LIMITS: Mapping[Step, int] = {Step.SETTLE: 4, Step.INGEST: 4, Step.MIPMAPS: 3, Step.APPLY: 4}
 """Largest number of montages of one watch in each step. Several make mipmaps, so that the last tiles of one montage do

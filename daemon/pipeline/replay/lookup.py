@@ -14,13 +14,13 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.pipeline.metafile_cache import content_digest
 from daemon.pipeline.replay.selection import Candidate, OnDisk, Place, Selection, is_glob, is_selected, parse_since
+from daemon.pipeline.settling.metafile_cache import content_digest
 from daemon.watching.mounts import is_within
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.parts import file_of
 from handlers.acquisition.presence import find_metafile, metafile_exists
+from handlers.acquisition.section_path import file_of
 from handlers.acquisition.z import z_for
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.pipeline.claims import Claim, claim_of
+from daemon.pipeline.settling.claims import Claim, claim_of
 from daemon.system.threads import access_timeout
 from handlers.errors import StorageFault
 

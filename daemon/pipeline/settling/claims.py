@@ -15,11 +15,11 @@ from pathlib import Path
 
 from daemon.montages.records import Montage, Namesake, Rival, StaleInspection
 from daemon.montages.states import HAS_SETTLED, MontageState
-from daemon.pipeline.settle import Ignored, NotYet
+from daemon.pipeline.settling.settle import Ignored, NotYet
 from daemon.system.threads import access_timeout
 from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.presence import Present, evidence_of, find_metafile
-from handlers.acquisition.takes import is_later_take, is_mirrored
+from handlers.acquisition.retakes import is_later_take, is_mirrored
 from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
 from handlers.text import excerpt
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from handlers.acquisition.arrival import not_a_metafile_fault, outside_fault, too_large_fault
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
-from handlers.acquisition.parts import file_of
 from handlers.acquisition.presence import Present, find_metafile
+from handlers.acquisition.section_path import file_of
 from handlers.container import Containers
 from handlers.errors import storage_fault
 from handlers.identity import FileIdentity

@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage, Settled
-from daemon.pipeline.interpret import interpret_metafile
-from daemon.pipeline.metafile_cache import MetafileCache, content_digest
-from daemon.pipeline.metafile_identity import checked_identity, present_identity
+from daemon.pipeline.settling.interpret import interpret_metafile
+from daemon.pipeline.settling.metafile_cache import MetafileCache, content_digest
+from daemon.pipeline.settling.metafile_identity import checked_identity, present_identity
 from daemon.system.threads import access_timeout
 from handlers.acquisition.arrival import Arrival, ImageProblem, check_images, depth_warnings, read_metafile, with_sizes
 from handlers.container import Container, Containers

@@ -8,9 +8,9 @@ import structlog
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, SettleResult, StaleInspection
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.pipeline.claims import Claim, Claims
-from daemon.pipeline.settle import Settler
-from daemon.pipeline.work_queue import WorkQueue
+from daemon.pipeline.order.work_queue import WorkQueue
+from daemon.pipeline.settling.claims import Claim, Claims
+from daemon.pipeline.settling.settle import Settler
 from handlers.errors import Fault
 
 log = structlog.get_logger()

@@ -12,9 +12,9 @@ import structlog
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Outcome
 from daemon.montages.states import Event, IllegalTransition, MontageState, Step
-from daemon.pipeline.opened_stacks import OpenedStacks
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.retry import LONGEST_DELAY_S, Tries, retry_delay_s
+from daemon.pipeline.gates.render_gate import RenderGate
+from daemon.pipeline.order.retry import LONGEST_DELAY_S, Tries, retry_delay_s
+from daemon.pipeline.stacks.opened_stacks import OpenedStacks
 from handlers.errors import (
     BugFault,
     Fault,

@@ -15,11 +15,11 @@ import structlog
 
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
-from daemon.pipeline.opened_stacks import OpenedStacks
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.retry import FIRST_DELAY_S
-from daemon.pipeline.stack_closer import StackCloser
-from daemon.pipeline.stack_use import (
+from daemon.pipeline.gates.render_gate import RenderGate
+from daemon.pipeline.order.retry import FIRST_DELAY_S
+from daemon.pipeline.stacks.closer import StackCloser
+from daemon.pipeline.stacks.opened_stacks import OpenedStacks
+from daemon.pipeline.stacks.use import (
     CloseRule,
     StackPhase,
     StackUse,

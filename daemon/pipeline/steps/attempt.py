@@ -9,14 +9,14 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Outcome
 from daemon.montages.states import Event, IllegalTransition, Step
-from daemon.pipeline.failures import NEEDS_RENDER, FailureHandler
+from daemon.pipeline.gates.render_gate import RenderGate
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.mipmap_step import Stopped
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.retry import CRASHES_BEFORE_PARKING, Tries
-from daemon.pipeline.settle_step import SettleStep
-from daemon.pipeline.steps import MipmapsLost, Steps
-from daemon.pipeline.work_queue import WorkQueue
+from daemon.pipeline.order.retry import CRASHES_BEFORE_PARKING, Tries
+from daemon.pipeline.order.work_queue import WorkQueue
+from daemon.pipeline.steps.failures import NEEDS_RENDER, FailureHandler
+from daemon.pipeline.steps.mipmap_step import Stopped
+from daemon.pipeline.steps.perform import MipmapsLost, Steps
+from daemon.pipeline.steps.settle_step import SettleStep
 from handlers.errors import BugFault, Fault, WorkerFault
 
 log = structlog.get_logger()

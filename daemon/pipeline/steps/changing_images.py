@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from daemon.config.watch_settings import WatchSettings
-from daemon.pipeline.settle import patience_s
+from daemon.pipeline.settling.settle import patience_s
 from handlers.errors import Fault, ImageChanging, ImageFault
 from handlers.identity import FileIdentity
 

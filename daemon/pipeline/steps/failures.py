@@ -9,13 +9,13 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState, Step
-from daemon.pipeline.render_gate import RenderGate
-from daemon.pipeline.retry import LONGEST_DELAY_S, Tries
-from daemon.pipeline.schedule import Ticket
-from daemon.pipeline.section import MetafileChanged
-from daemon.pipeline.settle import Settler
-from daemon.pipeline.supersede import Superseder
-from daemon.pipeline.work_queue import WorkQueue
+from daemon.pipeline.gates.render_gate import RenderGate
+from daemon.pipeline.order.retry import LONGEST_DELAY_S, Tries
+from daemon.pipeline.order.schedule import Ticket
+from daemon.pipeline.order.work_queue import WorkQueue
+from daemon.pipeline.settling.settle import Settler
+from daemon.pipeline.settling.supersede import Superseder
+from daemon.pipeline.steps.section import MetafileChanged
 from daemon.system.threads import access_timeout
 from handlers.acquisition.presence import find_metafile
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault

@@ -6,7 +6,7 @@ import structlog
 
 from daemon.journal.journal import Journal
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.section import Section
+from daemon.pipeline.steps.section import Section
 from handlers.quality.block import Quality, unpack
 from handlers.quality.medians import trend_of
 from handlers.quality.rules import Surroundings, Verdict

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 import structlog
 
 from daemon.journal.journal import Journal
-from daemon.pipeline.changing_images import ChangingImages
+from daemon.pipeline.gates.output_disks import OutputDisks
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.image_cache import RenderImageCache
-from daemon.pipeline.output_disks import OutputDisks
-from daemon.pipeline.section import Section
-from daemon.pipeline.stacks import StackKeeper
-from daemon.pipeline.tile_faults import add_evidence, image_evidence, merge_faults
+from daemon.pipeline.stacks.keeper import StackKeeper
+from daemon.pipeline.steps.changing_images import ChangingImages
+from daemon.pipeline.steps.render_image_cache import RenderImageCache
+from daemon.pipeline.steps.section import Section
+from daemon.pipeline.steps.tile_faults import add_evidence, image_evidence, merge_faults
 from daemon.pipeline.watch_root import watch_root
 from daemon.system.threads import access_timeout
 from handlers.container import Containers

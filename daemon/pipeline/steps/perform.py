@@ -9,15 +9,15 @@ from daemon.config.settings import Settings
 from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
+from daemon.pipeline.gates.output_disks import OutputDisks
 from daemon.pipeline.health import Metrics
-from daemon.pipeline.image_cache import RenderImageCache
-from daemon.pipeline.judging import Judge
-from daemon.pipeline.mipmap_step import MipmapStep
-from daemon.pipeline.output_disks import OutputDisks
-from daemon.pipeline.section import Section, SectionReader
-from daemon.pipeline.section_quality import packed_numbers
-from daemon.pipeline.stacks import StackKeeper
-from daemon.pipeline.tile_holds import TileHolds
+from daemon.pipeline.order.tile_holds import TileHolds
+from daemon.pipeline.stacks.keeper import StackKeeper
+from daemon.pipeline.steps.judging import Judge
+from daemon.pipeline.steps.mipmap_step import MipmapStep
+from daemon.pipeline.steps.render_image_cache import RenderImageCache
+from daemon.pipeline.steps.section import Section, SectionReader
+from daemon.pipeline.steps.section_quality import packed_numbers
 from daemon.system.threads import access_timeout
 from handlers.apply_mipmaps import apply_mipmaps, apply_path_builder
 from handlers.container import Containers

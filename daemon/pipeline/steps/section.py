@@ -9,7 +9,7 @@ from typing import Any
 
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
-from daemon.pipeline.metafile_cache import MetafileCache, content_digest
+from daemon.pipeline.settling.metafile_cache import MetafileCache, content_digest
 from daemon.pipeline.watch_root import watch_root
 from daemon.system.threads import access_timeout
 from handlers.acquisition.acquisition import Acquisition

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping
 
 from daemon.journal.journal import Journal
-from daemon.journal.quality import TileRow
-from daemon.pipeline.section import Section
+from daemon.journal.tables.quality import TileRow
+from daemon.pipeline.steps.section import Section
 from handlers.mipmaps.measure import Measured
 from handlers.quality.block import Quality, pack, unpack
 from handlers.quality.from_metafile import quality_of

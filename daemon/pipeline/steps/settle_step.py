@@ -10,12 +10,12 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Outcome, Settled, SettleResult, StaleInspection
 from daemon.montages.states import STEP_OF_STATE
-from daemon.pipeline.claims import Claims, namesake_fault
-from daemon.pipeline.failures import FailureHandler
-from daemon.pipeline.retry import retry_delay_s
-from daemon.pipeline.settle import Ignored, NotYet, Read, Settler
-from daemon.pipeline.supersede import Superseder
-from daemon.pipeline.work_queue import WorkQueue
+from daemon.pipeline.order.retry import retry_delay_s
+from daemon.pipeline.order.work_queue import WorkQueue
+from daemon.pipeline.settling.claims import Claims, namesake_fault
+from daemon.pipeline.settling.settle import Ignored, NotYet, Read, Settler
+from daemon.pipeline.settling.supersede import Superseder
+from daemon.pipeline.steps.failures import FailureHandler
 from handlers.errors import Fault
 
 log = structlog.get_logger()

@@ -19,8 +19,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from daemon.montages.states import UNFINISHED, MontageState
-from daemon.simulator.show_pages import photograph_pages
-from daemon.simulator.show_processes import (
+from daemon.simulator.demonstration.pages import photograph_pages
+from daemon.simulator.demonstration.processes import (
     OWNER,
     DemoFault,
     config_text,
@@ -33,16 +33,16 @@ from daemon.simulator.show_processes import (
     process,
     ready_url,
 )
-from daemon.simulator.show_quality import (
+from daemon.simulator.demonstration.quality import (
     fetch_verdicts,
     planted_faults,
     quality_lines,
     quality_problem,
     save_heatmaps,
 )
-from daemon.simulator.show_results import Result, montage_table, stack_table, verify
-from daemon.simulator.show_store import ServedLevels, demo_store, require_packages
-from daemon.simulator.show_text import bad_tiles, next_steps, purpose, while_it_runs
+from daemon.simulator.demonstration.results import Result, montage_table, stack_table, verify
+from daemon.simulator.demonstration.store import ServedLevels, demo_store, require_packages
+from daemon.simulator.demonstration.text import bad_tiles, next_steps, purpose, while_it_runs
 from daemon.simulator.tile_faults import LEAST_SIDE_PX, LEAST_TILES, OVERLAP
 from handlers.acquisition.readers import READERS
 from handlers.picture import compose_section, save_picture

@@ -10,7 +10,7 @@ import aiohttp
 
 from daemon.montages.states import MontageState
 from handlers.quality.heatmap import number_text
-from handlers.quality.shown import Number
+from handlers.quality.heatmap_numbers import Number
 from handlers.text import printable
 
 Json = Mapping[str, Any]

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from daemon.montages.states import MontageState
-from daemon.simulator.show_processes import LEVELS
-from daemon.simulator.show_store import is_http
+from daemon.simulator.demonstration.processes import LEVELS
+from daemon.simulator.demonstration.store import is_http
 from handlers.images.reduction import level_size
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from daemon.simulator.show_processes import first_line, process
+from daemon.simulator.demonstration.processes import first_line, process
 from handlers.errors import SettingsFault
 from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.journal import overview, tallies
-from daemon.journal.overview import Filter, Tally
-from daemon.journal.rows import Connection
+from daemon.journal.tables import overview, tallies
+from daemon.journal.tables.overview import Filter, Tally
+from daemon.journal.tables.rows import Connection
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.health import Facts, waits_of

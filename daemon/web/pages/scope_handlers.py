@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from daemon.config.settings import Settings
-from daemon.journal import trends
 from daemon.journal.journal import Journal
+from daemon.journal.tables import trends
 from daemon.pipeline.health import Facts
 from daemon.web import parameters
 from daemon.web.pages.layout import Layout, in_time

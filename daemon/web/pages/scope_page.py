@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.journal.trends import TrendPoint
+from daemon.journal.tables.trends import TrendPoint
 
 SECTIONS = 2_000
 """Largest number of sections on a page; the newest ones are shown."""

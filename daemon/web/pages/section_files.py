@@ -12,8 +12,8 @@ import xxhash
 from daemon.config.settings import Settings
 from daemon.config.watch_settings import WatchSettings
 from daemon.montages.records import Montage
-from daemon.pipeline.metafile_cache import content_digest
-from daemon.pipeline.section import Section, section_from_content
+from daemon.pipeline.settling.metafile_cache import content_digest
+from daemon.pipeline.steps.section import Section, section_from_content
 from daemon.system.threads import access_timeout
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile

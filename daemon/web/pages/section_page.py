@@ -6,16 +6,16 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from daemon.config.settings import LinkSettings
-from daemon.journal import quality, rows, verdicts
-from daemon.journal.rows import BY_ID, Connection
+from daemon.journal.tables import quality, rows, verdicts
+from daemon.journal.tables.rows import BY_ID, Connection
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 from daemon.montages.verdicts import Decision, MontageVerdict
 from daemon.web.pages.montage_view import STEPS, view_of
 from daemon.web.pages.section_files import Tiles
 from daemon.web.pages.timeline import timeline
+from handlers.quality.heatmap_numbers import Number
 from handlers.quality.rules import Finding, Rule
-from handlers.quality.shown import Number
 from handlers.render.names import StackId
 
 MOST_LINES = 200

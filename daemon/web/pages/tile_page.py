@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from daemon.journal import images_read, quality
-from daemon.journal.rows import Connection
+from daemon.journal.tables import images_read, quality
+from daemon.journal.tables.rows import Connection
 from daemon.montages.records import Montage
 from daemon.web.pages.section_files import DiskFile, Tiles
 from handlers.images.digest import FileContent

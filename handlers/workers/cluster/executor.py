@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 from handlers.errors import WorkersUnavailable
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection, SchedulerAway, opening_delay_s
-from handlers.workers.cluster.ground import Ground, ground_of, sharing_of
 from handlers.workers.cluster.job import Job
 from handlers.workers.cluster.leftovers import Leftovers, directories_of
 from handlers.workers.cluster.members import Members
 from handlers.workers.cluster.on_worker import Answer, Work, payload_of, this_process
-from handlers.workers.cluster.visited import Visited
-from handlers.workers.cluster.wanted import Wanted
+from handlers.workers.cluster.placeholders import Wanted
+from handlers.workers.cluster.shared_directories import Ground, ground_of, sharing_of
+from handlers.workers.cluster.written_directories import Visited
 from handlers.workers.crew import Crew
 
 T = TypeVar("T")

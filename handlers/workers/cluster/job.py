@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handlers.workers.cluster.ground import Ground
+from handlers.workers.cluster.shared_directories import Ground
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ from handlers.workers.cluster.connection import Connection
 from handlers.workers.cluster.members import Members
 from handlers.workers.cluster.on_worker import remove_left_here
 from handlers.workers.cluster.spare_thread import in_spare_thread
-from handlers.workers.cluster.visited import Visited
+from handlers.workers.cluster.written_directories import Visited
 
 QUIET_S = 2.0
 """Time without a job after which a directory is searched."""

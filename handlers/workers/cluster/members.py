@@ -13,8 +13,8 @@ from handlers.place import Place
 from handlers.sharing import Sharing
 from handlers.workers.cluster.access import WorkerPath
 from handlers.workers.cluster.connection import Connection
-from handlers.workers.cluster.ground import Ground, Task, begin_proof, conclude_proof, end_proof
 from handlers.workers.cluster.on_worker import METRIC, Introduction, introduce, versions_here
+from handlers.workers.cluster.shared_directories import Ground, Task, begin_proof, conclude_proof, end_proof
 from handlers.workers.cluster.spare_thread import in_spare_thread
 from handlers.workers.cluster.versions import differences, refusal
 from handlers.workers.crew import Member

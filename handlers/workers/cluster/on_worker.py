@@ -19,8 +19,8 @@ from typing import Any
 
 from handlers.stores.temporary import machine, remove_left
 from handlers.workers.cluster.access import WorkerPath
-from handlers.workers.cluster.ground import Proof, Task, prove
 from handlers.workers.cluster.path_map import HostPaths, of_host
+from handlers.workers.cluster.shared_directories import Proof, Task, prove
 from handlers.workers.cluster.spare_thread import in_spare_thread
 from handlers.workers.memory import JobLimit
 

@@ -10,9 +10,9 @@ from handlers.place import Place
 from handlers.sharing import Sharing
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection, SchedulerAway
-from handlers.workers.cluster.ground import Ground
 from handlers.workers.cluster.importing import import_distributed
 from handlers.workers.cluster.members import Members
+from handlers.workers.cluster.shared_directories import Ground
 from handlers.workers.crew import Crew
 
 

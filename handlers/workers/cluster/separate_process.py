@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_COMMAND = "from handlers.workers.cluster.alone import serve; serve()"
+_COMMAND = "from handlers.workers.cluster.separate_process import serve; serve()"
 _PARENT_CHECK_S = 0.5
 
 

@@ -36,7 +36,7 @@ from daemon.montages.states import (
     Step,
     fold,
 )
-from daemon.pipeline.stack_use import (
+from daemon.pipeline.stacks.use import (
     CloseRule,
     StackPhase,
     StackUse,

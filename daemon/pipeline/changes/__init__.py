@@ -1,0 +1,1 @@
+"""Changes after a step: images that change, tiles that are uploaded late, the changed file of a FAILED montage."""

@@ -1,0 +1,1 @@
+"""Whether a metafile and its images are complete, what the metafile says, and its conflicts with other montages."""

@@ -1,0 +1,1 @@
+"""Stacks: who uses them, and when the daemon opens and closes them."""
