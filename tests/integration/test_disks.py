@@ -19,7 +19,8 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.gates import output_disks as disks
 from daemon.pipeline.gates.output_disks import MARKER, OutputDisks, check_directory
 from daemon.pipeline.health import Disk
-from daemon.pipeline.steps.perform import Steps, mipmap_step
+from daemon.pipeline.steps import mipmap_step
+from daemon.pipeline.steps.perform import Steps
 from handlers.errors import StorageFault
 from handlers.sharing import Sharing
 from tests.integration.inprocess import bench as at_work
