@@ -15,7 +15,7 @@ async def test_leaves_a_task():
     test_leaves_a_task.task = asyncio.create_task(asyncio.sleep(60))
 
 def test_leaves_a_thread():
-    threading.Thread(target=threading.Event().wait, args=(6,), daemon=True).start()
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 
 async def test_leaves_the_exception_of_a_task():
     async def fail():
@@ -31,10 +31,10 @@ async def test_ends_what_it_began():
 """
 
 
-def test_each_test_that_leaves_something_behind_fails_and_no_other(pytester: pytest.Pytester) -> None:
+def test_exactly_the_tests_that_leave_something_behind_fail(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function")
-    own = (Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8")
-    pytester.makeconftest(own.replace("GRACE_S = 5.0", "GRACE_S = 0.5"))
+    conftest = (Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8")
+    pytester.makeconftest(conftest.replace("GRACE_S = 5.0", "GRACE_S = 0.5"))
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=5, errors=4)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,9 +25,13 @@ from handlers.images.digest import FileContent
 from handlers.images.header import ImageDirectory, open_descriptor
 from handlers.regular_file import NotContained, read_regular
 
+LINK_REFUSED = (errno.ELOOP, errno.ENOTDIR)
+"""Errors of opening a directory through a link."""
+
 
 @pytest.fixture(params=["openat2", "each part"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the parts of a path are opened: all by the kernel, or each with O_NOFOLLOW."""
     if request.param == "each part":
         monkeypatch.setattr(container, "_openat2", lambda: None)
     elif container._openat2() is None:
@@ -34,8 +39,12 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
 def opened(directory: Container, path: Path, *, create: bool = False) -> str:
-    """Open a directory, close it, and return its place."""
+    """Open a directory, close it, and return its real path."""
     descriptor = directory.open_directory(path, create=create)
     try:
         return real_path(descriptor)
@@ -43,7 +52,14 @@ def opened(directory: Container, path: Path, *, create: bool = False) -> str:
         os.close(descriptor)
 
 
-@pytest.mark.usefixtures("way")
+def refusal(root: Container, path: Path, **options: Any) -> int | None:
+    """Return the error number with which a directory is refused."""
+    with pytest.raises(OSError) as refused:  # noqa: PT011  the number decides
+        root.open_directory(path, **options)
+    return refused.value.errno
+
+
+@pytest.mark.usefixtures("method")
 class TestOpening:
     def test_a_directory_below_is_opened(self, tmp_path: Path) -> None:
         (tmp_path / "a/b").mkdir(parents=True)
@@ -73,16 +89,18 @@ class TestOpening:
         def fail(descriptor: int, path: str) -> None:
             raise PermissionError(1, "no", path)
 
-        before = {path.name for path in Path("/proc/self/fd").iterdir()}
+        before = open_descriptors()
         with pytest.raises(PermissionError):
             Container.of(tmp_path).open_directory(tmp_path / "a", create=True, made=fail)
-        assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+        assert open_descriptors() == before
 
     @pytest.mark.parametrize("kind", ["link", "file"])
-    def test_what_another_program_puts_in_the_place_of_a_directory_is_refused(self, tmp_path: Path, kind: str) -> None:
+    def test_a_link_or_file_that_another_program_puts_in_place_of_a_directory_is_refused(
+        self, tmp_path: Path, kind: str
+    ) -> None:
         (tmp_path / "outside").mkdir()
 
-        def meanwhile(_: int, path: str) -> None:
+        def put_in_place(_: int, path: str) -> None:
             if kind == "link":
                 Path(path, "b").symlink_to(tmp_path / "outside")
             else:
@@ -90,11 +108,9 @@ class TestOpening:
 
         (tmp_path / "root").mkdir()
         root = Container.of(tmp_path / "root")
-        with pytest.raises(OSError) as refused:  # noqa: PT011  the number decides
-            root.open_directory(tmp_path / "root/a/b", create=True, made=meanwhile)
-        assert refused.value.errno in (errno.ELOOP, errno.ENOTDIR)
+        assert refusal(root, tmp_path / "root/a/b", create=True, made=put_in_place) in LINK_REFUSED
 
-    def test_a_file_in_the_place_of_a_directory_is_refused(self, tmp_path: Path) -> None:
+    def test_a_file_in_place_of_a_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("")
         with pytest.raises(NotADirectoryError):
             Container.of(tmp_path).open_directory(tmp_path / "a", create=True)
@@ -107,15 +123,13 @@ class TestOpening:
 
     @pytest.mark.parametrize("create", [False, True])
     @pytest.mark.parametrize("target", ["outside", "inside", "missing"])
-    def test_a_link_below_is_refused(self, tmp_path: Path, target: str, create: bool) -> None:
+    def test_a_link_below_the_container_is_refused(self, tmp_path: Path, target: str, create: bool) -> None:
         (tmp_path / "outside/b").mkdir(parents=True)
         (tmp_path / "root/inside/b").mkdir(parents=True)
         targets = {"outside": "../outside", "inside": "inside", "missing": "../new"}
         (tmp_path / "root/a").symlink_to(targets[target])
         root = Container.of(tmp_path / "root")
-        with pytest.raises(OSError, match=r".") as caught:
-            root.open_directory(tmp_path / "root/a/b", create=create)
-        assert caught.value.errno in (errno.ELOOP, errno.ENOTDIR)
+        assert refusal(root, tmp_path / "root/a/b", create=create) in LINK_REFUSED
         assert not (tmp_path / "new").exists()
 
     def test_a_container_that_becomes_a_link_is_refused(self, tmp_path: Path) -> None:
@@ -124,9 +138,7 @@ class TestOpening:
         (tmp_path / "root").rename(tmp_path / "other")
         (tmp_path / "root").symlink_to("other")
         for create in (False, True):
-            with pytest.raises(OSError, match=r".") as caught:
-                root.open_directory(tmp_path / "root/a", create=create)
-            assert caught.value.errno in (errno.ELOOP, errno.ENOTDIR)
+            assert refusal(root, tmp_path / "root/a", create=create) in LINK_REFUSED
         assert not (tmp_path / "other/a").exists()
 
     def test_a_parent_of_a_directory_is_refused(self, tmp_path: Path) -> None:
@@ -145,13 +157,13 @@ class TestOpening:
             lambda: root.open_directory(tmp_path / "link/b", create=True),
             lambda: root.open_directory(tmp_path / "gone/b"),
         ]
-        before = {path.name for path in Path("/proc/self/fd").iterdir()}
+        before = open_descriptors()
         for attempt in attempts:
             try:
                 attempt()
             except OSError:
                 continue
-        assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+        assert open_descriptors() == before
 
 
 def read(root: Container, path: Path, flags: int = os.O_RDONLY) -> str:
@@ -166,7 +178,7 @@ def read(root: Container, path: Path, flags: int = os.O_RDONLY) -> str:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Container:
-    """Return a watch with two sections and links of all kinds, beside a private directory."""
+    """A watched directory with two sections and links of all kinds; two directories beside it are outside."""
     root = tmp_path / "watch"
     for name in ("watch/a", "watch/b", "private", "watch2"):
         (tmp_path / name).mkdir(parents=True)
@@ -179,7 +191,7 @@ def watch(tmp_path: Path) -> Container:
         "a/away": tmp_path / "private/image",
         "a/beside": tmp_path / "watch2/image",
         "a/missing": "nothing",
-        "a/circle": "circle",
+        "a/loop": "loop",
         "to_b": "b",
         "to_b_by_root": root / "b",
         "to_private": tmp_path / "private",
@@ -189,7 +201,7 @@ def watch(tmp_path: Path) -> Container:
     return Container.of(root)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("method")
 class TestReadingBeneath:
     @pytest.mark.parametrize(
         ("name", "found"),
@@ -212,12 +224,12 @@ class TestReadingBeneath:
             ("a/image/x", "ENOTDIR"),
         ],
     )
-    def test_what_stays_in_the_directory_is_opened_by_its_path_or_by_links(
+    def test_only_files_inside_the_directory_are_opened_with_and_without_links(
         self, watch: Container, name: str, found: str
     ) -> None:
         assert read(watch, watch.path / name) == found
 
-    def test_files_are_opened_with_the_flags_that_were_asked_for(self, watch: Container) -> None:
+    def test_files_are_opened_with_the_requested_flags(self, watch: Container) -> None:
         descriptor = watch.open_beneath(watch.path / "a/image", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
@@ -225,18 +237,16 @@ class TestReadingBeneath:
         finally:
             os.close(descriptor)
 
-    def test_a_circle_of_links_is_refused(self, watch: Container) -> None:
-        assert read(watch, watch.path / "a/circle") in ("ELOOP", "EXDEV")
+    def test_a_loop_of_links_is_refused(self, watch: Container) -> None:
+        assert read(watch, watch.path / "a/loop") in ("ELOOP", "EXDEV")
 
     @pytest.mark.parametrize(
         ("name", "found"), [("to_b/image", "watch/b"), ("to_private/image", "EXDEV"), ("a/relative", "ELOOP")]
     )
-    def test_the_last_part_may_be_excluded_from_links(self, watch: Container, name: str, found: str) -> None:
+    def test_with_o_nofollow_the_last_part_may_not_be_a_link(self, watch: Container, name: str, found: str) -> None:
         assert read(watch, watch.path / name, os.O_RDONLY | os.O_NOFOLLOW) == found
 
-    def test_a_path_that_reaches_the_directory_by_a_link_elsewhere_is_opened(
-        self, watch: Container, tmp_path: Path
-    ) -> None:
+    def test_a_path_through_a_link_to_the_directory_is_opened(self, watch: Container, tmp_path: Path) -> None:
         (tmp_path / "mounted").symlink_to("watch")
         configured = Container.of(tmp_path / "mounted")
         for root, path in ((configured, configured.path), (configured, watch.path), (watch, configured.path)):
@@ -250,17 +260,17 @@ class TestReadingBeneath:
         finally:
             os.close(descriptor)
 
-    def test_a_directory_that_became_a_link_contains_nothing(self, watch: Container, tmp_path: Path) -> None:
+    def test_nothing_is_opened_in_a_directory_that_became_a_link(self, watch: Container, tmp_path: Path) -> None:
         watch.path.rename(tmp_path / "watch3")
         assert read(watch, watch.path / "a/image") == "ENOENT"
         watch.path.symlink_to(tmp_path / "watch3")
         assert read(watch, watch.path / "a/image") == "EXDEV"
 
     def test_no_descriptor_stays_open(self, watch: Container) -> None:
-        before = {path.name for path in Path("/proc/self/fd").iterdir()}
+        before = open_descriptors()
         for name in ("a/image", "a/absolute", "a/out", "a/missing", "a/image/x", "../private/image"):
             read(watch, watch.path / name)
-        assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+        assert open_descriptors() == before
 
 
 def test_a_directory_is_resolved_once(tmp_path: Path) -> None:
@@ -282,17 +292,20 @@ def test_another_machine_resolves_a_directory_by_its_own_links(tmp_path: Path) -
     (tmp_path / "a").mkdir()
     link = tmp_path / "link"
     link.symlink_to("a")
-    elsewhere = Container(link, Path("/mnt/only/there"), "another-host")
-    assert elsewhere.here().real == tmp_path / "a"
-    assert opened(elsewhere, link / "b", create=True) == str(tmp_path / "a/b")
+    resolved_elsewhere = Container(link, Path("/mnt/only/there"), "another-host")
+    assert resolved_elsewhere.here().real == tmp_path / "a"
+    assert opened(resolved_elsewhere, link / "b", create=True) == str(tmp_path / "a/b")
     link.unlink()
     link.symlink_to(tmp_path)
-    assert elsewhere.here().real == tmp_path / "a"  # resolved once in each process
+    assert resolved_elsewhere.here().real == tmp_path / "a"  # resolved once in each process
 
 
-# --- links that are exchanged while images are opened
+# --- links that are replaced while images are opened
 
-READS = 1_000
+INSIDE, OUTSIDE = 8, 16
+"""Sides of the images inside and outside of the watched directory, pixels."""
+MIN_READS = 1_000
+"""Number of reads, more until an image was read and one was refused."""
 
 
 def by_header(section: Path, root: Container) -> object:
@@ -315,52 +328,49 @@ def by_later_check(section: Path, root: Container) -> object:
     return INSIDE if found is not None and found.identity.size == len(tiff(INSIDE)) else OUTSIDE
 
 
-INSIDE, OUTSIDE = 8, 16
-
-
 def tiff(side: int) -> bytes:
     file = io.BytesIO()
     Image.new("L", (side, side)).save(file, "TIFF")
     return file.getvalue()
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("method")
 @pytest.mark.parametrize("read", [by_header, by_worker, by_metafile_reader, by_later_check])
-@pytest.mark.parametrize("exchanged", ["directory", "file"])
-def test_a_link_that_is_exchanged_while_images_are_opened_never_gives_a_file_from_outside(
-    tmp_path: Path, read: Callable[[Path, Container], object], exchanged: str
+@pytest.mark.parametrize("replaced", ["directory", "file"])
+def test_a_link_that_is_replaced_while_images_are_opened_never_gives_a_file_from_outside(
+    tmp_path: Path, read: Callable[[Path, Container], object], replaced: str
 ) -> None:
     root = tmp_path / "watch"
     for directory, side in ((root / "section", INSIDE), (root / "real", INSIDE), (tmp_path / "private", OUTSIDE)):
         directory.mkdir(parents=True)
         (directory / "a.tif").write_bytes(tiff(side))
-    place, good, bad = root / "section", root / "real", tmp_path / "private"
-    if exchanged == "directory":
-        shutil.rmtree(place)
+    link, good, bad = root / "section", root / "real", tmp_path / "private"
+    if replaced == "directory":
+        shutil.rmtree(link)
     else:
-        (place / "a.tif").rename(place / "b.tif")
-        place, good, bad = place / "a.tif", place / "b.tif", bad / "a.tif"
-    place.symlink_to(good)
+        (link / "a.tif").rename(link / "b.tif")
+        link, good, bad = link / "a.tif", link / "b.tif", bad / "a.tif"
+    link.symlink_to(good)
     container_of_root = Container.of(root)
-    end = threading.Event()
+    is_done = threading.Event()
 
-    def exchange() -> None:
-        while not end.is_set():
-            for target in (bad, good, os.path.relpath(bad, place.parent), os.path.relpath(good, place.parent)):
+    def replace_link() -> None:
+        while not is_done.is_set():
+            for target in (bad, good, os.path.relpath(bad, link.parent), os.path.relpath(good, link.parent)):
                 (root / "new").symlink_to(target)
-                (root / "new").replace(place)
+                (root / "new").replace(link)
 
-    thread = threading.Thread(target=exchange)
+    thread = threading.Thread(target=replace_link)
     thread.start()
     seen: Counter[object] = Counter()
     deadline = time.monotonic() + 60
     try:
-        while (seen.total() < READS or len(seen) < 2) and time.monotonic() < deadline:
+        while (seen.total() < MIN_READS or len(seen) < 2) and time.monotonic() < deadline:
             try:
                 seen[read(root / "section", container_of_root)] += 1
             except (ImageFault, NotContained):
                 seen["refused"] += 1
     finally:
-        end.set()
+        is_done.set()
         thread.join()
     assert set(seen) == {INSIDE, "refused"}, seen

@@ -1,4 +1,4 @@
-"""Which directories of a tree the kernel watches."""
+"""Coverage of a tree by inotify watches."""
 
 import os
 

@@ -35,7 +35,7 @@ def test_every_test_that_the_compatibility_table_names_exists() -> None:
     assert sorted(named - set(re.findall(r"def (test_\w+)", source))) == []
 
 
-def test_the_example_in_the_readme_imports_what_exists() -> None:
+def test_the_names_that_the_example_in_the_readme_imports_exist() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
     for node in ast.parse(example).body:
         if isinstance(node, ast.ImportFrom):
@@ -56,8 +56,8 @@ def code_lines(text: str) -> Iterator[str]:
     yield from re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
 
 
-def options_in(line: str) -> Iterator[tuple[str, str]]:
-    """Command and option of each option in a line of a shell; import commands have parsers of their own."""
+def unknown_options_in(line: str) -> Iterator[tuple[str, str]]:
+    """Command and option of each unknown option in a line of a shell. Import commands have other parsers."""
     for part in re.split(r"&&|\||#", line):
         called = re.match(r"(?:.* -- )?(?:\S*/bin/temwatch|temwatch|\$T) ([a-z][\w-]*)((?: \S+)*)", part.strip())
         if not called or called[1] in ONE_SHOT:
@@ -73,7 +73,7 @@ def options_in(line: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_option_of_a_command_in_the_documents_exists(document: Path) -> None:
     lines = code_lines(document.read_text(encoding="utf-8"))
-    assert [unknown for line in lines for unknown in options_in(line)] == []
+    assert [unknown for line in lines for unknown in unknown_options_in(line)] == []
 
 
 def configuration_keys() -> dict[str, set[str]]:
@@ -88,7 +88,7 @@ def configuration_keys() -> dict[str, set[str]]:
 def test_every_configuration_key_that_a_document_names_exists(document: Path) -> None:
     sections = configuration_keys()
     keys = {f"{section}.{key}" for section, its_keys in sections.items() for key in its_keys}
-    known = {end for key in {*keys, *sections} for end in (key, key.partition(".")[2])} | IMPORT_PARAMETERS
+    known = {name for key in {*keys, *sections} for name in (key, key.partition(".")[2])} | IMPORT_PARAMETERS
     prefixes = {name.partition(".")[0] for name in known if "." in name} - {"store"}
     named = re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)`", document.read_text(encoding="utf-8"))
     files = re.compile(r".*\.(py|c|toml|lock|json|md|txt|csv|conf|client)")
@@ -122,12 +122,12 @@ def anchors(text: str) -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    dead = []
+    broken = []
     for path, anchor in links(text):
         target = document.parent / path if path else document
         if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
-            dead.append(f"{path}#{anchor}")
-    assert dead == []
+            broken.append(f"{path}#{anchor}")
+    assert broken == []
 
 
 def test_the_indexes_name_every_document() -> None:
@@ -143,7 +143,7 @@ def test_every_file_of_the_code_that_a_document_names_exists(document: Path) -> 
         r"(?<![\w/])((?:daemon|handlers|tests|benchmarks|systemd)/[\w/.-]*\w)", document.read_text(encoding="utf-8")
     )
     missing = [path for path in named if not any((ROOT / f"{path}{end}").exists() for end in ("", ".py"))]
-    assert missing in ([], ["benchmarks/results"])  # `make bench` makes that one
+    assert missing in ([], ["benchmarks/results"])  # `make bench` creates this directory
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -158,7 +158,7 @@ def test_every_decision_has_the_same_form(decision: Path) -> None:
     assert headings == ["Context", "Decision", "Consequences", "Figures"]
 
 
-def test_the_operations_guide_says_what_to_do_about_every_alert() -> None:
+def test_the_operations_guide_has_a_row_for_every_alert() -> None:
     (chapter,) = re.findall(
         r"^## An alert comes: what do I do\?\n(.*?)^## ", read("docs/operations.md"), re.DOTALL | re.MULTILINE
     )
@@ -187,7 +187,7 @@ def limit_of(place: str) -> float:
 
 
 @pytest.mark.parametrize(("limit", "place"), limits())
-def test_the_table_of_limits_says_what_the_code_says(limit: str, place: str) -> None:
+def test_the_table_of_limits_has_the_values_of_the_code(limit: str, place: str) -> None:
     assert limit == f"{limit_of(place):,.0f}"
 
 
@@ -229,7 +229,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def imports(boxes: dict[str, frozenset[str]]) -> set[Arrow]:
-    """Which box imports which, by the code."""
+    """Arrows between the boxes, by the imports of the code."""
     known = modules()
     box_of = {name: box for box, names in boxes.items() for name in names}
     arrows = set()
@@ -254,7 +254,7 @@ def reached(start: str, arrows: set[Arrow]) -> set[str]:
 
 
 def layers() -> dict[str, list[list[str]]]:
-    """The rows of each layer contract, from the top, by the contract's subject."""
+    """Subject of each layer contract -> its layers, from top to bottom."""
     contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     found = {contract["name"]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
     return {name.removesuffix(" are layers"): [re.split(r" [|:] ", row) for row in found[name]] for name in found}
@@ -262,32 +262,34 @@ def layers() -> dict[str, list[list[str]]]:
 
 def test_the_picture_shows_every_room_once() -> None:
     boxes, _ = picture()
-    shown = [room for names in boxes.values() for room in names]
-    assert sorted(shown) == sorted(rooms())
+    drawn = [room for names in boxes.values() for room in names]
+    assert sorted(drawn) == sorted(rooms())
 
 
-def test_the_picture_has_an_arrow_for_each_import_that_does_not_follow_from_others() -> None:
+def test_the_picture_has_an_arrow_for_each_import_that_does_not_follow_from_other_arrows() -> None:
     boxes, drawn = picture()
     actual = imports(boxes)
     needed = {(tail, head) for tail, head in actual if head not in reached(tail, actual - {(tail, head)})}
-    assert sorted(drawn ^ needed) == [], "draw an import that is new, erase an arrow that no import makes"
+    assert sorted(drawn ^ needed) == [], "add an arrow for each new import, remove arrows without an import"
 
 
 def test_the_contracts_order_every_room_and_no_arrow_of_the_picture_goes_up() -> None:
     boxes, drawn = picture()
     handlers, daemon = layers()["the rooms of handlers"], layers()["the rooms of the daemon"]
     bottom = layers()["the modules at the bottom of handlers"]
-    assert sorted(itertools.chain(*bottom)) == sorted(handlers[-1]), "the last row has a contract of its own"
-    floors = {room: floor for rows in (daemon, handlers) for floor, row in enumerate(rows) for room in row}
-    assert sorted(floors) == sorted(rooms())
+    assert sorted(itertools.chain(*bottom)) == sorted(handlers[-1]), (
+        "the modules of the last layer of `handlers` have their own contract"
+    )
+    layer_of = {room: layer for rows in (daemon, handlers) for layer, row in enumerate(rows) for room in row}
+    assert sorted(layer_of) == sorted(rooms())
     for tail, head in drawn:
         below = {(upper, lower) for upper in boxes[tail] for lower in boxes[head]}
         within = {(upper, lower) for upper, lower in below if upper.split(".")[0] == lower.split(".")[0]}
         assert within or all(upper.startswith("daemon.") for upper, _ in below)
-        assert all(floors[upper] < floors[lower] for upper, lower in within), f"{tail} --> {head}"
+        assert all(layer_of[upper] < layer_of[lower] for upper, lower in within), f"{tail} --> {head}"
 
 
-def test_no_contract_has_more_layers_than_can_be_kept_in_mind() -> None:
+def test_no_contract_has_more_than_ten_layers() -> None:
     assert max(map(len, layers().values())) <= 10
 
 
@@ -305,7 +307,7 @@ def test_the_architecture_names_every_room_inside_a_room() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_room_says_in_one_sentence_what_belongs_in_it_and_exports_nothing(package: str) -> None:
+def test_the_init_module_of_every_room_contains_only_a_docstring(package: str) -> None:
     for path in (ROOT / package).glob("*/**/__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert len(body) == 1, path

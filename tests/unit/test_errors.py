@@ -22,13 +22,13 @@ from handlers.errors import MOST_TEXT, MetafileFault, Waiting, storage_fault
         (errno.ENXIO, "check that the disk or mount is there"),
     ],
 )
-def test_the_hint_fits_the_error(code: int, hint: str) -> None:
+def test_each_error_of_the_operating_system_has_its_hint(code: int, hint: str) -> None:
     fault = storage_fault("a.tif", "read it", OSError(code, os.strerror(code)))
     assert (fault.hint, fault.waiting_helps) == (hint, Waiting.ALWAYS)
     assert fault.problem == f"could not read it: {os.strerror(code)}"
 
 
-def test_long_texts_of_a_fault_lose_their_middle() -> None:
+def test_long_texts_of_a_fault_are_shortened_in_their_middle() -> None:
     fault = MetafileFault("a" * 70_000, "should be 'b', found " + "b" * 70_000 + "'", "c" * 70_000)
     assert [len(text) for text in (fault.subject, fault.problem, fault.hint)] == [MOST_TEXT - 1] * 3
     assert fault.problem.startswith("should be 'b', found bb")

@@ -1,4 +1,4 @@
-"""Hints are collected: many events cause one notification."""
+"""Hints are collected, so that many events cause one notification."""
 
 from daemon.watching.event_hints import MOST_HINTS, Batch, HintBox
 

@@ -1,4 +1,4 @@
-"""Events are reliable or not by what they announce, not by the type of the file system."""
+"""Events are judged by the metafiles that they announce, not by the type of the file system."""
 
 from daemon.watching.event_reliability import MISSES_ALLOWED, OUTCOMES, EventReliability
 
@@ -6,7 +6,7 @@ GRACE_S = 5.0
 
 
 def find_without_event(reliability: EventReliability, number: int, *, expected: bool = True) -> None:
-    """Let a scan find a metafile, then the next pass come after the grace time without an event."""
+    """Let a scan find a metafile, and judge it after the grace time without an event."""
     at = 100.0 * number
     reliability.find(f"/data/{number}", at, announced=False, events_expected=expected)
     reliability.judge(at + GRACE_S)
@@ -38,7 +38,7 @@ def test_an_event_of_a_new_directory_announces_the_metafiles_in_it() -> None:
     assert (reliability.found_by_event, reliability.found_only_by_scan) == (1, 1)
 
 
-def test_events_that_do_not_come_are_unreliable() -> None:
+def test_events_are_unreliable_after_too_many_misses() -> None:
     reliability = EventReliability(GRACE_S)
     for number in range(MISSES_ALLOWED):
         assert not reliability.is_unreliable
@@ -47,7 +47,7 @@ def test_events_that_do_not_come_are_unreliable() -> None:
     assert reliability.found_only_by_scan == MISSES_ALLOWED
 
 
-def test_a_pass_counts_as_one_miss_however_many_files_it_found() -> None:
+def test_a_pass_counts_as_one_miss_regardless_of_the_number_of_files() -> None:
     reliability = EventReliability(GRACE_S)
     for number in range(1_000):
         reliability.find(f"/data/{number}", 0.0, announced=False, events_expected=True)
@@ -82,7 +82,7 @@ def test_events_are_reliable_again_after_enough_announced_metafiles() -> None:
     assert not reliability.is_unreliable
 
 
-def test_announcements_without_a_find_expire() -> None:
+def test_an_announcement_expires_if_no_scan_finds_its_metafile() -> None:
     reliability = EventReliability(GRACE_S)
     reliability.announce("/data/m", 0.0)
     reliability.judge(GRACE_S + 1)

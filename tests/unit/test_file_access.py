@@ -1,6 +1,6 @@
-"""Files are accessed beside the event loop: through aiofiles, or by a blocking function in a thread.
+"""No file is accessed on the event loop: only through aiofiles, or by a blocking function in a thread.
 
-docs/decisions/dependencies.md says which of the two.
+docs/decisions/dependencies.md states where each of the two is used.
 """
 
 import ast
@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {"open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text"}
-NAMES = {"iterdir", "glob", "rglob", "listdir", "scandir", "exists", "is_dir", "is_file", "stat", "lstat", "fstat"}
+STATUS = {"iterdir", "glob", "rglob", "listdir", "scandir", "exists", "is_dir", "is_file", "stat", "lstat", "fstat"}
 CHANGES = {"unlink", "mkdir", "rmdir", "rename", "fsync", "rmtree"}
-BLOCKING = CONTENT | NAMES | CHANGES
-"""Functions and methods that return when the access to the file has ended."""
+BLOCKING = CONTENT | STATUS | CHANGES
+"""Functions and methods that access a file, or a directory, before they return."""
 
 
 def modules(*rooms: str) -> list[Path]:
@@ -22,7 +22,7 @@ def modules(*rooms: str) -> list[Path]:
 
 
 def found_in(path: Path, names: set[str], nodes: Iterator[ast.AST]) -> list[str]:
-    """Return the calls of functions with these names, but those of aiofiles."""
+    """Return the calls of functions with these names, except functions of aiofiles."""
     calls = [node for node in nodes if isinstance(node, ast.Call) and called(node) in names]
     texts = [(call.lineno, ast.unparse(call)) for call in calls]
     return [f"{path.name}:{line}: {text}" for line, text in texts if not text.startswith("aiofiles.")]
@@ -33,7 +33,7 @@ def called(call: ast.Call) -> str:
 
 
 def on_the_loop(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield what coroutines run themselves, without the functions that they define, which may run in a thread."""
+    """Yield the code of coroutines, without the functions that they define, which may run in a thread."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
     queue: list[ast.AST] = [statement for function in functions for statement in function.body]
     while queue:
@@ -44,19 +44,19 @@ def on_the_loop(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 @pytest.mark.parametrize("path", modules("daemon/web"), ids=lambda path: path.stem)
-def test_the_web_reads_and_writes_files_through_aiofiles_alone(path: Path) -> None:
+def test_the_web_reads_and_writes_files_only_through_aiofiles(path: Path) -> None:
     assert found_in(path, CONTENT, ast.walk(ast.parse(path.read_text(encoding="utf-8")))) == []
 
 
-def test_no_coroutine_of_the_daemon_or_the_handlers_accesses_a_file_itself() -> None:
-    """Commands and the simulator serve one person: nothing else waits for their loops."""
+def test_no_coroutine_of_the_daemon_or_the_handlers_accesses_a_file_directly() -> None:
+    """Commands and the simulator are exempt: they serve one person, and no other work waits for their loops."""
     serving = [path for path in modules("daemon", "handlers") if not {"commands", "simulator"} & set(path.parts)]
     assert [
         found for path in serving for found in found_in(path, BLOCKING, on_the_loop(ast.parse(path.read_text("utf-8"))))
     ] == []
 
 
-def test_the_rule_finds_what_it_is_about() -> None:
+def test_the_check_finds_file_access_in_a_coroutine() -> None:
     code = """
 async def f():
     path.open()
