@@ -4,7 +4,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from sections import MONTAGE, NO_DATA, section
 
 from daemon.simulator import microscope
 from daemon.simulator.delivery import Arrival, Delivery
@@ -27,50 +27,9 @@ from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.geometry import stage_to_pixel
 from handlers.acquisition.parse import parse_metafile
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-REAL_METAFILE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
-
-HEADER_KEYS_OF_2018 = {
-    "roi_creation_time",
-    "session_id",
-    "grid",
-    "roi_index",
-    "specimen_id",
-    "temca_id",
-    "camera_info",
-    "calibration",
-    "overlap",
-    "roi_center",
-    "aperture_centroid",
-    "autofocus_value",
-    "notes",
-    "placement_id",
-    "media",
-    "media_id",
-    "z_index",
-    "lims_specimen_id",
-    "objective_focus",
-    "beam_centering",
-    "server_copy_destination",
-    "montage_settings",
-    "n_edge_matches",
-}
-TILE_KEYS_OF_2018 = {
-    "img_path",
-    "img_meta",
-    "min",
-    "max",
-    "mean",
-    "std_dev",
-    "focus_score",
-    "astig_score",
-    "astig_angle",
-    "matcher",
-}
-
 
 def metafile_of(root: Path, plan: SectionPlan, **how: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Header and tile records as written."""
+    """Write a section; return the header and the tile records of its metafile."""
     written = write_section(plan, root, pixels=PixelSource.FLAT, **how)
     header, data = json.loads(written.metafile.read_bytes())[:2]
     return header["metadata"], data["data"]
@@ -109,15 +68,13 @@ def test_an_roi_lacks_its_corners_and_need_not_start_at_column_0() -> None:
     assert not {(1, 0), (4, 0), (1, 3), (4, 3)} & set(cells)
 
 
-def test_twenty_thousand_tiles_are_planned_at_once() -> None:
-    started = time.process_time()
+def test_twenty_thousand_tiles_have_different_names() -> None:
     plan = plan_section(tiles=20_000, size=(5504, 5504))
     assert len({tile.image_name for tile in plan.tiles}) == 20_000
-    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(("angle_deg", "overlap"), [(180.0, 0.07), (185.0, 0.11), (-2.5, 0.07), (90.0, 0.6)])
-def test_stage_steps_are_exact_to_half_a_pixel(angle_deg: float, overlap: float) -> None:
+def test_stage_steps_deviate_by_less_than_a_pixel(angle_deg: float, overlap: float) -> None:
     plan = plan_section(tiles=60, size=(800, 600), angle_deg=angle_deg, overlap=overlap)
     for tile in plan.tiles:
         x, y = position_px(plan, tile)
@@ -131,11 +88,11 @@ def test_stage_steps_are_exact_to_half_a_pixel(angle_deg: float, overlap: float)
             assert abs(x - upper_x) < 0.6
 
 
-def test_frames_are_cut_at_truncated_stage_positions() -> None:
+def test_frames_are_cut_out_of_the_tissue_at_truncated_stage_positions() -> None:
     plan = plan_section(tiles=60, angle_deg=185.0)
-    cut = [(tile.left_px, tile.top_px) for tile in plan.tiles]
-    put = [tuple(int(along) for along in position_px(plan, tile)) for tile in plan.tiles]
-    offsets = {(x - left, y - top) for (left, top), (x, y) in zip(cut, put, strict=True)}
+    corners = [(tile.left_px, tile.top_px) for tile in plan.tiles]
+    truncated = [tuple(int(along) for along in position_px(plan, tile)) for tile in plan.tiles]
+    offsets = {(x - left, y - top) for (left, top), (x, y) in zip(corners, truncated, strict=True)}
     assert len(offsets) == 1
 
 
@@ -146,7 +103,7 @@ def test_times_increase_and_start_after_the_roi_was_created() -> None:
     assert timedelta(seconds=3) < times[0] - plan.created_at < timedelta(seconds=132)
 
 
-def test_names_and_directory_follow_the_microscopes_scheme() -> None:
+def test_names_and_directory_have_the_form_of_the_microscope() -> None:
     plan = plan_section(tiles=12, grid=1050, created_at=datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC))
     first = plan.tiles[0]
     assert str(plan.directory) == "demo/TEMCA2/20314_2L_0151_07/001050/0"
@@ -159,8 +116,9 @@ def test_names_and_directory_follow_the_microscopes_scheme() -> None:
 
 def test_the_metafile_has_every_key_of_the_format_of_2018(tmp_path: Path) -> None:
     header, tiles = metafile_of(tmp_path, plan_section(tiles=5, size=(32, 32)))
-    assert set(header) == HEADER_KEYS_OF_2018
-    assert all(set(tile) == TILE_KEYS_OF_2018 for tile in tiles)
+    expected, data = section()
+    assert header.keys() == expected["metadata"].keys()
+    assert all(tile.keys() == data["data"][0].keys() for tile in tiles)
     assert [tile["img_meta"]["raster_index"] for tile in tiles] == [0, 1, 2, 3, 4]
     assert isinstance(tiles[0]["img_meta"]["fps"], str)
     assert isinstance(header["camera_info"]["camera_id"], str)
@@ -177,14 +135,14 @@ def test_the_metafile_passes_every_consistency_check(tmp_path: Path, form: Metaf
 
 
 @pytest.mark.parametrize("form", list(MetafileForm))
-def test_a_third_element_is_parsed(tmp_path: Path, form: MetafileForm) -> None:
+def test_an_appended_shared_transform_is_parsed(tmp_path: Path, form: MetafileForm) -> None:
     lens = {"type": "leaf", "id": "lens", "className": "x.Y", "dataString": "1 2"}
     plan = plan_section(tiles=2, size=(8, 8))
     written = write_section(plan, tmp_path, pixels="flat", form=form, appended={"sharedTransform": lens})
     assert parse_metafile(written.metafile.read_bytes(), "m").shared_transform == lens
 
 
-def test_match_quality_is_minus_one_exactly_where_there_is_no_neighbour(tmp_path: Path) -> None:
+def test_match_quality_is_minus_one_only_without_a_neighbour(tmp_path: Path) -> None:
     _, tiles = metafile_of(tmp_path, plan_section(tiles=26, size=(32, 32)))
     cells = {tuple(tile["img_meta"]["raster_pos"]) for tile in tiles}
     for tile in tiles:
@@ -218,7 +176,7 @@ def test_images_are_uncompressed_8_bit_grey_tiffs_of_the_cameras_size(tmp_path: 
             assert image.info["compression"] == "raw"
 
 
-def test_12_bit_values_stand_in_the_upper_bits_of_16(tmp_path: Path) -> None:
+def test_12_bit_values_are_stored_in_the_upper_bits_of_16(tmp_path: Path) -> None:
     written = write_section(plan_section(tiles=1, size=(64, 64), bits=12), tmp_path)
     camera = json.loads(written.metafile.read_bytes())[0]["metadata"]["camera_info"]
     image = pixels_of(written.images[0])
@@ -243,7 +201,7 @@ def test_neighbours_show_the_same_tissue_where_they_overlap(tmp_path: Path) -> N
     assert left.std() > 15
 
 
-def test_noise_differs_from_tile_to_tile(tmp_path: Path) -> None:
+def test_the_noise_of_each_tile_is_different(tmp_path: Path) -> None:
     written = write_section(plan_section(tiles=80, size=(40, 40)), tmp_path, pixels="noise")
     assert len({path.read_bytes() for path in written.images}) == 80
 
@@ -251,7 +209,7 @@ def test_noise_differs_from_tile_to_tile(tmp_path: Path) -> None:
 # The delivery
 
 
-def test_the_metafile_comes_last(tmp_path: Path) -> None:
+def test_the_metafile_is_written_last(tmp_path: Path) -> None:
     arrived: list[Path] = []
     written = write_section(plan_section(tiles=5, size=(16, 16)), tmp_path, pixels="flat", on_file=arrived.append)
     assert arrived == [*written.images, written.metafile]
@@ -260,8 +218,8 @@ def test_the_metafile_comes_last(tmp_path: Path) -> None:
 
 def test_a_metafile_that_is_written_first_has_the_same_content(tmp_path: Path) -> None:
     plan, arrived = plan_section(tiles=3, size=(48, 48)), list[Path]()
-    first = write_section(plan, tmp_path / "copied", metafile_first=True, on_file=arrived.append)
-    last = write_section(plan, tmp_path / "imaged")
+    first = write_section(plan, tmp_path / "metafile first", metafile_first=True, on_file=arrived.append)
+    last = write_section(plan, tmp_path / "metafile last")
     assert arrived == [first.metafile, *first.images]
     assert first.metafile.read_bytes() == last.metafile.read_bytes()
     assert [path.read_bytes() for path in first.images] == [path.read_bytes() for path in last.images]
@@ -270,7 +228,7 @@ def test_a_metafile_that_is_written_first_has_the_same_content(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arrival", "sizes"), [(Arrival.PIECES, [1000, 2000, 3000]), (Arrival.PREALLOCATED, [None, None, None])]
 )
-def test_a_slow_copy_grows_or_has_its_full_size_at_once(
+def test_a_slowly_copied_image_grows_or_has_its_full_size_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrival: Arrival, sizes: list[int | None]
 ) -> None:
     plan = plan_section(tiles=1, size=(64, 64))
@@ -288,17 +246,17 @@ def test_a_slow_copy_grows_or_has_its_full_size_at_once(
     assert pixels_of(written.images[0])[63, 63] == 60
 
 
-def test_tiles_for_a_real_metafile_have_its_names_and_differ(tmp_path: Path) -> None:
-    if not REAL_METAFILE.exists():
-        pytest.skip(f"{REAL_METAFILE.name} is not beside the project")
-    images = write_tiles_for(REAL_METAFILE, tmp_path, size=(96, 80))
-    named = [tile["img_path"] for tile in json.loads(REAL_METAFILE.read_bytes())[1]["data"]]
+def test_tiles_for_a_real_metafile_have_its_names_and_different_pixels(tmp_path: Path) -> None:
+    if not MONTAGE.exists():
+        pytest.skip(NO_DATA)
+    images = write_tiles_for(MONTAGE, tmp_path, size=(96, 80))
+    named = [tile["img_path"] for tile in json.loads(MONTAGE.read_bytes())[1]["data"]]
     assert [path.name for path in images] == named
     assert len({hashlib.sha256(path.read_bytes()).digest() for path in images}) == len(named) == 200
     assert pixels_of(images[0]).shape == (80, 96)
 
 
-def test_tiles_for_a_metafile_are_of_its_cameras_size(tmp_path: Path) -> None:
+def test_tiles_for_a_metafile_have_the_size_of_its_camera(tmp_path: Path) -> None:
     written = write_section(plan_section(tiles=3, size=(36, 20)), tmp_path / "section", pixels="flat")
     images = write_tiles_for(written.metafile.read_bytes(), tmp_path / "again")
     assert [path.name for path in images] == [path.name for path in written.images]
@@ -308,7 +266,7 @@ def test_tiles_for_a_metafile_are_of_its_cameras_size(tmp_path: Path) -> None:
 # The tissue
 
 
-def test_tissue_is_the_same_however_it_is_cut() -> None:
+def test_tissue_has_the_same_pixels_in_every_window() -> None:
     whole = Tissue(5).window(-700, 12_345, 900, 640)
     part = Tissue(5).window(-333, 12_400, 401, 203)
     np.testing.assert_allclose(part, whole[55 : 55 + 203, 367 : 367 + 401], atol=0.1)
@@ -320,7 +278,7 @@ def test_the_next_section_shows_the_same_cells_and_a_distant_one_does_not() -> N
     assert abs(np.corrcoef(here, far)[0, 1]) < 0.1
 
 
-def test_tissue_has_the_greys_of_a_stained_section() -> None:
+def test_tissue_has_the_grey_values_of_a_stained_section() -> None:
     grey = Tissue(5).window(0, 0, 1024, 1024)
     assert grey.dtype == np.float32
     assert 120 < grey.mean() < 160
@@ -347,11 +305,11 @@ def test_the_command_writes_sections_and_prints_every_file(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "demo/TEMCA2/20314_2L_0151_07").iterdir()) == ["001050", "001051"]
 
 
-def test_the_command_names_invalid_arguments(tmp_path: Path) -> None:
+def test_the_command_reports_invalid_arguments_and_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     refused = run(str(tmp_path), "--size", "10y10")
     assert refused.returncode == 2
     assert "'10y10' is not a size such as 1024x1024" in refused.stderr
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").touch()
     failed = run(str(tmp_path / "file"), "--tiles", "1", "--size", "8x8", "--pixels", "flat")
     assert failed.returncode == 1
     assert failed.stderr.startswith("microscope: could not write ")
@@ -361,7 +319,7 @@ def test_the_command_names_invalid_arguments(tmp_path: Path) -> None:
 # --- bad tiles
 
 
-def test_a_spoiled_section_has_one_tile_of_each_fault_and_numbers_that_show_them(tmp_path: Path) -> None:
+def test_a_spoiled_section_has_one_tile_of_each_fault_and_numbers_that_show_it(tmp_path: Path) -> None:
     good = plan_section(tiles=12, size=(512, 512), overlap=0.1)
     plan = spoil_tiles(good)
     faulty = {tile.fault: tile for tile in plan.tiles if tile.fault is not None}
@@ -370,14 +328,14 @@ def test_a_spoiled_section_has_one_tile_of_each_fault_and_numbers_that_show_them
     frames = FrameSource(plan, PixelSource.TISSUE)
     sharp = FrameSource(good, PixelSource.TISSUE)
 
-    def fine(frame: npt.NDArray[Any]) -> float:
-        """Contrast of structures of 8 to 16 pixels."""
+    def contrast(frame: npt.NDArray[Any]) -> float:
+        """Return the contrast of structures of 8 to 16 pixels."""
         blocks = frame.reshape(64, 8, 64, 8).mean(axis=(1, 3))
         return float(np.abs(np.diff(blocks)).mean())
 
     blurred = faulty[TileFault.BLURRED]
     in_focus = sharp.frame(good.tiles[blurred.raster_index])
-    assert fine(frames.frame(blurred)) < 0.6 * fine(in_focus)
+    assert contrast(frames.frame(blurred)) < 0.6 * contrast(in_focus)
     assert measure(frames.frame(blurred), blurred.fault).focus_score < 16 < measure(in_focus).focus_score
     white = [float((frames.frame(tile) == 255).mean()) for tile in plan.tiles]
     assert [at for at, share in enumerate(white) if share > 0.01] == [faulty[TileFault.SATURATED].raster_index]

@@ -1,4 +1,4 @@
-"""The mipmap step over workers, disks and a render-ws that record what is asked of them."""
+"""The mipmap step with stand-ins for workers, disks and render-ws, which record their calls."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +17,7 @@ from handlers.container import Containers
 from handlers.errors import LoginRefused, StorageFault, StoreFault
 from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
 
-RAW, MIPS = "the raw stack", "the other stack"
+RAW, MIPS = "the raw stack", "the mipmapped stack"
 OUTPUT, IMAGES = Path("/mips"), Path("/data/section")
 
 
@@ -27,7 +27,7 @@ def report(tile_id: str, *, replaced: bool = False, fault: Any = None, **values:
 
 
 class Bench:
-    """The step with two tiles to make, and a record of all calls."""
+    """The step with two tiles to make, and the calls that it makes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *reports: MipmapReport) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -77,7 +77,8 @@ class Bench:
         monkeypatch.setattr(mipmap_step, "access_timeout", self._access_timeout)
         monkeypatch.setattr(mipmap_step, "make_all", self._make_all)
 
-    def named(self, name: str) -> list[tuple[Any, ...]]:
+    def calls_of(self, name: str) -> list[tuple[Any, ...]]:
+        """Return the arguments of all calls with this name."""
         return [call[1:] for call in self.calls if call[0] == name]
 
     def _note(self, *call: Any, returns: Any = None) -> Any:
@@ -86,11 +87,11 @@ class Bench:
 
     def _jobs(self, section: Any, plan: Any, made: Any, containers: Any) -> list[str]:
         assert isinstance(containers, Containers)
-        self._note("jobs but", *sorted(made))
+        self._note("jobs without", *sorted(made))
         return ["a", "b"]
 
     async def _add_evidence(self, fault: Any, before: str) -> Any:
-        assert before == "evidence of ['a', 'b']"  # from before the images were read
+        assert before == "evidence of ['a', 'b']"  # collected before the images are read
         return fault
 
     def _async(self, name: str) -> Any:
@@ -122,7 +123,7 @@ class Bench:
     async def _make_all(self, pool: Any, jobs: Any, record: Any, *, slots: Any, stop: Halt) -> None:
         assert (pool, jobs, stop) == ("the pool", ["a", "b"], self.halt)
         async with slots:
-            assert slots.locked()  # one tile at once, over all montages
+            assert slots.locked()  # one tile at a time, of all montages
         self._note("make")
         for each in self.reports:
             await record([each])
@@ -133,35 +134,37 @@ async def test_each_verified_tile_is_recorded_with_its_numbers(monkeypatch: pyte
     measured: Any = SimpleNamespace(to_bytes=lambda: b"numbers")
     bench = Bench(monkeypatch, report("a", measured=measured), report("b"))
     await bench.step.make(bench.section)
-    assert bench.named("record") == [(7, {"a": None}, {"a": b"numbers"}), (7, {"b": None}, {})]
-    assert bench.named("served by") == [("the address", RAW, "the access")]
-    assert bench.named("accesses") == [(IMAGES, 2)]
-    assert bench.named("require") == [(bench.watch.mipmaps,)]
-    assert bench.named("forget") == [(7,)]
-    assert bench.named("hold") == bench.named("empty the cache") == []
+    assert bench.calls_of("record") == [(7, {"a": None}, {"a": b"numbers"}), (7, {"b": None}, {})]
+    assert bench.calls_of("served by") == [("the address", RAW, "the access")]
+    assert bench.calls_of("accesses") == [(IMAGES, 2)]
+    assert bench.calls_of("require") == [(bench.watch.mipmaps,)]
+    assert bench.calls_of("forget") == [(7,)]
+    assert bench.calls_of("hold") == bench.calls_of("empty the cache") == []
 
 
-async def test_a_resumed_step_makes_the_other_tiles_and_may_have_replaced_files_before(
+async def test_a_resumed_step_makes_the_other_tiles_and_empties_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(monkeypatch, report("a"), report("b"))
     bench.made = {"recorded before"}
     await bench.step.make(bench.section)
-    assert bench.named("jobs but") == [("recorded before",)]
-    assert len(bench.named("empty the cache")) == 1
+    assert bench.calls_of("jobs without") == [("recorded before",)]
+    assert len(bench.calls_of("empty the cache")) == 1
 
 
-async def test_a_stack_that_is_updated_in_place_stays_open_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stack_that_is_updated_in_place_is_held_open_while_tiles_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bench = Bench(monkeypatch, report("a"), report("b"))
     bench.section.mipmapped = RAW
     await bench.step.make(bench.section)
     names = [name for name, *_ in bench.calls]
     assert names.index("hold") < names.index("make") < names.index("release")
-    assert bench.named("hold") == [(RAW,)]
+    assert bench.calls_of("hold") == [(RAW,)]
 
 
 @pytest.mark.parametrize(("method", "present"), [("render", True), ("render", False), ("block_reduce", True)])
-async def test_pixels_that_render_ws_serves_are_not_those_of_its_cache(
+async def test_the_cache_is_emptied_before_render_ws_serves_pixels_if_any_level_exists(
     monkeypatch: pytest.MonkeyPatch, method: str, present: bool
 ) -> None:
     bench = Bench(monkeypatch, report("a"), report("b"))
@@ -180,22 +183,22 @@ async def test_the_cache_is_emptied_once_after_all_tiles_if_any_file_was_replace
     assert names == ["make", "record", "record", "empty the cache"]
     bench.reports, bench.made = (report("a"), report("b")), set()
     await bench.step.make(bench.section)
-    assert len(bench.named("empty the cache")) == 1
+    assert len(bench.calls_of("empty the cache")) == 1
 
 
-async def test_a_store_that_fails_is_suspected_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    away = StoreFault("s3://em", "refused the connection")
-    bench = Bench(monkeypatch, report("a"), report("b", fault=away))
+async def test_a_store_that_fails_is_suspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = StoreFault("s3://em", "refused the connection")
+    bench = Bench(monkeypatch, report("a"), report("b", fault=refused))
     with pytest.raises(StoreFault, match="refused the connection"):
         await bench.step.make(bench.section)
-    ((directory, suspected),) = bench.named("suspect")
+    ((directory, suspected),) = bench.calls_of("suspect")
     assert directory == OUTPUT
     assert isinstance(suspected, StoreFault)
-    assert suspected.problem == away.problem
+    assert suspected.problem == refused.problem
     assert not bench.halt.is_set()
 
 
-async def test_a_refused_login_is_sent_by_no_further_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_login_halts_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch, report("a", fault=LoginRefused("render", "refused the login")))
     with pytest.raises(LoginRefused):
         await bench.step.make(bench.section)
@@ -206,7 +209,7 @@ FAULT = StorageFault("/mips", "has too little space")
 
 
 @pytest.mark.parametrize(("fault", "kind"), [(None, Stopped), (FAULT, StorageFault)])
-async def test_a_step_that_is_halted_before_its_last_tile_says_why(
+async def test_a_step_that_is_halted_before_its_last_tile_raises_the_reason(
     monkeypatch: pytest.MonkeyPatch, fault: StorageFault | None, kind: type[Exception]
 ) -> None:
     bench = Bench(monkeypatch, report("a"))
@@ -214,6 +217,6 @@ async def test_a_step_that_is_halted_before_its_last_tile_says_why(
     bench.halt.fault = fault
     with pytest.raises(kind):
         await bench.step.make(bench.section)
-    bench.made = {"z"}  # recorded before
+    bench.made = {"z"}  # recorded by an earlier attempt
     bench.reports = (report("a"), report("b"))
-    await bench.step.make(bench.section)  # it was halted after the last tile
+    await bench.step.make(bench.section)  # a halt after the last tile does not matter

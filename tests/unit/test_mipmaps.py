@@ -1,6 +1,5 @@
-"""Levels as arrays, compared with literal results and with exact means in float64."""
+"""Levels as arrays, compared with literal values and with exact means in float64."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from sections import DATA
 
 from handlers.errors import SettingsFault
 from handlers.images.pixels import FULL_RANGE, rounded, smallest_type
@@ -18,32 +18,36 @@ from handlers.mipmaps import block_functions
 from handlers.mipmaps.reduce import REDUCERS, reduce_levels
 from handlers.mipmaps.resize import FILTERS
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ALL_LEVELS = range(1, 7)
 DEPTHS = [np.uint8, np.uint16]
 EVERY = [Reduction(method, function) for method, functions in METHODS.items() for function in functions]
 
 
-def test_every_named_method_and_function_has_code() -> None:
+def test_every_method_and_function_is_implemented() -> None:
     assert {method: tuple(functions) for method, functions in REDUCERS.items()} == METHODS
 
 
 def reduced(
     image: list[list[int]], depth: Any, level: int = 1, reduction: Reduction = MEAN, to_8bit: Any = None
 ) -> Any:
-    """Return one level as a list; its type is checked."""
+    """Return one level as a list. Requires the type of pixels."""
     [(found, pixels)] = reduce_levels(np.array(image, depth), [level], reduction, to_8bit)
     assert found == level
     assert pixels.dtype == (np.uint8 if to_8bit else depth)
     return pixels.tolist()
 
 
-def exact_mean(image: npt.NDArray[Any], level: int) -> npt.NDArray[np.float64]:
-    """Means of 2^level x 2^level blocks, odd last rows and columns dropped."""
+def blocks_of(image: npt.NDArray[Any], level: int) -> npt.NDArray[Any]:
+    """Return the blocks of 2^level x 2^level pixels, (row, y, column, x), without odd last rows and columns."""
     size = 2**level
     height, width = (length // size for length in image.shape)
-    blocks = image[: height * size, : width * size].reshape(height, size, width, size)
-    return blocks.mean(axis=(1, 3), dtype=np.float64)
+    return image[: height * size, : width * size].reshape(height, size, width, size)
+
+
+def exact_mean(image: npt.NDArray[Any], level: int) -> npt.NDArray[np.float64]:
+    """Return the means of the blocks."""
+    means: npt.NDArray[np.float64] = blocks_of(image, level).mean(axis=(1, 3), dtype=np.float64)
+    return means
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -57,7 +61,7 @@ class TestMean:
         ]
         assert reduced(image, depth) == [[4, 101], [1, 255]]
 
-    def test_ties_go_up_and_down_in_turn_like_a_checkerboard(self, depth: Any) -> None:
+    def test_ties_are_rounded_up_and_down_alternately_like_a_checkerboard(self, depth: Any) -> None:
         image = [
             [0, 0, 0, 0, 0, 0],
             [1, 1, 1, 1, 1, 1],
@@ -74,11 +78,11 @@ class TestMean:
         ]
         assert reduced(image, depth) == [[25]]
 
-    def test_a_strip_one_block_high_works(self, depth: Any) -> None:
+    def test_an_image_one_block_high_is_reduced(self, depth: Any) -> None:
         assert reduced([[1, 3, 5, 7, 0], [1, 3, 5, 7, 0]], depth) == [[2, 6]]
 
-    def test_the_second_level_is_made_of_level_0_and_not_of_a_rounded_first(self, depth: Any) -> None:
-        # Means at level 1 are 0.25, 0.25, 0.25 and 1.25: rounded they would give 0.25, exactly they give 0.5.
+    def test_the_second_level_is_made_from_level_0_and_not_from_a_rounded_first_level(self, depth: Any) -> None:
+        # Means at level 1 are 0.25, 0.25, 0.25 and 1.25. The mean of the rounded ones is 0.25, the exact mean 0.5.
         image = [
             [1, 0, 0, 0],
             [0, 0, 0, 1],
@@ -87,7 +91,7 @@ class TestMean:
         ]
         assert reduced(image, depth, level=2) == [[1]]
 
-    def test_the_brightest_image_stays_the_brightest_at_every_level(self, depth: Any) -> None:
+    def test_a_white_image_is_white_at_every_level(self, depth: Any) -> None:
         image = np.full((1024, 2048), np.iinfo(depth).max, depth)
         for level, pixels in reduce_levels(image, range(1, 11)):
             assert pixels.shape == (1024 >> level, 2048 >> level)
@@ -96,8 +100,8 @@ class TestMean:
     def test_a_level_does_not_depend_on_other_levels(self, depth: Any) -> None:
         image = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (97, 83), depth, endpoint=True)
         [(_, alone)] = reduce_levels(image, [3])
-        beside = dict(reduce_levels(image, [5, 3, 1]))
-        np.testing.assert_array_equal(beside[3], alone)
+        together = dict(reduce_levels(image, [5, 3, 1]))
+        np.testing.assert_array_equal(together[3], alone)
 
 
 def test_levels_come_in_ascending_order() -> None:
@@ -137,20 +141,20 @@ class TestConversionTo8Bit:
         ]
         assert reduced(image, np.uint16, to_8bit=FULL_RANGE) == [[0, 1, 0, 255], [1, 127, 128, 255]]
 
-    def test_a_stated_range_is_stretched_and_what_lies_outside_is_clipped(self) -> None:
+    def test_a_stated_range_is_stretched_and_values_outside_of_it_are_clipped(self) -> None:
         image = [[999, 1000, 2000, 1100], [999, 1000, 2000, 1100], [1000, 1200, 0, 0], [1000, 1200, 0, 0]]
-        # Means 999.5, 1550, 1100, 0 in 1000..1510, 2 per grey value: -0.25, 275, 50, -500.
+        # Means 999.5, 1550, 1100, 0; a grey value is 2 wide from 1000 on: -0.25, 275, 50, -500.
         assert reduced(image, np.uint16, to_8bit=(1000, 1510)) == [[0, 255], [50, 0]]
 
-    def test_the_conversion_to_8_bits_follows_the_mean(self) -> None:
-        # 128 and 129 would become 0 and 1 first, in the mean 0.5; their mean of 128.75 becomes 1.
-        assert reduced([[128, 129], [129, 129]], np.uint16, to_8bit=FULL_RANGE) == [[1]]
+    def test_images_are_converted_to_8_bits_after_the_mean(self) -> None:
+        # Their mean 129 is converted to 1. Converted first, they are 0, 0, 0 and 1, with the mean 0.25, rounded to 0.
+        assert reduced([[128, 128], [128, 132]], np.uint16, to_8bit=FULL_RANGE) == [[1]]
 
-    def test_8_bit_images_stay_as_they_are(self) -> None:
+    def test_8_bit_images_are_not_converted(self) -> None:
         [(_, pixels)] = reduce_levels(np.full((2, 2), 200, np.uint8), [1], to_8bit=FULL_RANGE)
         assert pixels.tolist() == [[200]]
 
-    def test_a_camera_of_12_bits_keeps_all_of_them_with_its_own_range(self) -> None:
+    def test_the_range_of_a_12_bit_camera_is_stretched_to_8_bits(self) -> None:
         image = [[0, 0, 4095, 4095], [0, 0, 4095, 4095]]
         assert reduced(image, np.uint16, to_8bit=(0, 4095)) == [[0, 255]]
 
@@ -160,15 +164,15 @@ class TestConversionTo8Bit:
         low, high = to_8bit
         for level, pixels in reduce_levels(image, range(1, 5), to_8bit=to_8bit):
             exact = np.clip((exact_mean(image, level) - low) * 255 / (high - low), 0, 255)
-            require_true_to(exact, pixels)
+            require_close_without_bias(exact, pixels)
 
 
 def test_the_mean_of_16_bits_stays_16_bit_without_a_range() -> None:
     assert reduced([[65535, 65535], [65535, 65534]], np.uint16) == [[65535]]
 
 
-def require_true_to(exact: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> None:
-    """Assert an error below 1 for each pixel, and of at most 0.1 on average if there are more than four pixels."""
+def require_close_without_bias(exact: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) -> None:
+    """Require an error below 1 for each pixel, and below 0.1 on average if there are more than four pixels."""
     error = pixels.astype(np.float64) - exact
     assert pixels.shape == exact.shape
     assert np.abs(error).max() < 1
@@ -178,7 +182,7 @@ def require_true_to(exact: npt.NDArray[np.float64], pixels: npt.NDArray[Any]) ->
 @given(arrays.arrays(st.sampled_from(DEPTHS), arrays.array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=40)))
 def test_any_image_is_within_1_of_its_exact_mean_and_without_bias(image: Any) -> None:
     for level, pixels in reduce_levels(image, [1, 2, 3]):
-        require_true_to(exact_mean(image, level), pixels)
+        require_close_without_bias(exact_mean(image, level), pixels)
 
 
 @given(
@@ -189,11 +193,11 @@ def test_any_image_is_without_bias_in_any_range(image: Any, limits: list[int]) -
     low, high = limits
     for level, pixels in reduce_levels(image, [1, 2], to_8bit=(low, high)):
         exact = np.clip((exact_mean(image, level) - low) * 255 / (high - low), 0, 255)
-        require_true_to(exact, pixels)
+        require_close_without_bias(exact, pixels)
 
 
 def hard_images() -> dict[str, npt.NDArray[Any]]:
-    """Return images that some way of rounding makes brighter or darker."""
+    """Return images that become brighter or darker with some way of rounding."""
     generator = np.random.default_rng(7)
     rows, columns = np.mgrid[0:700, 0:901]
     return {
@@ -214,29 +218,29 @@ def hard_images() -> dict[str, npt.NDArray[Any]]:
 def test_no_level_is_brighter_or_darker_than_its_image(name: str) -> None:
     image = hard_images()[name]
     for level, pixels in reduce_levels(image, ALL_LEVELS):
-        require_true_to(exact_mean(image, level), pixels)
+        require_close_without_bias(exact_mean(image, level), pixels)
 
 
-def test_where_rounding_is_spread_each_pixel_is_the_integer_below_or_above_its_mean() -> None:
+def test_each_pixel_is_the_integer_below_or_above_its_mean_without_stripes() -> None:
     image = hard_images()["every mean a quarter"]
     [(_, pixels)] = reduce_levels(image, [1])
     assert set(np.unique(pixels)) == {0, 1}
     assert pixels.mean() == pytest.approx(0.25, abs=1e-5)
-    # No stripes: rows and columns have their share, too.
+    # Without stripes, each row and column has about a quarter of ones.
     assert pixels.mean(axis=0).max() < 0.4
     assert pixels.mean(axis=1).max() < 0.4
 
 
-def test_a_real_tile_and_its_last_odd_row_keep_their_grey() -> None:
+def test_a_real_tile_keeps_its_mean_grey() -> None:
     file = DATA / "fafb_tile_col0066_row0102_cam3.png"
     if not file.exists():
-        pytest.skip(f"{file} is not there")
+        pytest.skip(f"{file} does not exist")
     with Image.open(file) as opened:
         image = np.asarray(opened)
     assert image.shape == (2330, 2760)
     for level, pixels in reduce_levels(image, ALL_LEVELS):
         exact = exact_mean(image, level)
-        require_true_to(exact, pixels)
+        require_close_without_bias(exact, pixels)
         assert abs(float((pixels - exact).mean())) < 0.02
 
 
@@ -259,14 +263,11 @@ class TestMin:
             assert set(np.unique(pixels)) <= {0, 255}
 
     @given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=4, max_side=20)))
-    def test_every_level_is_the_smallest_value_of_its_blocks(self, image: Any) -> None:
+    def test_a_pixel_is_the_smallest_value_of_its_block(self, image: Any) -> None:
         for level, pixels in reduce_levels(image, [1, 2], MASK):
-            size = 2**level
-            height, width = (length // size for length in image.shape)
-            blocks = image[: height * size, : width * size].reshape(height, size, width, size)
-            np.testing.assert_array_equal(pixels, blocks.min(axis=(1, 3)))
+            np.testing.assert_array_equal(pixels, blocks_of(image, level).min(axis=(1, 3)))
 
-    def test_16_bits_are_scaled_after_it(self) -> None:
+    def test_16_bits_are_converted_after_the_minimum(self) -> None:
         image = [[257, 300, 65535, 65535], [600, 600, 65535, 65535]]
         assert reduced(image, np.uint16, reduction=MASK, to_8bit=FULL_RANGE) == [[1, 255]]
         assert reduced(image, np.uint16, reduction=MASK) == [[257, 65535]]
@@ -285,20 +286,20 @@ class TestOtherFunctions:
     def test_max_is_the_largest_of_the_block(self, depth: Any) -> None:
         assert reduced(self.IMAGE, depth, reduction=Reduction(function="max")) == [[9, 7], [6, 8]]
 
-    def test_the_median_of_an_even_block_lies_between_and_a_half_goes_to_the_even(self, depth: Any) -> None:
+    def test_the_median_is_the_mean_of_the_two_middle_values_rounded_to_even(self, depth: Any) -> None:
         # Medians 3, 7, 5.5 and 5.
         assert reduced(self.IMAGE, depth, reduction=Reduction(function="median")) == [[3, 7], [6, 5]]
         assert reduced([[4, 4], [5, 5]], depth, reduction=Reduction(function="median")) == [[4]]
 
     def test_the_median_of_a_level_is_that_of_level_0_and_not_of_medians(self, depth: Any) -> None:
         image = [[0, 0, 0, 0], [0, 9, 0, 9], [0, 0, 9, 9], [0, 9, 9, 9]]
-        # Medians of level 1: 0, 0, 0, 9. Of all: nine of sixteen pixels are 0.
+        # Medians of level 1: 0, 0, 0, 9. Median of all pixels: nine of sixteen are 0.
         assert reduced(image, depth, level=2, reduction=Reduction(function="median")) == [[0]]
         image = [[0, 9, 0, 9], [9, 9, 9, 9], [0, 0, 0, 9], [0, 0, 0, 9]]
-        # Medians of level 1: 9, 9, 0, 4; their median 6. Of all: 4.5, to the even 4.
+        # Medians of level 1: 9, 9, 0, 4, with the median 6. Median of all pixels: 4.5, rounded to the even 4.
         assert reduced(image, depth, level=2, reduction=Reduction(function="median")) == [[4]]
 
-    def test_the_mode_is_the_most_frequent_value_and_of_several_the_smallest(self, depth: Any) -> None:
+    def test_the_mode_is_the_smallest_of_the_most_frequent_values(self, depth: Any) -> None:
         assert reduced(self.IMAGE, depth, reduction=Reduction(function="mode")) == [[1, 7], [5, 2]]
 
     def test_the_mode_of_a_level_is_that_of_level_0_and_not_of_modes(self, depth: Any) -> None:
@@ -308,13 +309,13 @@ class TestOtherFunctions:
         image = [[1, 1, 2, 2], [1, 3, 2, 4], [1, 1, 2, 2], [1, 5, 2, 6]]
         assert reduced(image, depth, level=2, reduction=Reduction(function="mode")) == [[1]]
 
-    def test_labels_stay_labels(self, depth: Any) -> None:
+    def test_the_mode_of_labels_is_a_label(self, depth: Any) -> None:
         labels = np.random.default_rng(2).choice(np.array([0, 17, 90, 254], depth), (67, 131))
         for _, pixels in reduce_levels(labels, ALL_LEVELS, Reduction(function="mode")):
             assert set(np.unique(pixels)) <= {0, 17, 90, 254}
 
     @pytest.mark.parametrize("function", ["min", "max", "median", "mode"])
-    def test_a_level_is_the_same_however_many_rows_are_done_at_once(
+    def test_a_level_does_not_depend_on_the_size_of_a_band(
         self, depth: Any, function: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         image = np.random.default_rng(1).integers(0, 9, (133, 87), depth)
@@ -326,7 +327,7 @@ class TestOtherFunctions:
 
 @pytest.mark.parametrize("function", ["min", "max", "median", "mode"])
 def test_equal_values_stay_equal_when_16_bits_become_8(function: str) -> None:
-    # 30000 / 257 is 116.7: rounded without bias it would become 116 in some places and 117 in others.
+    # 30000 / 257 is 116.7. Rounding without bias would give 116 in some pixels and 117 in others.
     image = np.full((64, 64), 30000, np.uint16)
     for _, pixels in reduce_levels(image, ALL_LEVELS, Reduction(function=function), FULL_RANGE):
         assert set(np.unique(pixels)) == {117}
@@ -334,18 +335,18 @@ def test_equal_values_stay_equal_when_16_bits_become_8(function: str) -> None:
 
 @pytest.mark.parametrize("name", FILTERS)
 class TestFilters:
-    def test_an_odd_last_row_and_column_are_not_squeezed_in(self, name: str) -> None:
+    def test_an_odd_last_row_and_column_do_not_change_the_scale(self, name: str) -> None:
         image = np.zeros((65, 129), np.uint8)
         image[:64, :128] = np.random.default_rng(4).integers(0, 256, (64, 128))
         even = dict(reduce_levels(image[:64, :128], ALL_LEVELS, Reduction("PIL", name)))
         for level, pixels in reduce_levels(image, ALL_LEVELS, Reduction("PIL", name)):
             assert pixels.shape == (64 >> level, 128 >> level)
-            # Filters that reach further than their block see the dropped pixels from the last three of a line.
+            # Filters that are wider than a block see the dropped pixels in the last three rows and columns.
             kept = np.s_[:-3, :-3]
             np.testing.assert_array_equal(pixels[kept], even[level][kept])
 
     @pytest.mark.parametrize("depth", DEPTHS)
-    def test_black_and_white_edges_never_wrap_around(self, name: str, depth: Any) -> None:
+    def test_edges_between_black_and_white_do_not_wrap_around(self, name: str, depth: Any) -> None:
         white = np.iinfo(depth).max
         image = np.zeros((64, 64), depth)
         image[:, 29:] = white
@@ -360,13 +361,13 @@ class TestFilters:
         [(_, alone)] = reduce_levels(image, [3], Reduction("PIL", name))
         np.testing.assert_array_equal(dict(reduce_levels(image, [1, 3], Reduction("PIL", name)))[3], alone)
 
-    def test_16_bits_become_8_after_it(self, name: str) -> None:
+    def test_16_bits_are_converted_after_the_filter(self, name: str) -> None:
         image = np.full((8, 8), 25700, np.uint16)
         [(_, pixels)] = reduce_levels(image, [1], Reduction("PIL", name), FULL_RANGE)
         assert (pixels.dtype, set(np.unique(pixels))) == (np.uint8, {100})
 
 
-def test_nearest_takes_the_pixel_in_the_middle_of_level_0_and_does_not_drift() -> None:
+def test_nearest_takes_the_pixel_at_the_centre_of_each_block_of_level_0() -> None:
     image = np.arange(256, dtype=np.uint8).reshape(16, 16)
     levels = dict(reduce_levels(image, [1, 2, 3], Reduction("PIL", "NEAREST")))
     for level, pixels in levels.items():
@@ -386,9 +387,7 @@ class TestReduction:
             ("render", "min", "mipmaps.function"),
         ],
     )
-    def test_an_unknown_method_function_or_filter_is_refused_before_there_is_a_job(
-        self, method: str, function: str, key: str
-    ) -> None:
+    def test_an_unknown_method_function_or_filter_is_refused(self, method: str, function: str, key: str) -> None:
         with pytest.raises(SettingsFault) as refusal:
             Reduction(method, function)
         assert refusal.value.subject == key
@@ -415,17 +414,17 @@ class TestRefusals:
             (np.zeros((4, 4), np.uint16), [1], (0, 65536)),
         ],
     )
-    def test_what_cannot_be_reduced_is_refused(self, image: Any, levels: list[int], to_8bit: Any) -> None:
+    def test_an_invalid_image_level_or_range_is_refused(self, image: Any, levels: list[int], to_8bit: Any) -> None:
         with pytest.raises(ValueError, match=r"\d"):
             list(reduce_levels(image, levels, to_8bit=to_8bit))
 
     @pytest.mark.parametrize("reduction", EVERY, ids=str)
-    def test_without_levels_nothing_is_made(self, reduction: Reduction) -> None:
+    def test_without_levels_nothing_is_reduced(self, reduction: Reduction) -> None:
         assert list(reduce_levels(np.zeros((4, 4), np.uint8), [], reduction)) == []
 
 
-class TestWidth:
-    """Sums must not overflow: sums of level 8 of 16-bit pixels just fit into 32 bits, those of level 9 do not."""
+class TestTypeOfSums:
+    """Sums must not overflow: those of 16-bit pixels need 32 bits up to level 8, and 64 bits from level 9 on."""
 
     @pytest.mark.parametrize(
         ("largest", "expected"),
@@ -438,12 +437,12 @@ class TestWidth:
             (65535 * 4**9 + 4**9 // 2, np.uint64),
         ],
     )
-    def test_the_smallest_type_that_holds_a_sum_is_taken(self, largest: int, expected: Any) -> None:
+    def test_the_smallest_type_that_holds_a_sum_is_used(self, largest: int, expected: Any) -> None:
         assert smallest_type(largest) == expected
 
     @pytest.mark.parametrize("level", range(1, 17))
     @pytest.mark.parametrize("to_8bit", [None, FULL_RANGE, (1, 65535)])
-    def test_the_largest_sum_of_any_level_is_rounded_right(self, level: int, to_8bit: Any) -> None:
+    def test_the_largest_sum_of_any_level_is_rounded_correctly(self, level: int, to_8bit: Any) -> None:
         largest = 65535 * 4**level
         sums = np.full((2, 2), largest, smallest_type(largest + 4**level // 2))
         white = 255 if to_8bit else 65535

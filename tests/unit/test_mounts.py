@@ -1,4 +1,4 @@
-"""Which mount a directory lies on, and on which mounts changes go unseen."""
+"""The mounts of a directory, and which of them are remote."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ not a line of mountinfo
 """
 
 
-def test_a_root_is_listed_with_the_mount_it_lies_on_and_those_below_it() -> None:
+def test_the_mounts_of_a_root_are_its_own_and_those_below_it() -> None:
     found = mounts_of("/data/temca2", parse_mountinfo(MOUNTINFO))
     assert found == (
         Mount("/data", "xfs"),
@@ -32,17 +32,17 @@ def test_the_last_of_several_mounts_on_one_directory_counts() -> None:
     ]
 
 
-def test_a_directory_with_the_same_prefix_is_not_below() -> None:
+def test_a_mount_with_the_same_prefix_is_not_below_the_root() -> None:
     directories = [mount.directory for mount in mounts_of("/data/temca2", parse_mountinfo(MOUNTINFO))]
     assert "/data/temca20" not in directories
 
 
-def test_undecodable_bytes_in_a_mount_point_survive() -> None:
+def test_bytes_of_a_mount_point_that_are_not_utf_8_are_kept() -> None:
     (mount,) = parse_mountinfo(b"1 0 0:1 / /data/caf\xe9 rw - ext4 /dev/sda rw")
     assert mount.directory == "/data/caf\udce9"
 
 
-def test_a_root_has_a_mount_where_the_kernel_reports_none() -> None:
+def test_a_root_without_a_reported_mount_has_an_unknown_one() -> None:
     assert mounts_of("/data", ()) == (Mount("/", "unknown"),)
 
 
@@ -54,7 +54,7 @@ def test_network_file_systems_are_remote(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "unknown"])
-def test_disks_are_not_remote(kind: str) -> None:
+def test_local_file_systems_are_not_remote(kind: str) -> None:
     assert not Mount("/", kind).is_remote
 
 
@@ -62,11 +62,11 @@ def test_a_file_on_a_share_is_recognised_by_its_path_and_through_links(tmp_path:
     share = tmp_path / "share"
     mounts = (Mount("/", "ext4"), Mount(str(share), "nfs4"), Mount(str(share / "disk"), "xfs"))
     here = tmp_path / "here"
-    (tmp_path / "link").symlink_to("here/deep/../onto")
+    (tmp_path / "link").symlink_to("here/deep/../to the share")
     (here / "deep").mkdir(parents=True)
-    (here / "onto").symlink_to(share)
-    (tmp_path / "circle").symlink_to("circle")
+    (here / "to the share").symlink_to(share)
+    (tmp_path / "loop").symlink_to("loop")
     for path in ("share/journal", "share/a/../b", "link/journal", "link"):
         assert remote_mount(f"{tmp_path}/{path}", mounts), path
-    for path in ("here/x", "absent/x", "circle/x"):
+    for path in ("here/x", "absent/x", "loop/x"):
         assert remote_mount(f"{tmp_path}/{path}", mounts) is None, path

@@ -1,4 +1,4 @@
-"""MRC stacks: what is read, compared with mrcfile; what is refused before a pixel is read; level 0 of a section."""
+"""MRC stacks: pixels as mrcfile reads them, invalid headers, and the level 0 of a section."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ def stack(tmp_path: Path) -> Path:
     return path
 
 
-# ------------------------------------------------------------------------------------------------- what is read
+# ------------------------------------------------------------------------------------------------------- pixels
 
 
 def test_the_simulated_stack_is_valid_for_mrcfile(stack: Path) -> None:
@@ -52,37 +52,37 @@ def test_the_simulated_stack_is_valid_for_mrcfile(stack: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_run_down_and_signed_bytes_are_moved_up(stack: Path, seed: int) -> None:
+def test_rows_are_read_from_the_top_and_signed_bytes_are_shifted_by_128(stack: Path, seed: int) -> None:
     page, _ = read_section(StackSection(stack, seed))
     assert np.array_equal(page.pixels, frame(seed))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16])
-def test_each_section_holds_the_pixels_that_mrcfile_reads(tmp_path: Path, dtype: Any, order: str) -> None:
+def test_each_section_has_the_pixels_that_mrcfile_reads(tmp_path: Path, dtype: Any, order: str) -> None:
     path, limits = tmp_path / "a.st", np.iinfo(dtype)
     shape = (2, HEIGHT, WIDTH)
     data = np.random.default_rng(1).integers(limits.min, limits.max, shape, dtype, endpoint=True)
     with mrcfile.new(path) as made:
         made.set_data(data.astype(np.dtype(dtype).newbyteorder(order)))
-    with mrcfile.open(path) as theirs:
-        stored = np.array(theirs.data)
+    with mrcfile.open(path) as opened:
+        stored = np.array(opened.data)
     for number in range(2):
         found = read_section(StackSection(path, number))[0].pixels
-        want = stored[number][::-1].astype(np.int32) + (128 if dtype == np.int8 else 0)
+        expected = stored[number][::-1].astype(np.int32) + (128 if dtype == np.int8 else 0)
         assert found.dtype == (np.uint8 if dtype == np.int8 else np.uint16)
-        assert np.array_equal(found, np.maximum(want, 0))
+        assert np.array_equal(found, np.maximum(expected, 0))
 
 
-def test_bytes_are_unsigned_where_imod_says_so(stack: Path) -> None:
+def test_bytes_are_unsigned_if_the_flags_of_imod_say_so(stack: Path) -> None:
     with stack.open("r+b") as file:
         file.seek(152)
-        file.write(struct.pack("<ii", 1146047817, 0))
+        file.write(struct.pack("<ii", 1146047817, 0))  # the stamp of IMOD, then its flags
     stored = (frame().astype(np.int16) - 128).astype(np.int8).view(np.uint8)
     assert np.array_equal(read_section(StackSection(stack, 0))[0].pixels, stored)
 
 
-def test_the_last_section_of_a_stack_of_40_gb_takes_the_memory_of_one_section(tmp_path: Path) -> None:
+def test_the_last_section_of_a_stack_of_40_gb_needs_the_memory_of_one_section(tmp_path: Path) -> None:
     path, sections = tmp_path / "large.mrc", 40_000_000_000 // (1 << 20)
     big = np.zeros((1024, 1024), np.uint8)
     with path.open("wb") as file:
@@ -97,10 +97,10 @@ def test_the_last_section_of_a_stack_of_40_gb_takes_the_memory_of_one_section(tm
     assert peak < 8 * big.nbytes
 
 
-# ---------------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------------------- invalid headers
 
 
-def spoilt(**fields: Any) -> bytes:
+def header_with(**fields: Any) -> bytes:
     header = np.frombuffer(stack_header(frame(), 3), mrcfile.dtypes.HEADER_DTYPE).copy()
     for name, value in fields.items():
         header[name] = value
@@ -111,40 +111,40 @@ def spoilt(**fields: Any) -> bytes:
     ("header", "problem"),
     [
         (b"", "has 0 bytes, an MRC file has a header of 1024"),
-        (spoilt()[:1000], "has 1000 bytes, an MRC file has a header of 1024"),
+        (header_with()[:1000], "has 1000 bytes, an MRC file has a header of 1024"),
         (bytes(1024), "is not an MRC file: bytes 209 to 211 should be MAP"),
-        (spoilt(map=b"PAM "), "is not an MRC file"),
-        (spoilt(machst=(9, 9, 0, 0)), "has the machine stamp 09090000, which is unknown"),
-        (spoilt(nx=0), "should have 1 to 65536 columns by its header, has 0"),
-        (spoilt(nx=-5), "should have 1 to 65536 columns by its header, has -5"),
-        (spoilt(ny=2**31 - 1), "should have 1 to 65536 rows by its header, has 2147483647"),
-        (spoilt(nz=-1), "should have up to 16777216 sections by its header, has -1"),
-        (spoilt(nz=2**31 - 1), "should have up to 16777216 sections by its header, has 2147483647"),
-        (spoilt(nsymbt=-1), "should have an extended header of up to 67108864 bytes, has -1"),
-        (spoilt(nsymbt=2**31 - 1), "should have an extended header of up to 67108864 bytes, has 2147483647"),
-        (spoilt(nsymbt=1 << 20), "is truncated"),
-        (spoilt(mode=2), "has pixels of MRC mode 2; 0, 1 and 6 are read"),
-        (spoilt(mode=4), "has pixels of MRC mode 4"),
-        (spoilt(mode=101), "has pixels of MRC mode 101"),
-        (spoilt(mode=-7), "has pixels of MRC mode -7"),
-        (spoilt(mapc=2, mapr=1), "should have the axes 1, 2, 3 by its header, has 2, 1, 3"),
-        (spoilt(nx=65536, ny=65536), "is truncated: has 4624 bytes, section 2 ends at 12884902912"),
-        (spoilt(nz=2), "has 2 sections by its header: section 2 is not there yet"),
+        (header_with(map=b"PAM "), "is not an MRC file"),
+        (header_with(machst=(9, 9, 0, 0)), "has the machine stamp 09090000, which is unknown"),
+        (header_with(nx=0), "should have 1 to 65536 columns by its header, has 0"),
+        (header_with(nx=-5), "should have 1 to 65536 columns by its header, has -5"),
+        (header_with(ny=2**31 - 1), "should have 1 to 65536 rows by its header, has 2147483647"),
+        (header_with(nz=-1), "should have up to 16777216 sections by its header, has -1"),
+        (header_with(nz=2**31 - 1), "should have up to 16777216 sections by its header, has 2147483647"),
+        (header_with(nsymbt=-1), "should have an extended header of up to 67108864 bytes, has -1"),
+        (header_with(nsymbt=2**31 - 1), "should have an extended header of up to 67108864 bytes, has 2147483647"),
+        (header_with(nsymbt=1 << 20), "is truncated"),
+        (header_with(mode=2), "has pixels of MRC mode 2; 0, 1 and 6 are read"),
+        (header_with(mode=4), "has pixels of MRC mode 4"),
+        (header_with(mode=101), "has pixels of MRC mode 101"),
+        (header_with(mode=-7), "has pixels of MRC mode -7"),
+        (header_with(mapc=2, mapr=1), "should have the axes 1, 2, 3 by its header, has 2, 1, 3"),
+        (header_with(nx=65536, ny=65536), "is truncated: has 4624 bytes, section 2 ends at 12884902912"),
+        (header_with(nz=2), "has 2 sections by its header: section 2 is not there yet"),
     ],
 )
-def test_a_header_is_refused_in_words_before_a_pixel_is_read(
+def test_an_invalid_header_is_refused_before_a_pixel_is_read(
     stack: Path, header: bytes, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = header + stack.read_bytes()[1024:] if len(header) == HEADER_BYTES else header
     stack.write_bytes(content)
-    read: list[int] = []
+    lengths: list[int] = []
     pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda *asked: read.append(asked[1]) or pread(*asked))
-    for look in (inspect_section, read_section):
+    monkeypatch.setattr(os, "pread", lambda *arguments: lengths.append(arguments[1]) or pread(*arguments))
+    for read in (inspect_section, read_section):
         with pytest.raises(ImageFault) as caught:
-            look(StackSection(stack, 2))
+            read(StackSection(stack, 2))
         assert problem in caught.value.problem
-    assert read == [HEADER_BYTES] * 2
+    assert lengths == [HEADER_BYTES] * 2
 
 
 @given(header=st.binary(min_size=1024, max_size=1024))
@@ -163,18 +163,18 @@ def test_a_stack_outside_the_watched_directory_is_refused(stack: Path, tmp_path:
     watched = tmp_path / "watched"
     watched.mkdir()
     (watched / "run.mrc").symlink_to(stack)
-    for look in (inspect_section, read_section):
+    for read in (inspect_section, read_section):
         with pytest.raises(ImageFault, match="lies outside"):
-            look(StackSection(watched / "run.mrc", 0), root=Container(watched, watched.resolve()))
+            read(StackSection(watched / "run.mrc", 0), root=Container(watched, watched.resolve()))
 
 
-def test_a_section_that_changes_while_it_is_read_is_read_again_and_one_beside_it_does_not_matter(
+def test_a_section_that_changes_while_it_is_read_is_a_fault_and_a_new_section_is_not(
     stack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw, writes = mrc_section._raw, iter([lambda: append_section(stack, frame(7)), lambda: None])
 
-    def read(*of: Any) -> bytes:
-        found = raw(*of)
+    def read(*arguments: Any) -> bytes:
+        found = raw(*arguments)
         next(writes, lambda: None)()
         return found
 
@@ -191,18 +191,25 @@ def test_a_section_that_changes_while_it_is_read_is_read_again_and_one_beside_it
         read_section(StackSection(stack, 1))
 
 
-# -------------------------------------------------------------------------------------------------- its level 0
+# ------------------------------------------------------------------------------------------ level 0 of a section
+
+
+def make_levels(tile: Level0, plan: MipmapPlan) -> Any:
+    """Make the levels of a tile of a stack; return the report."""
+    assert tile.stack is not None
+    directory = tile.stack.path.parent
+    return make_mipmaps(tile_job(tile, plan, Container(directory, directory.resolve())))
 
 
 @pytest.fixture
 def made(stack: Path, tmp_path: Path) -> tuple[Level0, MipmapPlan, Any]:
-    """A tile of the stack with its levels, and the report."""
+    """A tile of the stack whose levels are made, its plan, and the report."""
     output = tmp_path / "mips"
     output.mkdir()
     plan = MipmapPlan(output, levels=2, container=Container(output, output.resolve()))
     tile = Level0("a", extracted_path(output, stack, 1), None, WIDTH, HEIGHT, stack=StackSection(stack, 1))
     assert tile.image in absent_levels([tile], plan)
-    report = make_mipmaps(tile_job(tile, plan, Container(stack.parent, stack.parent.resolve())))
+    report = make_levels(tile, plan)
     assert report.fault is None
     return tile, plan, report
 
@@ -216,11 +223,10 @@ def test_level_0_is_a_tiff_of_the_section_and_its_digest_is_that_of_the_file(mad
     assert check_files(tile, plan, report.level0, deep=True) == []
 
 
-def test_level_0_is_not_written_again_if_it_is_there(made: Any) -> None:
+def test_level_0_is_not_written_again_if_it_exists(made: Any) -> None:
     tile, plan, report = made
     inode = tile.image.stat().st_ino
-    again = make_mipmaps(tile_job(tile, plan, Container(tile.stack.path.parent, tile.stack.path.parent.resolve())))
-    assert again.level0 == report.level0
+    assert make_levels(tile, plan).level0 == report.level0
     assert tile.image.stat().st_ino == inode
 
 
@@ -247,7 +253,7 @@ def test_verify_finds_a_lost_level_0_a_changed_section_and_a_lost_stack(made: An
 def test_a_fault_of_a_stack_names_the_stack(made: Any) -> None:
     tile, plan, _ = made
     os.truncate(tile.stack.path, HEADER_BYTES + WIDTH * HEIGHT + 5)
-    report = make_mipmaps(tile_job(tile, plan, Container(tile.stack.path.parent, tile.stack.path.parent.resolve())))
+    report = make_levels(tile, plan)
     assert report.fault is not None
     fault = report.fault.to_fault()
     assert fault.subject == str(tile.stack.path)

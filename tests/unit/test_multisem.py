@@ -1,4 +1,4 @@
-"""MultiSEM's coordinate tables: positions, names, retakes, gaps."""
+"""Coordinate tables of a MultiSEM: positions, names, takes, missing images, rows and columns."""
 
 import json
 import re
@@ -43,18 +43,18 @@ def slab() -> Path:
 
 
 def from_first_beam(wanted: list[dict[str, Any]], spec: dict[str, Any]) -> tuple[int, int]:
-    """Return row and column of a tile less those of the first beam of its mFOV."""
+    """Return the row and column of a tile, relative to those of the first beam of its mFOV."""
     first = next(each for each in wanted if each["tileId"].startswith(spec["tileId"][:11] + "001_"))
     row, col = (spec["layout"][name] - first["layout"][name] for name in ("imageRow", "imageCol"))
     return row, col
 
 
 @real_data
-def test_tile_specs_equal_those_of_janelia_field_by_field_its_margin_and_scan_correction_aside() -> None:
-    path, want = slab(), expected()
+def test_tile_specs_equal_those_of_janelia_except_for_its_margin_and_scan_correction() -> None:
+    path, sample = slab(), expected()
     found = with_sizes(READER.parse(path.read_bytes(), path), path.parent)
     specs = {spec["tileId"]: spec for spec in tile_specs_for(found, 1, path.parent)}
-    wanted = want["janelia_run"]["tilespecs"]
+    wanted = sample["janelia_run"]["tilespecs"]
     assert len(specs) == len(wanted) == 14
     for theirs in wanted:
         ours = specs[theirs["tileId"]]
@@ -71,7 +71,7 @@ def test_tile_specs_equal_those_of_janelia_field_by_field_its_margin_and_scan_co
         ((transform),) = ours["transforms"]["specList"]
         assert [float(each) for each in transform["dataString"].split()] == [
             *(1, 0, 0, 1),
-            *(x - want["janelia_margin_px"], y - want["janelia_margin_px"]),
+            *(x - sample["janelia_margin_px"], y - sample["janelia_margin_px"]),
         ]
 
 
@@ -89,7 +89,7 @@ def test_positions_of_both_generations_are_exact(generation: str) -> None:
 
 
 @real_data
-def test_positions_around_zero_are_truncated_as_those_of_janelia() -> None:
+def test_positions_around_zero_are_truncated_like_those_of_janelia() -> None:
     found = READER.parse((HERE / "traps" / "around_zero.txt").read_bytes(), TABLE)
     (truncated,) = (each for each in expected()["around_zero"]["results"] if each["rule"] == "truncate")
     made = translations_for(found.tiles, Positions.INTEGER, Origin.ROI)
@@ -105,7 +105,7 @@ def test_line_ends_blank_lines_and_doubled_lines_change_nothing(trap: str) -> No
 
 
 @real_data
-def test_the_later_take_of_an_image_counts() -> None:
+def test_the_later_take_of_an_image_is_used() -> None:
     found = READER.parse((HERE / "traps" / "retaken_sfov.txt").read_bytes(), TABLE)
     (tile,) = (tile for tile in found.tiles if "_000001_004_" in tile.img_path)
     assert tile.img_path.endswith("T2318591238567.png")
@@ -122,15 +122,15 @@ def test_a_missing_image_is_a_warning_that_names_it() -> None:
 
 @real_data
 @pytest.mark.parametrize(("trap", "fault"), [("cut_off", MetafilePartial), ("nan", MetafileFault)])
-def test_a_table_that_is_cut_off_is_awaited_and_one_with_nan_is_refused(trap: str, fault: type[Exception]) -> None:
+def test_a_truncated_table_is_partial_and_one_with_nan_is_refused(trap: str, fault: type[Exception]) -> None:
     with pytest.raises(fault, match="line"):
         READER.parse((HERE / "traps" / f"{trap}.txt").read_bytes(), TABLE)
 
 
-# ------------------------------------------------------------------------------------------------------------- by hand
+# ---------------------------------------------------------------------------------------------- tables of single lines
 
 
-def test_a_table_before_its_first_line_ends_is_partial() -> None:
+def test_a_table_without_a_complete_line_is_partial() -> None:
     with pytest.raises(MetafilePartial, match="is truncated in line 1"):
         read(line()[:30])
 
@@ -144,7 +144,7 @@ def test_the_order_of_two_takes_in_the_table_does_not_matter() -> None:
     assert read(early, late).tiles[0].position_px == read(late, early).tiles[0].position_px == (2.0, 2.0)
 
 
-def test_thumbnails_are_no_tiles() -> None:
+def test_thumbnails_are_not_tiles() -> None:
     name = "000001\\thumbnail_001_000001_001_2022-04-27T2317111235567.png"
     assert len(read(line(), f"{name}\t1\t2\t0\r\n").tiles) == 1
 
@@ -174,7 +174,7 @@ def test_wafer_scan_slab_and_section_come_from_the_directories(directory: Path, 
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "problem"),
+    ("invalid", "problem"),
     [
         (line(x="NaN"), "line 2: x should be a number of pixels, is 'NaN'"),
         (line(y="inf"), "line 2: y should be a number of pixels, is 'inf'"),
@@ -187,9 +187,9 @@ def test_wafer_scan_slab_and_section_come_from_the_directories(directory: Path, 
         ("\t1\t2\t0\r\n", "line 2"),
     ],
 )
-def test_an_invalid_line_is_named(spoiled: str, problem: str) -> None:
+def test_an_invalid_line_is_named(invalid: str, problem: str) -> None:
     with pytest.raises(MetafileFault, match=re.escape(problem)):
-        read(line(3), spoiled)
+        read(line(3), invalid)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_corrected_or_numbered_image_of_an_ion_beam_system_has_its_mfov_and_be
     ]
 
 
-def test_numbered_images_of_two_slabs_have_other_names() -> None:
+def test_numbered_images_of_two_slabs_have_different_names() -> None:
     slabs = [Path(f"/data/w60/scans/scan_010/slabs/slab_{slab}/mfovs/{READER.pattern}") for slab in ("0399", "0400")]
     names = [read("mfov_0022\\sfov_001.png\t1.5\t2.5\t0\r\n", path=table).tiles[0].name for table in slabs]
     assert names == ["0399_m0022_s001", "0400_m0022_s001"]
@@ -260,11 +260,12 @@ def test_a_bitmap_of_2021_has_a_name_with_its_time() -> None:
 
 
 def hexagon(*, mfovs: int = 2, shift: float = 0.0, scatter: float = 0.0) -> list[str]:
-    """Return lines of mFOVs of seven beams, 200 px wide and 174 px apart in y; each mFOV lies three rows lower.
+    """Return the lines of mFOVs of seven beams, 200 px apart in x and 174 px in y; each mFOV is three rows lower.
 
     Parameters
     ----------
-    scatter : largest distance of a beam from its place in x and y.
+    shift : additional distance of each mFOV from the one before, along x.
+    scatter : largest deviation of a beam from its place, in x and y.
     """
     random = Random(5)
     around = [(0, 0), (200, 0), (100, -174), (-100, -174), (-200, 0), (-100, 174), (100, 174)]
@@ -280,13 +281,13 @@ def hexagon(*, mfovs: int = 2, shift: float = 0.0, scatter: float = 0.0) -> list
     ]
 
 
-def test_beams_stand_in_a_hexagonal_lattice() -> None:
+def test_beams_have_the_rows_and_columns_of_a_hexagonal_lattice() -> None:
     found = [(tile.raster_col, tile.raster_row) for tile in read(*hexagon()).tiles]
     assert found[:7] == [(2, 1), (4, 1), (3, 0), (1, 0), (0, 1), (1, 2), (3, 2)]
     assert found[7:] == [(col + 1, row + 3) for col, row in [(2, 1), (4, 1), (3, 0), (1, 0), (0, 1), (1, 2), (3, 2)]]
 
 
-def test_beams_that_scatter_about_their_places_stand_in_the_lattice() -> None:
+def test_scattered_beams_have_the_rows_and_columns_of_the_lattice() -> None:
     even, scattered = (read(*hexagon(mfovs=40, scatter=scatter)).tiles for scatter in (0, 5))
     assert [(tile.raster_col, tile.raster_row) for tile in scattered] == [
         (tile.raster_col, tile.raster_row) for tile in even
@@ -295,5 +296,5 @@ def test_beams_that_scatter_about_their_places_stand_in_the_lattice() -> None:
 
 
 @pytest.mark.parametrize("lines", [hexagon(shift=40), hexagon(shift=100), [line(1), line(2)], [line(1)]])
-def test_beams_that_make_no_lattice_have_no_columns_and_rows(lines: list[str]) -> None:
+def test_beams_without_a_lattice_have_no_rows_and_columns(lines: list[str]) -> None:
     assert {tile.raster_col for tile in read(*lines).tiles} == {None}

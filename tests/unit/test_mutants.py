@@ -1,4 +1,4 @@
-"""The list of mutated modules names files that exist."""
+"""The list of mutated modules and of their tests."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_mutated_module_exists_and_has_tests_that_exist() -> None:
+def test_every_mutated_module_and_its_tests_exist() -> None:
     source = ast.parse((ROOT / "tests/mutants.py").read_text(encoding="utf-8"))  # mutmut is not installed here
     (tests,) = [
         ast.literal_eval(node.value)

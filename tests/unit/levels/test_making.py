@@ -63,7 +63,7 @@ class TestMakingLevels:
         assert (pixels == (100 if convert else 25700)).all()
 
     @pytest.mark.parametrize("convert", [True, False])
-    def test_8_bit_images_stay_as_they_are(self, tmp_path: Path, output_dir: Path, convert: bool) -> None:
+    def test_8_bit_images_are_not_converted(self, tmp_path: Path, output_dir: Path, convert: bool) -> None:
         file = save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 200, np.uint8))
         report = make_mipmaps(job_for(file, output_dir, convert_to_8bit=convert, intensity_range=(1000, 2000)))
         assert (verify_level(report.made[1].path, WIDTH // 4, HEIGHT // 4, "L") == 200).all()
