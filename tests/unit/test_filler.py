@@ -1,4 +1,4 @@
-"""Levels from the rows of a file equal those of the whole image, by every function but the mean, in kept memory."""
+"""Levels from rows of a file equal those of the whole image, for all functions except the mean. Memory is reused."""
 
 import resource
 from dataclasses import replace
@@ -33,7 +33,7 @@ def expected_levels(pixels: Any, reduction: Reduction, to_8bit: Any = None) -> d
 
 @pytest.fixture
 def _small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips of the least height: the blocks of one row of the highest level."""
+    """Strips of the smallest height: the blocks for one row of the highest level."""
     monkeypatch.setattr(filler, "STRIP_BYTES", 1)
     monkeypatch.setattr(filler, "BAND", 1)
 
@@ -44,12 +44,12 @@ def _without_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["compiled if possible", "not compiled"])
-def _both_ways(request: pytest.FixtureRequest) -> None:
+def _with_and_without_compiled_code(request: pytest.FixtureRequest) -> None:
     if request.param == "not compiled":
         request.getfixturevalue("_without_compiled_code")
 
 
-@pytest.mark.usefixtures("_small_strips", "_both_ways")
+@pytest.mark.usefixtures("_small_strips", "_with_and_without_compiled_code")
 @pytest.mark.parametrize("reduction", OTHERS, ids=lambda each: f"{each.method}-{each.function}")
 class TestRowsOfAFile:
     @pytest.mark.parametrize(("depth", "to_8bit"), [(np.uint8, None), (np.uint16, None), (np.uint16, FULL_RANGE)])
@@ -60,41 +60,41 @@ class TestRowsOfAFile:
         pixels = noise(depth, 101, 91)
         file = tmp_path / "a.tif"
         file.write_bytes(strips(pixels, rows_each, gap))
-        kept = LevelBuffers(Kind(101, 91, pixels.itemsize * 8, LEVELS, to_8bit, reduction))
+        level_buffers = LevelBuffers(Kind(101, 91, pixels.itemsize * 8, LEVELS, to_8bit, reduction))
         grey_range, expected_range = (GreyRange.of_bits(pixels.itemsize * 8) for _ in range(2))
         expected_range.add(pixels)
         with file.open("rb") as content:
             digest = RunningDigest(content.fileno())
-            kept.fill_from_file(content.fileno(), info_of(file).runs, digest.take, grey_range)
+            level_buffers.fill_from_file(content.fileno(), info_of(file).runs, digest.take, grey_range)
             assert digest.digest() == xxhash.xxh3_128(file.read_bytes()).digest()
         assert bytes(grey_range) == bytes(expected_range)
         for level, expected in expected_levels(pixels, reduction, to_8bit).items():
-            np.testing.assert_array_equal(kept.pages[level].pixels, expected)
+            np.testing.assert_array_equal(level_buffers.pages[level].pixels, expected)
 
     @pytest.mark.parametrize("depth", DEPTHS)
-    def test_a_decoded_image_gives_the_same(self, reduction: Reduction, depth: Any) -> None:
-        kept = LevelBuffers(Kind(70, 83, np.dtype(depth).itemsize * 8, LEVELS, None, reduction))
+    def test_a_decoded_image_gives_the_same_levels(self, reduction: Reduction, depth: Any) -> None:
+        level_buffers = LevelBuffers(Kind(70, 83, np.dtype(depth).itemsize * 8, LEVELS, None, reduction))
         for seed in range(2):
             pixels = noise(depth, 70, 83, seed)
-            kept.fill(pixels)
+            level_buffers.fill(pixels)
             for level, expected in expected_levels(pixels, reduction).items():
-                np.testing.assert_array_equal(kept.pages[level].pixels, expected)
+                np.testing.assert_array_equal(level_buffers.pages[level].pixels, expected)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("size", [(64, 64), (101, 91), (127, 33), (16, 16)])
-def test_nearest_takes_the_pixels_that_pillow_takes(depth: Any, size: tuple[int, int]) -> None:
+def test_nearest_has_the_pixels_of_pillow(depth: Any, size: tuple[int, int]) -> None:
     pixels = noise(depth, *size)
     whole = Image.fromarray(pixels)
     for level, found in expected_levels(pixels, Reduction("PIL", "NEAREST")).items():
         width, height = size[0] >> level, size[1] >> level
         box = (0, 0, width << level, height << level)
-        taken = whole.resize((width, height), Image.Resampling.NEAREST, box=box)
-        np.testing.assert_array_equal(found, np.asarray(taken))
+        expected = whole.resize((width, height), Image.Resampling.NEAREST, box=box)
+        np.testing.assert_array_equal(found, np.asarray(expected))
 
 
 @pytest.mark.parametrize("reduction", [MEAN, *(Reduction("PIL", name) for name in ("NEAREST", "BOX"))], ids=str)
-def test_the_next_tile_takes_no_new_memory_for_its_level_0(tmp_path: Path, reduction: Reduction) -> None:
+def test_the_next_tile_needs_no_new_memory_for_its_level_0(tmp_path: Path, reduction: Reduction) -> None:
     side = 2048
     pixels = noise(np.uint8, side, side)
     job = replace(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels), reduction=reduction)
@@ -107,16 +107,16 @@ def test_the_next_tile_takes_no_new_memory_for_its_level_0(tmp_path: Path, reduc
 
 
 @pytest.mark.usefixtures("_without_compiled_code")
-class TestWholeImagesKept:
+class TestBuffersOfAllRows:
     @pytest.mark.parametrize("name", OF_NEIGHBOURS)
-    def test_a_filter_that_reaches_further_reads_every_image_into_the_same_rows(self, name: str) -> None:
+    def test_a_filter_that_uses_neighbouring_blocks_reuses_its_buffers(self, name: str) -> None:
         kind = Kind(64, 64, 8, LEVELS, None, Reduction("PIL", name))
         with buffers_for(kind) as first:
             pass
         with buffers_for(kind) as again:
             assert again is first
 
-    def test_only_one_idle_buffer_of_all_rows_is_kept(self) -> None:
+    def test_only_one_idle_buffer_with_all_rows_is_kept(self) -> None:
         for width in (64, 65, 66):
             with buffers_for(Kind(width, 64, 8, (1,), None, Reduction("PIL", "LANCZOS"))):
                 pass

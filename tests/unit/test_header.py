@@ -1,4 +1,4 @@
-"""Images of a directory, inspected in turn: each has its own result, also after a similar one."""
+"""Images of a directory, inspected in turn: each has its own result, also after one with the same header."""
 
 import os
 import socket
@@ -17,8 +17,8 @@ from handlers.images.header import ImageDirectory, inspect_image
 FRAME = np.full((40, 60), 7, np.uint8)
 
 
-def tiff_with_its_directory_behind(frame: np.ndarray) -> bytes:
-    """As libtiff writes them: pixels first, directory last."""
+def tiff_with_its_directory_at_the_end(frame: np.ndarray) -> bytes:
+    """A TIFF as libtiff writes it: pixels first, directory last."""
     height, width = frame.shape
     pixels = frame.tobytes()
     tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
@@ -27,13 +27,13 @@ def tiff_with_its_directory_behind(frame: np.ndarray) -> bytes:
     return head + pixels + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
 
 
-@pytest.mark.parametrize("form", [tiff_bytes, tiff_with_its_directory_behind])
-def test_images_of_a_directory_report_the_same_as_inspected_alone(tmp_path, form) -> None:
-    shapes = [(40, 60), (40, 60), (60, 40), (40, 60), (24, 100)]  # each of 2,400 pixels: as long as the one before
+@pytest.mark.parametrize("encode", [tiff_bytes, tiff_with_its_directory_at_the_end])
+def test_images_of_a_directory_have_the_same_result_as_inspected_alone(tmp_path, encode) -> None:
+    shapes = [(40, 60), (40, 60), (60, 40), (40, 60), (24, 100)]  # 2,400 pixels each: files of the same length
     for number, shape in enumerate(shapes):
-        (tmp_path / f"{number}.tif").write_bytes(form(np.zeros(shape, np.uint8)))
+        (tmp_path / f"{number}.tif").write_bytes(encode(np.zeros(shape, np.uint8)))
     Image.fromarray(FRAME).save(tmp_path / "5.tif", format="PNG")
-    (tmp_path / "6.tif").write_bytes(form(FRAME.astype(np.uint16)) if form is tiff_bytes else form(FRAME))
+    (tmp_path / "6.tif").write_bytes(encode(FRAME.astype(np.uint16)) if encode is tiff_bytes else encode(FRAME))
     with ImageDirectory(tmp_path) as images:
         for number in range(7):
             path = tmp_path / f"{number}.tif"
@@ -41,11 +41,11 @@ def test_images_of_a_directory_report_the_same_as_inspected_alone(tmp_path, form
             assert images.inspect(path.name) == (inspect_image(path), identity)
 
 
-@pytest.mark.parametrize("form", [tiff_bytes, tiff_with_its_directory_behind])
+@pytest.mark.parametrize("encode", [tiff_bytes, tiff_with_its_directory_at_the_end])
 @pytest.mark.parametrize("kept", [0, 3, 100, 2_000, -1])
-def test_a_truncated_image_after_a_whole_one_with_the_same_header_is_refused(tmp_path, form, kept: int) -> None:
-    (tmp_path / "whole.tif").write_bytes(form(FRAME))
-    (tmp_path / "short.tif").write_bytes(form(FRAME)[:kept])
+def test_a_truncated_image_after_a_complete_one_with_the_same_header_is_refused(tmp_path, encode, kept: int) -> None:
+    (tmp_path / "whole.tif").write_bytes(encode(FRAME))
+    (tmp_path / "short.tif").write_bytes(encode(FRAME)[:kept])
     with ImageDirectory(tmp_path) as images:
         images.inspect("whole.tif")
         with pytest.raises(ImageFault, match=r"short\.tif"):
@@ -69,18 +69,18 @@ def test_links_are_followed_inside_the_directory_and_refused_outside(tmp_path) -
     (inside / "raw").mkdir(parents=True)
     outside.write_bytes(tiff_bytes(FRAME))
     (inside / "raw" / "a.tif").write_bytes(tiff_bytes(FRAME))
-    (inside / "within.tif").symlink_to("raw/a.tif")
+    (inside / "inside.tif").symlink_to("raw/a.tif")
     (inside / "out.tif").symlink_to(outside)
-    (inside / "round.tif").symlink_to("round.tif")
+    (inside / "loop.tif").symlink_to("loop.tif")
     (tmp_path / "by-link").symlink_to(inside)
     for directory in (inside, tmp_path / "by-link"):
         with ImageDirectory(directory) as images:
             there = inspect_image(inside / "raw" / "a.tif")
-            assert images.inspect("within.tif")[0] == images.inspect("raw/a.tif")[0] == there
+            assert images.inspect("inside.tif")[0] == images.inspect("raw/a.tif")[0] == there
             with pytest.raises(ImageFault, match="lies outside"):
                 images.inspect("out.tif")
             with pytest.raises(ImageFault, match="is not a regular file"):
-                images.inspect("round.tif")
+                images.inspect("loop.tif")
 
 
 def test_pipes_and_directories_are_refused_without_blocking(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Readiness: which facts make the daemon not ready, and with which texts."""
+"""Readiness: facts that make the daemon not ready, warnings, metrics, and their texts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,29 +48,31 @@ def test_an_unavailable_render_ws_is_a_reason():
     assert reasons_not_ready(facts) == (reason,)
 
 
-def test_a_directory_that_is_gone_is_a_reason_that_names_it():
-    gone = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
-    (reason,) = reasons_not_ready(replace(WELL, roots=(gone,)))
+def test_an_unreachable_directory_is_a_reason_that_names_it():
+    unreachable = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
+    (reason,) = reasons_not_ready(replace(WELL, roots=(unreachable,)))
     assert reason == "watch temca2: /data/temca2 is unreachable: it does not exist"
 
 
 def test_montages_wait_for_the_directory_or_store_of_their_watch_that_their_next_step_needs():
-    gone = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
+    unreachable = replace(ROOT, status=RootStatus.UNREACHABLE, reasons=("it does not exist",))
     store = Disk("s3://em/mips", None, 0, "cannot be used: no answer", watches=("temca2", "temca3"))
-    waits = waits_of(replace(WELL, roots=(gone,), disks=(store, replace(store, problem="", watches=("temca4",)))))
+    waits = waits_of(
+        replace(WELL, roots=(unreachable,), disks=(store, replace(store, problem="", watches=("temca4",))))
+    )
     assert waits.outputs == dict.fromkeys(("temca2", "temca3"), "s3://em/mips cannot be used: no answer")
     assert waits.directories == {"temca2": "the directory of watch temca2 cannot be accessed: it does not exist"}
     assert waits_of(WELL) == NOTHING
 
 
-def test_a_directory_that_is_suddenly_empty_is_a_reason():
+def test_an_empty_directory_is_a_reason():
     empty = replace(ROOT, status=RootStatus.PAUSED, reasons=("it is empty",))
-    assert reasons_not_ready(replace(WELL, roots=(empty,)))
+    assert reasons_not_ready(replace(WELL, roots=(empty,))) == ("watch temca2: /data/temca2 is paused: it is empty",)
 
 
 def test_unreliable_events_are_a_warning_and_no_reason():
-    lying = replace(ROOT, status=RootStatus.POLLING, reasons=("events are missing",))
-    facts = replace(WELL, roots=(lying,))
+    unreliable = replace(ROOT, status=RootStatus.POLLING, reasons=("events are missing",))
+    facts = replace(WELL, roots=(unreliable,))
     assert reasons_not_ready(facts) == ()
     assert warnings(facts) == ("watch temca2: events are missing",)
 
@@ -84,9 +86,9 @@ def test_an_upload_limit_of_a_proxy_is_a_warning_and_no_reason():
 
 def test_a_message_that_was_not_delivered_is_a_warning_and_no_reason():
     problem = "alerts.urls_file: address 2 did not accept a message"
-    for facts, told in ((WELL, ()), (replace(WELL, alert_problem=problem), (f"alerts: {problem}",))):
-        assert (reasons_not_ready(facts), warnings(facts)) == ((), told)
-        line = f"temwatch_alerts_deliverable {0.0 if told else 1.0}\n"
+    for facts, expected in ((WELL, ()), (replace(WELL, alert_problem=problem), (f"alerts: {problem}",))):
+        assert (reasons_not_ready(facts), warnings(facts)) == ((), expected)
+        line = f"temwatch_alerts_deliverable {0.0 if expected else 1.0}\n"
         assert line in Metrics().text(facts, {}).decode()
 
 
@@ -96,7 +98,8 @@ def test_a_full_disk_is_a_reason_with_its_figures():
 
 
 def test_a_disk_that_cannot_be_accessed_is_a_reason():
-    assert reasons_not_ready(replace(WELL, disks=(Disk("/data/mipmaps", None, 1, "cannot be looked at"),)))
+    facts = replace(WELL, disks=(Disk("/data/mipmaps", None, 1, "cannot be accessed"),))
+    assert reasons_not_ready(facts) == ("/data/mipmaps cannot be accessed",)
 
 
 def test_a_backlog_that_is_too_old_is_a_reason():
@@ -120,7 +123,9 @@ def test_a_directory_with_a_name_outside_utf_8_has_metrics():
 
 
 def test_workers_have_metrics_by_host():
-    crew = Crew((Member("node7", 4, 3), Member("node8", 2, 0, "blind", is_usable=False)), 5, "tcp://s:8786")
+    crew = Crew(
+        (Member("node7", 4, 3), Member("node8", 2, 0, "does not see /data", is_usable=False)), 5, "tcp://s:8786"
+    )
     text = Metrics().text(replace(WELL, crew=crew), {}).decode()
     assert 'temwatch_workers{host="node7",state="ready"} 1.0' in text
     assert 'temwatch_workers{host="node8",state="refused"} 1.0' in text
@@ -130,13 +135,13 @@ def test_workers_have_metrics_by_host():
     assert "temwatch_scheduler_up 1.0" in text
 
 
-def test_a_scheduler_that_is_away_is_a_reason_and_refused_workers_are_a_warning():
-    away = replace(WELL, crew=Crew(scheduler="tcp://s:8786", fault="tcp://s:8786 does not answer"))
-    assert reasons_not_ready(away) == (
+def test_an_unavailable_scheduler_is_a_reason_and_refused_workers_are_a_warning():
+    unavailable = replace(WELL, crew=Crew(scheduler="tcp://s:8786", fault="tcp://s:8786 does not answer"))
+    assert reasons_not_ready(unavailable) == (
         "the dask scheduler cannot be used: tcp://s:8786 does not answer; tiles waiting: 0",
     )
-    assert readiness_json(away)["workers"]["problem"] == "tcp://s:8786 does not answer"
-    blind = Member("node8", 2, 0, "does not see /data", is_usable=False)
-    refused = replace(WELL, crew=Crew((blind, Member("node7")), 1, "tcp://s:8786"))
+    assert readiness_json(unavailable)["workers"]["problem"] == "tcp://s:8786 does not answer"
+    without_files = Member("node8", 2, 0, "does not see /data", is_usable=False)
+    refused = replace(WELL, crew=Crew((without_files, Member("node7")), 1, "tcp://s:8786"))
     assert reasons_not_ready(refused) == ()
     assert warnings(refused) == (*warnings(WELL), "workers on node8 get no tiles: does not see /data")

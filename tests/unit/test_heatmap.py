@@ -1,7 +1,6 @@
-"""Heatmaps: each cell against its value, the legend's limit, outlines, scales, colours for everybody."""
+"""Heatmaps: colours of the cells, outlines, the limit in the legend, scales, and colours for colour-blind people."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,10 @@ from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Limits, Surroundings
 from handlers.quality.verdict import judge
+from tests.unit.sections import MONTAGE, NO_DATA
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-REAL = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
 RASTER_TOP, RASTER_LEFT = 32, 12
-"""Where the raster begins in the picture: below a line of text, right of the margin."""
+"""Upper left corner of the raster in the picture, pixels: below a line of text, right of the margin."""
 nan = float("nan")
 
 
@@ -53,7 +51,7 @@ def cell(
 
 
 def middle(picture: npt.NDArray[np.uint8], column: int, row: int = 0, size: int = LARGEST_CELL_PX) -> tuple[int, ...]:
-    """Colour beside the middle of a cell, where no cross runs."""
+    """Colour of a cell, left of its middle, where the cross of an unknown tile is not drawn."""
     return tuple(cell(picture, column, row, size)[size // 2, size // 4].tolist())
 
 
@@ -63,7 +61,7 @@ def test_each_cell_has_the_colour_of_its_value_on_the_scale() -> None:
     assert [middle(picture, column) for column in range(5)] == [tuple(each.tolist()) for each in expected]
 
 
-def test_a_tile_stands_at_its_place_in_the_raster() -> None:
+def test_a_tile_is_drawn_at_its_raster_position() -> None:
     picture = drawn(heatmap([10.0, 0.0], columns=np.array([3, 4]), rows=np.array([9, 7])))
     assert middle(picture, 0, 2) == tuple(SEQUENTIAL[255].tolist())
     assert middle(picture, 1, 0) == tuple(SEQUENTIAL[0].tolist())
@@ -105,14 +103,14 @@ def test_compared_sections_have_the_same_scale() -> None:
     assert first.scale == second.scale == (17.0, 25.0)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real metafile lies beside the project")
+@pytest.mark.skipif(not MONTAGE.exists(), reason=NO_DATA)
 def test_the_real_section_has_the_values_of_its_metafile() -> None:
-    metafile = parse_metafile(REAL.read_bytes(), "metafile")
+    metafile = parse_metafile(MONTAGE.read_bytes(), "metafile")
     numbers = tile_numbers(metafile, [tile.basename for tile in metafile.tiles])
     limits = Limits(min_focus=21.0)
     findings = {each.rule: each for each in judge(numbers, limits, Surroundings(268.8)).findings}
     focus = heatmap_of(Number.FOCUS, numbers, findings, title="z 1050")
-    # From the file, by hand: the least focus is 20.088 and the greatest 22.889.
+    # Read from the file: the smallest focus score is 20.088, the largest 22.889.
     assert focus.scale == pytest.approx((20.08830451965332, 22.889266967773438))
     assert int(focus.outside.sum()) == sum(tile.focus_score < 21 for tile in metafile.tiles if tile.focus_score)
     picture = drawn(focus)
@@ -124,13 +122,13 @@ def test_the_real_section_has_the_values_of_its_metafile() -> None:
         share = (tile.focus_score - 20.08830451965332) / (22.889266967773438 - 20.08830451965332)
         column, row = tile.raster_col - int(focus.columns.min()), tile.raster_row - int(focus.rows.min())
         assert middle(picture, column, row, size) == tuple(SEQUENTIAL[round(share * 255)].tolist()), tile.img_path
-    # The first tile stands at (-645946, 825461) nm, the 2017 stage reports to 1 %: offsets of some pixels.
+    # The stage positions in this file differ from the raster by some pixels.
     offsets = heatmap_of(Number.X_OFFSET, numbers, findings, title="z 1050")
     assert 1 < offsets.scale[1] < 60
     assert np.isnan(heatmap_of(Number.STD_DEV, numbers, findings, title="z 1050").values).all()
 
 
-def test_tiles_far_apart_stand_side_by_side() -> None:
+def test_tiles_with_distant_raster_positions_are_drawn_side_by_side() -> None:
     picture = drawn(heatmap([0.0, 10.0], columns=np.array([0, 2**40]), rows=np.array([7, 7])))
     assert [middle(picture, at) for at in range(2)] == [tuple(SEQUENTIAL[at].tolist()) for at in (0, 255)]
 
@@ -158,7 +156,7 @@ def test_a_heatmap_of_any_raster_is_drawn(raster: tuple[list[tuple[int, int]], l
     assert max(picture.shape) < 2 * MOST_PX
 
 
-def test_tiles_of_a_format_without_a_grid_stand_in_the_order_of_the_file() -> None:
+def test_tiles_of_a_format_without_a_grid_are_drawn_in_the_order_of_the_file() -> None:
     numbers = TileNumbers.of(tuple("abcde"), {"focus_score": np.array([0.0, 1.0, 2.0, 3.0, 4.0])})
     shown = heatmap_of(Number.FOCUS, numbers, {}, title="z 1")
     assert (shown.columns.tolist(), shown.rows.tolist()) == ([0, 1, 2, 0, 1], [0, 0, 0, 1, 1])
@@ -187,9 +185,9 @@ def lightness(table: Colours) -> npt.NDArray[np.float64]:
     return lightness
 
 
-# Machado, Oliveira and Fernandes 2009: how people without red, green or blue cones see linear colours.
+# Machado, Oliveira and Fernandes 2009: linear colours as seen without red, green or blue cones.
 BLINDNESS = {
-    "everybody": np.eye(3),
+    "none": np.eye(3),
     "protanopia": np.array(
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
     ),
@@ -202,7 +200,8 @@ BLINDNESS = {
 }
 
 
-def seen(table: Colours, matrix: npt.NDArray[np.float64]) -> Colours:
+def seen_by(table: Colours, matrix: npt.NDArray[np.float64]) -> Colours:
+    """Return the colours as people with this colour blindness see them."""
     linear = np.where(table / 255 <= 0.04045, table / 255 / 12.92, ((table / 255 + 0.055) / 1.055) ** 2.4)
     mixed = np.clip(linear @ matrix.T, 0, 1)
     encoded = np.where(mixed <= 0.0031308, 12.92 * mixed, 1.055 * mixed ** (1 / 2.4) - 0.055)
@@ -210,16 +209,16 @@ def seen(table: Colours, matrix: npt.NDArray[np.float64]) -> Colours:
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
-def test_brightness_alone_tells_the_values_apart(kind: str) -> None:
-    light = lightness(seen(SEQUENTIAL, BLINDNESS[kind]))
+def test_brightness_alone_distinguishes_the_values(kind: str) -> None:
+    light = lightness(seen_by(SEQUENTIAL, BLINDNESS[kind]))
     assert np.diff(light[::8]).min() > 0
     assert light[-1] - light[0] > 60
-    sides = lightness(seen(DIVERGING, BLINDNESS[kind]))
+    sides = lightness(seen_by(DIVERGING, BLINDNESS[kind]))
     assert np.diff(sides[:120:8]).min() > 0
     assert np.diff(sides[136::8]).max() < 0
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
 def test_colours_of_both_signs_differ_with_every_colour_blindness(kind: str) -> None:
-    both = seen(DIVERGING, BLINDNESS[kind]).astype(np.int64)
+    both = seen_by(DIVERGING, BLINDNESS[kind]).astype(np.int64)
     assert np.abs(both[64] - both[191]).max() > 50

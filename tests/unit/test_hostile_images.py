@@ -1,4 +1,4 @@
-"""Images made to cost time and memory: the header refuses them within a bounded number of reads and bytes."""
+"""Images that are made to cost time and memory are refused by their headers, within a limited number of reads."""
 
 import os
 import subprocess
@@ -20,11 +20,11 @@ from handlers.images.render_source import RenderSource
 from handlers.images.served_level0 import ServedLevel0
 from tests.hostile_images import FRAME, HEIGHT, HOSTILE_IMAGES, WIDTH, encoded, png, png_chunk
 
-MOST_BYTES, MOST_READS = 2 * 2**20, 4_000
+MAX_BYTES, MAX_READS = 2 * 2**20, 4_000
 
 
 def reads() -> tuple[int, int]:
-    """Bytes and calls of this process' reads so far."""
+    """Bytes that this process has read, and number of its read calls."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["rchar"]), int(counters["syscr"])
 
@@ -40,21 +40,23 @@ def test_a_hostile_image_is_refused_within_bounded_reads(
     with pytest.raises(ImageFault, match="should have"):
         inspect_image(path, mask=mask)
     bytes_after, calls_after = reads()
-    assert bytes_after - bytes_before < MOST_BYTES
-    assert calls_after - calls_before < MOST_READS
+    assert bytes_after - bytes_before < MAX_BYTES
+    assert calls_after - calls_before < MAX_READS
 
 
 @pytest.mark.parametrize("make", HOSTILE_IMAGES, ids=lambda make: make.__name__)
-def test_a_worker_refuses_it_before_it_copies_the_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_worker_refuses_a_hostile_image_before_it_copies_the_file(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     path = tmp_path / "a"
     make(path)
     bytes_before, _ = reads()
     with open_descriptor(path) as descriptor, pytest.raises(ImageFault, match="should have"):
         read_hashed(descriptor, path, WIDTH, HEIGHT)
-    assert reads()[0] - bytes_before < MOST_BYTES
+    assert reads()[0] - bytes_before < MAX_BYTES
 
 
-def test_png_chunks_after_the_pixels_are_limited_when_they_are_decoded(tmp_path: Path) -> None:
+def test_too_many_png_chunks_after_the_pixels_are_refused_while_decoding(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(after=png_chunk(b"tEXt", b"a\0b") * 100))
     assert np.array_equal(read_image(path, WIDTH, HEIGHT)[0], FRAME)
@@ -90,7 +92,7 @@ def test_metadata_of_usual_size_is_allowed(tmp_path: Path, form: str, options: d
 
 
 @pytest.mark.parametrize("change", [(16, 1), (20, 1), (24, 3), (26, 1), (27, 1), (28, 2), (29, 1)])
-def test_a_damaged_png_header_is_not_taken_for_another_size(tmp_path: Path, change: tuple[int, int]) -> None:
+def test_a_corrupted_png_header_is_refused(tmp_path: Path, change: tuple[int, int]) -> None:
     content = bytearray(png())
     content[change[0]] ^= change[1]
     path = tmp_path / "a.png"
@@ -113,7 +115,7 @@ def test_a_large_plain_image_needs_no_more_reads_than_a_small_one(tmp_path: Path
     assert reads()[1] - calls_before < 20
 
 
-def test_an_image_that_has_another_length_is_changed_without_reading_it(tmp_path: Path) -> None:
+def test_an_image_with_another_length_counts_as_changed_without_being_read(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(encoded("TIFF"))
     with path.open("rb") as file:
@@ -123,10 +125,10 @@ def test_an_image_that_has_another_length_is_changed_without_reading_it(tmp_path
     now = compare_images._content_unless_same(path, before)
     assert now is not None
     assert now.digest != before.digest
-    assert reads()[0] - bytes_before < MOST_BYTES
+    assert reads()[0] - bytes_before < MAX_BYTES
 
 
-def test_a_file_too_long_for_its_pixels_is_not_hashed_where_render_ws_serves_it(tmp_path: Path) -> None:
+def test_a_file_too_long_for_its_pixels_is_not_hashed_if_render_ws_serves_it(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
     path.write_bytes(b"GIF89a")
     source = RenderSource("http://127.0.0.1:1/owner/em/project/v1/stack/raw/tile/a/source/png-image")
@@ -134,4 +136,4 @@ def test_a_file_too_long_for_its_pixels_is_not_hashed_where_render_ws_serves_it(
     os.truncate(path, 2**40)
     bytes_before, _ = reads()
     assert ServedLevel0(Level0File(path, WIDTH, HEIGHT), source, (0, 255)).digest is None
-    assert reads()[0] - bytes_before < MOST_BYTES
+    assert reads()[0] - bytes_before < MAX_BYTES

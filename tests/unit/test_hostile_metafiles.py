@@ -1,4 +1,4 @@
-"""Metafiles made to cost time and memory are refused within limits; those of 100,000 tiles are read."""
+"""Metafiles that are made to cost time and memory are refused; metafiles of 100,000 tiles are read."""
 
 import json
 import subprocess
@@ -53,7 +53,7 @@ def test_a_metafile_beyond_a_limit_is_refused(name: str) -> None:
         parse_metafile(text.encode(), NAME)
 
 
-PEAK = """
+PRINT_MEMORY = """
 import json, resource, sys
 from handlers.acquisition.parse import parse_metafile
 kind, element = sys.argv[1], json.loads(sys.stdin.read())
@@ -73,12 +73,12 @@ print(tiles, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 10
 
 
 @pytest.mark.parametrize(
-    ("kind", "tiles", "most_mib"),
+    ("kind", "tiles", "max_mib"),
     [("values of unknown keys", 11, 100), pytest.param("100,000 tiles", 100_000, 400, marks=pytest.mark.slow)],
 )
-def test_the_largest_metafiles_need_bounded_memory(kind: str, tiles: int, most_mib: int) -> None:
-    command = [sys.executable, "-c", PEAK, kind]
+def test_the_largest_metafiles_need_bounded_memory(kind: str, tiles: int, max_mib: int) -> None:
+    command = [sys.executable, "-c", PRINT_MEMORY, kind]
     done = subprocess.run(command, input=json.dumps(section()), capture_output=True, text=True, check=True)
     found, mib = map(int, done.stdout.split())
     assert found == tiles
-    assert mib < most_mib
+    assert mib < max_mib

@@ -1,4 +1,4 @@
-"""Identity of files: what a stat gives, which times are placeholders, which identities match."""
+"""Identity of files: the values of a stat, times that are placeholders, identities that match."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ from handlers.identity import FileIdentity
 
 DAY_NS = 86_400 * 10**9
 LARGEST = 2**63 - 1
-ONE = FileIdentity(1, 2, 3, 4)
+IDENTITY = FileIdentity(1, 2, 3, 4)
 
 
-def test_the_identity_of_a_file_is_in_its_stat(tmp_path: Path) -> None:
+def test_the_identity_of_a_file_has_the_values_of_its_stat(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(b"12345")
     os.utime(path, ns=(7, 1_700_000_000_123_456_789))
@@ -56,16 +56,16 @@ def test_the_epochs_of_windows_unix_and_fat_are_placeholders_in_any_time_zone(
 
 
 @pytest.mark.parametrize("change", [{"size": 9}, {"mtime_ns": 9}, {"ctime_ns": 9}, {"inode": 9}])
-def test_any_difference_is_another_identity(change: dict[str, int]) -> None:
-    assert ONE.matches(ONE)
-    assert not ONE.matches(ONE._replace(**change))
-    assert not ONE.matches(None)
+def test_identities_with_any_difference_do_not_match(change: dict[str, int]) -> None:
+    assert IDENTITY.matches(IDENTITY)
+    assert not IDENTITY.matches(IDENTITY._replace(**change))
+    assert not IDENTITY.matches(None)
 
 
 @pytest.mark.parametrize("change", [{"size": 9}, {"mtime_ns": 9}, {"inode": 9}])
 def test_change_times_count_only_if_both_have_one(change: dict[str, int]) -> None:
-    older = ONE._replace(ctime_ns=None)
-    assert ONE.matches(older)
-    assert older.matches(ONE)
-    assert not ONE.matches(older._replace(**change))
-    assert not older.matches(ONE._replace(**change))
+    older = IDENTITY._replace(ctime_ns=None)
+    assert IDENTITY.matches(older)
+    assert older.matches(IDENTITY)
+    assert not IDENTITY.matches(older._replace(**change))
+    assert not older.matches(IDENTITY._replace(**change))

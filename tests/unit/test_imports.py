@@ -1,4 +1,4 @@
-"""Commands import only the modules that their work uses: they answer sooner, and take less memory."""
+"""Commands import only the modules that they use, so that they start sooner and need less memory."""
 
 import os
 import ssl
@@ -17,50 +17,54 @@ from tests.certificates import Authority
 from tests.settings_text import UNREACHABLE, settings_text
 
 
+def modules_after(code: str) -> set[str]:
+    """Run Python code in a process; return the names of the modules that are imported afterwards."""
+    command = [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"]
+    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+
+def imported_by(*arguments: str, exit_code: int = 0) -> list[str]:
+    """Run `python -m daemon`; return the names of the modules that it imports, in their order."""
+    command = [sys.executable, "-X", "importtime", "-m", "daemon", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == exit_code, done.stderr
+    return [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+
+
 @pytest.mark.parametrize("module", WORK)
-def test_the_work_of_a_command_imports_nothing_that_it_does_not_use(module: str) -> None:
-    code = f"import sys, daemon.commands.imports.commands, {module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not set(WORK[module]) & set(done.stdout.split())
+def test_the_modules_of_a_command_import_nothing_that_it_does_not_use(module: str) -> None:
+    assert not set(WORK[module]) & modules_after(f"import daemon.commands.imports.commands, {module}")
 
 
-def test_a_command_whose_output_is_no_terminal_imports_no_progress_bar_and_no_structured_log(tmp_path: Path) -> None:
+def test_a_command_without_a_terminal_imports_no_progress_bar_and_no_structured_log(tmp_path: Path) -> None:
     section = sections.plan(4, (64, 64), 0)
     sections.link_images(section, tmp_path, sections.write_image(tmp_path / "image.tif", (64, 64)))
     metafile = sections.put_metafile(section, tmp_path)
     render = ("--render.host=h", "--render.port=1", "--render.owner=o", "--render.project=p")
     arguments = ("--metafile", str(metafile), "--stack=s", "--z_index=1", "--dry_run=true")
-    command = ("daemon", "generate_EM_tilespecs_from_metafile", *render, *arguments)
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    imported = imported_by("generate_EM_tilespecs_from_metafile", *render, *arguments)
     assert "asyncio" in imported
-    assert not set(NEVER) & imported
+    assert not set(NEVER) & set(imported)
 
 
 @pytest.mark.parametrize(("flag", "starts"), [("--levels=none", True), ("--dry_run=none", False), ("--help", False)])
 def test_the_server_of_workers_starts_before_the_parameters_are_read_if_the_command_needs_workers(
     flag: str, starts: bool
 ) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "daemon", "generate_mipmaps", flag]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == (0 if flag == "--help" else 2), done.stderr
-    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
-    own = imported[: imported.index("daemon.commands.imports.commands")]
-    assert ("multiprocessing.forkserver" in own) == starts
+    imported = imported_by("generate_mipmaps", flag, exit_code=0 if flag == "--help" else 2)
+    before_parameters = imported[: imported.index("daemon.commands.imports.commands")]
+    assert ("multiprocessing.forkserver" in before_parameters) == starts
 
 
 @pytest.mark.parametrize("name", IMPORT_COMMANDS)
 def test_an_import_command_imports_neither_the_other_commands_nor_their_parser(name: str) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "daemon", name, "--help"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    imported = imported_by(name, "--help")
     assert "daemon.commands.imports.commands" in imported
-    assert not {"click", "daemon.temwatch", "aiohttp", "asyncio"} & imported
+    assert not {"click", "daemon.temwatch", "aiohttp", "asyncio"} & set(imported)
 
 
 @pytest.mark.parametrize("is_set", [False, True])
-def test_the_http_client_is_imported_without_certificates_and_everything_else_has_them(
+def test_importing_the_http_client_loads_no_certificates_and_other_connections_have_them(
     tmp_path: Path, is_set: bool
 ) -> None:
     code = """
@@ -82,7 +86,7 @@ print(len(client.get_ca_certs()), len(ssl.create_default_context().get_ca_certs(
     assert [int(each) for each in done.stdout.split()] == [0, expected], done.stderr
 
 
-def test_the_daemon_starts_without_certificates_and_without_what_draws_tracebacks(tmp_path: Path) -> None:
+def test_the_daemon_starts_without_certificates_and_without_rich(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     watch = settings_text(tmp_path / "watched", "/mips", url=UNREACHABLE)
     config.write_text(f'{watch}[journal]\npath = "{tmp_path}/absent/journal.sqlite"\n')
@@ -103,30 +107,26 @@ except SystemExit as end:
 
 @pytest.mark.parametrize("module", ["status_screen", "check_config", "reload"])
 def test_commands_about_the_daemon_import_neither_client_nor_journal_before_they_need_them(module: str) -> None:
-    code = f"import sys, daemon.commands.{module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"aiohttp", "numpy", "sqlite3", "structlog", "watchdog"} & set(done.stdout.split())
+    assert not {"aiohttp", "numpy", "sqlite3", "structlog", "watchdog"} & modules_after(
+        f"import daemon.commands.{module}"
+    )
 
 
 def test_no_command_imports_an_http_server() -> None:
     code = """
-import pkgutil, sys, daemon.commands
+import pkgutil, daemon.commands
 for module in pkgutil.walk_packages(daemon.commands.__path__, "daemon.commands."):
     __import__(module.name)
-print(*sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"aiohttp.web", "daemon.web"} & set(done.stdout.split())
+    assert not {"aiohttp.web", "daemon.web"} & modules_after(code)
 
 
 def test_the_help_imports_nothing_heavy() -> None:
-    code = "import sys, daemon.temwatch; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not set(HEAVY) & set(done.stdout.split())
+    assert not set(HEAVY) & modules_after("import daemon.temwatch")
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Imports within functions count: a circle that is put off is one all the same."""
+    """Imports within functions count, too."""
     graph = grimp.build_graph("daemon", "handlers", exclude_type_checking_imports=True)
     order = TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
     order.prepare()  # raises CycleError, which names a circle
