@@ -1,61 +1,105 @@
-"""Reducing one image to mipmap levels as arrays, by any method. Pure.
+"""Fillers, which fill the levels of one image after another from the rows of a file or from a decoded image."""
 
-Level n of an image is its reduction by 2^n in x and y. Each level is a function of level 0, and not of another rounded
-level. The functions are in `area_mean`, `block_functions` and `resize`.
-"""
+from collections.abc import Mapping
+from typing import Protocol
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
-
-import numpy as np
-
-from handlers.images.pixels import Grey
-from handlers.images.reduction import MEAN, IntensityRange, Reduction, level_size
-from handlers.mipmaps.area_mean import mean_levels
-from handlers.mipmaps.block_functions import max_levels, median_levels, min_levels, mode_levels
-from handlers.mipmaps.resize import FILTERS
-
-Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple[int, Grey]]]
-
-FUNCTIONS: Mapping[str, Reducer] = MappingProxyType(
-    {"mean": mean_levels, "median": median_levels, "min": min_levels, "max": max_levels, "mode": mode_levels}
-)
-"""Name of a function of block_reduce -> function that makes levels."""
-REDUCERS: Mapping[str, Mapping[str, Reducer]] = MappingProxyType(
-    {"block_reduce": FUNCTIONS, "PIL": FILTERS, "render": MappingProxyType({"mean": mean_levels})}
-)
-"""Method -> name of its function -> function that makes levels, for all names in `reduction.METHODS`. With "render",
-pixels of level 0 from render-ws are reduced."""
+from handlers.images.opened import Opened
+from handlers.images.pixels import Grey, IntensityRange
+from handlers.images.reduction import MEAN, Reduction
+from handlers.mipmaps.area_mean import means
+from handlers.mipmaps.block_functions import BAND
+from handlers.mipmaps.kernel import GreyRange
+from handlers.mipmaps.reduce import REDUCERS
+from handlers.mipmaps.resize import OF_NEIGHBOURS
+from handlers.mipmaps.resize_kernel import CompiledResize
+from handlers.mipmaps.strips import STRIP_BYTES, Runs, Seen, Strip, strip_rows
 
 
-def reduce_levels(
-    image: Grey, levels: Iterable[int], reduction: Reduction = MEAN, to_8bit: IntensityRange | None = None
-) -> Iterator[tuple[int, Grey]]:
-    """Yield each level with its image, the lowest first.
+class LevelFiller(Protocol):
+    """Fills the levels of one image after another."""
+
+    def add_image(self, image: Grey) -> None:
+        """Fill the levels from level 0, (H, W), contiguous."""
+
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError.
+
+        Parameters
+        ----------
+        seen : called with each piece of the file after it is read.
+        grey_range : if given, all pixels of level 0 are added to it.
+        """
+
+    def biased(self) -> list[int]:
+        """Return the levels of the last image whose mean error exceeds the limit."""
+
+
+def filler(
+    width: int,
+    height: int,
+    bits: int,
+    outputs: Mapping[int, Grey],
+    to_8bit: IntensityRange | None,
+    reduction: Reduction = MEAN,
+) -> LevelFiller:
+    """Return the fastest filler of levels for images of one size and a reduction.
 
     Parameters
     ----------
-    image : level 0, (H, W), uint8 or uint16.
-    levels : numbers from 1 on, in any order.
-    to_8bit : range from which levels of 16-bit images are scaled to 8 bits after the reduction; None: they keep 16
-        bits. Ignored for 8-bit images.
-
-    Raises
-    ------
-    ValueError
-        If the image is not grey with 8 or 16 bits, a level is below 1 or empty, or the range is invalid.
-
-    >>> image = np.array([[0, 1, 9], [2, 3, 9]], np.uint8)
-    >>> [(level, reduced.tolist()) for level, reduced in reduce_levels(image, [1])]
-    [(1, [[2]])]
+    bits : bits per pixel of level 0, 8 or 16.
+    outputs : level -> array for its pixels, in the size and type of the level.
+    to_8bit : the 16-bit values that become 0 and 255; None: 16-bit images keep 16 bits.
     """
-    wanted = frozenset(levels)
-    if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"expected a grey image with 8 or 16 bits, found shape {image.shape} and type {image.dtype}")
-    height, width = image.shape
-    if wanted and (min(wanted) < 1 or 0 in level_size(width, height, max(wanted))):
-        raise ValueError(f"expected levels from 1 on, found {sorted(wanted)} of a {width}x{height} image")
-    if to_8bit and not 0 <= to_8bit[0] < to_8bit[1] <= 65535:
-        raise ValueError(f"expected two ascending values from 0 to 65535, found {to_8bit}")
-    reducer = REDUCERS[reduction.method][reduction.function]
-    return reducer(image, wanted, to_8bit if image.dtype == np.uint16 else None)
+    if reduction.function == MEAN.function:
+        return means(width, height, bits, outputs, to_8bit)
+    if CompiledResize.can_do(reduction, width, height):
+        return CompiledResize(width, height, bits, outputs, to_8bit if bits == 16 else None, reduction.function)
+    return ByStrips(width, height, bits, outputs, to_8bit, reduction)
+
+
+class ByStrips:
+    """Filler for any function except the mean.
+
+    A strip contains whole blocks; if pixels depend on neighbouring blocks, all rows.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        bits: int,
+        outputs: Mapping[int, Grey],
+        to_8bit: IntensityRange | None,
+        reduction: Reduction,
+    ) -> None:
+        self._outputs, self._to_8bit = dict(outputs), to_8bit
+        self._reduce = REDUCERS[reduction.method][reduction.function]
+        self._strip = Strip(width, bits, min(_rows_of(reduction, width * bits // 8, max(outputs), height), height))
+
+    def add_image(self, image: Grey) -> None:
+        """Fill the levels from level 0, (H, W)."""
+        for top in range(0, len(image), self._strip.rows):
+            self._fill(top, image[top : top + self._strip.rows])
+
+    def add_file(self, image: Opened, runs: Runs, seen: Seen, grey_range: GreyRange | None = None) -> None:
+        """Fill the levels from the rows of an open file. Raises EOFError if the file is too short, and OSError."""
+        for top, rows in self._strip.read(image, runs, seen):
+            if grey_range is not None:
+                grey_range.add(rows)
+            self._fill(top, rows)
+
+    def biased(self) -> list[int]:
+        """Return no levels: only means are corrected for bias."""
+        return []
+
+    def _fill(self, top: int, rows: Grey) -> None:
+        possible = frozenset(level for level in self._outputs if len(rows) >> level)
+        for level, part in self._reduce(rows, possible, self._to_8bit):
+            self._outputs[level][top >> level : (top >> level) + len(part)] = part
+
+
+def _rows_of(reduction: Reduction, row_bytes: int, highest: int, height: int) -> int:
+    """Return the number of rows of a strip."""
+    if reduction.function in OF_NEIGHBOURS:
+        return height
+    return strip_rows(row_bytes, highest, BAND if reduction.function in ("median", "mode") else STRIP_BYTES)
