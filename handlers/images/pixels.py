@@ -26,7 +26,7 @@ CARRIED_AT_ONCE = 1 << 16
 def scaled(image: Grey, to_8bit: IntensityRange | None) -> Grey:
     """Return 16-bit pixels scaled to 8 bits, rounded half up; without a range, the image itself.
 
-    Equal values stay equal, unlike with `rounded`, so it is used for values of level 0 and for labels.
+    Equal values stay equal, unlike with `Rounding`, so it is used for values of level 0 and for labels.
 
     >>> scaled(np.array([[0, 128, 129, 65535]], np.uint16), FULL_RANGE).tolist()
     [[0, 0, 1, 255]]
@@ -43,29 +43,15 @@ def _greys_of(to_8bit: IntensityRange) -> npt.NDArray[np.uint8]:
     return ((above * 510 + span) // (2 * span)).astype(np.uint8)
 
 
-def rounded(sums: Sums, pixels: int, depth: np.dtype[np.unsignedinteger], to_8bit: IntensityRange | None) -> Grey:
-    """Return the means of block sums as integers of the given depth, scaled if a range is given.
-
-    Means are rounded to the nearest integer. Ties alternate up and down like the fields of a checkerboard: rounding all
-    of them up would brighten level 1 by 0.125. If this still shifts the mean of the image (a uniform 100.25 would
-    become 100), the error is carried from pixel to pixel instead; each pixel is then the integer below or above its
-    mean.
-
-    Parameters
-    ----------
-    sums : (H, W); each is the sum of `pixels` level-0 pixels.
-    depth : type of the result; ignored if a range is given, since the result is then uint8.
-    """
-    rule = Rounding.of(pixels, to_8bit)
-    result = np.empty(sums.shape, np.uint8 if to_8bit else depth)
-    if rule.is_biased(rule.to_nearest(sums, result), result.size):
-        return rule.carried(sums, result.dtype)
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """Conversion of block sums to grey values: (clip(sum, low, high) - low) * factor / divisor, rounded."""
+    """Conversion of block sums to grey values: (clip(sum, low, high) - low) * factor / divisor, rounded.
+
+    `to_nearest` rounds means to the nearest integer. Ties alternate up and down like the fields of a checkerboard:
+    rounding all of them up would brighten level 1 by 0.125. If this still shifts the mean of the image (a uniform
+    100.25 would become 100), `carried` carries the error from pixel to pixel instead; each pixel is then the integer
+    below or above its mean.
+    """
 
     divisor: int
     """An even number, so that its half is an integer."""

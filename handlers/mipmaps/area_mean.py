@@ -4,7 +4,7 @@ Integer block sums stay exact from level to level, so each pixel is rounded once
 are made from a few rows at a time, while these are in the cache: accessing new memory costs more than the arithmetic.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,18 +27,6 @@ def means(
     """
     kind = CompiledMeans if CompiledMeans.can_do(frozenset(outputs)) else MeansByNumpy
     return kind(width, height, depth, outputs, to_8bit)
-
-
-def mean_levels(image: Grey, levels: frozenset[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
-    """Yield levels whose pixels are the means of their 2^n x 2^n blocks of level 0, rounded once, without bias."""
-    height, width = image.shape
-    whole: Grey = image if image.flags.c_contiguous else image.copy()
-    outputs = {n: np.empty((height >> n, width >> n), np.uint8 if to_8bit else image.dtype) for n in sorted(levels)}
-    reducer = means(width, height, image.itemsize * 8, outputs, to_8bit)
-    reducer.add_image(whole)
-    biased = reducer.biased()
-    for level, output in outputs.items():
-        yield level, unbiased(image, level, to_8bit) if level in biased else output
 
 
 def unbiased(image: Grey, level: int, to_8bit: IntensityRange | None) -> Grey:

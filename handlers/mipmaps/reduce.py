@@ -1,18 +1,29 @@
-"""Fillers, which fill the levels of one image after another from the rows of a file or from a decoded image."""
+"""Reducing images to levels: fillers, which fill the levels of one image after another, by any function or filter.
 
-from collections.abc import Mapping
+Level n of an image is its reduction by 2^n in x and y. Each level is a function of level 0, and not of another rounded
+level. A filler is given the rows of a file, or a decoded image.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps.area_mean import means
-from handlers.mipmaps.block_functions import BAND
+from handlers.mipmaps.block_functions import BAND, max_levels, median_levels, min_levels, mode_levels
 from handlers.mipmaps.kernel import GreyRange
-from handlers.mipmaps.reduce import REDUCERS
-from handlers.mipmaps.resize import OF_NEIGHBOURS
+from handlers.mipmaps.resize import FILTERS, OF_NEIGHBOURS
 from handlers.mipmaps.resize_kernel import CompiledResize
 from handlers.mipmaps.strips import STRIP_BYTES, Runs, Seen, Strip, strip_rows
+
+Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple[int, Grey]]]
+
+REDUCERS: Mapping[str, Reducer] = MappingProxyType(
+    {"median": median_levels, "min": min_levels, "max": max_levels, "mode": mode_levels, **FILTERS}
+)
+"""Function or filter of `reduction.METHODS` -> function that makes levels. The mean has fillers of its own."""
 
 
 class LevelFiller(Protocol):
@@ -73,7 +84,7 @@ class ByStrips:
         reduction: Reduction,
     ) -> None:
         self._outputs, self._to_8bit = dict(outputs), to_8bit
-        self._reduce = REDUCERS[reduction.method][reduction.function]
+        self._reduce = REDUCERS[reduction.function]
         self._strip = Strip(width, bits, min(_rows_of(reduction, width * bits // 8, max(outputs), height), height))
 
     def add_image(self, image: Grey) -> None:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps.reduce import reduce_levels
 from tests.acceptance.rig import verify_levels
+from tests.reduction import reduce_levels
 
 MIPS = "20314_2L_mips"
 

@@ -13,7 +13,7 @@ from skimage.measure import block_reduce
 
 from handlers.images.reduction import Reduction
 from handlers.mipmaps.block_functions import in_order
-from handlers.mipmaps.reduce import reduce_levels
+from tests.reduction import reduce_levels
 
 DEPTHS = [np.uint8, np.uint16]
 

@@ -29,8 +29,8 @@ from handlers.mipmaps import buffers, make
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
-from handlers.mipmaps.reduce import reduce_levels
 from handlers.stores import atomic_write
+from tests.reduction import reduce_levels
 from tests.unit.levels.files import grey_tags, leftovers, save, tiff
 
 DEPTHS = (np.uint8, np.uint16)

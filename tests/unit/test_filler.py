@@ -13,12 +13,12 @@ from PIL import Image
 from handlers.images.digest import RunningDigest
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN, METHODS, Reduction
-from handlers.mipmaps import buffers, filler, resize_kernel
+from handlers.mipmaps import buffers, reduce, resize_kernel
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.make import make_mipmaps
-from handlers.mipmaps.reduce import reduce_levels
 from handlers.mipmaps.resize import FILTERS, OF_NEIGHBOURS
+from tests.reduction import reduce_levels
 from tests.unit.levels.files import save
 from tests.unit.test_buffers import DEPTHS, info_of, job_of, noise, strips
 
@@ -34,8 +34,8 @@ def expected_levels(pixels: Any, reduction: Reduction, to_8bit: Any = None) -> d
 @pytest.fixture
 def _small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips of the smallest height: the blocks for one row of the highest level."""
-    monkeypatch.setattr(filler, "STRIP_BYTES", 1)
-    monkeypatch.setattr(filler, "BAND", 1)
+    monkeypatch.setattr(reduce, "STRIP_BYTES", 1)
+    monkeypatch.setattr(reduce, "BAND", 1)
 
 
 @pytest.fixture

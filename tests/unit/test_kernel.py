@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import hatch_build
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
 from handlers.mipmaps import kernel, measure
-from handlers.mipmaps.area_mean import MeansByNumpy, mean_levels, means
+from handlers.mipmaps.area_mean import MeansByNumpy, means
 from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
 from handlers.mipmaps.measure import range_of
+from tests.reduction import reduce_levels
 from tests.unit.noise import file_of_rows, noise
 
 pytestmark = pytest.mark.skipif(kernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
@@ -157,7 +158,7 @@ def test_levels_without_output_are_computed_but_not_written() -> None:
     outputs: dict[int, Grey] = {3: np.zeros((16, 25), np.uint8)}
     reducer = CompiledMeans(200, 128, 8, outputs, None)
     reducer.add_image(image)
-    np.testing.assert_array_equal(outputs[3], dict(mean_levels(image, frozenset({1, 2, 3}), None))[3])
+    np.testing.assert_array_equal(outputs[3], dict(reduce_levels(image, [1, 2, 3]))[3])
 
 
 @pytest.mark.parametrize(("level", "kind"), [(8, CompiledMeans), (9, MeansByNumpy)])

@@ -19,7 +19,7 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.measure import Measured, digest_of_levels, range_of, sharpness_of
-from handlers.mipmaps.reduce import reduce_levels
+from tests.reduction import reduce_levels
 
 
 def texture(depth: Any = np.uint8, width: int = 200, height: int = 120, seed: int = 1) -> Grey:

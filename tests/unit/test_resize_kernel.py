@@ -12,10 +12,10 @@ from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange
 from handlers.images.reduction import METHODS, Reduction
 from handlers.mipmaps import kernel
 from handlers.mipmaps.buffers import Kind
-from handlers.mipmaps.filler import ByStrips, filler
 from handlers.mipmaps.kernel import compiled_code
-from handlers.mipmaps.reduce import reduce_levels
+from handlers.mipmaps.reduce import ByStrips, filler
 from handlers.mipmaps.resize_kernel import CompiledResize, resizing_code
+from tests.reduction import reduce_levels
 from tests.unit.noise import file_of_rows, noise
 
 pytestmark = pytest.mark.skipif(resizing_code() is None, reason="the kernel was not built: no C compiler")

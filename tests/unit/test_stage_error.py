@@ -19,9 +19,9 @@ from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.measure import Measured
 from handlers.mipmaps.overlap import Neighbour, Overlap, Side, compare_with, displacement
 from handlers.mipmaps.plan import Level0, MipmapPlan
-from handlers.mipmaps.reduce import reduce_levels
 from handlers.quality.neighbours import displacements, indices_of, neighbours_of, stage_columns
 from handlers.workers.opening import open_executor
+from tests.reduction import reduce_levels
 
 SIDE, OVERLAP = 640, 0.2
 STEP = round(SIDE * (1 - OVERLAP))
