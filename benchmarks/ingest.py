@@ -16,7 +16,7 @@ from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.pytemca import PyTemca
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.render.layer_responses import RESOLVED_TILES
-from handlers.render.tiles import check_upload, differences, upload_bodies
+from handlers.render.tiles import check_upload, differences, upload_parts
 
 SETTLE_S = 0.5
 LIMITS_S = {200: 0.3, 2772: 1.5, 20_000: 5.0}
@@ -175,7 +175,7 @@ def _answer(acquisition: Acquisition, directory: Path) -> bytes:
 def _ours(acquisition: Acquisition, directory: Path, answer: bytes) -> None:
     specs = tile_specs_for(acquisition, Z, directory)
     check_upload("bench", Z, specs)
-    upload_bodies(specs, {})
+    upload_parts(specs, {})
     shown = RESOLVED_TILES.validate_json(answer).tile_id_to_spec_map
     wrong = [line for spec in specs for line in differences(spec, shown[spec["tileId"]])]
     assert not wrong, wrong[:3]

@@ -1,13 +1,12 @@
 """Write sections like a TEMCA or its copy job."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from daemon.simulator.delivery import AT_ONCE, Delivery, Written, deliver
-from daemon.simulator.frames import FrameSource, NoiseFrames, PixelSource, measure, tiff_bytes
+from daemon.simulator.frames import FrameSource, PixelSource, measure, tiff_bytes
 from daemon.simulator.pytemca import MetafileForm, metafile_bytes
 from daemon.simulator.section import SectionPlan
 
@@ -56,27 +55,3 @@ def write_section(
         deliver(metafile, metafile_bytes(plan, measured, form, appended), delivery)
         report(metafile)
     return Written(directory, metafile, tuple(directory / tile.image_name for tile in plan.tiles))
-
-
-def write_tiles_for(
-    metafile: Path | bytes,
-    directory: Path,
-    size: tuple[int, int] | None = None,
-    delivery: Delivery = AT_ONCE,
-) -> tuple[Path, ...]:
-    """Write a distinct 8-bit image for each tile of a metafile; return their paths.
-
-    Parameters
-    ----------
-    metafile : path or content of the metafile, a list of two elements.
-    size : (width, height), pixels; None: those of the header.
-    """
-    header, data = json.loads(metafile if isinstance(metafile, bytes) else metafile.read_bytes())[:2]
-    camera = header["metadata"]["camera_info"]
-    width, height = size or (camera["width"], camera["height"])
-    noise = NoiseFrames(width, height, seed=0)
-    directory.mkdir(parents=True, exist_ok=True)
-    images = tuple(directory / tile["img_path"] for tile in data["data"])
-    for index, image in enumerate(images):
-        deliver(image, tiff_bytes(noise.frame(index)), delivery)
-    return images

@@ -40,7 +40,7 @@ class LiveEvents:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._open = 0
+        self.open_streams = 0
         self._news = asyncio.Condition()
         self._one_poll = asyncio.Lock()
         self._recent: deque[Message] = deque(maxlen=MOST_EVENTS)
@@ -50,11 +50,6 @@ class LiveEvents:
         """Number of the last event that was read; None while no stream is open."""
         self._made = 0
         self._is_closed = False
-
-    @property
-    def open_streams(self) -> int:
-        """Number of open streams."""
-        return self._open
 
     @property
     def version(self) -> tuple[int, int] | None:
@@ -82,7 +77,7 @@ class LiveEvents:
 
     async def _poll_forever(self) -> None:
         while True:
-            if self._open:
+            if self.open_streams:
                 await self._poll()
             else:
                 self._last = None
@@ -121,10 +116,10 @@ class LiveEvents:
         if self._is_closed:
             raise web.HTTPServiceUnavailable(reason="the daemon is stopping")
         most = min(MAX_STREAMS, connection_limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 2)
-        if self._open >= most:
-            raise web.HTTPServiceUnavailable(reason=f"{self._open} pages are open; no more can get live events")
+        if self.open_streams >= most:
+            raise web.HTTPServiceUnavailable(reason=f"{self.open_streams} pages are open; no more can get live events")
         after = _number(request.headers.get("Last-Event-ID") or request.query.get("after"))
-        self._open += 1
+        self.open_streams += 1
         try:
             if self._last is None:
                 await self._poll()
@@ -133,7 +128,7 @@ class LiveEvents:
                 async with stream as response:
                     await self._send(request, response, after)
         finally:
-            self._open -= 1
+            self.open_streams -= 1
         return response
 
     async def _send(self, request: web.Request, response: EventSourceResponse, after: int | None) -> None:

@@ -87,13 +87,6 @@ def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> 
     return {name: spec for name, spec in transforms.items() if name in needed}
 
 
-def upload_bodies(
-    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
-) -> list[bytes]:
-    """Return the bodies of the requests that put these tiles; see `upload_parts`."""
-    return [body for body, _ in upload_parts(specs, transforms, most_tiles, most_bytes)]
-
-
 def upload_parts(
     specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
 ) -> list[tuple[bytes, int]]:

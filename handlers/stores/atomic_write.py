@@ -33,22 +33,6 @@ Seen = Callable[[bytes | bytearray], object]
 """Called with the bytes of a file, piece by piece."""
 
 
-def put_in_place(
-    level: int,
-    path: Path,
-    page: Page,
-    encoding: Encoding,
-    container: Container | None = None,
-    seen: Seen | None = None,
-    sharing: Sharing = AS_MADE,
-) -> bool:
-    """Write a level's file and verify it; return whether it replaced one. Its name is durable after `sync_directories`.
-
-    Parameters and faults are those of `write_beside` and `LevelBeside.finish`.
-    """
-    return write_beside(level, path, page, encoding, container, seen, sharing).finish()
-
-
 def write_beside(
     level: int,
     path: Path,

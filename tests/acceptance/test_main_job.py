@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from daemon.simulator.delivery import Arrival, Delivery
-from daemon.simulator.temca import write_tiles_for
 from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
+from tests.tiles_of_metafile import write_tiles_for
 
 SPECIMEN = "20314_2L"
 

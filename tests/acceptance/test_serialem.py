@@ -13,10 +13,10 @@ from PIL import Image
 from daemon.simulator.delivery import Written
 from daemon.simulator.frames import FrameSource, PixelSource, tiff_bytes
 from daemon.simulator.serialem import head
-from daemon.simulator.serialem_stack import HEADER_BYTES, write_stack_montage
 from handlers.uris import uri_to_path
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait_for
+from tests.serialem_stack import HEADER_BYTES, write_stack_montage
 
 SPECIMEN = "20314_2L"
 PATIENCE_S = 180.0

@@ -15,7 +15,7 @@ from handlers.render.levels import with_levels
 from handlers.render.reading import Reader, read_answer
 from handlers.render.requests import Request
 from handlers.render.responses import OBJECT, PATH_BUILDER, STACK_META, PathBuilder, StackMeta, fault_of, plain_text
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, differences, referenced, shared_transforms, upload_bodies
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, differences, referenced, shared_transforms, upload_parts
 from handlers.render.z_values import match_z
 from tests.acceptance.faults.mutations import spoil_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
@@ -100,7 +100,7 @@ def use_spec(tile_id: str, spec: dict[str, Any], transforms: dict[str, Any]) -> 
     list(differences(SPEC, spec))
     referenced(tile_id, spec, transforms)
     edited = with_levels(spec, {1: ("file:/m/1/a.tif", None)})
-    upload_bodies([edited], shared_transforms([edited], transforms), MOST_TILES, MOST_BYTES)
+    upload_parts([edited], shared_transforms([edited], transforms), MOST_TILES, MOST_BYTES)
 
 
 def _faults_only(action: Callable[[], object]) -> None:

@@ -10,7 +10,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.settling.interpret import interpret_metafile
 from daemon.pipeline.steps.section import section_from_metafile
 from handlers.errors import MOST_TEXT, Fault
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_bodies
+from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_parts
 from tests.acceptance.faults.mutations import spoil_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.sections import NAME, section
@@ -35,7 +35,7 @@ def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
     found = section_from_metafile(montage, watch, acquisition)
     transforms = {found.transform["id"]: found.transform} if found.transform else {}
     check_upload(str(path), settled.z, found.specs)
-    upload_bodies(found.specs, transforms, MOST_TILES, MOST_BYTES)
+    upload_parts(found.specs, transforms, MOST_TILES, MOST_BYTES)
 
 
 @contextmanager

@@ -17,12 +17,13 @@ import structlog
 
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
-from daemon.journal.tables import deliveries, outbox
+from daemon.journal.tables import deliveries
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.notify import courier, delays
 from daemon.notify.notifier import Notifier
 from handlers.identity import FileIdentity
 from tests.integration.receiver import Receiver, receiving
+from tests.outbox import announced
 
 ALL = ["montage.noticed", "montage.failed", "montage.repeated", "stack.closed"]
 
@@ -107,7 +108,7 @@ async def test_an_event_arrives_as_a_cloud_event(journal: Journal, receiver: Rec
         subject = await world.notice()
         await receiver.until(lambda: world.counted)
     (event,) = receiver.taken
-    (recorded,) = await journal.read(lambda connection: outbox.announced_after(connection, 0, 10))
+    (recorded,) = await announced(journal)
     assert event["data"] == dict(recorded.data)
     assert {key: event[key] for key in ("specversion", "id", "type", "subject", "sequence", "datacontenttype")} == {
         "specversion": "1.0",
@@ -303,7 +304,7 @@ async def test_old_events_are_deleted_when_no_hook_waits_for_them(journal: Journ
         await receiver.until(lambda: len(receiver.taken) == 2)
         await receiver.until(lambda: len(world.counted) > 2)
     await journal.write(lambda connection: deliveries.prune(connection, 2e12, 0.0))
-    left = await journal.read(lambda connection: outbox.announced_after(connection, 0, 10))
+    left = await announced(journal)
     assert [each.number for each in left] == [2]
     await journal.write(lambda connection: deliveries.prune(connection, 0.0, 2e12))
     assert len(await world.counts()) == 1  # it waits: only what was given up is deleted

@@ -9,13 +9,14 @@ import pytest
 
 from daemon.journal.journal import Journal
 from daemon.journal.tables import outbox
-from daemon.montages.announcements import Announced, Kind
+from daemon.montages.announcements import Kind
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, IllegalTransition, MontageState, Step
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from tests.integration.inprocess import bench
+from tests.outbox import announced
 
 RAW, MIPS = "em/v1/s_raw", "em/v1/s_mips"
 SIGHTING = Sighting(
@@ -32,10 +33,6 @@ SETTLED = Settled(
     bounds=(0.0, 0.0, 7000.0, 3840.0),
     output_dir="/data/mipmaps",
 )
-
-
-async def announced(journal: Journal, after: int = 0) -> list[Announced]:
-    return await journal.read(lambda connection: outbox.announced_after(connection, after, 1000))
 
 
 async def kinds(journal: Journal) -> list[str]:

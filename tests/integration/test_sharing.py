@@ -20,7 +20,7 @@ from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
 from handlers.sharing import Sharing, make_directories
 from handlers.stores import atomic_write
-from handlers.stores.atomic_write import put_in_place
+from handlers.stores.atomic_write import write_beside
 from tests.settings_text import settings_text
 
 PAGE = PLAIN_TIFF.page(np.zeros((4, 6), np.uint8), "text")
@@ -43,14 +43,14 @@ def test_a_level_and_its_new_directories_have_the_modes_that_were_asked_for(tmp_
     made_before.mkdir(mode=0o700)
     path = made_before / "data/scope/a.tif"
     container = Container.of(tmp_path) if is_contained else None
-    put_in_place(1, path, PAGE, PLAIN_TIFF, container, sharing=Sharing(0o664, 0o2775))
+    write_beside(1, path, PAGE, PLAIN_TIFF, container, sharing=Sharing(0o664, 0o2775)).finish()
     assert mode_of(path) == 0o664
     assert [mode_of(each) for each in (path.parent, path.parent.parent, made_before)] == [0o2775, 0o2775, 0o700]
 
 
 def test_without_the_keys_everything_is_as_the_umask_says(tmp_path: Path) -> None:
     path = tmp_path / "1/a.tif"
-    put_in_place(1, path, PAGE, PLAIN_TIFF, Container.of(tmp_path))
+    write_beside(1, path, PAGE, PLAIN_TIFF, Container.of(tmp_path)).finish()
     assert (mode_of(path), mode_of(path.parent)) == (0o600, 0o700)
 
 
@@ -65,7 +65,7 @@ def test_a_level_has_its_mode_and_group_before_it_has_its_name(tmp_path: Path, m
 
     monkeypatch.setattr(atomic_write.os, "replace", watching)
     group = os.getgid()
-    put_in_place(1, tmp_path / "a.tif", PAGE, PLAIN_TIFF, sharing=Sharing(0o644, None, str(group)))
+    write_beside(1, tmp_path / "a.tif", PAGE, PLAIN_TIFF, sharing=Sharing(0o644, None, str(group))).finish()
     assert seen == [(0o644, group)]
 
 
@@ -73,7 +73,7 @@ def test_a_level_has_its_mode_and_group_before_it_has_its_name(tmp_path: Path, m
 def test_files_and_directories_get_the_group_by_its_name(tmp_path: Path) -> None:
     group = grp.getgrnam("daemon")
     path = tmp_path / "1/a.tif"
-    put_in_place(1, path, PAGE, PLAIN_TIFF, Container.of(tmp_path), sharing=Sharing(0o640, 0o2750, "daemon"))
+    write_beside(1, path, PAGE, PLAIN_TIFF, Container.of(tmp_path), sharing=Sharing(0o640, 0o2750, "daemon")).finish()
     assert (path.stat().st_gid, path.parent.stat().st_gid) == (group.gr_gid, group.gr_gid)
     assert (mode_of(path), mode_of(path.parent)) == (0o640, 0o2750)
 
@@ -86,7 +86,7 @@ def test_a_group_of_which_the_user_is_no_member_is_a_fault_that_names_the_key(
 
     monkeypatch.setattr(os, "fchown", refused)
     with pytest.raises(StorageFault, match=r"cannot get the group 7: Operation not permitted .*mipmaps\.group"):
-        put_in_place(1, tmp_path / "a.tif", PAGE, PLAIN_TIFF, sharing=Sharing(group="7"))
+        write_beside(1, tmp_path / "a.tif", PAGE, PLAIN_TIFF, sharing=Sharing(group="7")).finish()
     assert list(tmp_path.iterdir()) == []
 
 

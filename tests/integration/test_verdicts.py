@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from daemon.journal.journal import Journal
-from daemon.journal.tables import outbox
 from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState
 from daemon.montages.verdicts import Decision, verdict_json
 from handlers.identity import FileIdentity
 from handlers.quality.rules import Finding, Judgement, Rule, Verdict
+from tests.outbox import announced
 
 RAW, MIPS = "em/v1/s_raw", "em/v1/s_mips"
 BAD = Judgement(Verdict.FAIL, (Finding(Rule.MIN_FOCUS, 16.0, 3.0, Verdict.FAIL, ("t1",), 1),))
@@ -44,9 +44,8 @@ async def montage_of(journal: Journal, number: int = 1, state: MontageState = Mo
     raise AssertionError(state)
 
 
-async def announced(journal: Journal) -> list[dict[str, object]]:
-    events = await journal.read(lambda connection: outbox.announced_after(connection, 0, 1000))
-    return [dict(each.data) for each in events if each.kind == "montage.qc"]
+async def announced_verdicts(journal: Journal) -> list[dict[str, object]]:
+    return [dict(each.data) for each in await announced(journal) if each.kind == "montage.qc"]
 
 
 async def test_a_verdict_is_recorded_announced_and_read_by_the_next_process(path: Path) -> None:
@@ -55,7 +54,7 @@ async def test_a_verdict_is_recorded_announced_and_read_by_the_next_process(path
         assert (montage.verdict, await journal.verdict(montage.id)) == (None, None)
         judged = await journal.judge(montage.id, BAD, 22.5)
         assert (judged.verdict, judged.state) == ("fail", MontageState.MIPMAPPED)
-        (told,) = await announced(journal)
+        (told,) = await announced_verdicts(journal)
         assert (told["verdict"], told["rules"], told["decided_by"]) == ("fail", ["min_focus"], None)
     async with Journal(path) as journal:
         verdict = await journal.verdict(montage.id)
@@ -92,7 +91,7 @@ async def test_a_decision_counts_until_another_one_undoes_it(path: Path) -> None
             ("re-image", "grace", "no, the knife"),
             ("computed", "ada", "as computed"),
         ]
-        told = await announced(journal)
+        told = await announced_verdicts(journal)
         assert [(each["verdict"], each["decided_by"]) for each in told] == [
             ("fail", None),
             ("pass", "ada"),
@@ -108,7 +107,7 @@ async def test_the_same_verdict_again_keeps_a_decision_and_another_one_ends_it(p
         await journal.judge(montage.id, BAD, None)
         await journal.decide(montage.id, Decision.PASS, "ada", "")
         assert (await journal.judge(montage.id, BAD, None)).verdict == "pass"
-        assert len(await announced(journal)) == 2
+        assert len(await announced_verdicts(journal)) == 2
         worse = replace(BAD, findings=(*BAD.findings, *GOOD.findings))
         assert (await journal.judge(montage.id, worse, None)).verdict == "fail"
 

@@ -20,7 +20,14 @@ DECISIONS = [path for path in (ROOT / "docs/decisions").glob("*.md") if path.nam
 PACKAGES = ("daemon", "handlers")
 ONE_SHOT = ("generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render")
 IMPORT_PARAMETERS = {"render.host", "render.port"}
-EVENTS_OF_THE_LOG = {"journal.created", "watch.configured", "http.accept_failed", "render.image_cache_emptied"}
+EVENTS_OF_THE_LOG = {
+    "render.available",
+    "workers.available",
+    "journal.created",
+    "watch.configured",
+    "http.accept_failed",
+    "render.image_cache_emptied",
+}
 Arrow = tuple[str, str]
 
 

@@ -19,13 +19,14 @@ from daemon.simulator.delivery import Arrival, Delivery
 from daemon.simulator.frames import FrameSource, PixelSource, measure
 from daemon.simulator.pytemca import MetafileForm
 from daemon.simulator.section import SectionPlan, TileFault, TilePlan, plan_section, roi_cells
-from daemon.simulator.temca import write_section, write_tiles_for
+from daemon.simulator.temca import write_section
 from daemon.simulator.tile_faults import spoil_tiles
 from daemon.simulator.tissue.field import Tissue
 from daemon.simulator.tissue.lattice import SECTION_THICKNESS
 from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.geometry import stage_to_pixel
 from handlers.acquisition.parse import parse_metafile
+from tests.tiles_of_metafile import write_tiles_for
 
 
 def metafile_of(root: Path, plan: SectionPlan, **how: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -14,7 +14,6 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.simulator.serialem_stack import append_section, stack_header
 from handlers.container import Container
 from handlers.difference import Kind
 from handlers.errors import ImageChanging, ImageFault, InvalidImage
@@ -27,6 +26,7 @@ from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels
 from handlers.mipmaps.tile_jobs import tile_job
 from handlers.uris import extracted_path
 from handlers.verify import check_files
+from tests.serialem_stack import append_section, stack_header
 
 WIDTH, HEIGHT = 40, 30
 

@@ -45,9 +45,9 @@ from handlers.render.tiles import (
     differences,
     references,
     shared_transforms,
-    upload_bodies,
     without_nulls,
 )
+from tests.uploads import upload_bodies
 
 
 @pytest.mark.parametrize("name", ["a", "17797_1R_raw", "A1_b2", "0"])

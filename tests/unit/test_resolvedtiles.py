@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from handlers.errors import RenderRefused
-from handlers.render.tiles import canonical_url, differences, json_body, referenced, shared_transforms, upload_bodies
+from handlers.render.tiles import canonical_url, differences, json_body, referenced, shared_transforms
+from tests.uploads import upload_bodies
 
 
 def tile(tile_id: str, *refs: str, **more: Any) -> dict[str, Any]:

@@ -69,12 +69,6 @@ def _announce_stack(connection: Connection, kind: Kind, data: StackData, now: fl
     announce(connection, kind, data.watch, subject, data_json(data), now)
 
 
-def announced_after(connection: Connection, number: int, limit: int) -> list[Announced]:
-    """Return the events after a number, in order."""
-    query = f"SELECT {COLUMNS} FROM outbox WHERE number > ? ORDER BY number LIMIT ?"  # noqa: S608  constant text
-    return [announced_of(row) for row in connection.execute(query, (number, limit))]
-
-
 def announced_of(row: Sequence[Any]) -> Announced:
     """Return the event of a row."""
     number, event_id, at, kind, watch, subject, data = row

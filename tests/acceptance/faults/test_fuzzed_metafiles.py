@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daemon.simulator.temca import write_section, write_tiles_for
+from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import SHARED_DATA, section_plan
 from tests.acceptance.faults.accounts import (
     ENDED,
@@ -23,6 +23,7 @@ from tests.acceptance.faults.mutations import spoil_metafile
 from tests.acceptance.faults.pulse import felt
 from tests.acceptance.faults.rows import FaultRun
 from tests.acceptance.rig import Rig, fetch, running
+from tests.tiles_of_metafile import write_tiles_for
 
 LEVELS = 2
 SIZE = (64, 64)
