@@ -11,8 +11,8 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compi
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-# An editable installation compiles the kernel; a compiled kernel of another source is not loaded.
-$(READY): requirements-dev.lock pyproject.toml hatch_build.py $(wildcard handlers/mipmaps/*.c)
+# An editable installation compiles the code; compiled code of another source is not loaded.
+$(READY): requirements-dev.lock pyproject.toml hatch_build.py $(wildcard handlers/*/*.c)
 	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
 	$(PIP_INSTALL) --editable .
 	$(BIN)/pip check

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from handlers.errors import InvalidImage
 from handlers.images.opened import Opened, pread
+from handlers.images.tiff_header import Run
 
 MAGIC: Final = b"BM"
 _HEADERS_BYTES: Final = 54
@@ -30,6 +31,13 @@ class BmpHeader(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of a row with its padding."""
         return -(-self.width // 4) * 4
+
+    def runs(self) -> tuple[Run, ...]:
+        """Return the runs of rows, from the top of the image."""
+        if self.row_bytes == self.width and not self.is_bottom_up:
+            return (Run(self.offset, self.height),)
+        rows = range(self.height)
+        return tuple(Run(self.offset + row * self.row_bytes, 1) for row in (rows[::-1] if self.is_bottom_up else rows))
 
 
 def read_bmp_header(image: Opened, file_bytes: int) -> BmpHeader:

@@ -79,7 +79,8 @@ def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
     file.seek(0)
     if info.format == "jpg":
         return jpeg_pixels(file.read(info.file_bytes))
-    return png_pixels(file, info.file_bytes)
+    assert info.png is not None
+    return png_pixels(file, info.png, info.file_bytes)
 
 
 def _broken(path: Place, error: Exception) -> ImageFault:

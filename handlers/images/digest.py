@@ -10,7 +10,7 @@ import xxhash
 
 from handlers.file_status import status_of
 from handlers.identity import FileIdentity
-from handlers.images.opened import Opened, pread
+from handlers.images.opened import Opened, pread, pread_into, size_of
 
 Digest = bytes
 """16 bytes, in big-endian order."""
@@ -74,6 +74,31 @@ class RunningDigest:
                 return
             self._hash.update(piece)
             self._position += len(piece)
+
+
+class HashedFile:
+    """An open file, hashed while it is read in ascending order of the offsets. A `Ranged`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._digest = RunningDigest(descriptor)
+        self.size = size_of(descriptor)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Return bytes from an offset on, perhaps fewer."""
+        piece = os.pread(self._descriptor, length, offset)
+        self._digest.take(offset, memoryview(piece))
+        return piece
+
+    def pread_into(self, place: memoryview, offset: int) -> int:
+        """Copy bytes from an offset on, perhaps fewer; return their number, 0 at the end alone."""
+        count = pread_into(self._descriptor, place, offset)
+        self._digest.take(offset, place[:count])
+        return count
+
+    def digest(self) -> bytes:
+        """Return the digest of the file, after reading all bytes that were not read yet."""
+        return self._digest.digest()
 
 
 def settled_identity(descriptor: int) -> FileIdentity:

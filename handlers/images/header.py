@@ -22,7 +22,7 @@ from handlers.images import jpeg_stream
 from handlers.images.bmp_header import MAGIC, read_bmp_header
 from handlers.images.opened import Opened, opened, pread, size_of
 from handlers.images.png_header import END as PNG_END
-from handlers.images.png_header import read_png_header
+from handlers.images.png_header import PngHeader, read_png_header
 from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
 from handlers.place import ObjectPlace, Place
 from handlers.regular_file import NotContained, NotRegular, open_regular
@@ -59,6 +59,8 @@ class ImageInfo:
     """Runs of rows that can be read without decoding; empty if there are none, or they were not requested."""
     layout: TiffLayout | None = field(default=None, repr=False, compare=False)
     """Layout of a TIFF, if requested."""
+    png: PngHeader | None = field(default=None, repr=False, compare=False)
+    """Header of a PNG."""
 
     @property
     def mode(self) -> str:
@@ -278,8 +280,9 @@ def _info_and_extent(
     elif name == "jpg":
         info = _jpeg_info(image, file_bytes)
     elif name == "bmp":
-        header_of_bmp = read_bmp_header(image, file_bytes)
-        info = ImageInfo(header_of_bmp.width, header_of_bmp.height, 8, "bmp", file_bytes)
+        bmp = read_bmp_header(image, file_bytes)
+        runs = bmp.runs() if with_layout else ()
+        info = ImageInfo(bmp.width, bmp.height, 8, "bmp", file_bytes, runs=runs)
     else:
         info = _png_info(image, file_bytes, mask=mask)
     _require_length(info)
@@ -300,11 +303,11 @@ def _jpeg_info(image: Opened, file_bytes: int) -> ImageInfo:
 
 
 def _png_info(image: Opened, file_bytes: int, *, mask: bool) -> ImageInfo:
-    width, height, bits = read_png_header(lambda offset, length: pread(image, length, offset))
-    require_grey(bits, mask=mask)
+    header = read_png_header(lambda offset, length: pread(image, length, offset))
+    require_grey(header.bits, mask=mask)
     if PNG_END not in pread(image, TAIL_BYTES, max(0, file_bytes - TAIL_BYTES)):
         raise InvalidImage("is truncated: the end of a PNG file is missing")
-    return ImageInfo(width, height, bits, "png", file_bytes)
+    return ImageInfo(header.width, header.height, header.bits, "png", file_bytes, png=header)
 
 
 def _require_length(info: ImageInfo) -> None:

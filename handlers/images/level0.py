@@ -22,7 +22,7 @@ from handlers.images.header import open_content, open_descriptor, read_header
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey
 from handlers.images.read_ahead import announce
-from handlers.images.tiff_bands import DecodedRows
+from handlers.images.rows import decoded_rows
 from handlers.images.tiff_header import Run
 from handlers.place import Place, path_of
 
@@ -128,10 +128,10 @@ class FileLevel0:
         self.bits = info.bits
         self.has_more_pages = info.has_more_pages
         self.runs = info.runs
-        self._rows = self._image
+        self._rows: Opened = self._image
         """What the runs are read from."""
-        if not self.runs and info.layout and info.bits > 1 and not isinstance(self._image, int):
-            self._rows, self.runs = DecodedRows(self._image, info.layout), (Run(0, info.height),)
+        if not self.runs and (rows := decoded_rows(self._image, info)):
+            self._rows, self.runs = rows, (Run(0, info.height),)
 
     def pixels(self) -> Grey:
         """Return the decoded pixels, (H, W). The first call also computes the digest of the decoded bytes."""
@@ -147,7 +147,7 @@ class FileLevel0:
         """Return the result of `read`, and keep the digest of the file's bytes."""
         file = self._file
         with self._unless_changing(), translate_errors(file.path), self._opening:
-            digest = RunningDigest(self._image)
+            digest = RunningDigest(self._rows)
             result = read(self._rows, digest)
             self.digest = digest.digest()
         return result

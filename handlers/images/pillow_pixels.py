@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
@@ -25,15 +26,24 @@ def array_of(image: ImageFile.ImageFile) -> Grey:
 
     Raises OSError, or another error of Pillow, if the pixels cannot be decoded.
     """
+    grey = _decoded(image)
+    pixels = np.empty((grey.height, grey.width), np.uint8 if grey.mode == "L" else np.uint16)
+    for top, rows in _bands(grey):
+        pixels[top : top + len(rows)] = rows
+    return pixels
+
+
+def _decoded(image: ImageFile.ImageFile) -> Image.Image:
     # If the memory is allocated here, Pillow does not refuse the frames of large cameras.
     image.im = Image.new(image.mode, image.size, None).im
     image.load()
-    grey = image.convert("L") if image.mode == "1" else image
-    pixels = np.empty((grey.height, grey.width), np.uint8 if grey.mode == "L" else np.uint16)
-    for top in range(0, grey.height, ROWS_AT_ONCE):
-        rows = grey.crop((0, top, grey.width, min(top + ROWS_AT_ONCE, grey.height)))
-        pixels[top : top + ROWS_AT_ONCE] = np.asarray(rows)
-    return pixels
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Grey]]:
+    """Yield some rows after the other, with the number of their first row."""
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height))))
 
 
 def jpeg_pixels(content: bytes) -> Grey:
@@ -44,7 +54,9 @@ def jpeg_pixels(content: bytes) -> Grey:
     InvalidImage
         If the data end before the last row: libjpeg would decode the rest to grey without an error.
     """
-    pixels, others = (array_of(JpegImagePlugin.JpegImageFile(io.BytesIO(stream))) for stream in with_fillers(content))
-    if not np.array_equal(pixels, others):
-        raise InvalidImage("is truncated: its JPEG data end before its last row")
+    images = (JpegImagePlugin.JpegImageFile(io.BytesIO(stream)) for stream in with_fillers(content))
+    pixels = array_of(next(images))
+    for top, rows in _bands(_decoded(next(images))):
+        if not np.array_equal(pixels[top : top + len(rows)], rows):
+            raise InvalidImage("is truncated: its JPEG data end before its last row")
     return pixels

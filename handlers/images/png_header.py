@@ -21,8 +21,9 @@ MOST_BYTES_BEFORE_PIXELS: Final = 1 << 20
 LEAST_MEAN_CHUNK_BYTES: Final = 256
 """Smallest mean length of chunks: encoders write pixels in chunks of 8 KiB or more, and empty chunks only cost time."""
 
-_HEADER_BYTES: Final = 33
-_START_BYTES: Final = 8
+CHUNKS_AT: Final = 33
+"""Offset of the first chunk behind the header."""
+CHUNK_START: Final = struct.Struct(">I4s")
 """Length and type of a chunk."""
 _MAX_SIDE: Final = 65536
 _MAX_CHUNK_BYTES: Final = (1 << 31) - 1
@@ -42,6 +43,8 @@ class PngHeader(NamedTuple):
     height: int
     bits: int
     """Bits per pixel after decoding: 1, 8 or 16."""
+    has_whole_rows: bool
+    """Whether rows follow each other in whole bytes: 8 or 16 bits in the file, and no interlacing."""
 
 
 def read_png_header(read: Read) -> PngHeader:
@@ -52,8 +55,8 @@ def read_png_header(read: Read) -> PngHeader:
     InvalidImage
         If the header is broken, the image has colours, or its pixels do not start within bounds.
     """
-    start = read(0, _HEADER_BYTES)
-    if len(start) < _HEADER_BYTES:
+    start = read(0, CHUNKS_AT)
+    if len(start) < CHUNKS_AT:
         raise InvalidImage("is truncated: its PNG header does not end")
     length, kind, content, checksum = struct.unpack(">I4s13sI", start[8:])
     if start[:8] != SIGNATURE or (length, kind) != (13, b"IHDR") or checksum != zlib.crc32(kind + content):
@@ -66,12 +69,12 @@ def read_png_header(read: Read) -> PngHeader:
     if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
         raise InvalidImage(f"has an invalid size of {width}x{height} pixels")
     _require_pixels(read)
-    return PngHeader(width, height, _DECODED_BITS[depth])
+    return PngHeader(width, height, _DECODED_BITS[depth], has_whole_rows=depth >= 8 and not interlace)
 
 
 def _require_pixels(read: Read) -> None:
     """Raise InvalidImage unless the first chunk with pixels starts within bounds."""
-    for number, (offset, kind) in enumerate(_chunks(read, _HEADER_BYTES)):
+    for number, (offset, kind) in enumerate(_chunks(read, CHUNKS_AT)):
         if kind == b"IDAT":
             return
         if kind == b"IEND":
@@ -80,6 +83,16 @@ def _require_pixels(read: Read) -> None:
             limits = f"{MOST_CHUNKS_BEFORE_PIXELS} chunks or {MOST_BYTES_BEFORE_PIXELS} bytes"
             raise InvalidImage(f"should have at most {limits} of metadata before its pixels, has more")
     raise InvalidImage("is truncated: its PNG data end before the pixels")
+
+
+def most_chunks(file_bytes: int) -> int:
+    """Return the largest number of chunks of a file after its header."""
+    return MOST_CHUNKS_BEFORE_PIXELS + file_bytes // LEAST_MEAN_CHUNK_BYTES
+
+
+def too_many_chunks(file_bytes: int) -> InvalidImage:
+    """Return the error of a file with more chunks."""
+    return InvalidImage(f"should have at most {most_chunks(file_bytes)} PNG chunks for its length, has more")
 
 
 def require_few_chunks(read: Read, file_bytes: int) -> None:
@@ -97,17 +110,16 @@ class ChunkLimit:
     """
 
     def __init__(self, read: Read, file_bytes: int) -> None:
-        self._read = read
-        self._most = MOST_CHUNKS_BEFORE_PIXELS + file_bytes // LEAST_MEAN_CHUNK_BYTES
+        self._read, self._file_bytes = read, file_bytes
         self._found = 0
-        self._next: int | None = _HEADER_BYTES
+        self._next: int | None = CHUNKS_AT
         """Offset of the next chunk; None behind the last one."""
 
     def passed(self, position: int) -> None:
         """Count the chunks that begin before a position. Raises InvalidImage if there are too many small ones."""
-        while self._next is not None and self._next + _START_BYTES <= position:
-            if self._found >= self._most:
-                raise InvalidImage(f"should have at most {self._most} PNG chunks for its length, has more")
+        while self._next is not None and self._next + CHUNK_START.size <= position:
+            if self._found >= most_chunks(self._file_bytes):
+                raise too_many_chunks(self._file_bytes)
             chunk = _chunk_at(self._read, self._next)
             self._found += 1
             self._next = chunk.next_at if chunk else None
@@ -129,10 +141,10 @@ class _Chunk(NamedTuple):
 
 def _chunk_at(read: Read, offset: int) -> _Chunk | None:
     """Return the chunk that begins at an offset; None at the end of the file."""
-    start = read(offset, _START_BYTES)
-    if len(start) < _START_BYTES:
+    start = read(offset, CHUNK_START.size)
+    if len(start) < CHUNK_START.size:
         return None
-    length, kind = struct.unpack(">I4s", start)
+    length, kind = CHUNK_START.unpack(start)
     if length > _MAX_CHUNK_BYTES:
         raise InvalidImage("has a broken PNG chunk")
     return _Chunk(kind, None if kind == b"IEND" else offset + 12 + length)

@@ -4,24 +4,28 @@ from typing import BinaryIO, cast
 
 from PIL import PngImagePlugin
 
+from handlers.images.digest import HashedFile
 from handlers.images.opened import opened, pread
 from handlers.images.pillow_pixels import array_of
 from handlers.images.pixels import Grey
-from handlers.images.png_header import ChunkLimit, require_few_chunks
+from handlers.images.png_header import ChunkLimit, PngHeader, require_few_chunks
+from handlers.images.png_rows import PngRows, png_rows
 from handlers.ranged_file import Ranged, RangedFile
 
 
-def png_pixels(file: BinaryIO, file_bytes: int) -> Grey:
+def png_pixels(file: BinaryIO, header: PngHeader, file_bytes: int) -> Grey:
     """Return the pixels of a grey PNG, (H, W). The file is at its beginning.
 
     Raises
     ------
     InvalidImage
-        If it has so many small chunks that decoding takes excessive time.
+        If it is damaged, or has so many small chunks that decoding takes excessive time.
     OSError, SyntaxError
         And other errors of Pillow, if it cannot be decoded.
     """
     image = opened(file)
+    if PngRows.can_do(header):
+        return png_rows(HashedFile(image) if isinstance(image, int) else image, header)
     if isinstance(image, int):
         require_few_chunks(lambda offset, length: pread(image, length, offset), file_bytes)
         return array_of(PngImagePlugin.PngImageFile(file))

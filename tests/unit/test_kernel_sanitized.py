@@ -15,15 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
 FLAGS = ("-std=gnu11", "-fPIC", "-shared", "-Wall", "-Wextra")
 CHECK = """
+    import itertools
     import sys
     from pathlib import Path
     import numpy as np
+    from handlers.images import png_filters
     from handlers.mipmaps import kernel
     kernel.LIBRARY = Path(sys.argv[1])
     assert kernel.compiled_code() is not None
     from handlers.mipmaps.kernel import CompiledMeans
     from tests.unit.noise import file_of_rows, noise
     from tests.unit.test_kernel import KINDS, require_same, require_same_numbers
+    from tests.unit.test_png import require_filters_undone
     from tests.unit.test_resize_kernel import DEPTHS, FILTERS, require_same_as_pillow
 
     for depth, to_8bit in KINDS:
@@ -49,6 +52,10 @@ CHECK = """
             for height, width in ((2, 2), (3, 5), (2, 600), (69, 515), (140, 128)):
                 levels = range(1, min(6, min(height, width).bit_length() - 1) + 1)
                 require_same_as_pillow(noise(depth, height, width), name, levels)
+    png_filters.LIBRARY = Path(sys.argv[1])
+    assert png_filters.compiled_filters() is not None
+    for depth, size in itertools.product((np.uint8, np.uint16), ((1, 1), (1, 9), (9, 1), (25, 13))):
+        require_filters_undone(depth, size)
     print("clean")
 """
 
@@ -72,7 +79,8 @@ def runtime_library() -> str:
 def test_no_undefined_behaviour_and_no_access_outside_of_the_arrays(tmp_path: Path, option: str) -> None:
     library = tmp_path / "sanitized.so"
     sanitizer = runtime_library()
-    command = [compiler(), *FLAGS, *SANITIZERS, *option.split(), "-o", str(library), *map(str, hatch_build.SOURCES)]
+    sources = [str(hatch_build.ROOT / source) for each in hatch_build.LIBRARIES.values() for source in each]
+    command = [compiler(), *FLAGS, *SANITIZERS, *option.split(), "-o", str(library), *sources]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     environment = {**os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}

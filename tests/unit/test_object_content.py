@@ -1,6 +1,7 @@
 """Images in an object store: read by ranges of one version, streamed, and never whole in memory."""
 
 import io
+import struct
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,10 +16,11 @@ import xxhash
 from PIL import Image
 
 from handlers.errors import ImageChanging, ImageFault, ImagesMissing, StoreFault
-from handlers.images import tiff_bands
+from handlers.images import png_rows, tiff_bands
 from handlers.images.digest import RunningDigest
 from handlers.images.level0 import FileLevel0, Level0File
 from handlers.images.opened import opened, pread, size_of
+from handlers.images.png_filters import compiled_filters
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps import kernel
 from handlers.mipmaps.buffers import reduced
@@ -76,6 +78,8 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
     monkeypatch.setattr(files, "RANGE_BYTES", RANGE)
     monkeypatch.setattr(files, "KEPT_BYTES", 4 * RANGE)
     monkeypatch.setattr(tiff_bands, "BAND_BYTES", 5000)
+    monkeypatch.setattr(png_rows, "BAND_BYTES", 5000)
+    monkeypatch.setattr(png_rows, "PIECE_BYTES", RANGE)
 
     with ExitStack() as opening:
 
@@ -99,6 +103,11 @@ def encoded(kind: str, image: np.ndarray, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def top_down(bmp: bytes) -> bytes:
+    """Return the BMP file with a negative height."""
+    return bmp[:22] + struct.pack("<i", -struct.unpack_from("<i", bmp, 22)[0]) + bmp[26:]
+
+
 def levels_of(level0: FileLevel0, reduction: Reduction = MEAN) -> dict[int, np.ndarray]:
     with reduced(level0, WIDTH, HEIGHT, (1, 2, 4), None, reduction) as pages:
         return {level: page.pixels.copy() for level, page in pages.items()}
@@ -120,10 +129,16 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "jpeg strips": lambda: encoded("tiff", pixels(), compression="jpeg", tiffinfo={278: 16}),
     "png": lambda: encoded("png", pixels()),
     "jpg": lambda: encoded("jpeg", pixels(), quality=90),
+    "png of 16 bits": lambda: encoded("png", pixels(np.uint16)),
     "bmp": lambda: encoded("bmp", pixels()),
+    "bmp from the top down": lambda: top_down(encoded("bmp", pixels())),
 }
-STREAMED = [name for name in KINDS if name not in ("lzw in one strip", "jpeg strips", "png", "jpg", "bmp")]
-"""Those with several bands. The header of each JPEG strip is read before the first is decoded."""
+WHOLE = {"lzw in one strip", "jpeg strips", "jpg", "bmp"} | (
+    {"png", "png of 16 bits"} if not compiled_filters() else set()
+)
+STREAMED = [name for name in KINDS if name not in WHOLE]
+"""Those with several bands, from the first to the last. The header of each JPEG strip is read before the first is
+decoded. The rows of a BMP begin at the end of the file."""
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -143,7 +158,7 @@ def test_levels_and_digest_are_those_of_the_same_file_on_a_disk(
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_a_tiff_is_reduced_while_it_is_read_and_each_range_is_asked_for_once(
+def test_an_image_is_reduced_while_it_is_read_and_each_range_is_asked_for_once(
     stored: Put, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     content = KINDS[name]()

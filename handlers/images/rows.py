@@ -1,0 +1,19 @@
+"""Images whose rows are decoded one after the other while their file is read."""
+
+from handlers.images.digest import HashedFile
+from handlers.images.header import ImageInfo
+from handlers.images.opened import Opened
+from handlers.images.png_rows import PngRows
+from handlers.images.tiff_bands import DecodedRows
+from handlers.ranged_file import Ranged
+
+
+def decoded_rows(image: Opened, info: ImageInfo) -> Ranged | None:
+    """Return the decoded rows of an open image, from the first to the last; None if it must be decoded whole."""
+    if info.bits == 1:
+        return None
+    if info.png and PngRows.can_do(info.png):
+        return PngRows(HashedFile(image) if isinstance(image, int) else image, info.png)
+    if info.layout and not isinstance(image, int):
+        return DecodedRows(image, info.layout)
+    return None
