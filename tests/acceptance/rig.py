@@ -31,6 +31,7 @@ from daemon.simulator.delivery import Written
 from handlers.images.reduction import level_size
 from handlers.uris import uri_to_path
 from tests.acceptance import warm
+from tests.leases import Lease, leased
 from tests.nginx import Nginx
 from tests.process_group import kill_group
 
@@ -405,6 +406,23 @@ class Rig:
             return all(row is not None and row["state"] == state for row in rows)
 
         wait_for(reached, timeout_s, lambda: f"{state}; now {self._states(metafiles)}")
+
+    @contextlib.contextmanager
+    def held_at_mipmaps(self, write: Callable[[], Written], first: int = 0) -> Iterator[tuple[Written, Lease]]:
+        """Write a section whose workers wait for every image but the `first` ones, until the lease is given back.
+
+        Settling reads the images too. So the stand-in is stopped until the section has settled.
+        """
+        self.standin.process.send_signal(signal.SIGSTOP)
+        try:
+            section = write()
+            self.wait_until("settled", section.metafile)
+            with leased(*section.images[first:]) as lease:
+                self.standin.process.send_signal(signal.SIGCONT)
+                wait_for(lease.is_wanted, 30, "a worker waits for an image")
+                yield section, lease
+        finally:
+            self.standin.process.send_signal(signal.SIGCONT)
 
     def _states(self, metafiles: tuple[Path, ...]) -> str:
         rows = {path.name: self.montage_of(path) or {"state": "unknown"} for path in metafiles}

@@ -39,10 +39,9 @@ def hold_apply(rig: Rig) -> None:
 
 def test_a_directory_renamed_while_its_tiles_are_read_is_done_under_its_new_name(started, write):
     rig = started
-    written = write(tiles=40, size=(2048, 2048), specimen_id="s")
-    rig.wait_until("ingested", written.metafile)
-    old, new = written.metafile.parent, written.metafile.parent.with_name("renamed")
-    old.rename(new)
+    with rig.held_at_mipmaps(lambda: write(tiles=40, specimen_id="s"), first=4) as (written, lease):
+        new = written.metafile.parent.rename(written.metafile.parent.with_name("renamed"))
+        lease.give_back()
     moved = new / written.metafile.name
     rig.wait_until("complete", moved)
     wait_for(lambda: row_at(rig, written.metafile)["state"] == "superseded", 20, "the old path is superseded")
@@ -211,13 +210,15 @@ def test_a_stack_deleted_before_levels_are_applied_is_made_again(started, write,
 
 @pytest.mark.parametrize("deleted", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
 def test_a_stack_deleted_before_it_is_closed_is_filled_again_and_no_level_is_made_twice(rig, write, deleted):
-    rig.settings |= {"watch.stacks.close_after_s": 3.0}
+    rig.settings["watch.stacks.close_after_s"] = 3600.0
     rig.start_standin()
     rig.start()
     written = write(specimen_id="s")
     rig.wait_until("applied", written.metafile)
     times = {path: path.stat().st_mtime_ns for path in rig.mipmaps.rglob("*.tif")}
     fetch(rig.stack_url(deleted), method="DELETE")
+    rig.settings["watch.stacks.close_after_s"] = 0.5
+    assert temwatch("reload", "--config", str(rig.config())).returncode == 0
     rig.wait_until("complete", written.metafile)
     assert len(rig.tiles("s_raw", 1050.0)) == 4
     assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24

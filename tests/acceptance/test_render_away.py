@@ -13,6 +13,7 @@ from daemon.simulator.delivery import Written
 from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Program, Rig, fetch, running, url_said_in, verify_levels, wait_for
+from tests.leases import leased
 
 STEPS = {
     "the raw stack is looked at": r"GET .*/stack/RAW$",
@@ -162,15 +163,17 @@ def test_render_ws_killed_and_started_again_is_caught_up_with(rig):
     port = start_keeping_standin(rig)
     rig.standin.kill()
     rig.start()
-    first = [image(rig, "killed", grid, size=(1024, 1024)).metafile for grid in (1050, 1051)]
+    sections = [image(rig, "killed", grid) for grid in (1050, 1051)]
+    first = [section.metafile for section in sections]
     wait_until_away(rig)
     rig.wait_until("settled", *first)
-    start_keeping_standin(rig, port)
-    wait_until_ready(rig)
-    wait_for(lambda: any(rig.montage_of(each)["state"] == "ingested" for each in first), 30, "a montage at its mipmaps")
-    rig.standin.kill()
-    later = image(rig, "killed", 1052).metafile
-    wait_until_away(rig)
+    with leased(*(path for section in sections for path in section.images)) as lease:
+        start_keeping_standin(rig, port)
+        wait_until_ready(rig)
+        wait_for(lease.is_wanted, 30, "a montage at its mipmaps")
+        rig.standin.kill()
+        later = image(rig, "killed", 1052).metafile
+        wait_until_away(rig)
     rig.wait_until("settled", later)
     start_keeping_standin(rig, port)
     wait_until_ready(rig)

@@ -19,7 +19,6 @@ from daemon.simulator.delivery import Written
 from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Program, Rig, running, verify_levels, wait_for
-from tests.leases import leased
 
 LIMIT = 60
 FEWER_WATCHES = (
@@ -375,13 +374,9 @@ def test_sigterm_during_mipmaps_lets_the_tiles_under_way_end_and_the_next_start_
     rig.settings["workers.count"] = 2
     rig.start_standin()
     rig.start()
-    rig.standin.process.send_signal(signal.SIGSTOP)  # settling, which reads the images too, ends before they are held
-    section = write(1050, 24, size=(1536, 1536))
-    rig.wait_until("settled", section.metafile)
     journal = rig.root / "daemon.sqlite"
-    with leased(*section.images[8:]) as lease:
-        rig.standin.process.send_signal(signal.SIGCONT)
-        wait_for(lambda: len(tiles_made(journal)) >= 6 and lease.is_wanted(), 30, "workers wait for held images")
+    with rig.held_at_mipmaps(lambda: write(1050, 24, size=(1536, 1536)), first=8) as (section, lease):
+        wait_for(lambda: len(tiles_made(journal)) >= 6, 30, "some tiles are made")
         rig.daemon.process.send_signal(signal.SIGTERM)
         wait_for(lambda: said(rig, "daemon.draining"), 30, "the daemon drains")
         lease.give_back()

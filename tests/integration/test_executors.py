@@ -33,7 +33,7 @@ from handlers.workers.pool import WorkerPool, run_job
 from handlers.workers.processes import ProcessExecutor
 from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.cluster import running_cluster
-from tests.integration.hanging import hanging_in_tiles_called_hang
+from tests.integration.hanging import hanging_in_tiles_called_hang, released_by
 from tests.waiting import wait_for
 
 SIDE = 64
@@ -466,13 +466,16 @@ class TestReportedDeaths:
         with open_executor("processes", 2) as pool:
             pool.on_death = deaths.append
             assert isinstance(pool.executor, ProcessExecutor)
-            running = [asyncio.create_task(run_job(pool, job_for(tmp_path, name))) for name in ("slow1", "slow2")]
+            jobs = [job_for(tmp_path, name) for name in ("held1", "held2")]
+            running = [asyncio.create_task(run_job(pool, job)) for job in jobs]
             started = pool.executor._context.started
             await asyncio.to_thread(wait_for, lambda: all(each.tile_note.value for each in started), "both jobs run")
             victim = started[1]
             tile_id = victim.tile_note.value.decode()
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGKILL)
+            for job in jobs:
+                released_by(job).touch()
             reports = await asyncio.gather(*running)
         assert not [report.fault for report in reports if report.fault]
         assert deaths == [WorkerDeath(tile_id, "signal SIGKILL")]

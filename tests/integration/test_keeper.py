@@ -118,7 +118,7 @@ async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monk
         await running
 
 
-RULES = {"first": CloseRule(5.0, 90.0), "second": CloseRule(1.0, 60.0), "never": None}
+RULES: dict[str, CloseRule | None] = {"first": CloseRule(5.0, 90.0), "second": CloseRule(1.0, 60.0), "never": None}
 
 
 def keeper_of_two_watches(monkeypatch: pytest.MonkeyPatch) -> tuple[StackKeeper, list[str]]:
@@ -156,13 +156,21 @@ def test_a_stack_closes_by_the_rules_of_all_watches_that_request_it(monkeypatch)
     keeper.request_close_for(Applied(watch="first"))  # type: ignore[arg-type]
     assert keeper._due_in_s() == {STACK: 5.0}
     keeper.request_close_for(Applied(watch="second"))  # type: ignore[arg-type]
-    assert keeper._rules == {STACK: CloseRule(5.0, 60.0)}
+    assert keeper._rules() == {STACK: CloseRule(5.0, 60.0)}
+
+
+@pytest.mark.parametrize(("present", "due"), [(CloseRule(2.0, 0.0), {STACK: 2.0}), (None, {})])
+def test_a_requested_close_follows_a_change_of_the_configuration(monkeypatch, present, due):
+    keeper, _ = keeper_of_two_watches(monkeypatch)
+    keeper.request_close_for(Applied(watch="first"))  # type: ignore[arg-type]
+    monkeypatch.setitem(RULES, "first", present)
+    assert keeper._due_in_s() == due
 
 
 async def test_a_stack_left_open_closes_by_the_rule_of_its_watch(monkeypatch):
     keeper, _ = keeper_of_two_watches(monkeypatch)
     await keeper.resume()
-    assert keeper._rules == {STACK: RULES["second"]}
+    assert keeper._rules() == {STACK: RULES["second"]}
 
 
 @pytest.mark.parametrize("watch", ["second", "never"])

@@ -7,6 +7,7 @@ repeated after the stack was reopened. The reasons are in docs/decisions/stack-k
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import TypeVar
@@ -108,8 +109,8 @@ class StackKeeper:
             clock=clock,
         )
         self._uses: dict[StackId, StackUse] = {}
-        self._rules: dict[StackId, CloseRule] = {}
-        """Rule of each stack whose close was requested."""
+        self._requested: dict[StackId, set[str]] = {}
+        """Watches that requested the close of each stack. Their rules are those of the present configuration."""
         self._blocked: dict[StackId, asyncio.Event] = {}
         """Stacks to which no step may begin to write, since a close runs or waits for the end of present writers."""
         self._changed = asyncio.Event()
@@ -130,11 +131,9 @@ class StackKeeper:
             self._request_close(StackId.parse(name), montage.watch)
 
     def _request_close(self, stack: StackId, watch: str) -> None:
-        rule = self._close_rule(watch)
-        if rule is None:
+        if self._close_rule(watch) is None:
             return
-        before = self._rules.get(stack)
-        self._rules[stack] = rule if before is None else merge_rules(before, rule)
+        self._requested.setdefault(stack, set()).add(watch)
         self._uses[stack] = request_close(self._use(stack), self._clock())
         self._all_closed.clear()
         self._changed.set()
@@ -214,7 +213,7 @@ class StackKeeper:
         async with asyncio.TaskGroup() as closes:
             while True:
                 self._changed.clear()
-                for stack in self._begin_due(await self._held_of(self._rules)):
+                for stack in self._begin_due(await self._held_of(self._requested)):
                     closes.create_task(self._close(stack), name=f"close {stack}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pause_s()):
@@ -231,7 +230,7 @@ class StackKeeper:
 
     def _begin_due(self, held: Collection[StackId]) -> list[StackId]:
         """Begin the close of due stacks without writers; return them. Due stacks accept no further writers."""
-        if all(stack in held for stack in self._rules):
+        if all(stack in held for stack in self._rules()):
             self._all_closed.set()
         cannot_close = self._stopping or not self._may_close()
         waits = {} if cannot_close else self._due_in_s()
@@ -250,9 +249,17 @@ class StackKeeper:
     def _is_closing(self, stack: StackId) -> bool:
         return self._uses[stack].phase is StackPhase.CLOSING
 
+    def _rules(self) -> dict[StackId, CloseRule]:
+        """Return the rule of each stack whose close was requested, without those that are no longer to be closed."""
+        found = {
+            stack: [rule for watch in watches if (rule := self._close_rule(watch)) is not None]
+            for stack, watches in self._requested.items()
+        }
+        return {stack: functools.reduce(merge_rules, rules) for stack, rules in found.items() if rules}
+
     def _due_in_s(self) -> dict[StackId, float]:
         now = self._clock()
-        waits = {stack: close_due_in_s(self._uses[stack], now, rule) for stack, rule in self._rules.items()}
+        waits = {stack: close_due_in_s(self._uses[stack], now, rule) for stack, rule in self._rules().items()}
         return {stack: wait_s for stack, wait_s in waits.items() if wait_s is not None}
 
     def _pause_s(self) -> float | None:
@@ -272,8 +279,8 @@ class StackKeeper:
             use = end_closing(self._use(stack), self._clock(), closed=retry_in_s is None, retry_in_s=retry_in_s or 0.0)
             self._uses[stack] = use
             if use.requested_at is None:
-                self._rules.pop(stack, None)
-            if not self._rules:
+                self._requested.pop(stack, None)
+            if not self._requested:
                 self._all_closed.set()
             self._unblock(stack)
             self._changed.set()
