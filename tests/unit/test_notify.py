@@ -1,4 +1,4 @@
-"""Pure parts of hooks: settings, signatures, delays, the JSON of events; and the documents about them."""
+"""Hooks: settings, signatures, delays, the JSON of events, and the page about them."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ COMPLETE = Announced(
 )
 
 
-def test_a_signature_is_that_of_the_specification() -> None:
+def test_a_signature_equals_that_in_the_example_of_the_specification() -> None:
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     headers = signature_headers(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers == {
@@ -47,7 +47,7 @@ def test_a_signature_is_that_of_the_specification() -> None:
     }
 
 
-def test_delays_grow_to_an_hour_and_a_day_ends_them() -> None:
+def test_delays_grow_to_an_hour_until_the_delivery_is_given_up() -> None:
     delays = [delay_s(attempts, 0.5) for attempts in range(1, 40)]
     assert delays == sorted(delays)
     assert (delays[0], delays[-1]) == (1.0, 3600.0)
@@ -56,7 +56,7 @@ def test_delays_grow_to_an_hour_and_a_day_ends_them() -> None:
     assert (is_given_up(0.0, GIVE_UP_S - 1), is_given_up(0.0, GIVE_UP_S)) == (False, True)
 
 
-def test_every_state_but_a_rebuilt_or_unchanged_one_is_announced() -> None:
+def test_all_events_except_rebuilt_and_seen_again_are_announced() -> None:
     assert set(Event) - set(KIND_OF_EVENT) == {Event.REBUILT, Event.SEEN_AGAIN}
 
 
@@ -89,7 +89,7 @@ def problems(path: Path, hook: str) -> tuple[str, ...]:
         ('url = "http://a"\nsecret_file = "/nowhere"', "hook[0].secret_file: /nowhere cannot be read: No such file"),
     ],
 )
-def test_a_wrong_hook_is_refused_by_its_key(tmp_path: Path, hook: str, problem: str) -> None:
+def test_an_invalid_hook_is_refused_with_its_key(tmp_path: Path, hook: str, problem: str) -> None:
     (found,) = problems(tmp_path / "config.toml", hook)
     assert found.startswith(problem)
 
@@ -107,7 +107,7 @@ def test_the_name_of_a_hook_shows_no_password(tmp_path: Path) -> None:
     assert "em:secret" not in repr(hook)
 
 
-def test_a_secret_is_base64_and_closed_to_others(tmp_path: Path) -> None:
+def test_a_secret_must_be_base64_and_hidden_from_other_users(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
     path.chmod(0o640)
@@ -136,10 +136,10 @@ def examples() -> list[str]:
     return re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_example_on_the_page_starts_one_job_for_an_event_that_comes_twice(tmp_path: Path) -> None:
-    script, sbatch, said = tmp_path / "start-point-match", tmp_path / "sbatch", tmp_path / "said"
+def test_the_example_on_the_page_starts_one_job_for_an_event_that_is_delivered_twice(tmp_path: Path) -> None:
+    script, sbatch, calls = tmp_path / "start-point-match", tmp_path / "sbatch", tmp_path / "calls"
     script.write_text(examples()[0])
-    sbatch.write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    sbatch.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
     sbatch.chmod(0o755)
     environment = {
         **os.environ,
@@ -150,10 +150,10 @@ def test_the_example_on_the_page_starts_one_job_for_an_event_that_comes_twice(tm
     for _ in range(2):
         body = cloud_event_body(COMPLETE, "host")
         subprocess.run([sys.executable, str(script)], input=body, env=environment, check=True, timeout=60)
-    assert said.read_text() == "job em v1 s_mips 1050.0 2\n"
+    assert calls.read_text() == "job em v1 s_mips 1050.0 2\n"
 
 
-def test_the_check_on_the_page_accepts_what_temwatch_signs_and_nothing_else() -> None:
+def test_the_check_on_the_page_accepts_only_recent_signatures_of_temwatch() -> None:
     names: dict[str, Any] = {}
     exec(examples()[1], names)  # the example itself is under test
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -165,7 +165,7 @@ def test_the_check_on_the_page_accepts_what_temwatch_signs_and_nothing_else() ->
     assert not names["is_genuine"](signature_headers(b"other", "a", now, body), body, secret)
 
 
-def test_the_list_says_what_waits_and_why() -> None:
+def test_the_list_shows_each_waiting_event_with_its_problem() -> None:
     row = {
         "id": 3,
         "hook": "workflow:8000",

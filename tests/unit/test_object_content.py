@@ -1,4 +1,4 @@
-"""Images in an object store: read by ranges of one version, streamed, and never whole in memory."""
+"""Images in an object store: read in ranges of one version, streamed, and never completely in memory."""
 
 import io
 import struct
@@ -37,19 +37,19 @@ WIDTH, HEIGHT = 203, 301
 
 
 class Range(bytearray):
-    """A range in memory."""
+    """A range in memory. A weak reference to it is possible, unlike to bytes."""
 
 
 @dataclass
 class Objects:
-    """A bucket of one object, which counts the ranges that are in memory."""
+    """A bucket with one object. It counts the bytes of all ranges that are in memory."""
 
     content: bytes
     version: int = 0
     before_range: Callable[[int], object] = lambda number: None
     ranges: list[tuple[int, int]] = field(default_factory=list)
     in_memory: int = 0
-    most_in_memory: int = 0
+    max_in_memory: int = 0
 
     def stat(self, place: Any) -> ObjectStat | None:
         return ObjectStat(len(self.content), str(self.version)) if place == PLACE else None
@@ -61,7 +61,7 @@ class Objects:
         self.ranges.append((start, end))
         found = Range(self.content[start:end])
         self.in_memory += len(found)
-        self.most_in_memory = max(self.most_in_memory, self.in_memory)
+        self.max_in_memory = max(self.max_in_memory, self.in_memory)
         weakref.finalize(found, self._dropped, len(found))
         return found
 
@@ -74,7 +74,7 @@ Put = Callable[[bytes], Objects]
 
 @pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Put]:
-    """Return a function that puts an object; ranges and bands are small."""
+    """Function that puts an object, with small ranges and bands."""
     monkeypatch.setattr(files, "RANGE_BYTES", RANGE)
     monkeypatch.setattr(files, "KEPT_BYTES", 4 * RANGE)
     monkeypatch.setattr(tiff_bands, "BAND_BYTES", 5000)
@@ -137,8 +137,8 @@ WHOLE = {"lzw in one strip", "jpeg strips", "jpg", "bmp"} | (
     {"png", "png of 16 bits"} if not compiled_filters() else set()
 )
 STREAMED = [name for name in KINDS if name not in WHOLE]
-"""Those with several bands, from the first to the last. The header of each JPEG strip is read before the first is
-decoded. The rows of a BMP begin at the end of the file."""
+"""Kinds that are read in several bands from the first row to the last. The headers of all JPEG strips are read before
+the first is decoded. The first row of a BMP is at the end of the file."""
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -153,38 +153,42 @@ def test_levels_and_digest_are_those_of_the_same_file_on_a_disk(
     expected, found = levels_of(here, reduction), levels_of(there, reduction)
     assert all(np.array_equal(found[level], expected[level]) for level in expected)
     assert there.digest == there.known_digest() == here.digest == xxhash.xxh3_128_digest(content)
-    assert there.content is None  # a time and an inode are of a disk
-    assert objects.most_in_memory <= files.KEPT_BYTES
+    assert there.content is None  # an object has no times and no inode
+    assert objects.max_in_memory <= files.KEPT_BYTES
 
 
 @pytest.mark.parametrize("name", STREAMED)
-def test_an_image_is_reduced_while_it_is_read_and_each_range_is_asked_for_once(
+def test_an_image_is_reduced_while_it_is_read_and_at_most_two_ranges_are_requested_again(
     stored: Put, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     content = KINDS[name]()
-    objects, reduced_before_end, whole = stored(content), [], -(-len(content) // RANGE)
+    objects, reduced_before_end, ranges = stored(content), [], -(-len(content) // RANGE)
     monkeypatch.setattr(kernel, "BYTES_AT_ONCE", RANGE)
     level0 = FileLevel0(Level0File(PLACE, WIDTH, HEIGHT))
-    monkeypatch.setattr(FileLevel0, "pixels", None)  # nothing decodes it whole
+    monkeypatch.setattr(FileLevel0, "pixels", None)  # the whole image must not be decoded at once
     read = Strip.read
 
     def watched(self: Strip, *arguments: Any) -> Iterator[tuple[int, Any]]:
         for top, rows in read(self, *arguments):
-            reduced_before_end.append(len(objects.ranges) < whole)
+            reduced_before_end.append(len(objects.ranges) < ranges)
             yield top, rows
 
     monkeypatch.setattr(Strip, "read", watched)
     levels_of(level0)
     assert reduced_before_end[0]
-    assert whole <= len(objects.ranges) <= whole + 2  # a directory at the end may be dropped meanwhile
+    assert ranges <= len(objects.ranges) <= ranges + 2  # those of a directory at the end may have left the memory
 
 
-def test_a_png_is_decoded_while_it_is_read_and_its_chunks_are_counted(stored: Put) -> None:
+def test_at_most_two_ranges_of_a_png_are_requested_again(stored: Put) -> None:
     content = KINDS["png"]()
     objects = stored(content)
     levels_of(FileLevel0(Level0File(PLACE, WIDTH, HEIGHT)))
     assert len(content) > 10 * RANGE
-    assert len(objects.ranges) <= -(-len(content) // RANGE) + 2  # its end may be dropped meanwhile
+    assert len(objects.ranges) <= -(-len(content) // RANGE) + 2  # those of its end may have left the memory
+
+
+def test_a_png_with_too_many_chunks_is_refused(stored: Put) -> None:
+    content = KINDS["png"]()
     at = content.index(b"IEND") - 4
     empty = b"\0\0\0\0IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
     stored(content[:at] + empty * 5000 + content[at:])
@@ -192,7 +196,7 @@ def test_a_png_is_decoded_while_it_is_read_and_its_chunks_are_counted(stored: Pu
         levels_of(FileLevel0(Level0File(PLACE, WIDTH, HEIGHT)))
 
 
-def test_a_small_object_is_one_range_however_often_it_is_opened(stored: Put) -> None:
+def test_a_small_object_is_requested_once_although_it_is_opened_again(stored: Put) -> None:
     content = encoded("png", pixels()[:20])
     objects = stored(content[:RANGE])
     for _ in range(3):
@@ -205,7 +209,9 @@ def test_a_small_object_is_one_range_however_often_it_is_opened(stored: Put) -> 
 
 @pytest.mark.parametrize("name", ["tif", "lzw", "png", "jpg"])
 @pytest.mark.parametrize("number", [1, 3])
-def test_an_object_that_is_replaced_or_deleted_meanwhile_gives_no_levels(stored: Put, name: str, number: int) -> None:
+def test_an_object_that_is_replaced_or_deleted_while_it_is_read_gives_no_levels(
+    stored: Put, name: str, number: int
+) -> None:
     objects = stored(KINDS[name]())
 
     def replaced(count: int) -> None:
@@ -228,13 +234,13 @@ def test_an_object_that_is_replaced_or_deleted_meanwhile_gives_no_levels(stored:
 def test_an_answer_with_fewer_bytes_than_requested_is_a_fault(stored: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = stored(KINDS["tif"]())
     whole = Objects.range
-    monkeypatch.setattr(Objects, "range", lambda self, *asked: whole(self, *asked)[:-1])
+    monkeypatch.setattr(Objects, "range", lambda self, *arguments: whole(self, *arguments)[:-1])
     with pytest.raises(StoreFault, match="expected 4096 bytes from 0 on, got 4095"):
         FileLevel0(Level0File(PLACE, WIDTH, HEIGHT))
     assert len(objects.ranges) == 1
 
 
-def test_a_digest_covers_each_byte_though_ranges_are_read_out_of_order(stored: Put) -> None:
+def test_a_digest_covers_all_bytes_although_ranges_are_read_out_of_order(stored: Put) -> None:
     content = np.random.default_rng(2).bytes(9 * RANGE + 5)
     stored(content)
     with open_object(PLACE) as file:
@@ -247,7 +253,7 @@ def test_a_digest_covers_each_byte_though_ranges_are_read_out_of_order(stored: P
 
 
 @pytest.mark.parametrize("name", ["tif", "lzw", "jpg"])
-def test_an_object_that_is_cut_short_is_a_bad_image(stored: Put, name: str) -> None:
+def test_a_truncated_object_is_an_invalid_image(stored: Put, name: str) -> None:
     stored(KINDS[name]()[:-700])
     with pytest.raises(ImageFault):
         levels_of(FileLevel0(Level0File(PLACE, WIDTH, HEIGHT)))

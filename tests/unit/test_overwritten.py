@@ -1,4 +1,4 @@
-"""Tiles of a former content in a closed stack: which differences count, and of which montages they are looked for."""
+"""Tiles that a late upload of a former content has overwritten: which montages are compared, and which are reset."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from handlers.render.names import StackId
 
 STACK = StackId("em", "test", "s_raw")
 MONTAGE: Any = SimpleNamespace(id=1, z=1.0, metafile=Path("/data/_metadata_1_.json"), stacks=(str(STACK),))
-SET_BACK: Any = object()
+RESET: Any = object()
 
 
 def spec(tile_id: str = "a", x: int = 5, url: str = "file:/data/a.tif", **levels: Any) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def spec(tile_id: str = "a", x: int = 5, url: str = "file:/data/a.tif", **levels
 
 
 class Bench:
-    """The comparison over a stack that is a list."""
+    """The comparison with stand-ins for the journal and for a stack."""
 
     def __init__(self, *shown: dict[str, Any]) -> None:
         self.shown: list[dict[str, Any]] | None = list(shown)
@@ -39,7 +39,7 @@ class Bench:
             if self.is_superseded:
                 raise IllegalTransition("superseded")
             self.recorded.append((montage_id, event, detail))
-            return SET_BACK
+            return RESET
 
         async def may_be_overwritten(montage_id: int) -> bool:
             assert montage_id == 1
@@ -72,14 +72,14 @@ class Bench:
         return await self.late_uploads().fault_of(MONTAGE, STACK)
 
 
-async def test_a_montage_whose_predecessors_were_answered_costs_no_request() -> None:
+async def test_a_montage_that_no_late_upload_can_overwrite_causes_no_request() -> None:
     bench = Bench()
     bench.is_in_doubt = False
     assert await bench.fault() is None
     assert bench.requests == 0
 
 
-async def test_levels_bounds_and_tiles_of_others_are_no_difference() -> None:
+async def test_levels_bounds_and_tiles_of_other_montages_are_no_difference() -> None:
     shown = {**spec(**{"1": {"imageUrl": "file:/mips/1/a.tif"}}), "minX": 5.0, "meshCellSize": 64.0}
     bench = Bench(shown, spec("of another"))
     assert await bench.fault() is None
@@ -96,7 +96,7 @@ async def test_levels_bounds_and_tiles_of_others_are_no_difference() -> None:
         ([spec(), spec("former")], "tile 'former' is of a former content"),
     ],
 )
-async def test_a_difference_that_a_former_content_makes_is_named(
+async def test_a_difference_caused_by_a_former_content_is_named(
     shown: list[dict[str, Any]] | None, difference: str
 ) -> None:
     bench = Bench()
@@ -117,22 +117,22 @@ async def test_a_montage_whose_metafile_is_gone_or_without_a_watch_is_not_compar
     assert bench.requests == 0
 
 
-async def test_a_stack_that_cannot_be_read_is_no_match() -> None:
+async def test_a_fault_of_render_ws_during_the_comparison_is_raised() -> None:
     bench = Bench(spec())
     bench.section = RenderUnavailable("render", "refused")
     with pytest.raises(RenderUnavailable):
         await bench.fault()
 
 
-async def test_a_complete_montage_with_a_difference_is_set_back_with_the_reason() -> None:
+async def test_a_complete_montage_with_a_difference_is_reset_with_the_reason() -> None:
     bench = Bench(spec(x=6))
-    assert await bench.late_uploads().reset_if_overwritten(MONTAGE) is SET_BACK
+    assert await bench.late_uploads().reset_if_overwritten(MONTAGE) is RESET
     ((montage_id, event, detail),) = bench.recorded
     assert (montage_id, event) == (1, Event.TILES_LOST)
     assert detail["because"].startswith(f"{STACK} z 1.0: has other tiles than _metadata_1_.json: tile 'a'.transforms")
 
 
-async def test_a_complete_montage_is_left_alone_if_nothing_differs_or_it_was_superseded_meanwhile() -> None:
+async def test_a_complete_montage_without_a_difference_or_superseded_meanwhile_is_not_reset() -> None:
     bench = Bench(spec())
     assert await bench.late_uploads().reset_if_overwritten(MONTAGE) is None
     bench = Bench(spec(x=6))
@@ -141,9 +141,9 @@ async def test_a_complete_montage_is_left_alone_if_nothing_differs_or_it_was_sup
     assert bench.recorded == []
 
 
-async def test_the_tiles_of_a_complete_montage_are_put_again_a_bounded_number_of_times() -> None:
+async def test_a_complete_montage_is_reset_a_limited_number_of_times() -> None:
     bench = Bench(spec(x=6))
     late = bench.late_uploads()
     found = [await late.reset_if_overwritten(MONTAGE) for _ in range(MAX_RESETS + 2)]
-    assert found == [SET_BACK] * MAX_RESETS + [None, None]
+    assert found == [RESET] * MAX_RESETS + [None, None]
     assert bench.requests == MAX_RESETS

@@ -1,4 +1,4 @@
-"""Parcels: what travels between processes arrives as it was sent."""
+"""Parcels: values that are pickled for another process."""
 
 import copy
 import pickle
@@ -44,7 +44,7 @@ REPORT = MipmapReport(
 
 
 @pytest.mark.parametrize("parcel", [JOB, REPORT])
-def test_a_parcel_arrives_as_it_was_sent(parcel: Parcel) -> None:
+def test_a_parcel_is_the_same_after_pickling_and_copying(parcel: Parcel) -> None:
     arrived = pickle.loads(pickle.dumps(parcel))
     assert (arrived, type(arrived)) == (parcel, type(parcel))
     assert copy.deepcopy(parcel) == parcel

@@ -1,4 +1,4 @@
-"""The path map: both directions, the longest match, and no two files under one name."""
+"""The path map: conversion in both directions, the longest match, and different names for different files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from handlers.uris import path_to_uri
 from tests.unit.test_uris import paths
 
 NAMES = st.sampled_from(["a", "B", "b c", "a%20b", "é", "x.tif"])
-"""Few names, so that entries overlap, nest and collide."""
+"""Few names, so that entries are often equal or below each other."""
 LOCALS = st.lists(NAMES, max_size=4).map(lambda names: Path("/" + "/".join(names)))
 POSIX = LOCALS.map(str)
 DRIVES = st.builds("{}:\\{}".format, st.sampled_from("ZzY"), st.lists(NAMES, max_size=3).map("\\".join))
@@ -33,7 +33,7 @@ def maps(draw: st.DrawFn) -> PathMap:
 
 
 @given(maps(), LOCALS)
-def test_a_path_is_refused_or_survives_the_way_to_render_and_back(mapped: PathMap, path: Path) -> None:
+def test_a_path_is_refused_or_the_same_after_conversion_to_a_url_and_back(mapped: PathMap, path: Path) -> None:
     try:
         url = mapped.to_url(path)
     except Fault:
@@ -43,14 +43,14 @@ def test_a_path_is_refused_or_survives_the_way_to_render_and_back(mapped: PathMa
 
 
 @given(maps(), RENDERS)
-def test_a_url_is_refused_or_survives_the_way_here_and_back(mapped: PathMap, text: str) -> None:
+def test_a_url_is_refused_or_the_same_after_conversion_to_a_path_and_back(mapped: PathMap, text: str) -> None:
     try:
         path = mapped.to_path(parse_render_path(text).url)
     except Fault:
         return
     place = parse_render_path(text)
     as_posix = RenderPath("", tuple(name for name in f"{place.anchor}/{'/'.join(place.parts)}".split("/") if name))
-    # A drive or share without an entry may as well be a plain path of render-ws.
+    # A drive or share without an entry can also be a plain path of render-ws.
     assert mapped.render_path_of(path).key in (place.key, as_posix.key)
 
 
@@ -73,7 +73,7 @@ def test_without_entries_both_sides_see_the_same_paths(path: Path) -> None:
 
 
 @given(paths)
-def test_any_name_below_an_entry_survives_the_round_trip(path: Path) -> None:
+def test_any_path_below_an_entry_is_the_same_after_conversion_and_back(path: Path) -> None:
     mapped = PathMap.of([(Path("/here"), "/there/em")])
     below = Path(f"/here{path}")
     assert mapped.to_url(below) == path_to_uri(f"/there/em{path}")
@@ -122,7 +122,7 @@ def test_the_longest_match_counts_in_both_directions(local: str, url: str) -> No
         ("\\\\nas\\EM\\v1\\b\\a.tif", "/mnt/nas/b/a.tif"),
     ],
 )
-def test_every_spelling_of_renders_side_is_understood(url: str, local: str) -> None:
+def test_every_spelling_of_a_path_of_render_ws_is_understood(url: str, local: str) -> None:
     assert NESTED.to_path(url) == Path(local)
 
 
@@ -138,7 +138,7 @@ def test_every_spelling_of_renders_side_is_understood(url: str, local: str) -> N
         ("/data/a\0.tif", "zero byte"),
     ],
 )
-def test_a_path_that_render_would_take_for_another_file_is_refused(path: str, problem: str) -> None:
+def test_a_path_that_names_another_file_in_render_ws_is_refused(path: str, problem: str) -> None:
     with pytest.raises(Fault) as refused:
         NESTED.to_url(path)
     assert problem in str(refused.value)
@@ -164,7 +164,7 @@ def test_a_url_of_another_file_is_refused(url: str, problem: str) -> None:
     assert problem in str(refused.value)
 
 
-def test_a_file_that_is_itself_an_entry_has_its_own_place() -> None:
+def test_an_entry_can_be_a_single_file() -> None:
     mapped = PathMap.of([(Path("/data"), "/r"), (Path("/data/mask.png"), "/masks/m.png")])
     assert mapped.to_url("/data/a.tif") == "file:///r/a.tif"
     assert mapped.to_url("/data/mask.png") == "file:///masks/m.png"
@@ -179,7 +179,7 @@ def test_a_root_can_be_mapped_on_either_side() -> None:
     assert from_root.to_path("file:/Z:/a.tif") == Path("/a.tif")
 
 
-def test_the_root_of_a_path_builder_is_that_of_render() -> None:
+def test_the_root_of_a_path_builder_is_a_path_of_render_ws() -> None:
     assert NESTED.root_path(Path("/data/mips")) == "/storage/mips/"
     assert NESTED.root_path(Path("/mnt/nas")) == "//nas/EM/v1/"
     assert NESTED.derived(Path("/data/a.tif")) == Path("/storage/a.tif")
@@ -189,7 +189,7 @@ def test_the_root_of_a_path_builder_is_that_of_render() -> None:
 
 
 @given(maps(), paths)
-def test_levels_lie_where_a_path_builder_derives_them(mapped: PathMap, level0: Path) -> None:
+def test_levels_have_the_paths_that_a_path_builder_derives(mapped: PathMap, level0: Path) -> None:
     plan = MipmapPlan(Path("/mips/v 1"), path_map=mapped, is_derived=True)
     try:
         builder = PathBuilder.model_validate(plan.path_builder())
@@ -210,14 +210,14 @@ def test_levels_lie_where_a_path_builder_derives_them(mapped: PathMap, level0: P
         ("//nas/em/", RenderPath("//nas/em", ())),
     ],
 )
-def test_a_side_of_an_entry_is_read(text: str, expected: RenderPath) -> None:
+def test_a_path_of_an_entry_is_parsed(text: str, expected: RenderPath) -> None:
     assert parse_render_path(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "data", "file:///data", "http://nas/data", "\\\\nas", "Z:data", "/a/../b", "Z:\\a:b"]
 )
-def test_an_invalid_side_of_an_entry_is_refused(text: str) -> None:
+def test_an_invalid_path_of_an_entry_is_refused(text: str) -> None:
     with pytest.raises(SettingsFault) as refused:
         parse_render_path(text)
     assert repr(text) in str(refused.value)

@@ -29,7 +29,7 @@ def leaf(data: str, model: str = AFFINE, **more: str) -> dict[str, str]:
 
 
 class Stack:
-    """Resolved tiles in the making, their images in a directory."""
+    """Resolved tiles that a test adds, with images in a directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -42,7 +42,7 @@ class Stack:
         return path_to_uri(path)
 
     def add(self, tile_id: str, image: Any, *transforms: dict[str, str], **more: Any) -> dict[str, Any]:
-        """A tile whose level 0 is `image`; returns its mipmap levels."""
+        """Add a tile with `image` as its level 0; return its mipmap levels, to which a test can add others."""
         height, width = np.asarray(image).shape
         levels: dict[str, Any] = {"0": {"imageUrl": self.file(f"{tile_id}.tif", image)}}
         self.tiles[tile_id] = {
@@ -88,12 +88,12 @@ def test_transforms_are_applied_in_order_and_shared_ones_too(stack: Stack) -> No
     assert compose_section(stack.resolved, level=0).tolist() == [[10, 10, 0, 20]]
 
 
-def test_a_rotated_tile_is_drawn_rotated(stack: Stack) -> None:
+def test_a_tile_rotated_by_90_degrees_is_drawn_rotated(stack: Stack) -> None:
     stack.add("a", np.asarray([[10, 20, 30]], np.uint8), leaf("0 1 -1 0 1 0"))
     assert compose_section(stack.resolved, level=0).tolist() == [[10], [20], [30]]
 
 
-def test_a_slightly_rotated_tile_leaves_the_background_around_it(stack: Stack) -> None:
+def test_a_slightly_rotated_tile_is_surrounded_by_the_background(stack: Stack) -> None:
     cos, sin = np.cos(0.1), np.sin(0.1)
     stack.add("a", grey(100, 100, 200), leaf(f"{cos} {sin} {-sin} {cos} 0 0"))
     composed = compose_section(stack.resolved, level=0, background=7)
@@ -146,25 +146,25 @@ def test_a_file_of_another_size_is_refused(stack: Stack) -> None:
         compose_section(stack.resolved, level=1)
 
 
-def test_no_tiles_make_no_picture() -> None:
+def test_a_section_without_tiles_is_refused() -> None:
     with pytest.raises(Fault, match="no tiles"):
         compose_section({"transformIdToSpecMap": {}, "tileIdToSpecMap": {}})
 
 
 @pytest.mark.parametrize("angle_deg", [180.0, 185.0])
-def test_a_composed_section_shows_the_tissue_without_a_seam(tmp_path: Path, angle_deg: float) -> None:
+def test_a_composed_section_shows_the_tissue_without_seams(tmp_path: Path, angle_deg: float) -> None:
     plan = plan_section(tiles=5, size=(160, 128), overlap=0.1, angle_deg=angle_deg)
     written = write_section(plan, tmp_path)
     composed = compose_section(resolved_tiles_at(str(written.metafile)), level=0)
     left, top = min(tile.left_px for tile in plan.tiles), min(tile.top_px for tile in plan.tiles)
     tissue = plan.tissue.window(left, top, composed.shape[1], composed.shape[0])
     covered = composed > 0
-    # What is left is the camera's noise of 5 grey values: a frame one pixel off would show as several times that.
+    # The difference is the noise of the camera, 5 grey values. A tile that is one pixel off gives several times that.
     assert covered.mean() > 0.7
     assert (composed - tissue)[covered].std() == pytest.approx(5, rel=0.1)
 
 
-def test_a_picture_with_fewer_greys_is_smaller(tmp_path: Path) -> None:
+def test_a_picture_with_fewer_grey_values_is_smaller(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(128, 20, (100, 100)).astype(np.uint8)
     save_picture(noise, tmp_path / "new" / "full.png")
     save_picture(noise, tmp_path / "new" / "few.png", greys=16)
@@ -177,7 +177,7 @@ def test_a_picture_with_fewer_greys_is_smaller(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served() -> Iterator[tuple[str, dict[str, bytes]]]:
-    """A server's URL, and the bodies by path that it answers with."""
+    """URL of a server, and its answers: path -> body."""
     bodies: dict[str, bytes] = {}
 
     class Answers(BaseHTTPRequestHandler):
@@ -187,7 +187,7 @@ def served() -> Iterator[tuple[str, dict[str, bytes]]]:
             self.wfile.write(bodies.get(self.path, b"nothing is here"))
 
         def log_message(self, *_: object) -> None:
-            """Keeps quiet."""
+            """Print nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Answers)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -216,13 +216,13 @@ def test_the_command_makes_the_picture_of_a_stack(
 def test_the_command_reports_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.json").write_text("[1]")
     (tmp_path / "cut.json").write_text("[1")
-    for source, said in (("nothing.json", "cannot be read"), ("text.json", "no resolved"), ("cut.json", "not JSON")):
+    for source, problem in (("nothing.json", "cannot be read"), ("text.json", "no resolved"), ("cut.json", "not JSON")):
         assert picture.main([str(tmp_path / source), str(tmp_path / "a.png")]) == 1
-        assert said in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
 
 
 def mosaic_of(stack: Stack) -> Any:
-    """Return grey and opacity, (height, width, 2)."""
+    """Return grey value and opacity of each pixel of the mosaic, (height, width, 2)."""
     for spec in stack.tiles.values():
         for urls in spec["mipmapLevels"].values():
             urls["imageUrl"] = uri_to_path(urls["imageUrl"])
@@ -236,10 +236,10 @@ def test_a_mosaic_is_transparent_where_no_tile_is(stack: Stack) -> None:
     stack.add("b", grey(2, 1, 0), leaf("1 0 0 1 1 1"))
     mosaic = mosaic_of(stack)
     assert mosaic[..., 1].tolist() == [[255, 255, 0], [0, 255, 255]]
-    assert mosaic[..., 0][mosaic[..., 1] == 255].tolist() == [10, 10, 0, 0]  # black is a grey of tissue, too
+    assert mosaic[..., 0][mosaic[..., 1] == 255].tolist() == [10, 10, 0, 0]  # black tissue is opaque, too
 
 
-def test_a_tile_without_its_image_is_striped_and_the_page_shows_through(stack: Stack, tmp_path: Path) -> None:
+def test_a_tile_without_its_image_has_translucent_stripes(stack: Stack, tmp_path: Path) -> None:
     stack.add("a", grey(8, 8, 10), leaf("1 0 0 1 0 0"))
     (tmp_path / "a.tif").unlink()
     mosaic = mosaic_of(stack)

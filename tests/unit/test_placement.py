@@ -1,4 +1,4 @@
-"""Where tiles lie in the stack: bounds follow the transforms of the tile specs, whatever turns and enlarges them."""
+"""Positions of tiles in the stack: the bounds follow from the transforms, also of rotated and scaled tiles."""
 
 import math
 from pathlib import Path
@@ -27,16 +27,17 @@ tiles = st.builds(
 
 
 def step_by_step(tile: Tile, place: Point, corner: Point) -> Point:
-    """Turn a point about the tile's centre, enlarge it from the upper left corner, move it."""
-    turn = math.radians(tile.rotation_deg)
+    """Rotate a point about the tile's centre, scale it from the upper left corner, and move it."""
+    angle = math.radians(tile.rotation_deg)
     centre_x, centre_y = (tile.width or 0) / 2, (tile.height or 0) / 2
     x, y = corner[0] - centre_x, corner[1] - centre_y
-    turned = (x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn))
-    return tuple(tile.scale * (at + centre) + to for at, centre, to in zip(turned, (centre_x, centre_y), place))  # type: ignore[return-value]  # noqa: B905
+    rotated_x = x * math.cos(angle) - y * math.sin(angle) + centre_x
+    rotated_y = x * math.sin(angle) + y * math.cos(angle) + centre_y
+    return tile.scale * rotated_x + place[0], tile.scale * rotated_y + place[1]
 
 
 @given(tile=tiles, place=st.tuples(coordinates, coordinates), corner=st.tuples(coordinates, coordinates))
-def test_a_tile_is_turned_about_its_centre_then_enlarged_then_moved(tile: Tile, place: Point, corner: Point) -> None:
+def test_a_tile_is_rotated_about_its_centre_then_scaled_then_moved(tile: Tile, place: Point, corner: Point) -> None:
     m00, m10, m01, m11, m02, m12 = affine_of(tile, place)
     x, y = corner
     expected = step_by_step(tile, place, corner)
@@ -44,7 +45,7 @@ def test_a_tile_is_turned_about_its_centre_then_enlarged_then_moved(tile: Tile, 
 
 
 @given(several=st.lists(tiles, min_size=1, max_size=6), origin=st.sampled_from(Origin))
-def test_bounds_are_those_that_render_derives_from_the_tile_specs(several: list[Tile], origin: Origin) -> None:
+def test_bounds_equal_those_that_render_derives_from_the_tile_specs(several: list[Tile], origin: Origin) -> None:
     options = TileSpecOptions(positions=Positions.EXACT, origin=origin, tile_id="{raster_index}")
     numbered = tuple(
         Tile(f"{index}.tif", f"{index}", each.position_px, each.width, each.height,
@@ -61,7 +62,7 @@ def test_bounds_are_those_that_render_derives_from_the_tile_specs(several: list[
     assert found == pytest.approx(derived, abs=2)  # render truncates the least corner and rounds the extent up
 
 
-def test_a_tile_that_is_turned_by_a_quarter_and_enlarged_has_bounds_of_the_other_shape() -> None:
+def test_the_bounds_of_a_tile_rotated_by_90_degrees_have_exchanged_sides() -> None:
     tile = Tile("a.tif", "a", (0, 0), 200, 100, rotation_deg=90.0, scale=2.0)
     assert bounds_of([tile], [(10.0, 20.0)]) == (110.0, -80.0, 310.0, 320.0)
 

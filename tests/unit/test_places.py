@@ -1,4 +1,4 @@
-"""Where a running daemon is found beside a configuration file that is refused."""
+"""Journal and address of a running daemon, found although its configuration file is refused."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ mipmaps = { output_dir = "/mips" }
     ],
     ids=["valid", "not TOML after", "not TOML before", "keys missing", "unknown key", "wrong value", "empty"],
 )
-def test_valid_sections_of_a_refused_file_are_used(tmp_path: Path, text: str, expected: tuple[str, str, int]) -> None:
+def test_valid_tables_of_a_refused_file_are_used(tmp_path: Path, text: str, expected: tuple[str, str, int]) -> None:
     config = tmp_path / "config.toml"
     config.write_text(text)
     places = find_places(config)
@@ -40,7 +40,9 @@ def test_valid_sections_of_a_refused_file_are_used(tmp_path: Path, text: str, ex
     assert bool(places.problems) is (text != VALID + REST)
 
 
-def test_without_a_file_the_environment_and_the_defaults_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_environment_and_the_defaults_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TEMWATCH_HTTP__PORT", "1234")
     places = find_places(tmp_path / "none.toml")
     assert (places.http.port, str(places.journal)) == (1234, "/var/lib/temwatch/journal.sqlite")

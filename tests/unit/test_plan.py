@@ -1,4 +1,4 @@
-"""The capacity planner: its arithmetic, its agreement with the measured runs in docs/performance.md, its command."""
+"""The capacity planner: its arithmetic, its agreement with the measurements in docs/performance.md, its command."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from daemon.temwatch import temwatch
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
 NOISE = 1.5
-"""CPU of the same tile, measured again on the same machine while others use it: 29 to 42 ms."""
+"""Ratio of measurements of the same tile on a machine that is used by others: 29 to 42 ms of CPU."""
 FACTS = {
     "cpu_s_per_tile": {"daemon": 0.01, "workers": 0.03, "stand-in": 0.0, "writing, not in the run": 9.0},
     "megapixels": 30.0,
@@ -33,7 +33,7 @@ FACTS = {
 
 
 def row(what: str) -> dict[str, str]:
-    """Return the cells of a row of the last full run."""
+    """Return the cells of a row of the table of the last full run."""
     head = ["target", "what", "measured", "disk", "floor", "peer", "ratio", "asked", "met", "remarks"]
     (line,) = [line for line in PAGE.splitlines() if re.match(rf"\| \d+ \| {re.escape(what)} \|", line)]
     return dict(zip(head, (cell.strip() for cell in line.strip("|").split(" | ")), strict=True))
@@ -49,7 +49,7 @@ def command(*args: str) -> Result:
 
 
 def run_of(column: str) -> MeasuredRun:
-    """Return the sustained run of the table; with its data on a disk, the CPU is known in total only."""
+    """Return the sustained run of the table. With its data on a disk, only the total CPU is known."""
     held = row("six scopes' rate held, 2 cores for the daemon, its workers and the stand-in")
     shares = row("of the cores, taken by other programs or idle while saturated")
     cpu = {name: float(value) for name, value in re.findall(r"(?:a tile: |, )([^,:]*?) ([\d.]+) ms", held["remarks"])}
@@ -67,20 +67,19 @@ def run_of(column: str) -> MeasuredRun:
 
 
 @pytest.mark.parametrize("column", ["measured", "disk"])
-def test_the_rate_of_the_sustained_run_follows_from_its_cost_of_a_tile_and_its_cores(column: str) -> None:
-    """The model's form: rate times CPU of a tile are the cores that were busy."""
+def test_the_rate_of_the_sustained_run_times_the_cpu_of_a_tile_is_its_busy_cores(column: str) -> None:
     run = run_of(column)
     busy = run.tiles_per_s * (run.daemon_s + run.workers_s + run.others_s)
     assert busy == pytest.approx(run.cores, rel=0.1)
 
 
-def test_the_rate_of_the_sustained_run_is_expected() -> None:
+def test_the_rate_of_the_sustained_run_is_predicted() -> None:
     run = run_of("measured")
     assert run.expected_tiles_per_s(COSTS) == pytest.approx(run.tiles_per_s, rel=0.3)
     assert run.expected_tiles_per_s(run.costs()) == pytest.approx(run.tiles_per_s, rel=0.15)
 
 
-def test_the_cpu_of_a_tile_under_load_is_expected() -> None:
+def test_the_cpu_of_a_tile_under_load_is_predicted() -> None:
     measured = figure(row("CPU of a tile, daemon and workers")["measured"])
     expected = 1e3 * worker_cpu_s(Facility(), COSTS) + COSTS.daemon.value
     assert measured / NOISE < expected < measured * NOISE
@@ -90,14 +89,14 @@ def test_the_cpu_of_a_tile_under_load_is_expected() -> None:
 @pytest.mark.parametrize(
     ("kind", "depth", "level_depth"), [("8 bit", 8, 8), ("16 bit", 16, 16), ("16 made 8 bit", 16, 8)]
 )
-def test_the_time_of_a_tile_of_each_kind_is_expected(side: int, kind: str, depth: int, level_depth: int) -> None:
+def test_the_time_of_a_tile_of_each_kind_is_predicted(side: int, kind: str, depth: int, level_depth: int) -> None:
     measured = figure(row(f"tile of {side}x{side}, {kind}, six levels, tif")["measured"])
     expected = 1e3 * worker_cpu_s(Facility(width=side, height=side, depth=depth, level_depth=level_depth), COSTS)  # type: ignore[arg-type]
     assert measured / NOISE < expected < measured * NOISE
 
 
 @pytest.mark.parametrize("name", ["png", "jpg"])
-def test_the_cpu_and_the_bytes_of_an_encoding_are_expected(name: str) -> None:
+def test_the_cpu_and_the_bytes_of_an_encoding_are_predicted(name: str) -> None:
     cells, megapixels = row(f"{name} of 1920x1920"), 1920 * 1920 / 1e6
     cpu_ms, share = getattr(COSTS, name).value * megapixels, getattr(COSTS, f"{name}_share").value
     assert figure(cells["measured"]) / NOISE < cpu_ms < figure(cells["measured"]) * NOISE
@@ -105,17 +104,17 @@ def test_the_cpu_and_the_bytes_of_an_encoding_are_expected(name: str) -> None:
     assert float(megabytes) == pytest.approx(share * megapixels, rel=0.1)
 
 
-def test_the_memory_of_a_worker_is_expected() -> None:
+def test_the_memory_of_a_worker_is_predicted() -> None:
     measured = figure(row("peak memory of a worker, 5504x5504, 8 bit, at worst")["measured"])
     assert worker_memory_mib(Facility(), COSTS) == pytest.approx(measured, rel=0.2)
 
 
-def test_receiving_level_0_costs_what_writing_a_tile_costs() -> None:
+def test_receiving_level_0_costs_as_much_as_writing_a_tile() -> None:
     measured = figure(row("CPU of writing a tile, not in the run")["measured"])
     assert measured / NOISE < COSTS.receive.value * Facility().level0_mb < measured * NOISE
 
 
-def test_two_cores_serve_the_six_microscopes_that_they_were_seen_to_serve() -> None:
+def test_two_cores_are_planned_for_six_microscopes_as_measured() -> None:
     assert plan(Facility(), Server(cores=2, disk_mb_s=1e5), COSTS).servers == 1
 
 
@@ -131,7 +130,7 @@ def test_every_constant_names_a_source_that_exists(one: dict[str, str]) -> None:
 # --- the arithmetic
 
 
-def test_the_first_resource_that_is_used_up_bounds_the_microscopes_of_a_server() -> None:
+def test_the_first_exhausted_resource_limits_the_microscopes_of_a_server() -> None:
     def limit(server: Server) -> str:
         return plan(Facility(), server, COSTS).limit.name
 
@@ -141,14 +140,14 @@ def test_the_first_resource_that_is_used_up_bounds_the_microscopes_of_a_server()
     assert limit(Server(1000, 1e9, 1e9)) == "the daemon's own core"
 
 
-def test_microscopes_are_not_cut_in_pieces() -> None:
+def test_a_microscope_is_not_divided_between_servers() -> None:
     found = plan(Facility(scopes=15), Server(cores=1e3, disk_mb_s=2000, network_mb_s=1e6), COSTS)
     assert (found.scopes_each, found.servers) == (7, 3)
     alone = plan(Facility(scopes=1, tiles_per_s=100), Server(), COSTS)
     assert (alone.scopes_each, alone.servers) == (0, None)
 
 
-def test_workers_and_memory_are_those_of_the_microscopes_that_a_server_serves() -> None:
+def test_workers_and_memory_are_planned_for_the_microscopes_of_one_server() -> None:
     facility, server = Facility(scopes=30, tiles_per_s=40), Server(cores=16, disk_mb_s=12_000, network_mb_s=1e6)
     found = plan(facility, server, COSTS)
     assert found.scopes_each == 3
@@ -160,14 +159,14 @@ def test_workers_and_memory_are_those_of_the_microscopes_that_a_server_serves() 
     assert plan(replace(facility, scopes=2), server, COSTS).workers_each == workers[0]
 
 
-def test_the_disk_carries_level_0_twice_and_the_levels_once() -> None:
+def test_level_0_is_written_and_read_and_the_levels_are_written() -> None:
     load = load_of(Facility(tiles_per_s=1, width=4096, height=4096), 1, COSTS)
     assert load.disk_read_mb_s == pytest.approx(16.78, abs=0.01)
     assert load.disk_write_mb_s == pytest.approx(16.78 + 16.78 / 3, abs=0.01)
     assert load.level_files_per_s == 6
 
 
-def test_files_that_lie_elsewhere_go_over_the_network_and_not_to_the_disk() -> None:
+def test_files_on_a_mount_load_the_network_and_not_the_disk() -> None:
     here = load_of(Facility(), 6, COSTS)
     there = load_of(Facility(raw="mount", store="mount"), 6, COSTS)
     assert there.disk_mb_s == 0
@@ -176,13 +175,13 @@ def test_files_that_lie_elsewhere_go_over_the_network_and_not_to_the_disk() -> N
     assert there.cores < here.cores  # level 0 is not received
 
 
-def test_an_object_store_asks_for_more_workers_than_it_keeps_cores_busy() -> None:
+def test_an_object_store_needs_more_workers_than_busy_cores() -> None:
     load = load_of(Facility(store="object"), 6, COSTS)
     assert load.workers > 2 * load.cores
     assert load_of(Facility(), 6, COSTS).workers < load.workers
 
 
-def test_a_distant_file_server_asks_for_more_workers_and_for_nothing_else() -> None:
+def test_a_distant_file_server_needs_only_more_workers() -> None:
     near, distant = (load_of(Facility(raw="mount", delay_ms=delay_ms), 6, COSTS) for delay_ms in (1, 20))
     assert replace(distant, workers=near.workers) == near
     # Two openings of 18.4 tiles a second, in the usable 80 % of the workers' time.
@@ -191,7 +190,7 @@ def test_a_distant_file_server_asks_for_more_workers_and_for_nothing_else() -> N
     assert load_of(here, 6, COSTS) == load_of(replace(here, delay_ms=1), 6, COSTS)
 
 
-def test_depth_costs_cores_and_bytes_and_compression_costs_cores_and_saves_bytes() -> None:
+def test_depth_needs_more_cores_and_bytes_and_compression_more_cores_and_fewer_bytes() -> None:
     def load(**of: object) -> Load:
         return load_of(Facility(**of), 1, COSTS)  # type: ignore[arg-type]
 
@@ -219,7 +218,7 @@ FACILITIES = st.builds(
 
 
 @given(FACILITIES, st.sampled_from(["tiles_per_s", "width", "height", "levels"]))
-def test_a_larger_facility_never_needs_less_of_anything(facility: Facility, larger: str) -> None:
+def test_a_larger_facility_never_needs_less_of_any_resource(facility: Facility, larger: str) -> None:
     more = replace(facility, **{larger: getattr(facility, larger) * 2})
     before, after = load_of(facility, 1, COSTS), load_of(more, 1, COSTS)
     assert all(getattr(after, each.name) >= getattr(before, each.name) for each in fields(Load))
@@ -228,7 +227,7 @@ def test_a_larger_facility_never_needs_less_of_anything(facility: Facility, larg
 
 
 @given(FACILITIES)
-def test_the_planned_servers_carry_the_load(facility: Facility) -> None:
+def test_the_planned_servers_are_enough_for_the_load(facility: Facility) -> None:
     found = plan(facility, Server(), COSTS)
     if found.servers is None:
         return
@@ -238,7 +237,7 @@ def test_the_planned_servers_carry_the_load(facility: Facility) -> None:
     assert share.disk_mb_s <= 0.8 * 2000 * 1.001
 
 
-# --- one's own machine
+# --- a measured run of another machine
 
 
 def test_a_measured_run_replaces_the_costs(tmp_path: Path) -> None:
@@ -271,7 +270,7 @@ def test_a_measured_run_replaces_the_costs(tmp_path: Path) -> None:
         "[" * 100_000,
     ],
 )
-def test_a_file_that_is_no_measured_run_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_measured_run_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
     path = tmp_path / "sustained.json"
     path.write_text(content)
     refused = command("--measured", str(path))
@@ -305,7 +304,7 @@ def test_the_document_has_an_example() -> None:
     assert "$ temwatch plan " in PAGE
 
 
-def test_the_json_holds_every_figure_and_every_constant() -> None:
+def test_the_json_contains_every_figure_and_every_constant() -> None:
     shown = json.loads(command("--scopes", "30", "--raw", "mount", "--store", "object", "--json").output)
     assert shown["load"].keys() >= {each.name for each in fields(Load)}
     assert [each["name"] for each in shown["constants"]] == [each.name for each in fields(COSTS)]
@@ -314,7 +313,7 @@ def test_the_json_holds_every_figure_and_every_constant() -> None:
     assert shown["servers"] == math.ceil(30 / shown["scopes_each"])
 
 
-def test_a_microscope_that_is_too_much_for_a_server_ends_in_exit_code_1() -> None:
+def test_a_microscope_that_needs_more_than_a_server_ends_with_exit_code_1() -> None:
     shown = command("--scopes", "2", "--disk", "10")
     assert shown.exit_code == 1
     assert shown.output.splitlines()[-1].startswith("no plan: one microscope needs 27")
@@ -353,7 +352,7 @@ def test_a_microscope_that_is_too_much_for_a_server_ends_in_exit_code_1() -> Non
         ("more", "more"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_that_names_it(args: str, named: str) -> None:
+def test_an_invalid_option_is_refused_in_one_line_that_names_it(args: str, named: str) -> None:
     refused = command(*shlex.split(args))
     assert refused.exit_code == 2
     (line,) = refused.stderr.splitlines()

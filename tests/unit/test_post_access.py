@@ -1,4 +1,4 @@
-"""Which requests may change something: token, login, content type, site."""
+"""Which POST requests are accepted: token, login, content type, site."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def refusal(http: HttpSettings, content_type: str | None = JSON, **headers: str)
     return post_refusal(request, http)
 
 
-def test_on_loopback_json_of_no_other_site_may_be_posted_without_a_token() -> None:
+def test_on_loopback_json_can_be_posted_without_a_token() -> None:
     http = HttpSettings()
     assert refusal(http) is None
     assert refusal(http, f"{JSON}; charset=utf-8") is None
@@ -41,23 +41,23 @@ def test_on_loopback_json_of_no_other_site_may_be_posted_without_a_token() -> No
 @pytest.mark.parametrize(
     ("site", "is_own"), [("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False)]
 )
-def test_a_page_of_another_site_may_post_nothing(site: str, is_own: bool) -> None:
+def test_a_page_of_another_site_cannot_post(site: str, is_own: bool) -> None:
     found = refusal(HttpSettings(), Sec_Fetch_Site=site)
     assert (found is None) is is_own
     if not is_own:
         assert found == (403, "Sec-Fetch-Site: requests of other sites are refused")
-        # The site comes first: the other answer would tell its page what to send.
+        # The site is checked first, so that no other answer tells the page of that site what to send.
         assert refusal(HttpSettings(), "text/plain", Sec_Fetch_Site=site) == found
 
 
-def test_the_origin_has_to_be_the_one_of_the_pages() -> None:
+def test_the_origin_must_be_that_of_the_pages() -> None:
     assert refusal(HttpSettings(), Origin="http://em:8787") is None
     expected = (403, "Origin: requests of other sites are refused; this one is http://em:8787")
     for other in ("http://evil", "https://em:8787", "null", ""):
         assert refusal(HttpSettings(), Origin=other) == expected
 
 
-def test_the_origin_is_that_of_the_proxy_that_the_browser_asked() -> None:
+def test_behind_a_proxy_the_origin_must_be_that_of_the_proxy() -> None:
     class Peer:
         def get_extra_info(self, name: str, default: Any = None) -> Any:
             return ("10.1.2.3", 4711) if name == "peername" else default
@@ -74,13 +74,13 @@ def test_the_origin_is_that_of_the_proxy_that_the_browser_asked() -> None:
     assert found == (403, "Origin: requests of other sites are refused; this one is https://em.example")
 
 
-def test_a_daemon_that_is_open_to_other_machines_takes_nothing_without_a_token_file() -> None:
+def test_a_daemon_that_is_open_to_other_machines_refuses_posts_without_a_token_file() -> None:
     expected = (403, "http.token_file: not set, but http.host is open to other machines: POST is disabled")
     assert refusal(HttpSettings(host="0.0.0.0")) == expected
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_token_is_required_wherever_there_is_one(token_file: Path, host: str) -> None:
+def test_a_token_is_required_if_one_is_set(token_file: Path, host: str) -> None:
     http = HttpSettings(host=host, token_file=token_file)
     assert refusal(http) == (401, "Authorization: Bearer TOKEN is required")
     assert refusal(http, Authorization=f"Bearer {TOKEN}") is None
@@ -95,7 +95,7 @@ def test_a_token_is_required_wherever_there_is_one(token_file: Path, host: str) 
     assert other_site[0] == 403
 
 
-def test_a_login_counts_as_the_token_unless_the_request_names_one(token_file: Path) -> None:
+def test_a_login_counts_as_the_token_unless_the_request_has_one(token_file: Path) -> None:
     http = HttpSettings(token_file=token_file)
     cookie = f"{cookie_name(http)}={login_proof(TOKEN)}"
     assert refusal(http, Cookie=cookie) is None
@@ -125,6 +125,6 @@ def test_only_the_exact_token_matches(token_file: Path) -> None:
     assert token_matches(HttpSettings(), "") is None
 
 
-def test_a_request_without_browser_headers_comes_from_no_other_site() -> None:
+def test_a_request_without_browser_headers_is_not_from_another_site() -> None:
     request: Any = make_mocked_request("POST", "/", {"Host": "em"})
     assert site_refusal(request, HttpSettings()) is None

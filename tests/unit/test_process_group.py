@@ -1,4 +1,4 @@
-"""Tests end the processes that they started, and no others."""
+"""Tests kill the processes that they started, and no others."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 from tests.process_group import kill_group
 from tests.waiting import wait_for
 
-SLEEPS = "import time; time.sleep(60)"
+SLEEPS = "import time; time.sleep(600)"
 LEAVES_A_CHILD = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEPS!r}]).pid)"
 
 
@@ -16,7 +16,7 @@ def started(code: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def test_a_process_that_got_the_number_of_one_that_had_ended_is_left_alone() -> None:
+def test_a_process_with_the_reused_id_of_an_ended_leader_is_not_killed() -> None:
     with started(SLEEPS) as other:
         former: Any = SimpleNamespace(pid=other.pid, poll=lambda: 0, wait=lambda: 0)
         kill_group(former)
@@ -24,7 +24,7 @@ def test_a_process_that_got_the_number_of_one_that_had_ended_is_left_alone() -> 
         kill_group(other)
 
 
-def test_what_a_process_left_behind_is_killed() -> None:
+def test_the_child_of_an_ended_leader_is_killed() -> None:
     with started(LEAVES_A_CHILD) as leader:
         assert leader.stdout is not None
         child = int(leader.stdout.readline())

@@ -1,4 +1,4 @@
-"""The text about its making in a level's file, in each format, and the identity and digest in a job's report."""
+"""The text in the file of a level about its making, and the identity and digest of the image in a job's report."""
 
 import math
 import os
@@ -57,7 +57,7 @@ def level0(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-def test_every_format_keeps_its_text_and_its_pixels(level0: Path, encoding: Encoding) -> None:
+def test_levels_of_every_format_have_a_text_and_the_same_pixels_again(level0: Path, encoding: Encoding) -> None:
     job = job_of(level0, encoding=encoding)
     made = make_mipmaps(job)
     assert made.fault is None
@@ -92,7 +92,7 @@ def test_a_level_made_with_other_settings_is_made_again(level0: Path, change: di
     assert len(make_mipmaps(job).made) == 2
 
 
-def test_a_level_of_another_range_depth_or_quality_is_made_again(tmp_path: Path) -> None:
+def test_a_level_with_another_range_depth_or_quality_is_made_again(tmp_path: Path) -> None:
     level0 = tmp_path / "a.tif"
     Image.fromarray(noise(np.uint16)).save(level0)
     job = job_of(level0, intensity_range=(100, 40_000))
@@ -106,7 +106,7 @@ def test_a_level_of_another_range_depth_or_quality_is_made_again(tmp_path: Path)
     assert len(make_mipmaps(replace(jpg, encoding=Encoding("jpg", quality=91))).made) == 2
 
 
-def test_the_longest_text_has_room_in_the_file() -> None:
+def test_the_longest_text_fits_into_a_file() -> None:
     longest = max((Reduction(method, function) for method in METHODS for function in METHODS[method]), key=_length)
     how = recipe_of(10, longest, 16, scaled_from=(65_534, 65_535), quality=100, is_mask=True)
     text = with_pixels(provenance(bytes(16), how), noise())
@@ -142,7 +142,7 @@ def test_a_level_with_a_changed_byte_is_made_again(level0: Path) -> None:
 
 
 def test_a_text_without_a_pixel_digest_matches_any_pixels() -> None:
-    for text in (None, "", "somebody else's", provenance(bytes(16), "level=1")):
+    for text in (None, "", "of another program", provenance(bytes(16), "level=1")):
         assert pixels_match(text, noise())
     assert with_pixels("", noise()) == ""
 
@@ -162,20 +162,22 @@ def test_a_text_of_another_program_has_no_digest(text: str | None) -> None:
     assert level0_digest(text) is None
 
 
-# --- what a job reports of the image
+# --- identity and digest of the image in the report of a job
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "plain": lambda path: Image.fromarray(noise()).save(path, "TIFF"),
     "16 bits": lambda path: Image.fromarray(noise(np.uint16)).save(path, "TIFF"),
     "many strips": lambda path: Image.fromarray(noise()).save(path, "TIFF", strip_size=WIDTH * 3),
-    "with a text behind": lambda path: (
+    "trailing bytes": lambda path: (
         Image.fromarray(noise()).save(path, "TIFF"),
         path.write_bytes(path.read_bytes() + b"trailing bytes" * 100_000),
     ),
     "lzw": lambda path: Image.fromarray(noise()).save(path, "TIFF", compression="tiff_lzw"),
     "png": lambda path: Image.fromarray(noise()).save(path, "PNG"),
     "jpg": lambda path: Image.fromarray(noise()).save(path, "JPEG"),
-    "even grey": lambda path: Image.fromarray(np.tile(np.uint8([100, 101]), (HEIGHT, WIDTH // 2))).save(path, "TIFF"),
+    "two grey values": lambda path: Image.fromarray(np.tile(np.uint8([100, 101]), (HEIGHT, WIDTH // 2))).save(
+        path, "TIFF"
+    ),
 }
 
 
@@ -210,7 +212,7 @@ def test_the_report_of_a_mask_or_of_kept_levels_has_the_digest_of_the_image(tmp_
 # --- an image that changes while it is read
 
 
-def rewritten_under_its_old_time(path: Path) -> None:
+def rewritten_with_its_old_time(path: Path) -> None:
     times = path.stat()
     with path.open("r+b") as file:
         file.seek(2_000)
@@ -218,7 +220,7 @@ def rewritten_under_its_old_time(path: Path) -> None:
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def replaced_by_one_of_its_time(path: Path) -> None:
+def replaced_with_its_old_time(path: Path) -> None:
     times = path.stat()
     other = path.with_name("other")
     Image.fromarray(noise(seed=2)).save(other, "TIFF")
@@ -226,11 +228,11 @@ def replaced_by_one_of_its_time(path: Path) -> None:
     other.replace(path)
 
 
-def cut_short(path: Path) -> None:
+def truncated(path: Path) -> None:
     os.truncate(path, 3_000)
 
 
-def spoiled(path: Path) -> None:
+def overwritten(path: Path) -> None:
     path.write_bytes(b"no image any more" * 1_000)
 
 
@@ -241,7 +243,7 @@ READERS = [
 ]
 
 
-@pytest.mark.parametrize("change", [rewritten_under_its_old_time, replaced_by_one_of_its_time, cut_short, spoiled])
+@pytest.mark.parametrize("change", [rewritten_with_its_old_time, replaced_with_its_old_time, truncated, overwritten])
 @pytest.mark.parametrize("distant", [True, False], ids=["distant", "near"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("reader", READERS)
@@ -255,7 +257,7 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_retried(
 ) -> None:
     monkeypatch.setattr(level0_module, "DISTANT_S", 0.0 if distant else math.inf)
     module, _, name = reader.rpartition(".")
-    if name == "read_hashed":  # which reads what has to be decoded
+    if name == "read_hashed":  # reads images that must be decoded
         Image.fromarray(noise()).save(level0, compression="tiff_lzw")
     owner: Any = LevelBuffers if module.endswith("LevelBuffers") else level0_module
     read = getattr(owner, name)
@@ -278,7 +280,7 @@ def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_retried(
 
 
 @pytest.mark.parametrize("distant", [True, False], ids=["distant", "near"])
-def test_an_image_that_changes_leaves_its_former_levels(
+def test_the_former_levels_of_an_image_that_changes_are_kept(
     level0: Path, monkeypatch: pytest.MonkeyPatch, distant: bool
 ) -> None:
     monkeypatch.setattr(level0_module, "DISTANT_S", 0.0 if distant else math.inf)
@@ -288,7 +290,7 @@ def test_an_image_that_changes_leaves_its_former_levels(
 
     def changing(*arguments: Any) -> Any:
         result = fill(*arguments)
-        rewritten_under_its_old_time(level0)
+        rewritten_with_its_old_time(level0)
         return result
 
     monkeypatch.setattr(LevelBuffers, "fill_from_file", changing)
@@ -298,7 +300,7 @@ def test_an_image_that_changes_leaves_its_former_levels(
     assert {path: path.read_bytes() for path in (level0.parent / "levels").rglob("*") if path.is_file()} == levels
 
 
-def test_a_distant_image_is_compared_also_where_no_thread_can_be_started(
+def test_a_distant_image_is_compared_even_if_no_thread_can_be_started(
     level0: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: threading.Thread) -> None:
@@ -307,7 +309,7 @@ def test_a_distant_image_is_compared_also_where_no_thread_can_be_started(
     monkeypatch.setattr(level0_module, "DISTANT_S", 0.0)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     compared: list[object] = []
-    monkeypatch.setattr(level0_module, "require_same_file", lambda *of: compared.append(of))
+    monkeypatch.setattr(level0_module, "require_same_file", lambda *files: compared.append(files))
     assert make_mipmaps(job_of(level0)).fault is None
     assert len(compared) == 1
 

@@ -1,4 +1,4 @@
-"""What a put and a read of an object refuse: a lost type, bytes that changed on the way, an object that is no image."""
+"""Faults of writing and reading an object: a lost content type, changed bytes, a size above the limit."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def layer():
 
 
 def without_type(request):
-    """Return a request for whose object the store has to guess a type."""
+    """Return the request without the content type of its object."""
     headers = {name: value for name, value in request.headers.items() if name.lower() != "content-type"}
     return replace(request, headers=headers) if request.method == "PUT" else request
 
@@ -39,7 +39,7 @@ def test_an_object_whose_type_was_lost_is_a_fault(layer):
         put(place_at(layer.url, "bucket") / "a.tif")
 
 
-def test_an_object_that_is_larger_than_any_image_is_not_read(layer, monkeypatch):
+def test_an_object_above_the_size_limit_is_not_read(layer, monkeypatch):
     place = place_at(layer.url, "bucket") / "a.tif"
     put(place)
     layer.requests.clear()
@@ -50,11 +50,11 @@ def test_an_object_that_is_larger_than_any_image_is_not_read(layer, monkeypatch)
 
 
 def corrupted(request):
-    """Return a request with another first byte."""
+    """Return the request with another first byte of its object."""
     return replace(request, body=b"x" + request.body[1:]) if request.method == "PUT" else request
 
 
-def test_a_store_refuses_bytes_that_changed_on_the_way(tmp_path, monkeypatch):
+def test_a_store_refuses_bytes_that_changed_during_the_transfer(tmp_path, monkeypatch):
     """versitygw compares what it received with the checksum that was sent; moto does not."""
     monkeypatch.setattr(connection, "MOST_RETRIES", 0)
     pytest.importorskip("obstore")
