@@ -1,1 +1,1 @@
-"""Measurements of what temwatch costs: one script for each target; `python -m benchmarks` runs all."""
+"""Measurements of temwatch's time, CPU and memory, by target; `python -m benchmarks` runs all scripts."""

@@ -17,12 +17,12 @@ SCRIPTS = (
     "cluster_soak",
 )
 ON_DISK = ("mipmap_kernel", "worker_pool", "sustained", "ingest", "syncing", "end_to_end")
-LONGEST_S = 300.0
-"""Time-out of one script, so that a script that hangs does not stop the others."""
+TIMEOUT_S = 300.0
+"""Time-out of one script: a script that hangs does not stop the others."""
 
 
 def main() -> int:
-    """Return 0 if every script has measured; the table says which targets are missed."""
+    """Return 0 if every script has succeeded; the table shows which targets are missed."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller sizes, only to test the scripts")
     parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"some of {', '.join(SCRIPTS)}; default: all")
@@ -32,28 +32,29 @@ def main() -> int:
         parser.error(f"no script {', '.join(sorted(unknown))}")
     names = arguments.scripts or SCRIPTS
     quick = ["--quick"] if arguments.quick else []
-    failed = [name for name in names if not _measured(name, quick)]
-    failed += [f"{name} on disk" for name in names if name in ON_DISK and not _measured_on_disk(name, quick)]
+    failed = [name for name in names if not _run(name, quick)]
+    failed += [f"{name} on disk" for name in names if name in ON_DISK and not _run_on_disk(name, quick)]
     report.main(["--results", str(RESULTS)])
-    print(f"not measured: {', '.join(failed)}" if failed else "all measured")
+    print(f"failed: {', '.join(failed)}" if failed else "all scripts succeeded")
     return 1 if failed else 0
 
 
-def _measured_on_disk(name: str, options: list[str]) -> bool:
+def _run_on_disk(name: str, options: list[str]) -> bool:
+    """Run a script with its data on the disk of the results; True also if they are not on a disk."""
     DISK_RESULTS.mkdir(parents=True, exist_ok=True)
     if file_system(DISK_RESULTS) == "tmpfs":
-        print(f"--- {name}: no disk, {DISK_RESULTS} is in memory")
+        print(f"--- {name}: not run on a disk, {DISK_RESULTS} is in memory")
         return True
-    return _measured(name, [*options, "--on", str(DISK_RESULTS), "--output", str(DISK_RESULTS)])
+    return _run(name, [*options, "--on", str(DISK_RESULTS), "--output", str(DISK_RESULTS)])
 
 
-def _measured(name: str, options: list[str]) -> bool:
-    """Return whether the script succeeded."""
+def _run(name: str, options: list[str]) -> bool:
+    """Run a script; return whether it succeeded."""
     print(f"--- {name} {' '.join(options)}", flush=True)
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}", *options])
     try:
-        code = process.wait(LONGEST_S)
+        code = process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.terminate()
         code = process.wait()

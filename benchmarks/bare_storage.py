@@ -1,6 +1,7 @@
 """Throughput of the storage alone: workers read images, and write and sync as many bytes as the levels have.
 
-They compute, compare and rename nothing, so no program that makes the levels can be faster with as many workers.
+They do not compute, compare or rename: apart from noise, no program that makes the levels is faster with as many
+workers.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ PIECE_BYTES = 1 << 20
 TIFF_HEADER_BYTES = 8
 
 
-async def all_moved(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int, *, writes: bool) -> list[float]:
-    """Move the bytes of all jobs, and return when each was done. Images are announced as for the daemon's jobs."""
+async def run_moves(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int, *, writes: bool) -> list[float]:
+    """Move the bytes of all jobs; return the time at which each was done. Images are announced as by the daemon."""
     slots, upcoming = asyncio.Semaphore(at_once), UpcomingImages(jobs, pool.read_ahead)
     done_at: list[float] = []
 

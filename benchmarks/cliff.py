@@ -1,4 +1,4 @@
-"""Target 8: whether a tile costs the same in a large montage, and a montage the same behind many others."""
+"""Target 8: CPU of a tile by the size of its montage, and CPU of a montage by the number that arrive together."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,60 +9,65 @@ from daemon.simulator.section import SectionPlan
 
 SIZE = (64, 64)
 LEVELS = 2
-TILES = {10: 6, 100: 3, 1000: 1, 10_000: 1}
-"""Tiles of a montage -> number of such montages, one after the other."""
-WAITING = {1: 8, 10: 2, 100: 1, 1000: 1}
-"""Montages that arrive at once -> repetitions."""
+TILES = {10: 4, 100: 2, 1000: 1, 10_000: 1}
+"""Tiles of a montage -> runs, each with one such montage."""
+WAITING = {1: 5, 10: 2, 100: 1, 1000: 1}
+"""Montages that arrive together -> runs."""
 TILES_OF_WAITING = 4
-FLAT = 1.2
+LIMIT = 1.2
+"""Limit of the largest case's cost divided by that of the smallest."""
 
 
 def measure(options: Options) -> Outcome:
-    """Measure the CPU of the daemon with its workers, from the metafile to COMPLETE."""
+    """Measure the CPU of the daemon and its workers, from the metafile to COMPLETE."""
     tiles = {10: 3, 100: 1} if options.quick else TILES
     waiting = {1: 3, 10: 1} if options.quick else WAITING
     with _Bench(options.directory / "tiles") as bench:
-        by_tiles = {count: bench.cpu_s([count], times) for count, times in tiles.items()}
+        by_tiles = {count: bench.cpu_s([count], runs) for count, runs in tiles.items()}
     with _Bench(options.directory / "waiting") as bench:
-        by_waiting = {count: bench.cpu_s([TILES_OF_WAITING] * count, times) / count for count, times in waiting.items()}
-    fixed_s = _fixed(by_tiles)
+        by_waiting = {count: bench.cpu_s([TILES_OF_WAITING] * count, runs) / count for count, runs in waiting.items()}
+    fixed_s = _fixed_s(by_tiles)
     per_tile_ms = {count: 1000 * (cpu_s - fixed_s) / count for count, cpu_s in by_tiles.items()}
     per_montage_ms = {count: 1000 * cpu_s for count, cpu_s in by_waiting.items()}
     rows = [
         _row(
-            "CPU of a tile, with what each montage costs once taken off", "tiles", per_tile_ms, f"{1000 * fixed_s:.0f}"
+            "CPU of a tile in a montage of {:,} tiles, without the montage's fixed cost",
+            "{:,} tiles",
+            per_tile_ms,
+            f"; fixed cost {1000 * fixed_s:.0f} ms",
         ),
-        _row("CPU of a montage of 4 tiles", "montages come at once", per_montage_ms, ""),
+        _row("CPU of a montage of 4 tiles, when {:,} arrive together", "when {:,} arrives", per_montage_ms),
     ]
     plots = [
         _plot("cliff_tiles", "Cost of a tile", "tiles of the montage", per_tile_ms),
-        _plot("cliff_waiting", "Cost of a montage", "montages that come at once", per_montage_ms),
+        _plot("cliff_waiting", "Cost of a montage", "montages that arrive together", per_montage_ms),
     ]
     return Outcome(rows, plots, {"cpu_s_by_tiles": by_tiles, "cpu_s_by_waiting": by_waiting})
 
 
-def _fixed(by_tiles: dict[int, float]) -> float:
+def _fixed_s(by_tiles: dict[int, float]) -> float:
     """Return the fixed cost of a montage: the intercept of the line through the two smallest sizes."""
     few, more = sorted(by_tiles)[:2]
     slope = (by_tiles[more] - by_tiles[few]) / (more - few)
     return max(0.0, by_tiles[few] - slope * few)
 
 
-def _row(what: str, unit: str, found: dict[int, float], fixed_ms: str) -> Row:
-    first, last = min(found), max(found)
-    each = ", ".join(f"{count:,}: {value:.2f}" for count, value in found.items())
+def _row(what: str, peer_is: str, found: dict[int, float], note: str = "") -> Row:
+    """Compare the largest case with the smallest, whose numbers are put into the texts."""
+    smallest, largest = min(found), max(found)
+    ratio = found[largest] / found[smallest]
     return Row(
         8,
-        f"{what}, {last:,} {unit}",
-        found[last],
+        what.format(largest),
+        found[largest],
         "ms",
-        limit=FLAT,
-        peer=found[first],
-        peer_is=f"{first:,} {unit}",
-        ratio=found[last] / found[first],
+        limit=LIMIT,
+        peer=found[smallest],
+        peer_is=peer_is.format(smallest),
+        ratio=ratio,
         ratio_is="measured / peer",
-        judged=found[last] / found[first],
-        note=each + (f"; once for each montage {fixed_ms} ms" if fixed_ms else ""),
+        judged=ratio,
+        note="; ".join(f"{count:,}: {value:.2f} ms" for count, value in found.items()) + note,
     )
 
 
@@ -72,7 +77,7 @@ def _plot(name: str, title: str, x_label: str, found: dict[int, float]) -> Plot:
 
 
 class _Bench:
-    """A daemon with a stand-in; montages are delivered and awaited until they are COMPLETE."""
+    """A daemon with a stand-in, for which montages are delivered and awaited until they are COMPLETE."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -101,17 +106,17 @@ class _Bench:
         self._daemon.__exit__(None, None, None)
         self._standin.__exit__(None, None, None)
 
-    def cpu_s(self, sizes: Sequence[int], times: int) -> float:
-        """Return the CPU seconds for montages of these sizes that arrive at once, the mean of some repetitions."""
+    def cpu_s(self, sizes: Sequence[int], runs: int) -> float:
+        """Return the CPU seconds for montages with these numbers of tiles that arrive together: mean of the runs."""
         total = 0.0
-        for _ in range(times):
+        for _ in range(runs):
             planned = [self._plan(tiles) for tiles in sizes]
             before = self._program.cpu_s()
             for section in planned:
                 sections.put_metafile(section, self._acquisition)
             self._wait_until_complete()
             total += self._program.cpu_s() - before
-        return total / times
+        return total / runs
 
     def _plan(self, tiles: int) -> SectionPlan:
         section = sections.plan(tiles, SIZE, self._number)

@@ -1,6 +1,6 @@
-"""Target 15: tiles through a dask cluster: throughput by workers, cost of a job.
+"""Target 15: tiles through a dask cluster: throughput by number of workers, overhead of a job.
 
-`--machines` gives scheduler and workers network namespaces of their own, behind links with latency and loss.
+`--machines` puts the scheduler and the workers into network namespaces, behind links with delay and loss.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from tests.network import Network, network
 JOB_TIMEOUT_S = 300.0
 """Default of `workers.tile_timeout_s`."""
 MACHINES = ("scheduler", "worker1", "worker2")
-LATE_MS, LOST = 2.0, 0.002
-"""Delay and share of lost frames of the links of these machines, in both directions, as in
+DELAY_MS, LOST_SHARE = 2.0, 0.002
+"""Delay of frames and share of lost frames on the links of these machines, in both directions, as in
 tests/acceptance/faults/test_cluster.py."""
 UNPROFILED = ("env", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False")
 """Command prefix that switches dask's profiler off, as the units of docs/cluster.md do."""
@@ -41,7 +41,7 @@ def measure(options: Options, machines: bool = False) -> Outcome:
 
     Parameters
     ----------
-    machines : whether scheduler and workers are on separate machines.
+    machines : whether the scheduler and the workers are on separate machines.
     """
     side, rounds = (512, 2) if options.quick else (3840, 5)
     with contextlib.ExitStack() as stack:
@@ -51,9 +51,9 @@ def measure(options: Options, machines: bool = False) -> Outcome:
         pools = {count: each.pool for count, each in clusters.items()}
         rates = throughput(runner, pools, jobs_for(options.directory, side, 16), rounds)
         small = jobs_for(options.directory, 64, 1)[0]
-        alone = runner.run(one_by_one(pools[1], small, 20 if options.quick else 200))
-    beyond = "a small tile, submit to report, beyond its work, one at a time"
-    rows = [*throughput_rows(side, rates), Row(15, beyond, 1e3 * statistics.median(alone), "ms")]
+        overheads_s = runner.run(one_by_one(pools[1], small, 20 if options.quick else 200))
+    overhead = "overhead of a job through dask, submit to report, one at a time"
+    rows = [*throughput_rows(side, rates), Row(15, overhead, 1e3 * statistics.median(overheads_s), "ms")]
     return Outcome(rows, facts={"tiles_per_s": rates})
 
 
@@ -61,13 +61,13 @@ def measure(options: Options, machines: bool = False) -> Outcome:
 
 
 class Cluster:
-    """A scheduler and its workers, each in its own process, and a pool of this process that uses them."""
+    """A scheduler and workers, each in its own process, and the pool in this process that uses them."""
 
     def __init__(self, scheduler: Program, workers: list[Program], pool: WorkerPool) -> None:
         self.scheduler, self.workers, self.pool = scheduler, workers, pool
 
     def memory_bytes(self) -> dict[str, int]:
-        """Return the resident memory of each part: bytes. Workers are added up, without their nannies."""
+        """Return the resident memory of each part, bytes. That of the workers is their sum, without their nannies."""
         workers = [pid for worker in self.workers for pid in family(worker.pid)[1:]]
         parts = {"daemon's side": [os.getpid()], "scheduler": [self.scheduler.pid], "workers": workers}
         return {name: sum(map(_resident_bytes, pids)) for name, pids in parts.items()}
@@ -86,7 +86,7 @@ def _resident_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def network_of(*, wanted: bool) -> Iterator[Network | None]:
-    """Yield separate machines for scheduler and workers, behind links with delay and loss; None: this machine."""
+    """Yield machines for the scheduler and the workers, behind links with delay and loss; None: this machine."""
     if not wanted:
         yield None
         return
@@ -96,17 +96,17 @@ def network_of(*, wanted: bool) -> Iterator[Network | None]:
         except pytest.skip.Exception as reason:
             raise SystemExit(str(reason)) from None
         for name in MACHINES:
-            net.shape(name, delay_ms=LATE_MS, loss=LOST)
+            net.shape(name, delay_ms=DELAY_MS, loss=LOST_SHARE)
         yield net
 
 
 @contextlib.contextmanager
 def cluster(directory: Path, count: int, net: Network | None = None) -> Iterator[Cluster]:
-    """Yield a cluster with this number of workers, all of them registered.
+    """Yield a cluster with this number of workers, which have all registered.
 
     Parameters
     ----------
-    net : has the machines of `MACHINES`; the workers are on the last two in turn.
+    net : has the machines of `MACHINES`; the workers are placed on the last two in turn.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -161,7 +161,7 @@ def throughput_rows(side: int, rates: dict[int, list[float]]) -> list[Row]:
             statistics.median(each),
             "tiles/s",
             ratio=median_ratio(each, rates[1]) if count > 1 else None,
-            ratio_is="of one worker" if count > 1 else "",
+            ratio_is="measured / one worker" if count > 1 else "",
         )
         for count, each in rates.items()
     ]

@@ -1,7 +1,7 @@
-"""Target 15: many of the smallest tiles through two workers of a dask cluster, and the memory of each part meanwhile.
+"""Target 15: throughput and memory of a dask cluster with two workers that make many of the smallest tiles.
 
-`--tiles 1000000` makes the run last hours, and `--minutes 60` ends it after that time. `--lines FILE` writes each
-sample at once: a run that was killed is evaluated by `--read FILE`. `--machines` is that of benchmarks/cluster.py.
+A run with `--tiles 1000000` takes hours; `--minutes 60` ends it after an hour. `--lines FILE` writes each sample at
+once, so that `--read FILE` can evaluate a run that was killed. For `--machines` see benchmarks/cluster.py.
 """
 
 import argparse
@@ -34,9 +34,9 @@ TILES = 4_000
 SECTION_TILES = 1_000
 SECTIONS_AT_ONCE = 2
 AT_ONCE = 64
-"""Tiles that are submitted at once, as by `workers.count = 0`."""
+"""Tiles that are submitted at once: the number of workers that the daemon assumes for a cluster by default."""
 SIDE_PX = 2
-"""Smallest side of an image that has a level 1."""
+"""Smallest side of an image from which a level 1 can be made."""
 SAMPLE_S = 5.0
 
 
@@ -48,7 +48,7 @@ def measure(
     read: Path | None = None,
     machines: bool = False,
 ) -> Outcome:
-    """Make this number of tiles, or fewer if the time ends before; or evaluate the lines of an earlier run."""
+    """Make this number of tiles, or as many as the minutes allow; or evaluate the lines of an earlier run."""
     found = Soak(lines) if read is None else Soak.read(read)
     if read is None:
         with network_of(wanted=machines) as net, cluster(options.directory, 2, net) as two, asyncio.Runner() as runner:
@@ -103,10 +103,10 @@ class Soak:
         cost = {part: 1e3 * (last.cpu_s[part] - first.cpu_s[part]) / tiles for part in last.cpu_s}
         rate = Row(
             15,
-            f"{last.tiles:,} tiles of {SIDE_PX}x{SIDE_PX}, {AT_ONCE} at once, two workers",
+            f"{last.tiles:,} tiles of {SIDE_PX}x{SIDE_PX} through two workers of dask, {AT_ONCE} at once",
             tiles / seconds,
             "tiles/s",
-            note="CPU a tile: " + ", ".join(f"{part} {ms:.2f} ms" for part, ms in cost.items()),
+            note="CPU of a tile: " + ", ".join(f"{part} {ms:.2f} ms" for part, ms in cost.items()),
         )
         return [rate, *(self._memory_row(part) for part in last.rss_bytes)]
 
@@ -115,7 +115,7 @@ class Soak:
         then, now = (each.rss_bytes[part] / 2**20 for each in (half, self.samples[-1]))
         return Row(
             15,
-            f"memory of the {part}, growth with each tile in the last half of them",
+            f"memory of the {part}: growth with each tile, over the last half of the tiles",
             self.growth_bytes(part),
             "bytes",
             note=f"{then:.1f} MiB after {half.tiles:,}, {now:.1f} MiB after {self.samples[-1].tiles:,}",
@@ -169,7 +169,7 @@ async def soak(cluster: Cluster, found: Soak, directory: Path, tiles: int, secon
             if stop.is_set():
                 return
 
-    with sections.section(-1, AT_ONCE) as jobs:  # the workers import what they need
+    with sections.section(-1, AT_ONCE) as jobs:  # warms up: the workers import their modules
         await make_all(cluster.pool, jobs, record, slots=slots, stop=stop)
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(sampling())
@@ -205,7 +205,7 @@ class Sections:
             shutil.rmtree(levels, ignore_errors=True)
 
     def _job(self, image: Path) -> MipmapJob:
-        shutil.copyfile(self._image, image)  # a link would change the time of status of all others
+        shutil.copyfile(self._image, image)  # a new link would change the status time (ctime) of all images
         tile = Level0(f"{image.parent.name}.{image.stem}", image, None, SIDE_PX, SIDE_PX)
         return tile_job(tile, self._plan, self._root)
 

@@ -1,6 +1,6 @@
-"""Target 14: level 0 on a disk and on mounts that answer late, none of it in the cache; and all of it in the cache.
+"""Target 14: tiles whose images are on a disk or a slow mount: not in the page cache, and on the disk also cached.
 
-By the default number of workers. `--workers 8` measures another number, `--place mount-20` one place alone.
+With the default number of workers. `--workers 8` measures another number, `--place mount-20` only one place.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.bare_storage import all_moved
+from benchmarks.bare_storage import run_moves
 from benchmarks.common import DISK_RESULTS, Options, Outcome, Row, cores, median_ratio, run_script, scheduled_s
 from benchmarks.mipmap_kernel import LEVELS, texture
 from daemon.config.worker_settings import default_processes
@@ -35,30 +35,30 @@ from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.page_cache import drop
 
 DELAYS_S = {"mount-2": 0.002, "mount-20": 0.02}
+"""Mount -> delay of its server's answers."""
 PLACES = ("disk", *DELAYS_S)
-MOST_IDLE = 0.1
+MAX_IDLE = 0.1
 SAMPLE_S = 0.003
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """One run over all tiles."""
+class Run:
+    """Figures of one run over all tiles. Except for the CPU, its first and last tiles are not counted."""
 
     tiles_per_s: float
-    """While all workers had tiles, and the first tiles were made."""
     idle: float
-    """Share of the cores for which no worker was runnable, meanwhile."""
+    """Share of the cores for which no worker is runnable."""
     blocked_s: float
-    """Of one tile, meanwhile: its worker neither runs nor waits for a core. Other programs do not change it."""
+    """Time per tile in which a worker neither runs nor waits for a core. Other programs have no effect on it."""
     cpu_s: float
-    """Of the workers, all their threads and tiles counted."""
+    """CPU of all threads of the workers, over the whole run."""
 
 
 def measure(options: Options, places: Sequence[str] = PLACES, workers: Sequence[int] | None = None) -> Outcome:
-    """Measure the disk, then each mount: with the next images announced, and the storage alone, in turn."""
+    """Measure tiles from the disk, then from each mount, in turn with the storage alone."""
     side, tiles, rounds = (512, 12, 1) if options.quick else (3840, 32, 2)
     DISK_RESULTS.mkdir(parents=True, exist_ok=True)
-    source = DISK_RESULTS / "cold"  # images in memory are never cold
+    source = DISK_RESULTS / "cold"  # files on tmpfs are always in memory
     images = write_images(source, side, tiles)
     rows: list[Row] = []
     try:
@@ -76,14 +76,15 @@ def measure(options: Options, places: Sequence[str] = PLACES, workers: Sequence[
 def _rows(bench: "Bench", place: str, images: Sequence[Path], mount: Path) -> Iterator[Row]:
     if place == "disk":
         yield bench.warm_row(images)
-        yield bench.row("disk", images, "tif")
-        yield bench.row("disk", images, "png")
-        yield bench.beside(images[0].parent / "levels").row("disk, levels on it too", images, "tif", writes=True)
+        yield bench.row("a disk", images, "tif")
+        yield bench.row("a disk", images, "png")
+        on_disk = bench.with_levels_in(images[0].parent / "levels")
+        yield on_disk.row("a disk, levels on it too", images, "tif", writes=True)
     elif not WHY_NOT:
         with mounted(images[0].parent, mount, DELAYS_S[place]):
             seen = [mount / image.name for image in images]
-            yield bench.row(f"mount, {DELAYS_S[place] * 1e3:g} ms", seen, "tif")
-            yield bench.row(f"mount, {DELAYS_S[place] * 1e3:g} ms", seen, "png")
+            for kind in ("tif", "png"):
+                yield bench.row(f"a mount with {DELAYS_S[place] * 1e3:g} ms", seen, kind)
 
 
 def write_images(directory: Path, side: int, count: int) -> list[Path]:
@@ -132,27 +133,27 @@ class Bench:
         assert isinstance(executor, ProcessExecutor)
         self._pids = executor.pids()
 
-    def beside(self, levels: Path) -> "Bench":
-        """Return the same with the levels in another directory."""
+    def with_levels_in(self, levels: Path) -> "Bench":
+        """Return the same bench with the levels in another directory."""
         return Bench(self._runner, self._pool, levels, self._side, self._rounds)
 
     def warm_row(self, images: Sequence[Path]) -> Row:
-        """Compare runs with the next images announced and without, all in the cache."""
+        """Compare the CPU with and without read-ahead of the next images, all of them in the page cache."""
         jobs = jobs_of(images, "tif", self._levels, self._side)
         ahead, alone = self._in_turn(
-            *(partial(self._made, jobs, images, limit=limit, warm=True) for limit in (self._limit, 0)),
+            *(partial(self._make, jobs, images, limit=limit, warm=True) for limit in (self._limit, 0)),
             rounds=4 * self._rounds,
         )
         cpu_ms = [statistics.median(each.cpu_s for each in many) * 1e3 / len(images) for many in (ahead, alone)]
         ratio = median_ratio([each.cpu_s for each in ahead], [each.cpu_s for each in alone])
         return Row(
             14,
-            f"disk, warm: tif of {self._side}x{self._side}, {len(self._pids)} workers",
+            f"images of {self._side}x{self._side} in the page cache: tif, {len(self._pids)} workers",
             cpu_ms[0],
-            "ms of CPU",
-            1.05,  # the rate would be that of the other programs
+            "ms of CPU a tile",
+            1.05,  # of the CPU: the rate depends on other programs
             peer=cpu_ms[1],
-            peer_is="only its own image announced",
+            peer_is="without read-ahead of the next images",
             ratio=ratio,
             ratio_is="measured / peer",
             judged=ratio,
@@ -161,44 +162,44 @@ class Bench:
 
     def row(self, where: str, images: Sequence[Path], kind: str, *, writes: bool = False) -> Row:
         """Compare with the storage alone: either the workers or the storage should be busy."""
-        images = images[: len(images) // 2] if kind == "png" else images  # which takes ten times as long
+        images = images[: len(images) // 2] if kind == "png" else images  # png takes ten times as long
         jobs = jobs_of(images, kind, self._levels, self._side)
         ahead, storage = self._in_turn(
-            partial(self._made, jobs, images, limit=self._limit),
-            partial(self._moved, jobs, images, writes=writes),
+            partial(self._make, jobs, images, limit=self._limit),
+            partial(self._move, jobs, images, writes=writes),
         )
         of_storage = median_ratio(_rates(ahead), _rates(storage))
         busy = 1 - statistics.median(each.idle for each in ahead)
         return Row(
             14,
-            f"{where}: {kind} of {self._side}x{self._side}, {len(self._pids)} workers",
+            f"images of {self._side}x{self._side} on {where}, not cached: {kind}, {len(self._pids)} workers",
             statistics.median(_rates(ahead)),
             "tiles/s",
-            1 - MOST_IDLE,
+            1 - MAX_IDLE,
             at_most=False,
             floor=statistics.median(_rates(storage)),
             floor_is="the storage alone",
             ratio=max(busy, of_storage),
-            ratio_is="busy share of the workers, or of the storage",
+            ratio_is="busy share of the workers or of the storage, whichever is larger",
             judged=max(busy, of_storage),
             note=f"idle {1 - busy:.0%}; {of_storage:.2f} of the storage's own rate; {_blocked_text(ahead, storage)}",
         )
 
-    def _in_turn(self, *runs: Callable[[], Taken], rounds: int | None = None) -> list[list[Taken]]:
-        """Return what each run took, run in turn; a first run is not counted."""
-        runs[0]()
-        taken = [[run() for run in runs] for _ in range(rounds or self._rounds)]
-        return [list(each) for each in zip(*taken, strict=True)]
+    def _in_turn(self, *variants: Callable[[], Run], rounds: int | None = None) -> list[list[Run]]:
+        """Return the runs of each variant, run in turn, after a run of the first variant that is not counted."""
+        variants[0]()
+        runs = [[variant() for variant in variants] for _ in range(rounds or self._rounds)]
+        return [list(each) for each in zip(*runs, strict=True)]
 
-    def _made(self, jobs: Sequence[MipmapJob], images: Sequence[Path], *, limit: int, warm: bool = False) -> Taken:
-        return self._run(all_made(self._pool, jobs, at_once(len(self._pids))), images, limit, warm=warm)
+    def _make(self, jobs: Sequence[MipmapJob], images: Sequence[Path], *, limit: int, warm: bool = False) -> Run:
+        return self._run(run_jobs(self._pool, jobs, at_once(len(self._pids))), images, limit, warm=warm)
 
-    def _moved(self, jobs: Sequence[MipmapJob], images: Sequence[Path], *, writes: bool) -> Taken:
+    def _move(self, jobs: Sequence[MipmapJob], images: Sequence[Path], *, writes: bool) -> Run:
         return self._run(
-            all_moved(self._pool, jobs, at_once(len(self._pids)), writes=writes), images, self._limit, warm=False
+            run_moves(self._pool, jobs, at_once(len(self._pids)), writes=writes), images, self._limit, warm=False
         )
 
-    def _run(self, work: Coroutine[Any, Any, list[float]], images: Sequence[Path], limit: int, *, warm: bool) -> Taken:
+    def _run(self, work: Coroutine[Any, Any, list[float]], images: Sequence[Path], limit: int, *, warm: bool) -> Run:
         shutil.rmtree(self._levels, ignore_errors=True)
         for image in images:
             _ = image.read_bytes() if warm else drop(image)
@@ -210,29 +211,29 @@ class Bench:
         began, ended = done_at[skipped - 1], done_at[-skipped - 1]
         tiles = len(done_at) - 2 * skipped
         idle, blocked_s = idleness.between(began, ended)
-        return Taken(tiles / (ended - began), idle, blocked_s / tiles, self._cpu_s() - before)
+        return Run(tiles / (ended - began), idle, blocked_s / tiles, self._cpu_s() - before)
 
     def _cpu_s(self) -> float:
         files = [file for pid in self._pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
         return sum(int(file.read_text(encoding="ascii").split()[0]) for file in files) / 1e9
 
 
-def _rates(many: Sequence[Taken]) -> list[float]:
-    return [each.tiles_per_s for each in many]
+def _rates(runs: Sequence[Run]) -> list[float]:
+    return [each.tiles_per_s for each in runs]
 
 
-def _blocked_text(made: Sequence[Taken], moved: Sequence[Taken]) -> str:
-    blocked = (statistics.median(each.blocked_s for each in many) * 1e3 for many in (made, moved))
-    return "a worker is blocked for {:.1f} ms of a tile, of the storage alone {:.1f} ms".format(*blocked)
+def _blocked_text(made: Sequence[Run], moved: Sequence[Run]) -> str:
+    blocked = (statistics.median(each.blocked_s for each in runs) * 1e3 for runs in (made, moved))
+    return "workers are blocked for {:.1f} ms a tile, with the storage alone for {:.1f} ms".format(*blocked)
 
 
 def at_once(workers: int) -> int:
-    """Return how many tiles the daemon gives to its workers at once."""
+    """Return the number of tiles that the daemon submits at once."""
     return workers + max(2, workers // 2)
 
 
-async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int) -> list[float]:
-    """Run all jobs as the daemon does, and return when each was done."""
+async def run_jobs(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int) -> list[float]:
+    """Run all jobs as the daemon does; return the time at which each was done."""
     done_at: list[float] = []
 
     async def record(reports: list[MipmapReport]) -> None:
@@ -246,7 +247,7 @@ async def all_made(pool: WorkerPool, jobs: Sequence[MipmapJob], at_once: int) ->
 
 
 class Idleness:
-    """Share of the cores for which no worker is runnable: one that waits for a core that others have is not idle."""
+    """Share of the cores for which no worker is runnable. A worker that waits for a core is runnable."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids
@@ -254,7 +255,7 @@ class Idleness:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="idleness")
         self._samples: list[tuple[float, float, float]] = []
-        """Time, idle share of the cores, and seconds for which all workers have run or have waited for a core."""
+        """Time, idle share of the cores, and the sum of the seconds for which workers have run or waited for a core."""
 
     def __enter__(self) -> "Idleness":
         self._thread.start()
@@ -265,7 +266,7 @@ class Idleness:
         self._thread.join()
 
     def between(self, began: float, ended: float) -> tuple[float, float]:
-        """Return the share between two times, and the seconds for which workers were blocked."""
+        """Return the mean share between two times, and the sum of the seconds for which workers were blocked."""
         samples = [each for each in self._samples if began <= each[0] <= ended]
         if len(samples) < 2:
             return 0.0, 0.0
@@ -284,7 +285,7 @@ if __name__ == "__main__":
     parser.add_argument("--place", choices=PLACES)
     parser.add_argument("--workers", type=int)
     given, others = parser.parse_known_args(sys.argv[1:])
-    parts = [str(each) for each in (given.place, given.workers) if each]  # a part takes less time than all
+    parts = [str(each) for each in (given.place, given.workers) if each]  # does not replace the results of all places
     run_script(
         "-".join(["cold", *parts]),
         lambda options: measure(

@@ -1,7 +1,7 @@
-"""Shared by every benchmark script: rows of the table, plots, the machine, medians of interleaved runs.
+"""What every script uses: rows of the table, plots, facts about the machine, medians of interleaved runs.
 
-A script is a function from `Options` to an `Outcome`, ended by `run_script(name, measure)`. It writes
-`benchmarks/results/<name>.json`, which `benchmarks.report` gathers into the table.
+A script defines a function from `Options` to an `Outcome` and calls `run_script(name, measure)`. That writes
+`benchmarks/results/<name>.json`; `benchmarks.report` makes the table of these files.
 """
 
 import argparse
@@ -32,25 +32,28 @@ class Row:
     """One line of the table."""
 
     target: int
-    """Number of its target: see docs/performance.md."""
+    """Number of its target in docs/performance.md."""
     what: str
+    """What is measured, and on what input."""
     measured: float
     unit: str
     limit: float | None = None
     """Limit for `judged`; None if the target sets none."""
     at_most: bool = True
-    """Whether the limit is an upper one."""
+    """Whether the limit is a maximum; otherwise it is a minimum."""
     floor: float | None = None
     """Lower bound, in the same unit."""
     floor_is: str = ""
+    """Description of the floor."""
     peer: float | None = None
-    """Result of another way to do the same, in the same unit."""
+    """Result of another implementation or another case, in the same unit."""
     peer_is: str = ""
+    """Description of the peer."""
     ratio: float | None = None
     ratio_is: str = ""
     """Description of the quotient, as in `measured / floor`."""
     judged: float | None = None
-    """The value that is compared with the limit: the measured value, or the ratio. None: the measured value."""
+    """Value that is compared with the limit. None: the measured value."""
     note: str = ""
 
     @property
@@ -64,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot: lines of points, by their label."""
+    """One plot: a line of points for each label."""
 
     name: str
     """Name of the file, without its extension."""
@@ -93,7 +96,7 @@ class Options:
     directory: Path
     """Empty directory for data, on tmpfs by default, removed afterwards."""
     quick: bool
-    """Smaller sizes: tests the script, and measures nothing."""
+    """Whether to use smaller sizes, which only test the script."""
 
 
 def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[str] | None = None) -> None:
@@ -109,7 +112,7 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no data and no process behind
     directory = Path(tempfile.mkdtemp(prefix=f"temwatch-bench-{name}-", dir=arguments.on))
     try:
-        with _compiling(directory / "pycache"):
+        with _keep_compiled_modules(directory / "pycache"):
             outcome = measure(Options(directory, arguments.quick))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -130,8 +133,8 @@ def run_script(name: str, measure: Callable[[Options], Outcome], argv: Sequence[
 
 
 @contextmanager
-def _compiling(directory: Path) -> Iterator[None]:
-    """Context in which Python programs keep their compiled modules, as those of an installation are kept."""
+def _keep_compiled_modules(directory: Path) -> Iterator[None]:
+    """Let the programs that are started keep their compiled modules, as an installation does."""
     before = dict(os.environ)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = os.fspath(directory)
@@ -158,7 +161,7 @@ def text_of(row: Row) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three significant digits.
+    """Return a figure with three significant digits; from 100 on, with all digits before the point.
 
     >>> number(0.012345), number(1234567), number(12.0), number(None)
     ('0.0123', '1,234,567', '12', '')
@@ -174,48 +177,48 @@ def number(value: float | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Timing:
     """Seconds of one run."""
 
     wall_s: float
     cpu_s: float
-    """CPU of this process and of its children that have ended meanwhile."""
+    """CPU of this process and of its children that ended during the run."""
 
 
-def time_of(work: Callable[[], object]) -> Taken:
-    """Measure one run of the work."""
+def time_of(work: Callable[[], object]) -> Timing:
+    """Measure one call."""
     began, cpu = time.perf_counter(), own_cpu_s()
     work()
-    return Taken(time.perf_counter() - began, own_cpu_s() - cpu)
+    return Timing(time.perf_counter() - began, own_cpu_s() - cpu)
 
 
-def interleaved(works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[Taken]]:
-    """Run several pieces of work in turn, so that other load of the machine affects all alike.
+def interleaved(variants: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[Timing]]:
+    """Run the variants in turn, so that other load of the machine affects all of them.
 
-    A first run of each is not counted.
+    The first run of each is not counted.
     """
-    for work in works.values():
+    for work in variants.values():
         work()
-    taken: dict[str, list[Taken]] = {name: [] for name in works}
+    timings: dict[str, list[Timing]] = {name: [] for name in variants}
     for _ in range(runs):
-        for name, work in works.items():
-            taken[name].append(time_of(work))
-    return taken
+        for name, work in variants.items():
+            timings[name].append(time_of(work))
+    return timings
 
 
-def median_wall_s(taken: Sequence[Taken]) -> float:
+def median_wall_s(timings: Sequence[Timing]) -> float:
     """Median of the wall-clock seconds."""
-    return statistics.median(each.wall_s for each in taken)
+    return statistics.median(each.wall_s for each in timings)
 
 
-def median_cpu_s(taken: Sequence[Taken]) -> float:
-    """Median of the CPU seconds, which a busy machine disturbs less."""
-    return statistics.median(each.cpu_s for each in taken)
+def median_cpu_s(timings: Sequence[Timing]) -> float:
+    """Median of the CPU seconds, on which other load has less effect."""
+    return statistics.median(each.cpu_s for each in timings)
 
 
-def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Median of the quotients of neighbouring runs."""
-    return statistics.median(one / other for one, other in zip(above, below, strict=True))
+    return statistics.median(above / below for above, below in zip(numerators, denominators, strict=True))
 
 
 def own_cpu_s() -> float:
@@ -225,7 +228,7 @@ def own_cpu_s() -> float:
 
 
 def scheduled_s(pids: Sequence[int]) -> tuple[float, float]:
-    """Return for how long processes have run, and have waited for a core. Only their main threads count."""
+    """Return for how many seconds processes have run, and have waited for a core. Only main threads count."""
     fields = [Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split() for pid in pids]
     return sum(int(each[0]) for each in fields) / 1e9, sum(int(each[1]) for each in fields) / 1e9
 
@@ -234,13 +237,13 @@ def scheduled_s(pids: Sequence[int]) -> tuple[float, float]:
 
 
 def default_directory() -> Path:
-    """Return a directory on a file system in memory, without the noise of a disk."""
+    """Return a directory in memory, which has no noise of a disk."""
     memory = Path("/dev/shm")
     return memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def machine(directory: Path) -> dict[str, Any]:
-    """Facts about the machine that influence the figures."""
+    """Facts about the machine on which the figures depend."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     models = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -256,7 +259,7 @@ def machine(directory: Path) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -268,12 +271,16 @@ def file_system(directory: Path) -> str:
 
 
 def idle_s() -> float:
-    """Idle CPU seconds of all cores since the machine's start."""
-    fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
-    return (fields[3] + fields[4]) / TICKS
+    """Idle seconds of all cores since the machine's start, waits for a disk included."""
+    ticks = _ticks_of_all_cores()
+    return (ticks[3] + ticks[4]) / TICKS
 
 
 def others_busy_s() -> float:
     """CPU seconds of all other programs since the machine's start."""
-    fields = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]
-    return sum(fields[:8]) / TICKS - idle_s() - own_cpu_s()
+    return sum(_ticks_of_all_cores()[:8]) / TICKS - idle_s() - own_cpu_s()
+
+
+def _ticks_of_all_cores() -> list[int]:
+    """Clock ticks by kind: user, nice, system, idle, iowait, irq, softirq, steal (proc(5))."""
+    return [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:]]

@@ -1,7 +1,7 @@
-"""Target 13: a metafile to a stack with mipmaps, by the three commands, by the daemon, and by the old tool's libraries.
+"""Target 13: from a metafile to a stack with mipmaps: the three commands, the daemon, and the old tool's libraries.
 
-Data in memory and on a disk. `benchmarks.old_pipeline` is the old pipeline without its Java clients: the figures favour
-it by the time of its JVMs, and it syncs and verifies nothing. CPU is that of every process, by a subreaper.
+`benchmarks.old_pipeline` is the old pipeline without its Java clients: its figures do not contain the time of its JVMs,
+and it syncs and verifies nothing. The CPU is that of all processes, which a subreaper collects.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from benchmarks.common import (
     Options,
     Outcome,
     Row,
-    Taken,
+    Timing,
     median_cpu_s,
     median_ratio,
     median_wall_s,
@@ -40,16 +40,18 @@ STEPS = {
     "png": "mipmaps, mean, png",
     "large": "metafile to raw stack",
 }
-"""The three commands; then other mipmaps, and a large section."""
+"""The three commands; then other kinds of mipmaps, and a large section."""
 SECTION_OF = {"png": "few", "large": "large"}
 """Step -> its section, unless it is "many"."""
 LIMIT, LARGE_LIMIT = 1.5, 1.0
-"""Least quotient. In a large section the old tool's libraries read no image, while each header is read and checked."""
-Times = dict[str, list[Taken]]
+"""Smallest ratio that meets the target. "large" has a lower limit: temwatch reads the header of each image, and the old
+tool reads no image in this step."""
+SETTLE_S, CLOSE_AFTER_S = 0.5, 1.0
+WAITS_S = SETTLE_S + CLOSE_AFTER_S
 
 
 def measure(options: Options) -> Outcome:
-    """Run both pipelines in turn, step by step; each has stacks and level files of its own."""
+    """Run both pipelines in turn, step by step; each has its own stacks and level files."""
     counts = {"many": 8, "few": 4, "large": 40} if options.quick else {"many": 40, "few": 8, "large": 2_772}
     side, runs = (256, 1) if options.quick else (3840, 3)
     directory = options.directory
@@ -59,8 +61,8 @@ def measure(options: Options) -> Outcome:
         section = sections.plan(tiles, (side, side), 0)
         sections.link_images(section, directory / name, image)
         metafiles[name] = sections.put_metafile(section, directory / name)
-    taken: dict[str, Times] = {step: {"temwatch": [], "old tool": []} for step in STEPS}
-    daemon: list[Taken] = []
+    timings: dict[str, dict[str, list[Timing]]] = {step: {"temwatch": [], "old tool": []} for step in STEPS}
+    daemon: list[Timing] = []
     with processes.standin(directory) as (_, url), _Daemon.running(directory / "daemon", url, image, side) as watching:
         stack = f"{url}/owner/bench/project/old/stack"
         run_command(url, "ingest", metafiles["few"], directory, "few")
@@ -70,29 +72,25 @@ def measure(options: Options) -> Outcome:
             for step in STEPS:
                 which = SECTION_OF.get(step, "many")
                 given = step, metafiles[which], directory, which
-                taken[step]["temwatch"].append(of_whole_tree(partial(run_command, url, *given)))
-                taken[step]["old tool"].append(of_whole_tree(partial(_old, stack, *given)))
+                timings[step]["temwatch"].append(of_whole_tree(partial(run_command, url, *given)))
+                timings[step]["old tool"].append(of_whole_tree(partial(_old, stack, *given)))
             daemon.append(watching.completed(counts["many"]))
     made = sum(1 for _ in directory.glob("old/mipmaps/**/*.tif"))
     assert made == counts["many"] * len(LEVELS), made
     tiles = {step: f"{counts[SECTION_OF.get(step, 'many')]:,} tiles of {side}x{side}" for step in STEPS}
-    whole = _summed(taken)
+    whole = _summed(timings)
     by_daemon = {"temwatch": daemon, "old tool": whole["old tool"]}
     rows = [
-        row(f"metafile to applied mipmaps by three commands, {tiles['mipmaps']}", whole),
-        row(f"metafile renamed to COMPLETE by the daemon, with {WAITS_S:g} s to wait, {tiles['mipmaps']}", by_daemon),
+        row(f"metafile to applied mipmaps, by the three commands, {tiles['mipmaps']}", whole),
+        row(f"metafile to COMPLETE, by the daemon, which waits {WAITS_S:g} s, {tiles['mipmaps']}", by_daemon),
     ]
     limits = {"large": LARGE_LIMIT}
-    rows += [row(f"{what}, {tiles[step]}", taken[step], limits.get(step, LIMIT)) for step, what in STEPS.items()]
+    rows += [row(f"{what}, {tiles[step]}", timings[step], limits.get(step, LIMIT)) for step, what in STEPS.items()]
     return Outcome(rows)
 
 
-SETTLE_S, CLOSE_AFTER_S = 0.5, 1.0
-WAITS_S = SETTLE_S + CLOSE_AFTER_S
-
-
 class _Daemon:
-    """A daemon that waits for sections of its own."""
+    """A daemon to which sections are delivered."""
 
     def __init__(self, acquisition: Path, image: Path, side: int, program: processes.Program, url: str) -> None:
         self._acquisition, self._image, self._side = acquisition, image, side
@@ -102,7 +100,7 @@ class _Daemon:
     @classmethod
     @contextmanager
     def running(cls, directory: Path, render_url: str, image: Path, side: int) -> Iterator["_Daemon"]:
-        """Yield a daemon that is ready."""
+        """Start a daemon and yield it when it is ready."""
         acquisition = directory / "acquisition"
         acquisition.mkdir(parents=True)
         config = processes.write_config(
@@ -117,65 +115,66 @@ class _Daemon:
         with processes.daemon(directory, config) as (program, url):
             yield cls(acquisition, image, side, program, url)
 
-    def completed(self, tiles: int) -> Taken:
-        """Deliver a section, and return what it takes until it is COMPLETE."""
+    def completed(self, tiles: int) -> Timing:
+        """Deliver a section; return the seconds from the metafile to COMPLETE."""
         section = sections.plan(tiles, (self._side, self._side), self._sections)
         self._sections += 1
         sections.link_images(section, self._acquisition, self._image)
         began, before = time.perf_counter(), self._program.cpu_s()
         sections.put_metafile(section, self._acquisition)
         processes.wait_for(self._all_complete, 120, f"{tiles} tiles COMPLETE")
-        return Taken(time.perf_counter() - began, self._program.cpu_s() - before)
+        return Timing(time.perf_counter() - began, self._program.cpu_s() - before)
 
     def _all_complete(self) -> bool:
         answer = processes.fetch(f"{self._url}/api/montages?limit=1")
         return bool(answer) and answer["counts"].get("bench", {}) == {"complete": self._sections}
 
 
-def _summed(taken: Mapping[str, Mapping[str, Sequence[Taken]]]) -> dict[str, list[Taken]]:
+def _summed(timings: Mapping[str, Mapping[str, Sequence[Timing]]]) -> dict[str, list[Timing]]:
     """Return the times of the three commands together."""
     return {
         name: [
-            Taken(sum(each.wall_s for each in round_), sum(each.cpu_s for each in round_))
-            for round_ in zip(*(taken[step][name] for step in WHOLE), strict=True)
+            Timing(sum(each.wall_s for each in round_), sum(each.cpu_s for each in round_))
+            for round_ in zip(*(timings[step][name] for step in WHOLE), strict=True)
         ]
         for name in ("temwatch", "old tool")
     }
 
 
-def row(what: str, taken: Mapping[str, Sequence[Taken]], limit: float = LIMIT) -> Row:
-    """Compare CPU, which a busy machine disturbs least."""
-    cpu = {name: [each.cpu_s for each in many] for name, many in taken.items()}
-    wall = {name: [each.wall_s for each in many] for name, many in taken.items()}
+def row(what: str, timings: Mapping[str, Sequence[Timing]], limit: float = LIMIT) -> Row:
+    """Compare the CPU, on which other load has the least effect."""
+    cpu = {name: [each.cpu_s for each in many] for name, many in timings.items()}
+    wall = {name: [each.wall_s for each in many] for name, many in timings.items()}
     ratio = median_ratio(cpu["old tool"], cpu["temwatch"])
     return Row(
         13,
         what,
-        median_cpu_s(taken["temwatch"]),
+        median_cpu_s(timings["temwatch"]),
         "s of CPU",
         limit,
         at_most=False,
-        peer=median_cpu_s(taken["old tool"]),
+        peer=median_cpu_s(timings["old tool"]),
         peer_is="the old tool's libraries, without its JVMs",
         ratio=ratio,
         ratio_is="peer / measured",
         judged=ratio,
-        note=f"wall {number(median_wall_s(taken['temwatch']))} s and {number(median_wall_s(taken['old tool']))} s, "
+        note=f"time {number(median_wall_s(timings['temwatch']))} s and {number(median_wall_s(timings['old tool']))} s, "
         f"ratio {number(median_ratio(wall['old tool'], wall['temwatch']))}",
     )
 
 
-def of_whole_tree(work: Callable[[], object]) -> Taken:
-    """Measure work in a process that inherits and reaps every descendant whose own parent has ended.
+def of_whole_tree(work: Callable[[], object]) -> Timing:
+    """Measure work in a new process that is a subreaper: it reaps each descendant whose parent has ended.
 
-    A fork server ends after the command that started it, and would be reaped, uncounted, by the first process.
+    A fork server ends after the command that started it. Without a subreaper, init would reap it and its CPU would not
+    be counted.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_reap_and_report, args=(work, sender))
     process.start()
     sender.close()
     try:
-        return Taken(*receiver.recv())
+        return Timing(*receiver.recv())
     finally:
         process.join()
 

@@ -1,4 +1,4 @@
-"""The three import commands as processes, for several benchmarks."""
+"""The three import commands, run as processes by several scripts."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ def run_command(url: str, step: str, metafile: Path, directory: Path, stack: str
     Parameters
     ----------
     url : of the stand-in.
-    step : ingest, apply, or a kind of mipmaps; "large" is ingest, too.
-    directory : of the mipmaps, each kind in a directory of its own.
+    step : "ingest" or "large", which are the same command, "apply", or the kind of mipmaps.
+    directory : below which each kind of mipmaps has its own directory.
     stack : the raw stack.
     """
     address = url.removesuffix("/render-ws/v1").removeprefix("http://")

@@ -1,4 +1,4 @@
-"""Target 4: time from noticing a metafile to its tile specs read back from the stack; CPU of a tile spec."""
+"""Target 4: time until the tile specs of a metafile have been read back from the stack; CPU of a tile spec."""
 
 import json
 import statistics
@@ -30,15 +30,15 @@ class Ingested:
     """Times of one ingested montage."""
 
     latency_s: float
-    """Seconds from noticing to the read-back of the tile specs, minus the settle time."""
+    """Seconds from NOTICED to INGESTED, without the settle time."""
     after_settling_s: float
-    """Part of these seconds that follows the last check of the images."""
+    """Seconds from SETTLED to INGESTED."""
     daemon_cpu_s: float
     standin_cpu_s: float
 
 
 def measure(options: Options) -> Outcome:
-    """Measure the latencies of whole montages, then the CPU of the same tile specs, also with render-python."""
+    """Measure the latencies of montages, then the CPU of tile specs, compared with render-python."""
     runs = {50: 2, 200: 2} if options.quick else RUNS
     measured = latencies(options.directory, runs)
     rows = [_latency_row(tiles, found) for tiles, found in measured.items()]
@@ -46,9 +46,9 @@ def measure(options: Options) -> Outcome:
     points = [(float(tiles), statistics.median(each.latency_s for each in found)) for tiles, found in measured.items()]
     plot = Plot(
         "ingest",
-        "From a metafile noticed to its tile specs in the stack",
+        "From NOTICED to the tile specs in the stack",
         "tiles of the montage",
-        "seconds beyond the settle time",
+        "seconds without the settle time",
         {"measured": points, "target": [(float(tiles), limit) for tiles, limit in LIMITS_S.items()]},
         log_x=True,
         log_y=True,
@@ -63,19 +63,19 @@ def _latency_row(tiles: int, found: list[Ingested]) -> Row:
     cpu_s, standin_s = middle(lambda each: each.daemon_cpu_s), middle(lambda each: each.standin_cpu_s)
     return Row(
         4,
-        f"metafile noticed to tile specs read back, {tiles:,} tiles",
+        f"metafile noticed to tile specs read back, without the settle time, {tiles:,} tiles",
         middle(lambda each: each.latency_s),
         "s",
         limit=LIMITS_S.get(tiles),
         floor=standin_s,
-        floor_is="the stand-in's own CPU, contained in it",
-        note=f"daemon's CPU {cpu_s:.3f} s, {1e6 * cpu_s / tiles:.0f} us a tile; "
-        f"{middle(lambda each: each.after_settling_s):.3f} s of it after settling",
+        floor_is="CPU of the stand-in",
+        note=f"SETTLED to INGESTED {middle(lambda each: each.after_settling_s):.3f} s; "
+        f"CPU of the daemon {cpu_s:.3f} s, {1e6 * cpu_s / tiles:.0f} us a tile",
     )
 
 
 def latencies(directory: Path, runs: Mapping[int, int]) -> dict[int, list[Ingested]]:
-    """Deliver montages of each size, one after the other, to a daemon that makes no mipmaps."""
+    """Deliver montages of each number of tiles, one after the other, to a daemon that makes no mipmaps."""
     acquisition = directory / "acquisition"
     acquisition.mkdir()
     image = sections.write_image(directory / "image.tif", (1024, 1024))
@@ -86,7 +86,7 @@ def latencies(directory: Path, runs: Mapping[int, int]) -> dict[int, list[Ingest
             render_url,
             acquisition,
             watch={"settle_s": SETTLE_S},
-            mipmaps={"min_free_bytes": 2**60},  # mipmaps wait for ever, so nothing else runs meanwhile
+            mipmaps={"min_free_bytes": 2**60},  # more than any disk has: no mipmaps are made
         )
         with processes.daemon(directory, config) as (program, url):
             number = 0
@@ -96,7 +96,7 @@ def latencies(directory: Path, runs: Mapping[int, int]) -> dict[int, list[Ingest
                     sections.link_images(section, acquisition, image)
                     found[tiles].append(_ingest(section, acquisition, program, standin, url))
                     number += 1
-                del found[tiles][0]  # the first of a size warms up
+                del found[tiles][0]  # warms up
     return found
 
 
@@ -130,27 +130,27 @@ def _ingest(
 
 
 def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
-    """Measure the CPU of a parsed metafile's tile specs: make, serialise, read back, compare."""
+    """Measure the CPU of making the tile specs of a parsed metafile, serialising, parsing and comparing them."""
     content = sections.metafile_text(sections.plan(tiles, (3840, 3840), 0))
     directory = Path("/data/section")
     acquisition, plain = PyTemca().parse(content, Path("metafile")), json.loads(content)
     answer = _answer(acquisition, directory)
-    works: dict[str, Callable[[], object]] = {"ours": lambda: _ours(acquisition, directory, answer)}
+    variants: dict[str, Callable[[], object]] = {"temwatch": lambda: _temwatch(acquisition, directory, answer)}
     try:
         import renderapi  # noqa: F401
 
-        works["render-python"] = lambda: _render_python(plain, directory, answer)
+        variants["render-python"] = lambda: _render_python(plain, directory, answer)
     except ImportError:
         pass
-    taken = interleaved(works, runs)
-    cpu_us = {name: 1e6 * median_cpu_s(found) / tiles for name, found in taken.items()}
+    timings = interleaved(variants, runs)
+    cpu_us = {name: 1e6 * median_cpu_s(found) / tiles for name, found in timings.items()}
     ratio = None
-    if "render-python" in taken:
-        ratio = median_ratio([each.cpu_s for each in taken["render-python"]], [each.cpu_s for each in taken["ours"]])
+    if "render-python" in timings:
+        ratio = median_ratio(*([each.cpu_s for each in timings[name]] for name in ("render-python", "temwatch")))
     row = Row(
         4,
         "CPU of a tile spec: made, serialised, read back, compared",
-        cpu_us["ours"],
+        cpu_us["temwatch"],
         "us",
         limit=None if ratio is None else 3.0,
         at_most=False,
@@ -165,14 +165,14 @@ def specs_against_render_python(tiles: int, runs: int) -> tuple[list[Row], dict[
 
 
 def _answer(acquisition: Acquisition, directory: Path) -> bytes:
-    """Return the specs as render-ws returns them: with the bounds that it derives."""
+    """Return the specs as render-ws returns them, with the bounds that it adds."""
     specs = tile_specs_for(acquisition, Z, directory)
     derived = {"minX": 0.0, "minY": 0.0, "maxX": 3840.0, "maxY": 3840.0, "meshCellSize": 64.0}
     shown = {spec["tileId"]: {**spec, **derived} for spec in specs}
     return json.dumps({"transformIdToSpecMap": {}, "tileIdToSpecMap": shown}).encode()
 
 
-def _ours(acquisition: Acquisition, directory: Path, answer: bytes) -> None:
+def _temwatch(acquisition: Acquisition, directory: Path, answer: bytes) -> None:
     specs = tile_specs_for(acquisition, Z, directory)
     check_upload("bench", Z, specs)
     upload_parts(specs, {})
@@ -182,7 +182,7 @@ def _ours(acquisition: Acquisition, directory: Path, answer: bytes) -> None:
 
 
 def _render_python(plain: Any, directory: Path, answer: bytes) -> None:
-    """Do the same with render-python: its objects, its body of a PUT, and its objects of the answer."""
+    """Do the same with render-python's objects, its serialiser and its parser."""
     from renderapi.resolvedtiles import ResolvedTiles
     from renderapi.utils import renderdumps
 

@@ -1,4 +1,4 @@
-"""Target 1: one tile, six levels, in one process: compared with the floor and with other libraries."""
+"""Target 1: one tile, six levels, in one process, compared with the floor and with other libraries."""
 
 import functools
 import io
@@ -22,7 +22,7 @@ from benchmarks.common import (
     Outcome,
     Plot,
     Row,
-    Taken,
+    Timing,
     file_system,
     interleaved,
     median_ratio,
@@ -39,13 +39,13 @@ LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)
 TILE = "tile.tif"
 COPIES = 9
-"""Copies of the tile: together larger than the caches of the processor."""
+"""Copies of the tile, which together are larger than the caches of the processor."""
 OWN = ("temwatch", "floor", "synced floor")
 PLACES = (*OWN, "peer")
 PEER_RUNS = 3
 """The old tool takes a hundred times as long as the floor."""
 Pixels = npt.NDArray[Any]
-Work = Callable[[], object]
+Variant = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def depth(self) -> str:
-        return "16 made 8 bit" if self.to_8bit else f"{self.bits} bit"
+        return "16 to 8 bit" if self.to_8bit else f"{self.bits} bit"
 
 
 def measure(options: Options) -> Outcome:
@@ -74,14 +74,14 @@ def measure(options: Options) -> Outcome:
     for side in sides:
         for bits, to_8bit in ((8, False), (16, False), (16, True)):
             case = Case(side, bits, to_8bit)
-            works = tile_works(case, options.directory)
-            own = times({name: works[name] for name in OWN}, options.directory, runs)
-            beside = times(works, options.directory, PEER_RUNS)
+            variants = tile_variants(case, options.directory)
+            own = times({name: variants[name] for name in OWN}, options.directory, runs)
+            beside = times(variants, options.directory, PEER_RUNS)
             rows += [floor_row(case, own, beside), old_tool_row(case, beside)]
             rows += [synced_row(case, own)] if file_system(options.directory) != "tmpfs" else []
-            taken = beside | own
-            facts[case.name] = {name: seconds_of(each) for name, each in taken.items()}
-            for name, each in taken.items():
+            timings = beside | own
+            facts[case.name] = {name: seconds_of(each) for name, each in timings.items()}
+            for name, each in timings.items():
                 speeds.setdefault(f"{name}, {case.depth}", []).append((side**2 / 1e6, median_wall_s(each) * 1e3))
     if file_system(options.directory) == "tmpfs":  # independent of the disk: measured once
         kernel_rows, facts["kernel"] = kernels(sides[0])
@@ -98,20 +98,20 @@ def measure(options: Options) -> Outcome:
     return Outcome(rows, [plot], facts)
 
 
-def seconds_of(taken: Sequence[Taken]) -> dict[str, float]:
+def seconds_of(timings: Sequence[Timing]) -> dict[str, float]:
     """Return minimum and median of the wall-clock time, and the median of the CPU time."""
     return {
-        "min_s": min(each.wall_s for each in taken),
-        "median_s": median_wall_s(taken),
-        "cpu_s": statistics.median(each.cpu_s for each in taken),
+        "min_s": min(each.wall_s for each in timings),
+        "median_s": median_wall_s(timings),
+        "cpu_s": statistics.median(each.cpu_s for each in timings),
     }
 
 
 # --- a whole tile
 
 
-def tile_works(case: Case, directory: Path) -> dict[str, Work]:
-    """Return each way from a tile's file to its level files; the first are temwatch and the floors."""
+def tile_variants(case: Case, directory: Path) -> dict[str, Variant]:
+    """Return the variants that make the level files of a tile: temwatch, the floors, other libraries."""
     pixels = texture(case.side, case.bits)
     level0 = directory / TILE
     for number in range(COPIES):
@@ -124,36 +124,36 @@ def tile_works(case: Case, directory: Path) -> dict[str, Work]:
     if (report := make_mipmaps(job)).fault is not None:
         raise RuntimeError(str(report.fault))
     contents = [path.read_bytes() for _, path in outputs]
-    works: dict[str, Work] = {
+    variants: dict[str, Variant] = {
         "temwatch": functools.partial(make_mipmaps, job),
         "floor": floor(level0, contents, directory / "floor"),
         "synced floor": floor(level0, contents, directory / "synced floor", synced=True),
     }
     for name, work in peers(case).items():
-        works[name] = functools.partial(work, level0, directory / "peer")
+        variants[name] = functools.partial(work, level0, directory / "peer")
     for place in PLACES:
         (directory / place).mkdir(exist_ok=True)
-    return works
+    return variants
 
 
-def times(works: Mapping[str, Work], directory: Path, runs: int) -> dict[str, list[Taken]]:
-    """Return the times of the works, run in turn, each with a tile that is in no cache and with empty directories."""
+def times(variants: Mapping[str, Variant], directory: Path, runs: int) -> dict[str, list[Timing]]:
+    """Run the variants in turn, each with a tile that is in no CPU cache and with empty directories."""
     prepare = arrivals(directory)
-    steps = {step: do for name, work in works.items() for step, do in ((f"before {name}", prepare), (name, work))}
-    taken = interleaved(steps, runs)
-    return {name: taken[name] for name in works}
+    steps = {step: do for name, work in variants.items() for step, do in ((f"before {name}", prepare), (name, work))}
+    timings = interleaved(steps, runs)
+    return {name: timings[name] for name in variants}
 
 
 def arrivals(directory: Path) -> Callable[[], None]:
     """Return a function that puts the next copy of the tile in place and empties the directories of levels.
 
-    A tile that has just arrived is in no CPU cache, and replacing a file costs time, too.
+    In operation a new tile is in no CPU cache, and its levels replace no files, which would take time.
     """
     copies = itertools.cycle(sorted(directory.glob("copy-*.tif")))
 
     def prepare() -> None:
         (directory / TILE).unlink()
-        (directory / TILE).symlink_to(next(copies).name)  # a hard link would change the file: it would be waited for
+        (directory / TILE).symlink_to(next(copies).name)  # a hard link would set the ctime: the job would wait a tick
         for place in PLACES:
             for path in (directory / place).glob("*.tif"):
                 path.unlink()
@@ -161,11 +161,11 @@ def arrivals(directory: Path) -> Callable[[], None]:
     return prepare
 
 
-def floor(level0: Path, contents: list[bytes], directory: Path, *, synced: bool = False) -> Work:
-    """Read the bytes of level 0 into a reused buffer and write those of the levels, synced or not; nothing else.
+def floor(level0: Path, contents: list[bytes], directory: Path, *, synced: bool = False) -> Variant:
+    """Read the bytes of level 0 into a reused buffer and write, and perhaps sync, those of the levels; nothing else.
 
-    The buffer is page-aligned. Some processors copy four times as slowly to addresses a little above those that they
-    read from, modulo a page, and ordinary memory is so placed by chance.
+    The buffer is page-aligned. Some processors copy four times as slowly if the target address is a little above the
+    source address modulo the page size, which happens by chance with other memory.
     """
     memory = mmap.mmap(-1, level0.stat().st_size)
 
@@ -182,7 +182,7 @@ def floor(level0: Path, contents: list[bytes], directory: Path, *, synced: bool 
 
 
 def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
-    """Return the ways of other libraries, which neither verify nor sync their files."""
+    """Return the variants of other libraries, which neither verify nor sync their files."""
     import cv2
     import pyvips
     import tinybrain
@@ -237,7 +237,7 @@ def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
     return ways
 
 
-def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[str, Sequence[Taken]]) -> Row:
+def floor_row(case: Case, own: Mapping[str, Sequence[Timing]], beside: Mapping[str, Sequence[Timing]]) -> Row:
     """Compare with the floor, and with the fastest of the other libraries."""
     walls = {name: [each.wall_s for each in many] for name, many in own.items()}
     cpus = {name: [each.cpu_s for each in many] for name, many in own.items()}
@@ -245,7 +245,7 @@ def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[st
     cpu_over_floor = median_ratio(cpus["temwatch"], cpus["floor"])
     best = min(walls["temwatch"]) / min(walls["floor"])
     others = {name: median_wall_s(many) for name, many in beside.items() if name not in own}
-    quickest = min(others, key=others.__getitem__)
+    fastest = min(others, key=others.__getitem__)
     return Row(
         1,
         f"tile of {case.name}, six levels, tif",
@@ -253,42 +253,42 @@ def floor_row(case: Case, own: Mapping[str, Sequence[Taken]], beside: Mapping[st
         "ms",
         1.5,
         floor=median_wall_s(own["floor"]) * 1e3,
-        floor_is="bytes in, bytes out",
-        peer=others[quickest] * 1e3,
-        peer_is=f"{quickest}, unverified",
+        floor_is="the same bytes read and written",
+        peer=others[fastest] * 1e3,
+        peer_is=f"{fastest}, unverified",
         ratio=over_floor,
         ratio_is="measured / floor",
         judged=over_floor,
-        note=f"of processor time {cpu_over_floor:.2f}, of the quickest runs {best:.2f}",
+        note=f"ratio of the CPU {cpu_over_floor:.2f}, of the fastest runs {best:.2f}",
     )
 
 
-def synced_row(case: Case, own: Mapping[str, Sequence[Taken]]) -> Row:
+def synced_row(case: Case, own: Mapping[str, Sequence[Timing]]) -> Row:
     """Compare with the floor that syncs each level, on a disk."""
     walls = {name: [each.wall_s for each in many] for name, many in own.items()}
     ratio = median_ratio(walls["temwatch"], walls["synced floor"])
     return Row(
         1,
-        f"the same against the synced floor, {case.name}",
+        f"tile of {case.name}, compared with the synced floor",
         median_wall_s(own["temwatch"]) * 1e3,
         "ms",
         1.3,
         floor=median_wall_s(own["synced floor"]) * 1e3,
-        floor_is="bytes in, bytes out and synced",
+        floor_is="the same bytes read, written and synced",
         ratio=ratio,
         ratio_is="measured / floor",
         judged=ratio,
-        note=f"of the quickest runs {min(walls['temwatch']) / min(walls['synced floor']):.2f}",
+        note=f"ratio of the fastest runs {min(walls['temwatch']) / min(walls['synced floor']):.2f}",
     )
 
 
-def old_tool_row(case: Case, beside: Mapping[str, Sequence[Taken]]) -> Row:
+def old_tool_row(case: Case, beside: Mapping[str, Sequence[Timing]]) -> Row:
     """Compare with the old tool."""
     old, own = beside["block_reduce + Pillow"], beside["temwatch"]
     ratio = median_ratio([each.wall_s for each in old], [each.wall_s for each in own])
     return Row(
         1,
-        f"the same against the old tool, {case.name}",
+        f"tile of {case.name}, compared with the old tool",
         median_wall_s(own) * 1e3,
         "ms",
         12,
@@ -305,30 +305,31 @@ def old_tool_row(case: Case, beside: Mapping[str, Sequence[Taken]]) -> Row:
 
 
 def kernels(side: int) -> tuple[list[Row], dict[str, Any]]:
-    """Measure levels of an array in memory: time, and distance from the exact mean."""
+    """Measure the levels of an array in memory: their time, and their errors."""
     rows: list[Row] = []
     facts: dict[str, Any] = {}
     for bits in (8, 16):
         image = texture(side, bits)
-        works = kernel_works(image)
-        errors = {name: worst_errors(image, work()) for name, work in works.items()}
-        taken = interleaved(works, 5)
-        facts[f"{bits} bit"] = {name: {**seconds_of(taken[name]), **errors[name]} for name in works}
-        for name, many in taken.items():
-            off = errors[name]
+        variants = kernel_variants(image)
+        errors = {name: worst_errors(image, work()) for name, work in variants.items()}
+        timings = interleaved(variants, 5)
+        facts[f"{bits} bit"] = {name: {**seconds_of(timings[name]), **errors[name]} for name in variants}
+        for name, many in timings.items():
+            error = errors[name]
             rows.append(
                 Row(
                     1,
-                    f"arithmetic alone, {side}x{side}, {bits} bit: {name}",
+                    f"six levels in memory, without files, {side}x{side}, {bits} bit: {name}",
                     median_wall_s(many) * 1e3,
                     "ms",
-                    note=f"off by {off['largest']:.2f} at most, {off['mean']:+.3f} on average at the worst level",
+                    note=f"error of a pixel at most {error['largest']:.2f}, mean error of the worst level"
+                    f" {error['mean']:+.3f} grey values",
                 )
             )
     return rows, facts
 
 
-def kernel_works(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
+def kernel_variants(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
     import cv2
     import tinybrain
     from skimage.measure import block_reduce
@@ -360,7 +361,7 @@ def kernel_works(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
         made = tinybrain.downsample_with_averaging(image[:, :, np.newaxis], (2, 2, 1), num_mips=len(LEVELS))
         return [level[:, :, 0] for level in made]
 
-    works = {
+    variants = {
         "temwatch": temwatch(means),
         "temwatch by numpy": temwatch(MeansByNumpy),
         "OpenCV": chained(lambda one: cv2.resize(one, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)),
@@ -369,8 +370,8 @@ def kernel_works(image: Pixels) -> dict[str, Callable[[], list[Pixels]]]:
     }
     if depth == 8:
         whole = Image.fromarray(image)
-        works["Pillow reduce"] = lambda: [np.asarray(whole.reduce(2**level)) for level in LEVELS]
-    return works
+        variants["Pillow reduce"] = lambda: [np.asarray(whole.reduce(2**level)) for level in LEVELS]
+    return variants
 
 
 def worst_errors(image: Pixels, levels: Sequence[Pixels]) -> dict[str, float]:
@@ -389,7 +390,7 @@ def worst_errors(image: Pixels, levels: Sequence[Pixels]) -> dict[str, float]:
 
 
 def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
-    """Measure png and jpg of a level 1, in memory."""
+    """Measure the encoding of a level 1 as png and jpg, in memory."""
     import cv2
     import pyvips
 
@@ -415,21 +416,21 @@ def encoders(side: int, runs: int) -> tuple[list[Row], dict[str, Any]]:
         },
     }
     rows, facts = [], {}
-    for kind, works in ways.items():
-        sizes = {name: len(work()) for name, work in works.items()}
-        taken = interleaved(works, max(3, runs))
-        middle = {name: statistics.median(each.cpu_s for each in many) * 1e3 for name, many in taken.items()}
-        best = min((name for name in works if name != "temwatch"), key=middle.__getitem__)
-        ratio = median_ratio([each.cpu_s for each in taken["temwatch"]], [each.cpu_s for each in taken[best]])
-        facts[kind] = {name: {"cpu_ms": middle[name], "bytes": sizes[name]} for name in works}
+    for kind, variants in ways.items():
+        sizes = {name: len(work()) for name, work in variants.items()}
+        timings = interleaved(variants, max(3, runs))
+        middle = {name: statistics.median(each.cpu_s for each in many) * 1e3 for name, many in timings.items()}
+        best = min((name for name in variants if name != "temwatch"), key=middle.__getitem__)
+        ratio = median_ratio([each.cpu_s for each in timings["temwatch"]], [each.cpu_s for each in timings[best]])
+        facts[kind] = {name: {"cpu_ms": middle[name], "bytes": sizes[name]} for name in variants}
         sizes_text = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items())
         rows.append(
             Row(
                 1,
-                f"{kind} of {side}x{side}",
+                f"{kind} of {side}x{side}, encoded in memory",
                 middle["temwatch"],
                 "ms of CPU",
-                1.1,  # the same library through two interfaces: the rest is noise
+                1.1,  # both use the same library: the rest is noise
                 peer=middle[best],
                 peer_is=best,
                 ratio=ratio,
@@ -459,20 +460,20 @@ print(peak_bytes("small.tif", 64), peak_bytes("large.tif", int(sys.argv[2])))
 
 
 def memory(directory: Path, side: int) -> Row:
-    """Measure the peak of a process that makes a tile with spread rounding, which takes the most memory."""
-    even = 100 + (np.random.default_rng(0).integers(0, 4, (side, side), np.uint8) == 0).astype(np.uint8)
-    Image.fromarray(even).save(directory / "large.tif")
-    Image.fromarray(even[:64, :64]).save(directory / "small.tif")
+    """Measure the peak of a process that makes a tile whose means need unbiased rounding, which takes most memory."""
+    flat = 100 + (np.random.default_rng(0).integers(0, 4, (side, side), np.uint8) == 0).astype(np.uint8)
+    Image.fromarray(flat).save(directory / "large.tif")
+    Image.fromarray(flat[:64, :64]).save(directory / "small.tif")
     command = [sys.executable, "-c", WORKER, os.fspath(directory), str(side)]
     before, peak = map(int, subprocess.check_output(command, text=True).split())
-    ratio = (peak - before) / even.nbytes
+    ratio = (peak - before) / flat.nbytes
     return Row(
         1,
-        f"peak memory of a worker, {side}x{side}, 8 bit, at worst",
+        f"peak memory of a worker, tile of {side}x{side}, 8 bit, with unbiased rounding",
         peak / 2**20,
         "MiB",
         3.0,
-        floor=even.nbytes / 2**20,
+        floor=flat.nbytes / 2**20,
         floor_is="level 0",
         ratio=ratio,
         ratio_is="(peak - interpreter) / level 0",
@@ -483,7 +484,7 @@ def memory(directory: Path, side: int) -> Row:
 
 @functools.cache
 def texture(side: int, bits: int) -> Pixels:
-    """Return an image (side, side) like those of a microscope: soft shapes, and noise."""
+    """Return an image (side, side) that is similar to that of a microscope: soft shapes and noise."""
     random = np.random.default_rng(0)
     coarse = random.normal(size=(side // 32 + 1, side // 32 + 1)).astype(np.float32)
     soft = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))

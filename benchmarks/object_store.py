@@ -1,6 +1,6 @@
-"""Target 12: the levels of a tile put into an object store, compared with the same bytes by obstore alone.
+"""Target 12: the levels of a tile put into an object store, compared with the same bytes put by obstore alone.
 
-Both put all levels of a tile at the same time, by as many threads as a worker has for it.
+Both put all levels of a tile at the same time, with as many threads as a worker.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from handlers.stores.bucket import BucketStore
 
 SIDE, LEVELS, RUNS = 5504, tuple(range(1, 7)), 15
 URL_VARIABLE = "TEMWATCH_BENCH_S3"
-"""URL of an S3 server with a bucket "bench". If it is not set: versitygw on this machine, or moto's server if versitygw
-is not installed. Every figure includes the time of the server."""
+"""URL of an S3 server with a bucket "bench". If it is not set: versitygw on this machine, or moto if versitygw is not
+installed. All figures include the time of the server."""
 _SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -40,7 +40,7 @@ sys.stdin.read()
 
 
 def measure(options: Options) -> Outcome:
-    """Put the levels of one tile repeatedly, with temwatch and with obstore alone in turn."""
+    """Put the levels of one tile several times, with temwatch and with obstore alone in turn."""
     import obstore
     from obstore.store import S3Store
 
@@ -62,23 +62,23 @@ def measure(options: Options) -> Outcome:
             with ThreadPoolExecutor(store.puts_at_once) as threads:
                 list(threads.map(one, LEVELS))
 
-        taken = interleaved({"temwatch": lambda: at_once(put), "floor": lambda: at_once(put_alone)}, runs)
-    own, least = (median_wall_s(taken[name]) for name in ("temwatch", "floor"))
-    ratio = median_ratio([each.wall_s for each in taken["temwatch"]], [each.wall_s for each in taken["floor"]])
-    cpu_s, floor_cpu_s = (median_cpu_s(taken[name]) for name in ("temwatch", "floor"))
+        timings = interleaved({"temwatch": lambda: at_once(put), "floor": lambda: at_once(put_alone)}, runs)
+    own, least = (median_wall_s(timings[name]) for name in ("temwatch", "floor"))
+    ratio = median_ratio([each.wall_s for each in timings["temwatch"]], [each.wall_s for each in timings["floor"]])
+    cpu_s, floor_cpu_s = (median_cpu_s(timings[name]) for name in ("temwatch", "floor"))
     put_mb = sum(len(page.content) for page in pages.values()) / 1e6
     row = Row(
         12,
-        f"tiles of {side}x{side}, 8 bit, six levels at once, put by one worker",
+        f"tiles of {side}x{side}, 8 bit, whose six levels one worker puts into an object store",
         1 / own,
         "tiles/s",
         floor=1 / least,
-        floor_is="the same bytes by obstore alone, no checksum, not compared",
+        floor_is="the same bytes by obstore alone, without checksum and comparison",
         ratio=ratio,
         ratio_is="time / time of the floor",
         note=(
             f"{put_mb / own:.0f} MB/s, {own * 1e3:.0f} ms a tile, {cpu_s * 1e3:.0f} ms of the worker's CPU"
-            f" (of the floor {floor_cpu_s * 1e3:.0f} ms); {what}"
+            f" (floor {floor_cpu_s * 1e3:.0f} ms); {what}"
         ),
     )
     taken_s = {"temwatch_s": own, "temwatch_cpu_s": cpu_s, "floor_s": least, "floor_cpu_s": floor_cpu_s}
@@ -96,7 +96,7 @@ def pages_of(side: int) -> dict[int, Page]:
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[tuple[str, str]]:
-    """Yield the URL of an S3 server with a bucket "bench", and what it is."""
+    """Yield the URL of an S3 server with a bucket "bench", and its name."""
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "bench")
     os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "bench")
     if url := os.environ.get(URL_VARIABLE):

@@ -1,8 +1,7 @@
-"""The old pipeline, rebuilt from its libraries: one step of it as a process.
+"""The old pipeline without its Java clients, from its other libraries: one step as a process.
 
-render-python's objects for tile specs, scikit-image's `block_reduce` or Pillow in a pool of processes, render-python's
-objects again to apply. Its Java clients are left out: tile specs go to the service in one HTTP request. It syncs and
-verifies nothing.
+render-python makes tile specs and applies mipmaps; scikit-image's `block_reduce` or Pillow makes mipmaps in a pool of
+processes. Instead of the Java clients, one HTTP request uploads the tile specs. It syncs and verifies nothing.
 """
 
 import io
@@ -25,14 +24,14 @@ from handlers.uris import path_to_uri, uri_to_path
 
 
 def run_step(step: str, metafile: Path, place: Path, stack: str, applied: str) -> None:
-    """Run a step in a process of its own.
+    """Run a step in a new process.
 
     Parameters
     ----------
-    step : ingest, apply, or the kind of mipmaps: mean, NEAREST, png.
-    metafile : that ingest reads.
+    step : "ingest", "apply", or the kind of mipmaps: "mean", "NEAREST" or "png".
+    metafile : read by "ingest".
     place : directory of the mipmaps.
-    stack, applied : URLs of the raw stack, and of the one with mipmaps.
+    stack, applied : URLs of the raw stack and of the stack with mipmaps.
     """
     command = [sys.executable, "-m", "benchmarks.old_pipeline", step, str(metafile), str(place), stack, applied]
     subprocess.run(command, check=True)
@@ -64,11 +63,11 @@ def _step(step: str, metafile: Path, place: Path, stack: str, applied: str) -> N
 
 
 def tile_specs(content: Any, directory: Path, z: float) -> list[Any]:
-    """Return render-python's tile specs of a parsed metafile, as asap-modules makes them.
+    """Return the tile specs of a parsed metafile as render-python's objects, as asap-modules makes them.
 
     Parameters
     ----------
-    directory : of the images.
+    directory : the directory of the images.
     """
     from renderapi.image_pyramid import ImagePyramid, MipMap
     from renderapi.layout import Layout
@@ -107,7 +106,7 @@ def tile_specs(content: Any, directory: Path, z: float) -> list[Any]:
 
 
 def _position(image: Any) -> tuple[int, int]:
-    """Return the position (x, y) in pixels, truncated to integers as in asap-modules."""
+    """Return the position (x, y) of a tile in pixels, truncated to integers as by asap-modules."""
     angle = math.radians(image["angle"])
     x, y = (image["stage_pos"][axis] / image[f"pixel_size_{'xy'[axis]}_move"] for axis in (0, 1))
     return int(x * math.cos(angle) + y * math.sin(angle)), int(-x * math.sin(angle) + y * math.cos(angle))
@@ -124,7 +123,7 @@ def _resized(image: Path, place: Path) -> None:
 
 
 def _block_reduced(image: Path, place: Path, extension: str) -> None:
-    """Make each level from the one before, truncated."""
+    """Make each level from the previous one; grey values are truncated to integers."""
     from skimage.measure import block_reduce
 
     with Image.open(image) as file:

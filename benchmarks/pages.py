@@ -1,4 +1,4 @@
-"""Target 11: the pages. Their times with 100,000 montages, twenty of them open under load, and a stop with five.
+"""Target 11: pages with 100,000 montages, twenty open pages under load, and a stop with five open pages.
 
 `--seconds 600` keeps the twenty pages open for ten minutes.
 """
@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, restart, sections
-from benchmarks.common import Options, Outcome, Plot, Row, run_script
+from benchmarks.common import Options, Outcome, Plot, Row, median_ratio, run_script
 from benchmarks.sustained import LEVELS, SIZE, TARGET_TILES_PER_S, TILES, Scene
 from benchmarks.viewers import HTML, Viewers, looking
 from daemon.journal.file import connect
 
 PAGE_LIMIT_MS = 200.0
-ASKS = 15
+REQUESTS = 15
+"""Requests of each page."""
 LARGE_TILES = 2_772
 LARGE_SIZE = (256, 256)
 OPEN_PAGES = 20
 OPEN_S = 20.0
 SHARE_OFFERED = 0.8
-"""Share of the capacity that is offered while the pages are open, if the rate of six scopes is out of reach."""
+"""Share of the capacity that is offered while the pages are open, if the capacity is below the rate of six scopes."""
 ROUNDS = 2
 SECTIONS = 4
 """Sections of one round of the comparison."""
 STOPS = 3
-STOPPED_WITH = 5
+STOP_PAGES = 5
+"""Open pages during a stop."""
 OVERVIEWS = {
     "overview": "/",
     "overview, one scope": "/?scope=temca3",
@@ -47,14 +49,14 @@ OVERVIEWS = {
 
 
 def measure(options: Options, seconds: float = OPEN_S) -> Outcome:
-    """Measure the three parts, each with daemons of its own."""
-    asked = page_times(options)
-    rows = [_page_row(name, each, options) for name, each in asked.items()]
+    """Measure the three parts, each with its own daemons."""
+    times = page_times(options)
+    rows = [_page_row(name, each, options) for name, each in times.items()]
     loaded, plots, facts = _under_load(options, 5.0 if options.quick else seconds)
     return Outcome(
         [*rows, *loaded, _stop_row(options)],
         plots,
-        {"page_ms": {name: each.wall_ms for name, each in asked.items()}, **facts},
+        {"page_ms": {name: each.wall_ms for name, each in times.items()}, **facts},
     )
 
 
@@ -62,18 +64,18 @@ def measure(options: Options, seconds: float = OPEN_S) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One page, asked for several times."""
+class PageTimes:
+    """Times of one page that was requested several times."""
 
     wall_ms: list[float]
     cpu_ms: float
-    """Of the daemon's process, for each answer: a busy machine disturbs it less."""
+    """CPU of the daemon's process for each answer; other load has less effect on it."""
     size: int
     """Bytes of the answer."""
 
 
-def page_times(options: Options) -> dict[str, Asked]:
-    """Return what each page takes."""
+def page_times(options: Options) -> dict[str, PageTimes]:
+    """Measure each page."""
     directory = options.directory / "journal"
     acquisition = directory / "acquisition"
     acquisition.mkdir(parents=True)
@@ -86,19 +88,19 @@ def page_times(options: Options) -> dict[str, Asked]:
         with processes.daemon(directory, config) as (program, url):
             large = _large_section(url, acquisition, image, 48 if options.quick else LARGE_TILES)
             pages = OVERVIEWS | large
-            asks = 3 if options.quick else ASKS
-            return {name: _asked(url + page, asks, program.pid) for name, page in pages.items()}
+            requests = 3 if options.quick else REQUESTS
+            return {name: _times_of_page(url + page, requests, program.pid) for name, page in pages.items()}
 
 
-def _asked(url: str, asks: int, daemon: int) -> Asked:
+def _times_of_page(url: str, requests: int, daemon: int) -> PageTimes:
     size = len(_page(url))
     cpu_s = processes.cpu_of(daemon)
-    wall_ms = [_ask_ms(url) for _ in range(asks)]
-    return Asked(wall_ms, 1000 * (processes.cpu_of(daemon) - cpu_s) / asks, size)
+    wall_ms = [_request_ms(url) for _ in range(requests)]
+    return PageTimes(wall_ms, 1000 * (processes.cpu_of(daemon) - cpu_s) / requests, size)
 
 
 def fill(path: Path, montages: int, acquisition: Path) -> None:
-    """Write a journal of COMPLETE montages of six scopes and many tapes, some FAILED, with the trends of each."""
+    """Write a journal of montages of six scopes and many tapes: most COMPLETE with their trends, some FAILED."""
     restart.fill(path, montages, acquisition)
     fault = '{"subject": "m.json", "problem": "has 3 images too few", "hint": "copy them", "kind": "MetafileFault"}'
     now = time.time()
@@ -124,7 +126,7 @@ def fill(path: Path, montages: int, acquisition: Path) -> None:
 
 
 def _large_section(url: str, acquisition: Path, image: Path, tiles: int) -> dict[str, str]:
-    """Bring a large section into its stack; return its pages."""
+    """Deliver a large section and wait until it is COMPLETE; return its pages."""
     section = sections.plan(tiles, LARGE_SIZE, 900_000, temca="temca3")
     sections.link_images(section, acquisition, image)
     sections.put_metafile(section, acquisition)
@@ -142,7 +144,7 @@ def _large_section(url: str, acquisition: Path, image: Path, tiles: int) -> dict
     }
 
 
-def _ask_ms(url: str) -> float:
+def _request_ms(url: str) -> float:
     began = time.perf_counter()
     _page(url)
     return 1000 * (time.perf_counter() - began)
@@ -154,17 +156,17 @@ def _page(url: str) -> str:
     return text
 
 
-def _page_row(name: str, asked: Asked, options: Options) -> Row:
+def _page_row(name: str, times: PageTimes, options: Options) -> Row:
     montages = "2,000" if options.quick else f"{restart.MONTAGES:,}"
     return Row(
         11,
         f"page with {montages} montages: {name}",
-        statistics.median(asked.wall_ms),
+        statistics.median(times.wall_ms),
         "ms",
         limit=PAGE_LIMIT_MS,
-        judged=max(asked.wall_ms),
-        note=f"{asked.size / 1000:.0f} kB; CPU {asked.cpu_ms:.0f} ms; slowest of {len(asked.wall_ms)}: "
-        f"{max(asked.wall_ms):.0f} ms, which is compared with the target",
+        judged=max(times.wall_ms),
+        note=f"{times.size / 1000:.0f} kB; CPU {times.cpu_ms:.0f} ms; slowest of {len(times.wall_ms)}: "
+        f"{max(times.wall_ms):.0f} ms, which is compared with the target",
     )
 
 
@@ -172,7 +174,7 @@ def _page_row(name: str, asked: Asked, options: Options) -> Row:
 
 
 def _under_load(options: Options, seconds: float) -> tuple[list[Row], list[Plot], dict[str, Any]]:
-    """Compare saturated runs with and without open pages; then keep them open under the load of six scopes."""
+    """Compare saturated runs with and without open pages; then keep pages open under the load of six scopes."""
     directory = options.directory / "load"
     acquisition = directory / "acquisition"
     acquisition.mkdir(parents=True)
@@ -211,7 +213,7 @@ def _under_load(options: Options, seconds: float) -> tuple[list[Row], list[Plot]
 
 
 def _saturated(scene: Scene, options: Options) -> tuple[float, float]:
-    """Return tiles a second, and the daemon's own CPU seconds of a tile."""
+    """Return tiles per second, and the CPU seconds of the daemon's own process per tile."""
     scene.saturate(2 if options.quick else SECTIONS, profiled=False)
     return scene.capacity, scene.cpu["daemon"]
 
@@ -227,46 +229,46 @@ def _load_rows(
 ) -> list[Row]:
     rate = {name: statistics.median(each for each, _ in taken) for name, taken in runs.items()}
     cpu_ms = {name: 1000 * statistics.median(each for _, each in taken) for name, taken in runs.items()}
-    quotients = [one / other for (one, _), (other, _) in zip(runs["with"], runs["without"], strict=True)]
-    most = max(sample["memory"] for sample in samples)
+    ratio = median_ratio(*([each for each, _ in runs[name]] for name in ("with", "without")))
+    peak_bytes = max(sample["memory"] for sample in samples)
     opened = f"{OPEN_PAGES} open pages"
     refreshes = sorted(viewers.refreshes_s) or [0.0]
     return [
         Row(
             11,
-            f"saturated, with {opened}",
+            f"rate of the saturated daemon with {opened}",
             rate["with"],
             "tiles/s",
             limit=0.9,
             at_most=False,
             peer=rate["without"],
-            peer_is="without",
-            ratio=statistics.median(quotients),
+            peer_is="without open pages",
+            ratio=ratio,
             ratio_is="measured / peer",
-            judged=statistics.median(quotients),
-            note=f"the daemon's own CPU a tile {cpu_ms['with']:.1f} ms, without {cpu_ms['without']:.1f} ms",
+            judged=ratio,
+            note=f"CPU of the daemon's process for a tile {cpu_ms['with']:.1f} ms, without {cpu_ms['without']:.1f} ms",
         ),
         Row(
             11,
-            f"CPU of the daemon's process with {opened}, {offered:.1f} tiles/s, {seconds:.0f} s",
+            f"CPU of the daemon's process with {opened}, {offered:.1f} tiles/s for {seconds:.0f} s",
             100 * share,
             "% of a core",
-            note=f"{viewers.events:,} events sent, {len(viewers.refreshes_s):,} pages asked, {viewers.refused} refused",
+            note=f"{viewers.events:,} events sent, {len(viewers.refreshes_s):,} pages sent, {viewers.refused} refused",
         ),
         Row(
             11,
-            f"answer to an open page under that load, {seconds:.0f} s",
+            f"answer to a refresh of an open page, under that load for {seconds:.0f} s",
             1000 * statistics.median(refreshes),
             "ms",
             note=f"95 %: {1000 * refreshes[int(0.95 * len(refreshes))]:.0f} ms, slowest {1000 * refreshes[-1]:.0f} ms",
         ),
         Row(
             11,
-            f"memory of the daemon with its workers, {opened}, most in {seconds:.0f} s",
-            most / 2**20,
+            f"peak memory of the daemon with its workers, {opened}, under that load for {seconds:.0f} s",
+            peak_bytes / 2**20,
             "MiB",
             peer=alone_bytes / 2**20,
-            peer_is="before they were opened",
+            peer_is="before the pages were opened",
         ),
     ]
 
@@ -285,38 +287,38 @@ def _stop_row(options: Options) -> Row:
     directory = options.directory / "stop"
     acquisition = directory / "acquisition"
     acquisition.mkdir(parents=True)
-    taken: dict[int, list[float]] = {0: [], STOPPED_WITH: []}
-    cpu_s: dict[int, list[float]] = {0: [], STOPPED_WITH: []}
+    wall_s: dict[int, list[float]] = {0: [], STOP_PAGES: []}
+    cpu_s: dict[int, list[float]] = {0: [], STOP_PAGES: []}
     with processes.standin(directory) as (_, render_url):
         config = processes.write_config(directory, render_url, acquisition)
         for turn in range(1 if options.quick else STOPS):
-            for pages in sorted(taken, reverse=turn % 2 == 1):
+            for pages in sorted(wall_s, reverse=turn % 2 == 1):
                 started = processes.daemon(directory, config, name=f"daemon{turn}-{pages}")
                 with started as (program, url), looking(url, ["/"] * pages):
                     used, of_children, began = program.cpu_s(), _children_cpu_s(), time.monotonic()
                     program.stop()
-                    taken[pages].append(time.monotonic() - began)
+                    wall_s[pages].append(time.monotonic() - began)
                     cpu_s[pages].append(_children_cpu_s() - of_children - used)
-    quotient = statistics.median(one / other for one, other in zip(taken[STOPPED_WITH], taken[0], strict=True))
+    ratio = median_ratio(wall_s[STOP_PAGES], wall_s[0])
     return Row(
         11,
-        f"SIGTERM to the end with {STOPPED_WITH} open pages",
-        statistics.median(taken[STOPPED_WITH]),
+        f"SIGTERM to the end of the daemon with {STOP_PAGES} open pages",
+        statistics.median(wall_s[STOP_PAGES]),
         "s",
         limit=1.25,
-        peer=statistics.median(taken[0]),
-        peer_is="without",
-        ratio=quotient,
+        peer=statistics.median(wall_s[0]),
+        peer_is="without open pages",
+        ratio=ratio,
         ratio_is="measured / peer",
-        judged=quotient,
+        judged=ratio,
         note="CPU of the stop {:.2f} s, without {:.2f} s".format(
-            *(statistics.median(cpu_s[pages]) for pages in (STOPPED_WITH, 0))
+            *(statistics.median(cpu_s[pages]) for pages in (STOP_PAGES, 0))
         ),
     )
 
 
 def _children_cpu_s() -> float:
-    """CPU seconds of all processes that this one has reaped, and of those that they had reaped."""
+    """CPU seconds of the processes that this one has reaped, and of those that they had reaped."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,4 +1,4 @@
-"""Target 10: how long mosaics and heatmaps of a whole section take, and how much memory."""
+"""Target 10: CPU and memory of drawing the mosaic and the heatmaps of a section."""
 
 import json
 import resource
@@ -29,16 +29,19 @@ AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 
 
 def measure(options: Options) -> Outcome:
-    """Measure each picture in a process of its own, so that its memory is known."""
+    """Measure each picture in a new process, so that its memory is known."""
     tiles, runs = (60, 2) if options.quick else (TILES, RUNS)
     write_levels(options.directory, tiles)
     rows, facts = [], {}
-    for name, what in (("mosaic", f"mosaic of {tiles:,} tiles"), ("heatmaps", f"heatmap of {tiles:,} tiles")):
+    for name, what in (
+        ("mosaic", f"drawing a mosaic of {tiles:,} tiles"),
+        ("heatmaps", f"drawing a heatmap of {tiles:,} tiles"),
+    ):
         found = [_drawn(name, options.directory, tiles) for _ in range(runs)]
         wall, cpu = (statistics.median(each[key] for each in found) for key in ("wall_s", "cpu_s"))
         peak, before = (max(each[key] for each in found) for key in ("peak_mib", "before_mib"))
         rows.append(Row(10, what, cpu, "s of CPU", note=f"wall {wall:.2f} s, {found[0]['bytes']:,} bytes"))
-        rows.append(Row(10, f"peak memory, {what}", peak, "MiB", note=f"interpreter and imports {before:.0f} MiB"))
+        rows.append(Row(10, f"peak memory of {what}", peak, "MiB", note=f"interpreter and imports {before:.0f} MiB"))
         facts[name] = found
     return Outcome(rows, facts=facts)
 
@@ -52,7 +55,7 @@ def write_levels(directory: Path, tiles: int) -> None:
 
 
 def _drawn(name: str, directory: Path, tiles: int) -> dict[str, float]:
-    """Return what a process of its own measured."""
+    """Return what a new process measured."""
     command = [sys.executable, "-m", "benchmarks.pictures", "--draw", name, str(directory), str(tiles)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -77,7 +80,7 @@ def _mosaic_job(directory: Path, tiles: int) -> MosaicJob:
     specs = {}
     for index, (column, row) in enumerate(roi_cells(tiles)):
         place = {
-            "className": "mpicbg.trakem2.transform.AffineModel2D",
+            "className": AFFINE,
             "dataString": f"1 0 0 1 {column * STEP} {row * STEP}",
         }
         specs[str(index)] = {

@@ -1,4 +1,4 @@
-"""The daemon and the stand-in as processes: their logs and answers, their CPU seconds and memory."""
+"""The daemon and the stand-in as processes: their logs, answers, CPU seconds and memory."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ def wait_for(condition: Callable[[], T], timeout_s: float, what: str, every_s: f
 
 
 def fetch(url: str, data: bytes | None = None, method: str = "GET", headers: Mapping[str, str] | None = None) -> Any:
-    """Return the JSON, or otherwise the text, at a URL, with any status; None without an answer."""
+    """Return the body of the answer, whatever its status: JSON as its value, otherwise text. None without an answer."""
     request = urllib.request.Request(url, data, dict(headers or {}), method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -45,7 +45,7 @@ def fetch(url: str, data: bytes | None = None, method: str = "GET", headers: Map
 
 
 class Program:
-    """A Python module as a process, its output in a file."""
+    """A Python module that runs as a process, with its output in a file."""
 
     def __init__(self, log: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         self.log = log
@@ -76,15 +76,15 @@ class Program:
         return None
 
     def cpu_s(self) -> float:
-        """CPU seconds of the process and all its descendants, living or ended."""
+        """CPU seconds of the process and of its descendants, also of those that have been reaped."""
         return sum(cpu_of(pid) for pid in family(self.pid))
 
     def memory_bytes(self) -> int:
-        """Memory of this process and its children; shared memory counts once."""
+        """Memory of the process and its descendants, bytes; shared memory counts once."""
         return sum(_pss_bytes(pid) for pid in family(self.pid))
 
     def stop(self, timeout_s: float = 60.0) -> None:
-        """Send SIGTERM, and kill the processes that are left after the time-out."""
+        """Send SIGTERM, wait, and kill the processes that are left."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -92,7 +92,7 @@ class Program:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process and its children with SIGKILL."""
+        """Kill the process and its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
@@ -112,11 +112,11 @@ def _children_of_thread(task: Path) -> list[str]:
     try:
         return (task / "children").read_text().split()
     except OSError:
-        return []  # the thread has ended meanwhile
+        return []  # the thread has ended
 
 
 def cpu_of(pid: int) -> float:
-    """CPU seconds of a process and of its children that have ended."""
+    """CPU seconds of a process and of the children that it has reaped."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -134,7 +134,7 @@ def _pss_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def standin(directory: Path) -> Iterator[tuple[Program, str]]:
-    """Yield a stand-in for render-ws and its URL."""
+    """Start a stand-in for render-ws; yield it and its URL."""
     program = Program(directory / "standin.log", "daemon", "standin", "--port", "0")
     try:
         url = wait_for(
@@ -149,7 +149,7 @@ def standin(directory: Path) -> Iterator[tuple[Program, str]]:
 def daemon(
     directory: Path, config: Path, *, timeout_s: float = 120.0, name: str = "daemon", prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[Program, str]]:
-    """Yield a ready daemon and its URL; stop it at the end."""
+    """Start a daemon; yield it and its URL when it is ready, and stop it at the end."""
     program = Program(directory / f"{name}.log", "daemon", "run", "--config", str(config), prefix=prefix)
 
     def ready() -> dict[str, Any] | None:
@@ -173,7 +173,7 @@ def write_config(
     mipmaps: Mapping[str, object] | None = None,
     workers: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write a configuration file: short times, and the given keys."""
+    """Write a configuration file with a short settle time and the given keys."""
     parts: dict[str, Mapping[str, object]] = {
         "[render]": {"url": render_url, "owner": "bench", "project": "bench"},
         "[journal]": {"path": directory / "journal.sqlite"},

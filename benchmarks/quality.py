@@ -1,4 +1,4 @@
-"""Target 9: CPU of the quality numbers of a tile, of all and of each, and the bytes of the numbers of a section."""
+"""Target 9: CPU of the quality numbers of a tile, together and each, and the journal bytes of a section's numbers."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from benchmarks.common import Options, Outcome, Row, Taken, interleaved, median_ratio, run_script
+from benchmarks.common import Options, Outcome, Row, Timing, interleaved, median_ratio, run_script
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.kernel import BYTES_AT_ONCE, GreyRange
 from handlers.mipmaps.make import make_mipmaps
@@ -23,28 +23,28 @@ THREADS = "OPENBLAS_NUM_THREADS"
 TILES = 2772
 LEVELS = tuple(range(1, 7))
 OVERLAP = 0.11
-MOST = 1.1
-"""Limit of the CPU of a tile with the default numbers, divided by that of a tile without numbers."""
-Work = Callable[[], object]
+LIMIT, LIMIT_KB = 1.1, 150
+"""Limits of the CPU of a tile with the default numbers, divided by that without numbers; and of the numbers' bytes."""
+Variant = Callable[[], object]
 
 
 def measure(options: Options) -> Outcome:
-    """Measure tiles with and without numbers in turn, each number alone, and the journal's block."""
+    """Measure tiles with and without numbers in turn, then each number alone, then the journal's block."""
     side, runs = (1024, 5) if options.quick else (5504, 31)
     rows = []
     for bits in (8, 16):
         write_tiles(options.directory, side, bits)
-        works = tile_works(options.directory, side)
-        for name, limit in (("on", MOST), ("stage error", None)):
-            pair = interleaved({each: works[each] for each in ("off", name)}, runs)
+        variants = tile_variants(options.directory, side)
+        for name, limit in (("on", LIMIT), ("stage error", None)):
+            pair = interleaved({each: variants[each] for each in ("off", name)}, runs)
             rows.append(tile_row(pair, name, bits, side, limit))
-    alone = interleaved(number_works(options.directory, side), runs)
+    alone = interleaved(number_variants(options.directory, side), runs)
     rows += [number_row(name, many) for name, many in alone.items()]
     return Outcome([*rows, bytes_row()], [], {})
 
 
 def write_tiles(directory: Path, side: int, bits: int) -> None:
-    """Write a tile, and neighbours on its left and above that show the same where they overlap."""
+    """Write a tile, and its left and upper neighbours, which show the same where they overlap."""
     step = round(side * (1 - OVERLAP))
     grains = np.random.default_rng(1).integers(20, 230, ((side + step) // 6, (side + step) // 6), np.uint8)
     field = np.asarray(Image.fromarray(grains).resize((side + step, side + step), Image.Resampling.BICUBIC))
@@ -64,7 +64,7 @@ def job(
 
 
 def around(directory: Path, side: int) -> tuple[Neighbour, ...]:
-    """Return two neighbours: a tile of a large section has four, and each pair is compared once."""
+    """Return two neighbours. A tile of a large section has four, and each pair is compared once."""
     step = round(side * (1 - OVERLAP))
     third = directory / "3"
     return (
@@ -73,8 +73,8 @@ def around(directory: Path, side: int) -> tuple[Neighbour, ...]:
     )
 
 
-def tile_works(directory: Path, side: int) -> dict[str, Work]:
-    def work(**options: object) -> Work:
+def tile_variants(directory: Path, side: int) -> dict[str, Variant]:
+    def work(**options: object) -> Variant:
         made = job(directory, side, **options)  # type: ignore[arg-type]
 
         def make() -> None:
@@ -92,8 +92,8 @@ def tile_works(directory: Path, side: int) -> dict[str, Work]:
     }
 
 
-def tile_row(taken: dict[str, list[Taken]], name: str, bits: int, side: int, limit: float | None) -> Row:
-    cpus = {each: [one.cpu_s for one in many] for each, many in taken.items()}
+def tile_row(timings: dict[str, list[Timing]], name: str, bits: int, side: int, limit: float | None) -> Row:
+    cpus = {each: [one.cpu_s for one in many] for each, many in timings.items()}
     ratio = median_ratio(cpus[name], cpus["off"])
     what = "quality numbers" if name == "on" else "quality numbers and the stage error (off by default)"
     return Row(
@@ -110,7 +110,7 @@ def tile_row(taken: dict[str, list[Taken]], name: str, bits: int, side: int, lim
     )
 
 
-def number_works(directory: Path, side: int) -> dict[str, Work]:
+def number_variants(directory: Path, side: int) -> dict[str, Variant]:
     strip = np.random.default_rng(0).integers(0, 255, BYTES_AT_ONCE, np.uint8)
     level3 = np.asarray(Image.open(directory / "3" / "tile.tif")).astype(np.uint8)
     contents = [bytes(side * side // 4**level) for level in LEVELS]
@@ -139,12 +139,12 @@ def number_works(directory: Path, side: int) -> dict[str, Work]:
     }
 
 
-def number_row(name: str, many: list[Taken]) -> Row:
+def number_row(name: str, many: list[Timing]) -> Row:
     return Row(9, f"CPU of one number of a tile: {name}", float(np.median([one.cpu_s for one in many])) * 1e3, "ms")
 
 
 def bytes_row() -> Row:
-    """Return the bytes of the block of a full section whose numbers are all known and vary as in a real one."""
+    """Measure the block of a full section of which all numbers are known and vary as in a real section."""
     some, chance = np.random.default_rng(1), random.Random(1)
     ids = tuple(
         f"201708291301{100_000 + 370 * n}_295434_5LC_0064_01_redo_001050_0_{n % 54}_{n // 54}.1050.0"
@@ -167,11 +167,11 @@ def bytes_row() -> Row:
     columns = {name: some.normal(0, width, TILES) for name, width in spread.items()}
     digests = {tile_id: chance.randbytes(16) for tile_id in ids}
     block = pack(Quality(TileNumbers.of(ids, columns), SectionNumbers(), 6, digests))
-    return Row(9, f"journal bytes of the numbers of {TILES:,} tiles, all known", len(block) / 1e3, "kB", 150)
+    return Row(9, f"bytes in the journal of all numbers of {TILES:,} tiles", len(block) / 1e3, "kB", LIMIT_KB)
 
 
 if __name__ == "__main__":
-    if os.environ.get(THREADS) != "1":  # as in a worker; numpy reads it when it is imported
+    if os.environ.get(THREADS) != "1":  # as in a worker; numpy reads it on import
         os.execve(
             sys.executable, [sys.executable, "-m", "benchmarks.quality", *sys.argv[1:]], {**os.environ, THREADS: "1"}
         )

@@ -1,4 +1,4 @@
-"""The table and the plots of all results: Markdown, JSON, PNG. With --docs also into docs/performance.md."""
+"""Write the table and the plots of all results as Markdown, JSON and PNG; with --docs also to docs/performance.md."""
 
 import argparse
 import json
@@ -24,15 +24,17 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
 
 
 def table_md(results: Sequence[dict[str, Any]], on_disk: Sequence[dict[str, Any]] = ()) -> str:
-    """Return the table, and a line about the machine for each script.
+    """Return the table, and a line about each script.
 
     Parameters
     ----------
-    on_disk : results of some of the scripts with their data on a disk.
+    on_disk : results of scripts whose data were on a disk.
     """
-    there = {row["what"]: row for result in on_disk for row in result["rows"]}
+    disk_rows = {row["what"]: row for result in on_disk for row in result["rows"]}
     lines = [f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
-    lines += [f"| {' | '.join(_cells(row, there.get(row['what'])))} |" for result in results for row in result["rows"]]
+    lines += [
+        f"| {' | '.join(_cells(row, disk_rows.get(row['what'])))} |" for result in results for row in result["rows"]
+    ]
     return "\n".join([*lines, "", *_machine_lines([*results, *on_disk]), ""])
 
 
@@ -61,7 +63,7 @@ def _machine_lines(results: Sequence[dict[str, Any]]) -> Iterable[str]:
     first = results[0]["machine"]
     yield (
         f"Machine: {first['processor']}, {first['cores']} cores, {first['memory_gib']} GiB, {first['system']}, Python"
-        f" {first['python']}. Others' share of its cores while a script ran, and the seconds that it took:"
+        f" {first['python']}. For each script: the share of the cores that other programs used, and its seconds:"
     )
     yield ""
     for each in results:
@@ -72,7 +74,7 @@ def _machine_lines(results: Sequence[dict[str, Any]]) -> Iterable[str]:
 
 
 def draw(results: Sequence[dict[str, Any]], directory: Path) -> Path | None:
-    """Draw all plots in one picture, and each in its own; None if matplotlib is not installed."""
+    """Save each plot, and a picture of all plots, whose path is returned; None if matplotlib is not installed."""
     plots = [plot for result in results for plot in result["plots"]]
     try:
         import matplotlib as mpl
@@ -115,7 +117,7 @@ def _draw(axis: Any, plot: dict[str, Any]) -> None:
 
 
 def profile_md(results: Sequence[dict[str, Any]]) -> str:
-    """Return a table of where the daemon and a worker spent their time under load."""
+    """Return a table of the functions in which the daemon and a worker spent their time under load."""
     profiles: dict[str, list[tuple[str, float]]] = next(
         (each["facts"]["profiles"] for each in results if each["facts"].get("profiles")), {}
     )
@@ -126,7 +128,7 @@ def profile_md(results: Sequence[dict[str, Any]]) -> str:
 
 
 def put_between(text: str, name: str, content: str) -> str:
-    """Return the text with new content between its marks of this name."""
+    """Return the text with new content between the marks of this name."""
     head, first, rest = text.partition(f"<!-- {name} -->\n")
     _, last, tail = rest.partition(f"<!-- end of {name} -->")
     if not (first and last):
@@ -135,14 +137,14 @@ def put_between(text: str, name: str, content: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table; exit code 1 if nothing was measured."""
+    """Write the table; return 1 if there are no results."""
     parser = argparse.ArgumentParser("python -m benchmarks.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--docs", action="store_true", help="copy table, profile and picture into docs/")
     arguments = parser.parse_args(argv)
     results = read_results(arguments.results)
     if not results:
-        print(f"nothing was measured in {arguments.results}: run make bench", file=sys.stderr)
+        print(f"{arguments.results}: no results (run make bench)", file=sys.stderr)
         return 1
     on_disk = read_results(arguments.results / DISK_RESULTS.name)
     table = table_md(results, on_disk)

@@ -1,4 +1,4 @@
-"""Target 6: the start of a daemon with 100,000 finished montages in its journal, and its answers."""
+"""Target 6: the start and the answers of a daemon with 100,000 COMPLETE montages in its journal."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ TILES = 200
 READY_LIMIT_S = 2.0
 ANSWER_LIMIT_MS = 50.0
 ANSWERS = 15
-WAY = (
+EVENTS = (
     (Event.NOTICED, MontageState.NOTICED),
     (Event.SETTLED, MontageState.SETTLED),
     (Event.INGESTED, MontageState.INGESTED),
@@ -26,11 +26,12 @@ WAY = (
     (Event.COMPLETED, MontageState.COMPLETE),
 )
 STACKS = ("bench/bench/block_mips", "bench/bench/block_raw")
+"""Events of a montage, and the states that they lead to."""
 STEPS = ("settle", "ingest", "mipmaps", "apply")
 
 
 def measure(options: Options) -> Outcome:
-    """Start the daemon several times and query it; also with an empty journal."""
+    """Start the daemon several times with a full and with an empty journal; request pages of the full one."""
     montages = 2_000 if options.quick else MONTAGES
     runs = 2 if options.quick else 3
     acquisition = options.directory / "acquisition"
@@ -59,7 +60,7 @@ def measure(options: Options) -> Outcome:
     rows = [
         Row(
             6,
-            f"ready with {montages:,} finished montages in the journal",
+            f"start to ready with {montages:,} finished montages in the journal",
             statistics.median(ready_s["full"]),
             "s",
             limit=READY_LIMIT_S,
@@ -71,7 +72,7 @@ def measure(options: Options) -> Outcome:
     rows += [
         Row(
             6,
-            f"{page} with {montages:,} montages",
+            f"answer to GET {page} with {montages:,} montages",
             statistics.median(found),
             "ms",
             limit=ANSWER_LIMIT_MS if page != "/readyz" else None,
@@ -89,7 +90,7 @@ def _answer_ms(url: str) -> float:
 
 
 def fill(path: Path, montages: int, acquisition: Path) -> None:
-    """Write a journal of COMPLETE montages, `TILES` tiles each."""
+    """Write a journal of COMPLETE montages with `TILES` tiles each."""
     numbers = range(1, montages + 1)
     root = path_to_uri(acquisition)
     tile_ids = "\n".join(f"{tile:017d}_block_000001_0_{tile % 15}_{tile // 15}.1.0" for tile in range(TILES))
@@ -110,7 +111,7 @@ def fill(path: Path, montages: int, acquisition: Path) -> None:
                 (
                     (number, _at(number) + 10 * step, event, state)
                     for number in numbers
-                    for step, (event, state) in enumerate(WAY)
+                    for step, (event, state) in enumerate(EVENTS)
                 ),
             ),
             (

@@ -1,7 +1,7 @@
-"""Sections for the daemon: real metafiles over images that are links to one file.
+"""Sections for the daemon: real metafiles, and images that are links to one file.
 
-A section of 20,000 tiles of 30 MB takes the space of one tile. The daemon does the same work: it opens,
-reads, decodes, writes and reads back each tile.
+A section of 20,000 tiles of 30 MB takes the space of one tile. The daemon does the same work for it: it opens, reads,
+decodes, writes and reads back each tile.
 """
 
 import os
@@ -15,7 +15,9 @@ from daemon.simulator.frames import tiff_bytes
 from daemon.simulator.pytemca import TileStatistics, metafile_bytes
 from daemon.simulator.section import SectionPlan, plan_section
 
-OLD_S = 3600
+AGE_S = 3600
+MAX_LINKS = 60_000
+"""Largest number of links to one file; ext4 allows 65,000."""
 _STATISTICS = TileStatistics(minimum=10_000, maximum=50_000, mean=32_000, std_dev=30, focus_score=22.0)
 
 
@@ -29,7 +31,7 @@ def tissue_like(size: tuple[int, int], bits: int = 8) -> np.ndarray:
 
 
 def write_image(path: Path, size: tuple[int, int], bits: int = 8) -> Path:
-    """Write an uncompressed TIFF whose times are an hour old."""
+    """Write an uncompressed TIFF whose times are an hour ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tiff_bytes(tissue_like(size, bits)))
     age(path)
@@ -37,7 +39,7 @@ def write_image(path: Path, size: tuple[int, int], bits: int = 8) -> Path:
 
 
 def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2", bits: int = 8) -> SectionPlan:
-    """Return the plan of the section of this number, from 0 on."""
+    """Return the plan of section number `number`, counted from 0."""
     return plan_section(
         tiles=tiles,
         size=size,
@@ -49,23 +51,18 @@ def plan(tiles: int, size: tuple[int, int], number: int, *, temca: str = "temca2
     )
 
 
-MOST_LINKS = 60_000
-"""Most links to one file; ext4 allows 65,000."""
-
-
-def link_images(section: SectionPlan, root: Path, image: Path) -> Path:
-    """Make the images of a section, each a link to `image`; return its directory, without a metafile."""
+def link_images(section: SectionPlan, root: Path, image: Path) -> None:
+    """Make the directory and the images of a section, each image a link to `image`."""
     directory = Path(root, section.directory)
     directory.mkdir(parents=True, exist_ok=True)
     for tile in section.tiles:
-        if image.stat().st_nlink >= MOST_LINKS:
+        if image.stat().st_nlink >= MAX_LINKS:
             _replace_by_copy(image)
         os.link(image, directory / tile.image_name)
-    return directory
 
 
 def _replace_by_copy(image: Path) -> None:
-    """Replace an image by a copy when it has as many links as a file may have."""
+    """Replace an image by a copy, which has no other link."""
     copy = image.with_suffix(".copy")
     shutil.copyfile(image, copy)
     copy.replace(image)
@@ -86,6 +83,6 @@ def put_metafile(section: SectionPlan, root: Path) -> Path:
 
 
 def age(path: Path) -> None:
-    """Set a file's times back, so that it settles at once."""
-    then = path.stat().st_mtime - OLD_S
+    """Set the times of a file back, so that it settles at once."""
+    then = path.stat().st_mtime - AGE_S
     os.utime(path, (then, then))

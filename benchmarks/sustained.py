@@ -1,7 +1,7 @@
-"""Target 3: six 50-megapixel scopes at once, through the whole daemon, with uploads, mipmaps, journal and closing.
+"""Target 3: tiles of six 50-megapixel scopes through the whole daemon: uploads, mipmaps, journal, closed stacks.
 
-Images are links to one tile, so that the run fits into memory; the cost of writing them is measured separately.
-COMPLETE montages are counted, file by file, and deleted.
+Images are links to one tile, so that the run fits into memory; the cost of writing them is measured separately. The
+level files of COMPLETE montages are counted and deleted.
 """
 
 import shutil
@@ -28,12 +28,14 @@ TARGET_TILES_PER_S = 18.4
 SIZE = (5504, 5504)
 LEVELS = 6
 TILES = 48
-"""Tiles of a section. Real sections have some hundreds to 3,000; the rate is the same, the bursts are more frequent."""
+"""Tiles of a section. Real sections have some hundreds to 3,000: at the same rate, sections are more frequent here."""
 SATURATED_SECTIONS = 8
-OFFERED_S = 45.0
+OFFERED_S = 32.0
+"""Two sections of each scope at the target's rate."""
 SHARE_OFFERED = 0.85
-"""Share of the measured capacity that the second part of the run offers, if the target's rate is out of reach."""
+"""Share of the measured capacity that the second part of the run offers, if the capacity is below the target's rate."""
 PROFILE_S = 8
+_SIZE = f"{SIZE[0]}x{SIZE[1]}"
 WAITS = (
     "_worker (concurrent/futures/thread.py",
     "Condition.wait ",
@@ -61,7 +63,7 @@ class Run:
 
 
 def measure(options: Options) -> Outcome:
-    """Saturate the daemon, which gives the capacity; then offer the rate of six scopes, or what it can serve."""
+    """Saturate the daemon to measure its capacity; then offer the rate of six scopes, or a share of the capacity."""
     tiles = 6 if options.quick else TILES
     acquisition = options.directory / "acquisition"
     acquisition.mkdir()
@@ -84,7 +86,7 @@ def measure(options: Options) -> Outcome:
 
 
 class Scene:
-    """A daemon under load, and what is observed of it."""
+    """A daemon under load, and the observations of it."""
 
     def __init__(
         self,
@@ -104,22 +106,24 @@ class Scene:
         self.idle_share = self.own_share = 0.0
         self.profiles: dict[str, list[tuple[str, float]]] = {}
         self.offered_from = 0.0
+        self.offered: list[Path] = []
+        """Metafiles that `offer` delivered."""
         self._number = 0
         self._over = threading.Event()
 
     # --- the two parts
 
     def saturate(self, count: int, *, profiled: bool = True) -> None:
-        """Deliver as many sections at once as keep every core busy; sets the capacity in tiles a second."""
+        """Deliver this number of sections at once, which keeps all cores busy; set the capacity, tiles a second."""
         self._give()
-        self._wait_until_complete()  # warms up: imports, stacks created
+        self._wait_until_complete()  # warms up: modules are imported, stacks are created
         before, idle = self._cpu(), idle_s()
         made, began = self._made(), time.monotonic()
         given = [self._give() for _ in range(count)]
         profiling = threading.Thread(target=self._profile if profiled else bool)
         profiling.start()
         wanted = made + len(given) * self.tiles
-        processes.wait_for(lambda: self._made() >= wanted, 600, "the backlog worked off", every_s=0.1)
+        processes.wait_for(lambda: self._made() >= wanted, 600, f"{wanted} tiles made", every_s=0.1)
         seconds = time.monotonic() - began
         after = self._cpu()
         self.idle_share = (idle_s() - idle) / seconds / cores()
@@ -130,7 +134,7 @@ class Scene:
         self._wait_until_complete()
 
     def offer(self, tiles_per_s: float, seconds: float) -> None:
-        """Deliver sections at the rate of six scopes that are not in step."""
+        """Deliver sections at this rate, by six scopes whose sections end at different times."""
         self.offered_from = time.monotonic() - self.run.began
         period_s = SCOPES * self.tiles / tiles_per_s
         due = sorted(
@@ -141,7 +145,7 @@ class Scene:
         began = time.monotonic()
         for at in [each for each in due if each < seconds]:
             time.sleep(max(0.0, began + at - time.monotonic()))
-            self._give()
+            self.offered.append(self._give())
         time.sleep(max(0.0, began + seconds - time.monotonic()))
         self._wait_until_complete()
 
@@ -157,7 +161,7 @@ class Scene:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Sample and clean up until the end."""
+        """Take samples and delete the files of COMPLETE montages until the end."""
         thread = threading.Thread(target=self._watch)
         thread.start()
         try:
@@ -207,11 +211,11 @@ class Scene:
             "daemon": processes.cpu_of(main),
             "workers": sum(map(processes.cpu_of, others)),
             "stand-in": self.standin.cpu_s(),
-            "the benchmark itself, linking and asking": own_cpu_s(),
+            "the benchmark": own_cpu_s(),
         }
 
     def _profile(self) -> None:
-        """Sample from outside where the daemon and its busiest worker spend their time."""
+        """Sample with py-spy in which functions the daemon and its busiest worker spend their time."""
         main, *others = processes.family(self.program.pid)
         busiest = max(others, key=processes.cpu_of)
         runs = {name: self._sample(name, pid) for name, pid in (("daemon", main), ("worker", busiest))}
@@ -221,49 +225,36 @@ class Scene:
 
     def _sample(self, name: str, pid: int) -> tuple[subprocess.Popen[bytes] | None, Path]:
         output = self.directory / f"{name}.profile"
-        command = [
-            "py-spy",
-            "record",
-            "-d",
-            str(PROFILE_S),
-            "-r",
-            "100",
-            "-f",
-            "raw",
-            "-o",
-            str(output),
-            "-p",
-            str(pid),
-        ]
-        beside = Path(sys.executable).parent / command[0]
-        if not beside.exists():
+        profiler = Path(sys.executable).with_name("py-spy")
+        if not profiler.exists():
             return None, output
-        command[0] = str(beside)
+        options = ("--duration", str(PROFILE_S), "--rate", "100", "--format", "raw", "--output", output)
+        command = [profiler, "record", *options, "--pid", str(pid)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), output
 
 
-def profile_of(raw: str, most: int = 14) -> list[tuple[str, float]]:
-    """Return the running functions, without waits, with their share of the rest, largest first."""
+def profile_of(raw: str, limit: int = 14) -> list[tuple[str, float]]:
+    """Return the functions with their shares of the samples that do not wait, largest first."""
     own: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
         function = stack.rpartition(";")[2].rpartition(":")[0] + ")"
         if not function.startswith(WAITS):
             own[function] += int(count)
-    return [(name, count / own.total()) for name, count in own.most_common(most)]
+    return [(name, count / own.total()) for name, count in own.most_common(limit)]
 
 
 def write_cost_s(image: Path, directory: Path) -> float:
-    """Measure the CPU seconds of writing one tile."""
+    """Measure the CPU seconds of writing the image of a tile."""
     content = image.read_bytes()
-    taken = []
+    cpu_s = []
     for number in range(8):
         path = directory / f"written{number}.tif"
         began = own_cpu_s()
         path.write_bytes(content)
-        taken.append(own_cpu_s() - began)
+        cpu_s.append(own_cpu_s() - began)
         path.unlink()
-    return statistics.median(taken)
+    return statistics.median(cpu_s)
 
 
 def _outcome(scene: Scene, offered: float, write_s: float) -> Outcome:
@@ -280,18 +271,18 @@ def _outcome(scene: Scene, offered: float, write_s: float) -> Outcome:
     rows = [
         Row(
             3,
-            f"six scopes' rate held, {cores()} cores for the daemon, its workers and the stand-in",
+            f"rate of the saturated daemon, tiles of {_SIZE}, {cores()} cores for it, its workers and the stand-in",
             scene.capacity,
             "tiles/s",
             limit=TARGET_TILES_PER_S,
             at_most=False,
             floor=cores() / (scene.cpu["workers"] or 1),
             floor_is="cores / workers' CPU",
-            note=f"CPU a tile: {', '.join(f'{name} {1000 * value:.1f} ms' for name, value in scene.cpu.items())}",
+            note=f"CPU of a tile: {', '.join(f'{name} {1000 * value:.1f} ms' for name, value in scene.cpu.items())}",
         ),
         Row(
             3,
-            f"backlog's growth while {offered:.1f} tiles/s come in bursts",
+            f"growth of the backlog while six scopes offer {offered:.1f} tiles/s",
             growth,
             "tiles/s",
             limit=0.02 * offered,
@@ -299,10 +290,10 @@ def _outcome(scene: Scene, offered: float, write_s: float) -> Outcome:
         ),
         Row(
             3,
-            "metafile noticed to COMPLETE under that load, median",
-            statistics.median(_latency_s(row) for row in list(run.rows.values())[-max(1, len(during) // 8) :]),
+            f"metafile noticed to COMPLETE under that load, sections of {scene.tiles} tiles",
+            statistics.median(_latency_s(run.rows[str(metafile)]) for metafile in scene.offered),
             "s",
-            note=f"sections of {scene.tiles} tiles; settle and closing times of 0.5 s and 2 s in it",
+            note="contains settle_s = 0.5 s and close_after_s = 2 s",
         ),
         Row(
             3,
@@ -315,14 +306,20 @@ def _outcome(scene: Scene, offered: float, write_s: float) -> Outcome:
         ),
         Row(
             3,
-            "of the cores, taken by other programs or idle while saturated",
+            "share of the cores that was idle or used by other programs, while saturated",
             100 * (1 - scene.own_share),
             "%",
-            note=f"idle {100 * scene.idle_share:.0f} %, ours {100 * scene.own_share:.0f} %, others have the rest",
+            note=f"idle {100 * scene.idle_share:.0f} %, this run {100 * scene.own_share:.0f} %, others the rest",
         ),
-        Row(3, "CPU of a tile, daemon and workers", 1000 * work_s, "ms", note=f"with all else {1000 * cpu_s:.1f} ms"),
-        Row(3, "CPU of writing a tile, not in the run", 1000 * write_s, "ms"),
-        Row(3, "memory of the daemon with its workers, most", max(s["memory"] for s in run.samples) / 2**20, "MiB"),
+        Row(
+            3,
+            f"CPU of a tile of {_SIZE}, daemon and workers",
+            1000 * work_s,
+            "ms",
+            note=f"with the stand-in and the benchmark {1000 * cpu_s:.1f} ms",
+        ),
+        Row(3, f"CPU of writing a tile of {_SIZE}, in addition", 1000 * write_s, "ms"),
+        Row(3, "peak memory of the daemon with its workers", max(s["memory"] for s in run.samples) / 2**20, "MiB"),
     ]
     plots = [
         _plot(run, "memory", "Memory of the daemon and its workers", "MiB", lambda sample: sample["memory"] / 2**20),
@@ -354,7 +351,7 @@ def _plot(run: Run, name: str, title: str, unit: str, value: Callable[[dict[str,
 
 
 def _growth_per_s(samples: list[dict[str, float]]) -> float:
-    """Return the slope of the line through the backlog, without the ends, where it rises and falls."""
+    """Return the slope of the backlog, without the start and the end, where it rises and falls."""
     kept = samples[len(samples) // 6 : -max(1, len(samples) // 6)]
     if len(kept) < 3:
         return 0.0

@@ -1,6 +1,6 @@
-"""Target 1: tiles whose levels are synced, by as many workers as cores and by more, beside the storage alone.
+"""Target 1: tiles with synced levels, with as many workers as cores and with more, compared with the storage alone.
 
-A worker that waits for a sync leaves its core to the next tile, if there is another worker to make it.
+While a worker waits for a sync, another worker can use its core.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bare_storage import all_moved
-from benchmarks.cold import all_made, at_once, jobs_of, write_images
+from benchmarks.bare_storage import run_moves
+from benchmarks.cold import at_once, jobs_of, run_jobs, write_images
 from benchmarks.common import Options, Outcome, Plot, Row, cores, file_system, median_ratio, run_script, scheduled_s
 from daemon.config.worker_settings import default_processes
 from handlers.workers.opening import open_executor
@@ -26,19 +26,19 @@ from handlers.workers.processes import ProcessExecutor
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Milliseconds of a tile among others."""
+    """Milliseconds per tile of a run."""
 
     wall: float
-    """From one to the next: less than each takes, since several are made at once."""
+    """Time of the run divided by its tiles, several of which are made at once."""
     cpu: float
-    """Of its worker."""
+    """CPU of the workers."""
     blocked: float
-    """In which its worker neither runs nor waits for a core."""
+    """Time in which a worker neither runs nor waits for a core."""
 
 
 def measure(options: Options) -> Outcome:
-    """Measure each number of workers in turn, and as many processes that move and sync the same bytes."""
-    side, tiles, rounds = (512, 6, 2) if options.quick else (3840, 48, 5)
+    """Measure each number of workers in turn with as many processes that move and sync the same bytes."""
+    side, tiles, rounds = (512, 6, 2) if options.quick else (3840, 48, 3)
     levels = options.directory / "levels"
     jobs = jobs_of(write_images(options.directory / "images", side, tiles), "tif", levels, side)
     counts = (cores(), default_processes(cores()), 2 * cores())
@@ -49,7 +49,7 @@ def measure(options: Options) -> Outcome:
         pools = {count: stack.enter_context(open_executor("processes", count)) for count in counts}
         for number in range(rounds + 1):
             for count, pool in pools.items():
-                for taken, run in ((made, all_made), (moved, partial(all_moved, writes=True))):
+                for taken, run in ((made, run_jobs), (moved, partial(run_moves, writes=True))):
                     shutil.rmtree(levels, ignore_errors=True)
                     os.sync()
                     tile = _tile(runner, pool, run(pool, jobs, at_once(count)), tiles)
@@ -68,7 +68,7 @@ def measure(options: Options) -> Outcome:
 
 
 def _tile(runner: asyncio.Runner, pool: WorkerPool, work: Coroutine[Any, Any, object], tiles: int) -> Tile:
-    """Return what a tile takes while all are made."""
+    """Return the milliseconds per tile of a run."""
     executor = pool.executor
     assert isinstance(executor, ProcessExecutor)
     pids = executor.pids()
@@ -84,17 +84,17 @@ def _middle(many: Sequence[Tile], name: str) -> float:
 
 
 def _row(side: int, count: int, made: Sequence[Tile], floor: Sequence[Tile], directory: Path) -> Row:
-    """Compare with as many processes as cores that only move the bytes."""
+    """Compare with processes that only move the bytes, as many as there are cores."""
     ratio = median_ratio([each.wall for each in made], [each.wall for each in floor])
     is_judged = file_system(directory) != "tmpfs" and count == default_processes(cores())
     return Row(
         1,
-        f"a tile among others, synced, {side}x{side}, 8 bit, {count} workers",
+        f"time per tile of {side}x{side}, 8 bit, six levels, synced, {count} workers",
         _middle(made, "wall"),
         "ms",
         1.3 if is_judged else None,
         floor=_middle(floor, "wall"),
-        floor_is=f"bytes in, bytes out and synced, {cores()} processes",
+        floor_is=f"the same bytes read, written and synced by {cores()} processes",
         ratio=ratio,
         ratio_is="measured / floor",
         judged=ratio,

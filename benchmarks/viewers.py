@@ -1,4 +1,4 @@
-"""Open pages without a browser: each follows the events and asks for its page again, as the pages' script does."""
+"""Open pages without a browser: each follows the events and refreshes its page, as the script of the pages does."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 PAUSE_S = 2.0
-"""Shortest time between two refreshes of a page, as in live.js."""
+"""Minimum time between two refreshes of a page, as in live.js."""
 HTML = {"Accept": "text/html"}
 
 
@@ -21,11 +21,13 @@ class Viewers:
     pages: Sequence[str]
     """URLs of the pages."""
     streams: int = 0
-    """Event streams that are open."""
+    """Number of open event streams."""
     events: int = 0
+    """Number of events received."""
     refreshes_s: list[float] = field(default_factory=list)
-    """Seconds until each answer."""
+    """Time of each answer."""
     refused: int = 0
+    """Number of requests without an answer, or with one of status 400 or above."""
 
 
 @contextmanager
@@ -69,7 +71,7 @@ async def _look(url: str, viewers: Viewers) -> None:
 
 
 async def _one_page(http: aiohttp.ClientSession, events: str, page: str, viewers: Viewers) -> None:
-    """Refresh a page after events, at most once in a pause; ends with its stream."""
+    """Refresh a page after events, at most once in `PAUSE_S`, until its stream ends."""
     changed = asyncio.Event()
     await _ask(http, page, viewers)
     async with http.get(events) as answer:

@@ -2,12 +2,23 @@
 
 import os
 import subprocess
-import threading
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import processes
-from benchmarks.common import Options, Outcome, Row, interleaved, median_cpu_s, median_ratio, median_wall_s, run_script
+from benchmarks.common import (
+    Options,
+    Outcome,
+    Row,
+    Timing,
+    interleaved,
+    median_cpu_s,
+    median_ratio,
+    median_wall_s,
+    run_script,
+)
 from daemon.watching.event_hints import HintBox, open_hints
 from daemon.watching.mounts import read_mounts
 from daemon.watching.root import RootScanner
@@ -21,7 +32,7 @@ PER_PARENT = 100
 
 
 def measure(options: Options) -> Outcome:
-    """Run `find` and our own scans in turn on the same tree, then an idle daemon."""
+    """Run `find` and temwatch's scans in turn on the same tree, then an idle daemon."""
     directories = 500 if options.quick else DIRECTORIES
     root = options.directory / "acquisition"
     make_tree(root, directories)
@@ -29,8 +40,8 @@ def measure(options: Options) -> Outcome:
     state.mkdir()
     scanners: list[RootScanner] = []
 
-    def start() -> None:
-        """Do what a daemon does before it is ready: request watches, list everything."""
+    def first_scan() -> None:
+        """Request watches and list all directories, as a daemon does before it is ready."""
         if scanners:
             scanners.pop().close()
         scanner = scanner_of(root, state)
@@ -42,49 +53,41 @@ def measure(options: Options) -> Outcome:
         subprocess.run(["find", str(root), "-name", "_metadata_*.json"], stdout=subprocess.DEVNULL, check=True)
 
     runs = 2 if options.quick else 5
-    taken = interleaved({"find": find, "start": start}, runs)
+    timings = interleaved({"find": find, "first": first_scan}, runs)
     scanner = scanners[0]
     time.sleep(2.5)  # new directories are listed again until their mtimes can be trusted
     scanner.scan()
-    again = interleaved({"find": find, "following": scanner.scan}, runs)
+    again = interleaved({"find": find, "next": scanner.scan}, runs)
     scanner.close()
-    find_s = median_wall_s(taken["find"])
-    start_ratio = median_ratio([each.wall_s for each in taken["start"]], [each.wall_s for each in taken["find"]])
-    again_ratio = median_ratio([each.wall_s for each in again["following"]], [each.wall_s for each in again["find"]])
     size = f"{directories * FILES:,} files in {directories:,} directories"
     rows = [
-        Row(
-            5,
-            f"start: watches asked for and everything listed, {size}",
-            median_wall_s(taken["start"]),
-            "s",
-            limit=2.0,
-            floor=find_s,
-            floor_is="find",
-            ratio=start_ratio,
-            ratio_is="measured / floor",
-            judged=start_ratio,
-            note=f"CPU {median_cpu_s(taken['start']):.2f} s, find's {median_cpu_s(taken['find']):.2f} s",
-        ),
-        Row(
-            5,
-            "following scan, nothing changed",
-            median_wall_s(again["following"]),
-            "s",
-            limit=0.2,
-            floor=median_wall_s(again["find"]),
-            floor_is="find",
-            ratio=again_ratio,
-            ratio_is="measured / floor",
-            judged=again_ratio,
-        ),
+        _scan_row(f"first scan, with its requests of watches, {size}", timings["first"], timings["find"], 2.0),
+        _scan_row(f"next scan, nothing has changed, {size}", again["next"], again["find"], 0.2),
         *_idle_rows(options, root, directories),
     ]
-    return Outcome(rows, facts={"taken": {name: [each.wall_s for each in found] for name, found in taken.items()}})
+    return Outcome(rows, facts={"timings": {name: [each.wall_s for each in found] for name, found in timings.items()}})
+
+
+def _scan_row(what: str, scan: Sequence[Timing], find: Sequence[Timing], limit: float) -> Row:
+    """Compare a scan with `find`."""
+    ratio = median_ratio([each.wall_s for each in scan], [each.wall_s for each in find])
+    return Row(
+        5,
+        what,
+        median_wall_s(scan),
+        "s",
+        limit=limit,
+        floor=median_wall_s(find),
+        floor_is="find",
+        ratio=ratio,
+        ratio_is="measured / floor",
+        judged=ratio,
+        note=f"CPU {median_cpu_s(scan):.2f} s, find {median_cpu_s(find):.2f} s",
+    )
 
 
 def make_tree(root: Path, directories: int) -> None:
-    """Make directories of a metafile and links to one empty image: a million inodes would take all memory."""
+    """Make directories with a metafile and links to one empty image: a million inodes would take all memory."""
     root.mkdir()
     image = root.parent / "image.tif"
     image.touch()
@@ -103,7 +106,7 @@ def make_tree(root: Path, directories: int) -> None:
 
 
 def scanner_of(root: Path, state: Path) -> RootScanner:
-    """What looks at a root in the daemon, with watchdog's events."""
+    """Return the daemon's scanner of a root, with watchdog's file events."""
     return RootScanner(
         WatchRoot("bench", root),
         HintBox(lambda: None),
@@ -116,25 +119,24 @@ def scanner_of(root: Path, state: Path) -> RootScanner:
 
 
 def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
-    """Compare a daemon on the tree with one on an empty directory, while nothing happens."""
+    """Compare a daemon that watches the tree with one that watches an empty directory, both idle at the same time."""
     idle_s = 5.0 if options.quick else IDLE_S
     empty = options.directory / "nothing"
     (empty / "here").mkdir(parents=True)
-    memory: dict[str, int] = {}
-    share: dict[str, float] = {}
-    with processes.standin(options.directory) as (_, render_url):
+    programs: dict[str, processes.Program] = {}
+    with ExitStack() as stack:
+        _, render_url = stack.enter_context(processes.standin(options.directory))
         for name, watched in (("tree", root), ("empty", empty)):
             place = options.directory / name
             place.mkdir()
-            # Its metafiles are not to be measured: none of them is processed.
-            watch = {"ignore": ["_metadata_*"], "scan_interval_s": 60}
+            watch = {"ignore": ["_metadata_*"], "scan_interval_s": 60}  # no metafile is processed
             config = processes.write_config(place, render_url, watched, watch=watch)
-            with processes.daemon(place, config, timeout_s=300) as (program, url):
-                _wait_until_recorded(url, directories if name == "tree" else 0)
-                before, began = program.cpu_s(), time.monotonic()
-                threading.Event().wait(idle_s)
-                share[name] = (program.cpu_s() - before) / (time.monotonic() - began)
-                memory[name] = program.memory_bytes()
+            programs[name], url = stack.enter_context(processes.daemon(place, config, timeout_s=300))
+            _wait_until_recorded(url, directories if name == "tree" else 0)
+        before = {name: program.cpu_s() for name, program in programs.items()}
+        time.sleep(idle_s)
+        share = {name: (program.cpu_s() - before[name]) / idle_s for name, program in programs.items()}
+        memory = {name: program.memory_bytes() for name, program in programs.items()}
     return [
         Row(
             5,
@@ -144,21 +146,21 @@ def _idle_rows(options: Options, root: Path, directories: int) -> list[Row]:
             limit=0.5,
             floor=100 * share["empty"],
             floor_is="watching an empty directory",
-            note="one pass over mtimes comes every 60 s beside",
+            note="may not contain a scan, which follows every 60 s",
         ),
         Row(
             5,
-            "memory for each watched directory",
+            f"memory of the daemon for each of {directories:,} watched directories",
             (memory["tree"] - memory["empty"]) / directories,
             "bytes",
-            note=f"daemon {memory['tree'] / 2**20:.0f} MiB, {memory['empty'] / 2**20:.0f} MiB with nothing to watch;"
-            " the kernel's own 1 KiB a watch besides",
+            note=f"daemon {memory['tree'] / 2**20:.0f} MiB, {memory['empty'] / 2**20:.0f} MiB with an empty directory;"
+            " in addition the kernel uses 1 KiB for each watch",
         ),
     ]
 
 
 def _wait_until_recorded(url: str, metafiles: int) -> None:
-    """Wait until the daemon watches and has recorded all metafiles as ignored."""
+    """Wait until the daemon watches and has recorded all metafiles as IGNORED."""
 
     def recorded() -> bool:
         answer = processes.fetch(f"{url}/readyz")

@@ -1,4 +1,4 @@
-"""Target 2: throughput of two workers, overhead of a job, and import time of a worker."""
+"""Target 2: throughput of two workers, overhead of a job, import time of a worker."""
 
 import asyncio
 import functools
@@ -23,14 +23,16 @@ from handlers.workers.opening import open_executor
 from handlers.workers.pool import WorkerPool, run_job
 
 LEVELS = range(1, 7)
+PLOT_ROUNDS = 3
+"""Rounds of the sizes that only the plot shows."""
 IMPORTS = "import handlers.workers.preload"
 SPIN = range(4_000_000)
-"""Numbers to be summed in some 0.1 s without memory: the gain of two processes on this machine in any case."""
+"""Numbers whose sum takes about 0.1 s and no memory: how much faster two processes are on this machine at best."""
 
 
 def measure(options: Options) -> Outcome:
-    """Measure the throughput of one and two workers in turn, then the smallest jobs, then the imports."""
-    side, rounds = (1024, 3) if options.quick else (3840, 7)
+    """Measure the throughput of one and two workers in turn, then small jobs, then the imports."""
+    side, rounds = (1024, PLOT_ROUNDS) if options.quick else (3840, 7)
     rows, facts, lines = [], {}, {}
     with ExitStack() as stack:
         runner = stack.enter_context(asyncio.Runner())  # a pool's locks belong to one event loop
@@ -38,8 +40,8 @@ def measure(options: Options) -> Outcome:
         for size, tiles in ((side // 2, 48), (side, 24), (side * 43 // 30, 12)):
             jobs = jobs_for(options.directory, size, tiles)
             for pool in pools.values():
-                runner.run(reports(pool, jobs))  # warm up: workers have their buffers, and the files exist
-            rates, spins = scaling(runner, pools, jobs, rounds)
+                runner.run(reports(pool, jobs))  # warms up: workers allocate their buffers, and the files exist
+            rates, spins = scaling(runner, pools, jobs, rounds if size == side else PLOT_ROUNDS)
             if size == side:
                 rows.append(scaling_row(side, rates, spins))
             tiles_per_s = {count: statistics.median(each) for count, each in rates.items()}
@@ -53,7 +55,7 @@ def measure(options: Options) -> Outcome:
 
 
 def jobs_for(directory: Path, side: int, tiles: int) -> list[MipmapJob]:
-    """Return jobs of one image each, links to the same file."""
+    """Return jobs with one image each; the images are links to one file."""
     image = directory / f"{side}.tif"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)).save(image)
     job = MipmapJob("", image, (), side, side)
@@ -77,7 +79,7 @@ async def reports(pool: WorkerPool, jobs: Sequence[MipmapJob]) -> None:
 def scaling(
     runner: asyncio.Runner, pools: dict[int, WorkerPool], jobs: list[MipmapJob], rounds: int
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
-    """Return tiles per second, and spins per second, of each pool, by round."""
+    """Return tiles per second and sums per second of each pool, by round."""
     rates: dict[int, list[float]] = {count: [] for count in pools}
     spins: dict[int, list[float]] = {count: [] for count in pools}
     for _ in range(rounds):
@@ -92,11 +94,11 @@ def scaling(
 
 
 def scaling_row(side: int, rates: dict[int, list[float]], spins: dict[int, list[float]]) -> Row:
-    """Compare two workers with one, and with two processes that neither read nor write."""
+    """Compare two workers with one; the note has the same ratio for processes that neither read nor write."""
     gain, best = median_ratio(rates[2], rates[1]), median_ratio(spins[2], spins[1])
     return Row(
         2,
-        f"tiles of {side}x{side}, 8 bit, through two workers",
+        f"tiles of {side}x{side}, 8 bit, six levels, by two workers",
         statistics.median(rates[2]),
         "tiles/s",
         1.85,
@@ -104,14 +106,14 @@ def scaling_row(side: int, rates: dict[int, list[float]], spins: dict[int, list[
         peer=statistics.median(rates[1]),
         peer_is="one worker",
         ratio=gain,
-        ratio_is="two workers / one",
+        ratio_is="measured / peer",
         judged=gain,
-        note=f"two processes that only add numbers gain {best:.2f} in the same rounds",
+        note=f"the ratio of processes that only add numbers is {best:.2f} in the same rounds",
     )
 
 
 def overhead_rows(runner: asyncio.Runner, pool: WorkerPool, job: MipmapJob, jobs: int) -> list[Row]:
-    """Measure submit to report, less the worker's own time; one job at a time, and with many waiting."""
+    """Measure the time from submit to report without the worker's own time: one job at a time, and many at once."""
     alone = runner.run(one_by_one(pool, job, jobs))
     began = time.perf_counter()
     futures = [pool.submit(job) for _ in range(jobs)]
@@ -123,36 +125,36 @@ def overhead_rows(runner: asyncio.Runner, pool: WorkerPool, job: MipmapJob, jobs
     middle, tail = statistics.median(alone) * 1e3, statistics.quantiles(alone, n=20)[-1] * 1e3
     return [
         Row(2, "overhead of a job, submit to report, one at a time", middle, "ms", 1.0, note=f"95 %: {tail:.2f} ms"),
-        Row(2, "overhead of a job, with others waiting", waiting * 1e3, "ms", 1.0, note=note),
+        Row(2, f"overhead of a job, {jobs} submitted at once", waiting * 1e3, "ms", 1.0, note=note),
     ]
 
 
 async def one_by_one(pool: WorkerPool, job: MipmapJob, jobs: int) -> list[float]:
-    """Return the seconds of each job beyond its work."""
-    beyond: list[float] = []
+    """Return the overhead of each job: seconds from submit to report, without the worker's own time."""
+    overheads_s: list[float] = []
     for _ in range(jobs):
         began = time.perf_counter()
         report = await run_job(pool, job)
-        beyond.append(time.perf_counter() - began - report.seconds)
-    return beyond
+        overheads_s.append(time.perf_counter() - began - report.seconds)
+    return overheads_s
 
 
 def import_row(runs: int) -> Row:
-    """Measure a worker's imports in a new interpreter, less the interpreter; modules are compiled before."""
+    """Measure the imports of a worker in a new interpreter, without its start; the modules are compiled."""
 
     def run(code: str) -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
 
-    taken = interleaved({"worker": functools.partial(run, IMPORTS), "bare": functools.partial(run, "pass")}, runs)
-    walls = [each.wall_s - bare.wall_s for each, bare in zip(taken["worker"], taken["bare"], strict=True)]
-    cpu = median_cpu_s(taken["worker"]) - median_cpu_s(taken["bare"])
+    timings = interleaved({"worker": functools.partial(run, IMPORTS), "bare": functools.partial(run, "pass")}, runs)
+    walls = [each.wall_s - bare.wall_s for each, bare in zip(timings["worker"], timings["bare"], strict=True)]
+    cpu = median_cpu_s(timings["worker"]) - median_cpu_s(timings["bare"])
     heavy = subprocess.run(
         [sys.executable, "-c", f"{IMPORTS}\nimport sys; print('skimage' in sys.modules, 'scipy' in sys.modules)"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout.split()
-    note = f"of the processor {cpu:.3f} s; scikit-image {'imported' if 'True' in heavy else 'not imported'}"
+    note = f"CPU {cpu:.3f} s; scikit-image {'imported' if 'True' in heavy else 'not imported'}"
     return Row(2, "imports of a worker", statistics.median(walls), "s", 0.3, note=note)
 
 

@@ -72,7 +72,7 @@ def test_a_killed_soak_is_evaluated_from_its_lines_and_its_memory_from_the_secon
     found = Soak.read(lines)
     assert found.samples == killed.samples
     rate, memory = found.rows()
-    assert (rate.what.split()[0], rate.measured, rate.note) == ("2,000", 10.0, "CPU a tile: scheduler 1.00 ms")
+    assert (rate.what.split()[0], rate.measured, rate.note) == ("2,000", 10.0, "CPU of a tile: scheduler 1.00 ms")
     assert memory.measured == pytest.approx(2.0)
 
 

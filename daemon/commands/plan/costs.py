@@ -15,7 +15,7 @@ class Constant:
     """File of this repository and a text in it next to the figure; or "choice" and the reason."""
 
 
-_RUN = 'docs/performance.md, "CPU a tile: daemon"'
+_RUN = 'docs/performance.md, "CPU of a tile: daemon"'
 _PARTS = 'docs/performance.md, "share of its busy time"'
 """Shares of a worker's time, applied to the CPU of a tile in `_RUN` without that of its files."""
 
@@ -27,7 +27,7 @@ class Costs:
     daemon: Constant = Constant(5.3, "ms", "CPU of the daemon's own process for a tile of any size", _RUN)
     read_8bit: Constant = Constant(0.35, "ms/MP", "CPU of a worker: read, sum and measure 8-bit level 0", _PARTS)
     read_16bit: Constant = Constant(
-        0.5, "ms/MP", "the same for 16-bit level 0", 'docs/performance.md, "tile of 5504x5504, 16 made 8 bit"'
+        0.5, "ms/MP", "the same for 16-bit level 0", 'docs/performance.md, "tile of 5504x5504, 16 to 8 bit"'
     )
     write: Constant = Constant(1.13, "ms/MB", "CPU of a worker: write levels, read back, compare", _PARTS)
     file: Constant = Constant(
