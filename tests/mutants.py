@@ -3,7 +3,7 @@
     python -m tests.mutants [--sample 150] [--seed 1] [--minutes 60] [handlers/uris.py ...]
 
 mutmut makes the mutants and runs the tests. Each module is mutated in a copy of the repository below `build/mutants`.
-Mutants that change only texts or log lines are left out. docs/reliability.md argues the survivors.
+Mutants that change only texts or log lines are not tried. docs/reliability.md discusses the survivors.
 """
 
 import argparse
@@ -97,14 +97,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "daemon/web/posts.py": ("posts", "posts_of_persons", "http_guards", "verdicts"),
     "daemon/web/routes.py": ("web",),
 }
-"""Mutated module -> names of the tests that should notice."""
+"""Mutated module -> names of the tests that should detect its mutants."""
 TIMEOUT_CONSTANT = 6.0
-"""mutmut gives a mutant fifteen times this many seconds, and the tests' own time besides: the machine may be busy."""
+"""mutmut adds fifteen times this many seconds to the tests' own time, since the machine may be busy."""
 OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 33: "no test", 5: "no test", None: "not tried"}
-"""mutmut's exit code -> outcome. Every other code is a time-out or a crash of the test run: noticed, too."""
+"""mutmut's exit code -> outcome. Any other code is a time-out or a crash of the test run, which detects the mutant."""
 
 
-class NotRun(Exception):  # noqa: N818  the tests fail without any mutant, as a rule
+class NotRun(Exception):  # noqa: N818  usually a test fails without a mutant
     """No mutant of a module was tried."""
 
 
@@ -115,13 +115,13 @@ class Mutants:
     all: int
     chosen: tuple[str, ...]
     texts: int
-    """Number of mutants that change only texts or log lines, and are left out."""
+    """Number of mutants that change only texts or log lines, and are not tried."""
 
 
 def mutants_of(module: str, place: Path) -> Mutants:
-    """Return a module's mutants, with mutmut's names for them in its workspace."""
+    """Return the mutants of a module, with the names that mutmut gives them in the workspace."""
     code = (place / module).read_text(encoding="utf-8")
-    with contextlib.chdir(place):  # the directory of its settings
+    with contextlib.chdir(place):  # where mutmut finds its settings
         mutated = mutate_file_contents(module, code)
     functions = {each.name: each for each in _functions(ast.parse(mutated.code))}
     chosen = [name for name in mutated.mutant_names if not _is_text(name, functions)]
@@ -146,14 +146,14 @@ def _without_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Drop prose, arguments of log calls, and arguments of raised exceptions."""
+    """Removes prose, arguments of log calls, and arguments of raised exceptions."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         return ast.Constant("text") if isinstance(node.value, str) and " " in node.value.strip() else node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        says = any(isinstance(part, ast.Constant) and " " in str(part.value).strip() for part in node.values)
-        return ast.Constant("text") if says else self.generic_visit(node)
+        is_prose = any(isinstance(part, ast.Constant) and " " in str(part.value).strip() for part in node.values)
+        return ast.Constant("text") if is_prose else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         if isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
@@ -168,7 +168,7 @@ class _WithoutTexts(ast.NodeTransformer):
 
 
 def workspace(module: str) -> Path:
-    """Make a new copy of the repository with settings for mutmut to mutate the module."""
+    """Make a new copy of the repository, in which mutmut's settings name the module."""
     place = PLACE / module.removesuffix(".py").replace("/", ".")
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -199,8 +199,8 @@ def _settings(module: str) -> str:
     return "\n[tool.mutmut]\n" + "".join(lines)
 
 
-def tried(place: Path, names: tuple[str, ...], until: float) -> Counter[str]:
-    """Try the mutants until a time on the monotonic clock; return the number of each outcome."""
+def try_mutants(place: Path, names: tuple[str, ...], until: float) -> Counter[str]:
+    """Try mutants until a time of the monotonic clock; return the number of each outcome."""
     mutmut = Path(sys.executable).with_name("mutmut")
     with (place / "log").open("wb") as log:
         command = [str(mutmut), "run", "--max-children", "2", *names]
@@ -237,18 +237,20 @@ def _list_survivors(mutmut: Path, place: Path, names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("modules", nargs="*", default=list(TESTS))
-    parser.add_argument("--sample", type=int, default=150, help="mutants of a module at most, drawn at random")
+    parser.add_argument(
+        "--sample", type=int, default=150, help="maximum number of mutants of a module, drawn at random"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--minutes", type=float, default=60.0, help="for all modules together")
-    asked = parser.parse_args()
-    until = time.monotonic() + 60 * asked.minutes
-    click.echo(f"seed {asked.seed}; survivors are listed in {PLACE.relative_to(ROOT)}/*.survivors\n")
+    arguments = parser.parse_args()
+    until = time.monotonic() + 60 * arguments.minutes
+    click.echo(f"seed {arguments.seed}; survivors are listed in {PLACE.relative_to(ROOT)}/*.survivors\n")
     click.echo("| module | mutants | texts | tried | killed | survived | no test |")
     click.echo("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     failures = []
-    for module in asked.modules:
+    for module in arguments.modules:
         try:
-            click.echo(row(module, asked.sample, asked.seed, until))
+            click.echo(row(module, arguments.sample, arguments.seed, until))
         except NotRun as failure:
             failures.append(f"{module}: {failure}")
     if failures:
@@ -262,7 +264,7 @@ def row(module: str, sample: int, seed: int, until: float) -> str:
     chosen = mutants.chosen
     if len(chosen) > sample:
         chosen = tuple(sorted(random.Random(seed).sample(chosen, sample)))
-    found = tried(place, chosen, until)
+    found = try_mutants(place, chosen, until)
     done = len(chosen) - found["not tried"]
     numbers = (mutants.all, mutants.texts, done, found["killed"], found["survived"], found["no test"])
     return f"| {module} | " + " | ".join(f"{number:,}" for number in numbers) + " |"

@@ -1,4 +1,4 @@
-"""A real Chromium that opens the daemon's pages. Tests are skipped where there is none."""
+"""Chromium, in which tests open the daemon's pages. Without Chromium they are skipped."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, async_playwright
 
 CHROMIUM = os.environ.get("TEMWATCH_CHROMIUM") or shutil.which("chromium")
-PATIENCE_MS = 30_000
-"""A page gets this long to show what a test waits for: the machine has other work."""
-START_MS = 120_000
-"""A browser gets this long to start and to answer: its first start reads 300 MB from a disk that may be cold."""
+TIMEOUT_MS = 30_000
+"""Time-out of each expectation of a page; long, because the machine may be busy."""
+START_TIMEOUT_MS = 120_000
+"""Time-out of the start of a browser, which may read 300 MB from a disk."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + START_MS / 1000
+        deadline = time.monotonic() + START_TIMEOUT_MS / 1000
         while not (found := re.search(r"DevTools listening on (ws://\S+)", log.read_text(errors="replace"))):
             assert process.poll() is None, log.read_text(errors="replace")
             assert time.monotonic() < deadline, log.read_text(errors="replace")
@@ -50,17 +50,17 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @dataclass
 class Viewer:
-    """A person with a browser, and what went wrong in it."""
+    """A person with a browser, and the problems in it."""
 
     browser: Browser
     problems: list[str] = field(default_factory=list)
-    """Errors of scripts, violations of the policy, and dialogs that nobody expects."""
+    """Errors of scripts, violations of the content security policy, unexpected dialogs."""
     contexts: list[BrowserContext] = field(default_factory=list)
-    agrees_to: str = ""
-    """The question of a page that this person answers with yes."""
+    confirms: str = ""
+    """The question of a page that this person confirms."""
 
-    async def opens(self, url: str, *, phone: bool = False, scheme: str = "light", script: bool = True) -> Page:
-        """Return a new tab of a new person, with a page in it."""
+    async def open(self, url: str, *, phone: bool = False, scheme: str = "light", script: bool = True) -> Page:
+        """Open a page in a new browser context, which shares no cookies with the others."""
         context = await self.browser.new_context(
             viewport={"width": 390, "height": 844} if phone else {"width": 1280, "height": 900},
             color_scheme=scheme,
@@ -68,10 +68,11 @@ class Viewer:
             java_script_enabled=script,
         )
         self.contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
-        return await self.tab(context, url)
+        context.set_default_timeout(TIMEOUT_MS)
+        return await self.open_tab(context, url)
 
-    async def tab(self, context: BrowserContext, url: str) -> Page:
+    async def open_tab(self, context: BrowserContext, url: str) -> Page:
+        """Open a page in a new tab of a context."""
         page = await context.new_page()
         page.on("pageerror", lambda error: self.problems.append(f"script: {error}"))
         page.on("console", self._note)
@@ -80,14 +81,14 @@ class Viewer:
         return page
 
     async def _answer(self, dialog: Dialog) -> None:
-        if dialog.message == self.agrees_to:
+        if dialog.message == self.confirms:
             await dialog.accept()
         else:
             self.problems.append(f"dialog: {dialog.message}")
             await dialog.dismiss()
 
     def _note(self, message: ConsoleMessage) -> None:
-        # Requests that fail while a daemon is away are no problem of the page.
+        # Failed requests are not a problem: a test may have stopped the daemon.
         if message.type == "error" and "Content Security Policy" in message.text:
             self.problems.append(message.text)
 
@@ -95,7 +96,7 @@ class Viewer:
 @pytest.fixture
 async def viewer(chromium: str) -> AsyncIterator[Viewer]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.connect_over_cdp(chromium, timeout=START_MS)
+        browser = await playwright.chromium.connect_over_cdp(chromium, timeout=START_TIMEOUT_MS)
         person = Viewer(browser)
         try:
             yield person
@@ -108,7 +109,7 @@ async def viewer(chromium: str) -> AsyncIterator[Viewer]:
 
 @contextlib.contextmanager
 def proxied(directory: Path, upstream: str, path: str) -> Iterator[str]:
-    """Run nginx before the pages; yield their address below `path`."""
+    """Run nginx in front of the pages; yield their address below `path`."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         pytest.skip("nginx is not installed (Debian: nginx-light)")

@@ -1,4 +1,4 @@
-"""The journal and the facts of a facility with three watches: what the pages show when there is much to show."""
+"""The journal and the facts of a facility with three watches, which fill all parts of the pages."""
 
 import random
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SECTIONS = 180
 EVERY_S = 1800.0
 TILES = 24
 SCOPES = (("temca2", "temca2"), ("temca2", "temca3"), ("temca4", "temca4"))
-LAST = (
+NEWEST_STATES = (
     MontageState.NOTICED,
     MontageState.SETTLED,
     MontageState.INGESTED,
@@ -31,13 +31,13 @@ LAST = (
     MontageState.APPLIED,
 )
 """States of the newest sections."""
-EVENTS = {
+STATE_BEFORE = {
     Event.INGESTED: MontageState.SETTLED,
     Event.MIPMAPPED: MontageState.INGESTED,
     Event.APPLIED: MontageState.MIPMAPPED,
     Event.COMPLETED: MontageState.APPLIED,
 }
-"""Each with the state that it ends."""
+"""Event of a montage -> the state before it."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ async def _section(journal: Journal, clock: Clock, number: int, draw: random.Ran
     identity = FileIdentity(10, number, number, number)
     montage = await journal.notice(Sighting(watch, path, identity, FoundBy.SCAN))
     assert montage is not None
-    state = LAST[number - SECTIONS] if number >= SECTIONS - len(LAST) else MontageState.COMPLETE
+    state = NEWEST_STATES[number - SECTIONS] if number >= SECTIONS - len(NEWEST_STATES) else MontageState.COMPLETE
     if state is MontageState.NOTICED:
         await journal.wait(montage, "3 of 24 images missing or incomplete: 20261126_001109_0_4_1.tif is missing")
         return
@@ -83,7 +83,7 @@ async def _section(journal: Journal, clock: Clock, number: int, draw: random.Ran
         clock.now += 60
         await journal.fail(montage, fault)
         return
-    for event, before in EVENTS.items():
+    for event, before in STATE_BEFORE.items():
         if before is state:
             break
         clock.now += 60
@@ -113,7 +113,7 @@ def _judgement(number: int, ids: tuple[str, ...]) -> Judgement:
 
 
 def failures() -> Iterator[tuple[int, Fault]]:
-    """Yield which section failed, counted from the newest, and why."""
+    """Yield the failed sections, each as its number counted from the newest, and its fault."""
     yield (
         120,
         MetafileFault("/data/temca2/TEMCA2/0152/001040/0/_metadata_.json", "roiIndex: expected an integer, found 'x'"),
@@ -143,7 +143,11 @@ def _root(name: str, **changed: object) -> RootHealth:
 ROOTS = (
     _root("sbem", status=RootStatus.CATCHING_UP),
     _root("temca2"),
-    _root("temca4", status=RootStatus.POLLING, reasons=("events are lost on nfs4, so it is polled every 60 s",)),
+    _root(
+        "temca4",
+        status=RootStatus.POLLING,
+        reasons=("events are unreliable: 12 metafiles arrived without an event; the directory is polled",),
+    ),
 )
 DISKS = (
     Disk("/data/mipmaps", 412 * 10**9, 10**9, full_in_s=5.4 * 3600),
@@ -167,18 +171,29 @@ BUSY: Facts = replace(
     last_worker_death="at 07:12 UTC by SIGKILL in tile 0152_001066_11",
     alert_problem="address 2 of /etc/temwatch/alerts.urls: mailtos: the server does not answer",
 )
-"""Work is under way, and some of it needs a look."""
-AWAY: Facts = replace(
+"""Work is in progress, and some parts have problems."""
+SUDDENLY_EMPTY = (
+    "suddenly empty, it contained 2110 metafiles in 2110 directories: check that its disk is mounted and that"
+    " nothing was deleted"
+)
+UNAVAILABLE: Facts = replace(
     BUSY,
     roots=(
         ROOTS[0],
-        _root("temca2", status=RootStatus.UNREACHABLE, reasons=("no answer for 30 s",)),
-        _root("temca4", status=RootStatus.PAUSED, reasons=("it is empty, and held 2,110 directories before",)),
+        _root(
+            "temca2",
+            status=RootStatus.UNREACHABLE,
+            reasons=("/data/temca2 has not answered for 30 s: check that its file server is up",),
+        ),
+        _root("temca4", status=RootStatus.PAUSED, reasons=(SUDDENLY_EMPTY,)),
     ),
-    disks=(Disk("/data/mipmaps", 10**8, 10**9, "has 100.00 MB free, and 1.00 GB is the least"), DISKS[1]),
+    disks=(
+        Disk("/data/mipmaps", 10**8, 10**9, "has 100.00 MB free, but min_free_bytes is 1.00 GB: free space there"),
+        DISKS[1],
+    ),
     render_fault="http://render.em.example.org:8080/render-ws/v1: connection refused",
     journal_fault="/var/lib/temwatch/journal.sqlite: the disk is full",
     crew=Crew((), 1284, CREW.scheduler, "the scheduler does not answer"),
     oldest_unfinished_s=9000.0,
 )
-"""Whatever can be away is away."""
+"""Everything that can be unavailable is unavailable."""

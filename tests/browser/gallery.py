@@ -1,10 +1,10 @@
-"""A picture of every page in every state, to be looked at: light and dark, on a desk and on a phone.
+"""Save pictures of every page in every state, light and dark, for a desktop and a phone.
 
     python -m tests.browser.gallery OUTPUT
     python -m tests.browser.gallery OUTPUT --scene complete --only tile --scheme dark --width phone
 
-The states are real: sections are brought into a stand-in's stack, stopped half-way, or fail. The pictures need Chromium
-and Playwright, as the tests beside this module do.
+The states are real: a daemon brings sections into a stack of a stand-in, stops half-way, or fails. The pictures need
+Chromium and Playwright.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from handlers.workers.inline import InlineExecutor
 from handlers.workers.pool import WorkerPool
 from handlers.workers.worker import make_mipmaps
 from tests.browser import facility
-from tests.browser.conftest import CHROMIUM, START_MS
+from tests.browser.conftest import CHROMIUM, START_TIMEOUT_MS
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
 from tests.integration.shown import Shown, served
 from tests.unit.test_health import ROOT, WELL
 
 T = TypeVar("T")
-WIDTHS = {"desk": (1280, 900), "phone": (390, 844)}
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
 LARGE_TILES = 2_772
 Action = Callable[[Page], Any]
@@ -55,11 +55,11 @@ class View:
     name: str
     url: str
     act: Action | None = None
-    """What a person does before the picture is taken."""
+    """Actions of a person before the picture is taken."""
 
 
-class SomeJobs(InlineExecutor):
-    """Makes the mipmaps of so many tiles, and then none any more."""
+class LimitedExecutor(InlineExecutor):
+    """Makes the mipmaps of a number of tiles; further jobs never end."""
 
     def __init__(self, tiles: int) -> None:
         self._left = tiles
@@ -76,13 +76,13 @@ class SomeJobs(InlineExecutor):
 
 @contextlib.asynccontextmanager
 async def overviews(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """Pages of a facility with much to show."""
+    """Pages of a facility with many sections and problems."""
     await facility.fill(directory / "journal.sqlite", time.time())
     async with paged(directory) as face:
 
-        def away(path: str) -> Action:
+        def unavailable(path: str) -> Action:
             async def look(page: Page) -> None:
-                face.facts = facility.AWAY
+                face.facts = facility.UNAVAILABLE
                 await page.goto(_url(face, path))
                 face.facts = facility.BUSY
 
@@ -92,8 +92,10 @@ async def overviews(directory: Path) -> AsyncIterator[Sequence[View]]:
         yield [
             _view(face, "overview-full", "/"),
             _view(face, "overview-failed", "/?state=failed"),
-            View("overview-away", "about:blank", away("/?watch=")),  # the answer to "/" is shared for some seconds
-            View("scope-away", "about:blank", away("/scopes/temca2/temca2?days=365")),
+            View(
+                "overview-unavailable", "about:blank", unavailable("/?watch=")
+            ),  # the answer to "/" is cached for some seconds
+            View("scope-unavailable", "about:blank", unavailable("/scopes/temca2/temca2?days=365")),
             _view(face, "overview-no-match", "/?state=ignored&scope=temca3&z_from=1000"),
             _view(face, "section-failed-unread", f"/montages/{facility.SECTIONS - 11}"),
             _view(face, "section-noticed", f"/montages/{facility.SECTIONS - 5}"),
@@ -117,7 +119,7 @@ async def empty(directory: Path) -> AsyncIterator[Sequence[View]]:
 
 @contextlib.asynccontextmanager
 async def read_only(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """Pages of a daemon that is open to other machines, without a token."""
+    """Pages of a daemon that other machines can reach, without a token."""
     async with paged(directory, host="0.0.0.0") as face:
         montage = await face.failed(1, "1 of 24 images is truncated", "copy it again")
         yield [_view(face, "overview-read-only", "/"), _view(face, "section-read-only", f"/montages/{montage}")]
@@ -125,7 +127,7 @@ async def read_only(directory: Path) -> AsyncIterator[Sequence[View]]:
 
 @contextlib.asynccontextmanager
 async def logins(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """Pages where a token is set."""
+    """Pages of a daemon with a token."""
     token = directory / "token"
     token.write_text("0123456789abcdef0123")
     token.chmod(0o600)
@@ -152,7 +154,7 @@ async def logins(directory: Path) -> AsyncIterator[Sequence[View]]:
 
 
 async def _from_elsewhere(page: Page) -> None:
-    """Send the form as a page of another site would."""
+    """Send the form from a page of another site."""
     address = page.url
     await page.goto("about:blank")
     await page.set_content(f'<form method="post" action="{address}"><input name="token" value="x"><button>ok</button>')
@@ -162,7 +164,7 @@ async def _from_elsewhere(page: Page) -> None:
 
 @contextlib.asynccontextmanager
 async def broken(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """Pages of a daemon with a bug, whose journal does not answer."""
+    """Pages of a daemon that has a bug, and whose journal does not answer."""
     bug = mock.patch("daemon.web.pages.scope_handlers.scope_values", side_effect=RuntimeError("a bug"))
     async with paged(directory) as face:
         with bug, mock.patch("daemon.web.pages.section_handlers.in_time", side_effect=_no_answer):
@@ -176,7 +178,7 @@ async def _no_answer(question: Coroutine[Any, Any, Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def complete(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """A section with bad tiles that is COMPLETE, each of its heatmaps, and its tiles."""
+    """A COMPLETE section with bad tiles: its page, each of its heatmaps, its tiles."""
     qc = {"measure_stage_error": True}
     async with section(
         directory, spoil_tiles(_plan(12, size=(512, 512), overlap=OVERLAP)), qc=qc, mipmaps={"levels": 3}
@@ -193,7 +195,7 @@ async def complete(directory: Path) -> AsyncIterator[Sequence[View]]:
 
 @contextlib.asynccontextmanager
 async def half_made(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """A section whose mipmaps are being made."""
+    """A section of which some tiles have mipmaps."""
     async with section(directory, _plan(24, size=(256, 256)), made=11) as shown:
         tiles = await shown.tile_paths()
         yield [
@@ -205,7 +207,7 @@ async def half_made(directory: Path) -> AsyncIterator[Sequence[View]]:
 
 @contextlib.asynccontextmanager
 async def large(directory: Path) -> AsyncIterator[Sequence[View]]:
-    """A section as large as those of the field."""
+    """A section as large as a large real one."""
     async with section(directory, _plan(LARGE_TILES, size=(64, 64)), pixels="noise") as shown:
         page = f"/montages/{shown.montage.id}"
         yield [
@@ -235,15 +237,15 @@ def _plan(tiles: int, size: tuple[int, int], **more: Any) -> SectionPlan:
 async def section(
     directory: Path, plan: SectionPlan, made: int | None = None, pixels: str = "tissue", **settings: Any
 ) -> AsyncIterator[Shown]:
-    """Bring a section into its stack; with `made`, up to so many of its tiles."""
-    backend = Backend(lambda _: SomeJobs(len(plan.tiles) if made is None else made), lambda *_: None)
+    """Deliver a section and wait until it is COMPLETE; with `made`, until so many of its tiles have mipmaps."""
+    backend = Backend(lambda _: LimitedExecutor(len(plan.tiles) if made is None else made), lambda *_: None)
     async with bench(directory, pool=WorkerPool(backend, 1), **settings) as running:
         written = await asyncio.to_thread(write_section, plan, directory / "acquisition", pixels=pixels)
         await running.notice(written.metafile)
         state = MontageState.COMPLETE if made is None else MontageState.INGESTED
         montage = await running.reaches(written.metafile, state, timeout_s=600)
         journal = running.work.journal
-        while made is not None and len(await journal.tiles_made(montage.id)) < made:  # noqa: ASYNC110  nobody tells
+        while made is not None and len(await journal.tiles_made(montage.id)) < made:  # noqa: ASYNC110  no event reports it
             await asyncio.sleep(0.05)
         async with served(running, montage) as shown:
             shown.facts = replace(WELL, roots=(replace(ROOT, name="w", directory=directory / "acquisition"),))
@@ -265,7 +267,7 @@ async def photograph(browser: Browser, view: View, path: Path, scheme: Any, size
     """Save the whole page as a picture."""
     viewport: Any = {"width": size[0], "height": size[1]}
     context = await browser.new_context(viewport=viewport, color_scheme=scheme, timezone_id="America/New_York")
-    context.set_default_timeout(START_MS)
+    context.set_default_timeout(START_TIMEOUT_MS)
     try:
         page = await context.new_page()
         await page.goto(view.url)
@@ -284,7 +286,7 @@ async def main(output: Path, scenes: Sequence[str], only: str, schemes: Sequence
     count = 0
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=START_MS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=START_TIMEOUT_MS)
         for scene in map(SCENES.__getitem__, scenes):
             with tempfile.TemporaryDirectory(prefix="temwatch-gallery-") as directory:
                 async with scene(Path(directory)) as views:
@@ -308,5 +310,5 @@ if __name__ == "__main__":
     if CHROMIUM is None:
         parser.error("chromium is not installed (Debian: chromium)")
     chosen = given.scene or tuple(SCENES), given.only, given.scheme or SCHEMES, given.width or tuple(WIDTHS)
-    taken = asyncio.run(main(given.output, *chosen))
-    print(f"{taken} pictures in {given.output}")  # noqa: T201
+    count = asyncio.run(main(given.output, *chosen))
+    print(f"{count} pictures in {given.output}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""What a person sees and does on the pages, in a real browser."""
+"""The pages in a real browser: content, live updates, keyboard, phone, accessibility."""
 
 import os
 import re
@@ -18,21 +18,23 @@ from daemon.pipeline.health import Disk, Metrics
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
-from tests.browser.conftest import PATIENCE_MS, Viewer, proxied
+from tests.browser.conftest import TIMEOUT_MS, Viewer, proxied
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
 from tests.integration.shown import Shown, shown_section
 from tests.unit.test_health import WELL
 
 AXE = Path(os.environ.get("TEMWATCH_AXE", "/nowhere"))
-with_axe = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: TEMWATCH_AXE names no axe.min.js")
+with_axe = pytest.mark.skipif(
+    not AXE.is_file(), reason="axe-core is not installed: TEMWATCH_AXE is the path of axe.min.js"
+)
 HOSTILE = '"><script>window.hit=1</script><img src=x onerror="window.hit=1">\u202e'
-expect.set_options(timeout=PATIENCE_MS)
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture
 async def face(tmp_path: Path) -> AsyncIterator[Paged]:
-    directory = tmp_path / "odd"  # some tests have a real section besides
+    directory = tmp_path / "odd"  # some tests also have a real section in tmp_path
     directory.mkdir()
     async with paged(directory) as served:
         yield served
@@ -40,12 +42,12 @@ async def face(tmp_path: Path) -> AsyncIterator[Paged]:
 
 @pytest.fixture
 async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
-    async with shown_section(tmp_path) as brought:
-        yield brought
+    async with shown_section(tmp_path) as section:
+        yield section
 
 
-async def marked(page: Page) -> None:
-    """Mark a page, to see later that it was not loaded again."""
+async def mark(page: Page) -> None:
+    """Mark a page, so that `is_marked` is false if it is reloaded later."""
     await page.evaluate("window.mark = 1")
     await expect(page.locator("#connection")).to_have_text("live")
 
@@ -55,7 +57,7 @@ async def is_marked(page: Page) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_section_that_arrives_is_followed_until_it_is_complete(viewer: Viewer, tmp_path):
+async def test_the_overview_follows_a_new_section_until_it_is_complete(viewer: Viewer, tmp_path):
     async with bench(tmp_path) as running:
         work = running.work
 
@@ -65,9 +67,9 @@ async def test_a_section_that_arrives_is_followed_until_it_is_complete(viewer: V
         pages, live = Pages(work.settings, work.journal, facts, work.client), LiveEvents(work.journal)
         app = make_app(work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, live=live)
         async with TestServer(app) as server:
-            page = await viewer.opens(str(server.make_url("/")))
+            page = await viewer.open(str(server.make_url("/")))
             await expect(page.get_by_text("No metafile has been found yet")).to_be_visible()
-            await marked(page)
+            await mark(page)
             metafile = running.write()
             await running.notice(metafile)
             await expect(page.locator("ol.grid a")).to_have_attribute("aria-label", "z 1050, scope temca2, complete, "
@@ -83,15 +85,15 @@ async def test_a_section_that_arrives_is_followed_until_it_is_complete(viewer: V
             assert await page.locator("img.picture").evaluate("each => each.decode().then(() => each.naturalWidth)") > 0
 
 
-async def test_selected_failures_are_retried_and_the_page_stays(viewer: Viewer, face):
+async def test_selected_failures_are_retried_without_reloading_the_page(viewer: Viewer, face):
     for number in (1, 2, 3):
         await face.failed(number)
-    page = await viewer.opens(str(face.client.make_url("/")))
-    await marked(page)
+    page = await viewer.open(str(face.client.make_url("/")))
+    await mark(page)
     await expect(page.get_by_role("button", name="Retry selected")).to_be_disabled()
     await page.get_by_role("checkbox", name="Select z 1,").check()
     await page.get_by_role("checkbox", name="Select z 3,").check()
-    await face.reached(9, MontageState.COMPLETE)  # the page refreshes meanwhile, and keeps the selection
+    await face.reached(9, MontageState.COMPLETE)  # the page refreshes, and keeps the selection
     await expect(page.locator("ol.grid li")).to_have_count(4)
     await page.get_by_role("button", name="Retry 2 selected").click()
     await expect(page.locator("#failed output")).to_have_text("2 sections are retried.")
@@ -101,23 +103,23 @@ async def test_selected_failures_are_retried_and_the_page_stays(viewer: Viewer, 
 
 
 @pytest.mark.slow
-async def test_all_failures_are_retried_after_a_question(viewer: Viewer, face):
+async def test_all_failures_are_retried_after_a_confirmation(viewer: Viewer, face):
     ids = [await face.failed(number) for number in (1, 2)]
-    page = await viewer.opens(str(face.client.make_url("/")))
-    viewer.agrees_to = "Retry all 2 failed sections?"
+    page = await viewer.open(str(face.client.make_url("/")))
+    viewer.confirms = "Retry all 2 failed sections?"
     await page.get_by_role("button", name="Retry all 2").click()
     await expect(page.get_by_text("No section has failed.")).to_be_visible()
     assert sorted(face.line.enqueued) == ids
     ids.append(await face.failed(3))
-    await page.get_by_role("button", name="Retry it").click()  # without a question
+    await page.get_by_role("button", name="Retry it").click()  # without a confirmation
     await expect(page.get_by_text("No section has failed.")).to_be_visible()
     assert sorted(face.line.enqueued) == ids
 
 
-async def test_a_person_decides_in_place_of_the_rules(viewer: Viewer, face):
+async def test_a_person_overrides_the_verdict_of_the_rules(viewer: Viewer, face):
     montage_id = await face.reached(1, MontageState.COMPLETE)
-    page = await viewer.opens(str(face.client.make_url(f"/montages/{montage_id}")))
-    await marked(page)
+    page = await viewer.open(str(face.client.make_url(f"/montages/{montage_id}")))
+    await mark(page)
     await page.get_by_label("Your name").fill("annabel")
     await page.get_by_role("button", name="Decide").click()
     assert await page.get_by_label("Verdict").evaluate("each => each.validity.valueMissing")  # nothing is sent
@@ -129,11 +131,11 @@ async def test_a_person_decides_in_place_of_the_rules(viewer: Viewer, face):
     assert await is_marked(page)
 
 
-async def test_the_filter_works_without_script_too(viewer: Viewer, face):
+async def test_the_filter_works_with_and_without_script(viewer: Viewer, face):
     await face.reached(1, MontageState.COMPLETE)
     await face.failed(2)
     for script in (True, False):
-        page = await viewer.opens(str(face.client.make_url("/")), script=script)
+        page = await viewer.open(str(face.client.make_url("/")), script=script)
         await expect(page.locator("ol.grid li")).to_have_count(2)
         await page.get_by_label("State").select_option("failed")
         await page.get_by_role("button", name="Filter").click()
@@ -144,12 +146,12 @@ async def test_the_filter_works_without_script_too(viewer: Viewer, face):
 
 
 @pytest.mark.slow
-async def test_everything_is_reached_by_keyboard(viewer: Viewer, face):
+async def test_all_controls_of_the_overview_can_be_reached_by_keyboard(viewer: Viewer, face):
     for number in range(1, 6):
         await face.reached(number, MontageState.COMPLETE)
     await face.failed(6)
-    page = await viewer.opens(str(face.client.make_url("/")))
-    await marked(page)
+    page = await viewer.open(str(face.client.make_url("/")))
+    await mark(page)
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.className") == "skip"
     await page.keyboard.press("Enter")
@@ -165,15 +167,15 @@ async def test_everything_is_reached_by_keyboard(viewer: Viewer, face):
     await page.keyboard.press("ArrowRight")
     await page.keyboard.press("ArrowLeft")
     assert (await page.evaluate("document.activeElement.getAttribute('aria-label')")).startswith("z 5,")
-    await page.keyboard.press("Tab")  # one stop for the whole grid
+    await page.keyboard.press("Tab")  # the grid is a single tab stop
     assert not await page.evaluate("document.activeElement.closest('ol.grid') !== null")
     await page.keyboard.press("Shift+Tab")
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="Section z 5")).to_be_visible()
 
 
-async def odd_pages(face: Paged) -> list[str]:
-    """Return addresses of pages, with what is odd on them."""
+async def hostile_pages(face: Paged) -> list[str]:
+    """Return the addresses of pages with hostile names, long texts and failed services."""
     failed = await face.failed(1, HOSTILE, HOSTILE, name="<b>\u202e", scope=HOSTILE, tape=HOSTILE)
     await face.failed(4, f"1 of 24 images cannot be used: {'20261126020622710_' * 4}0_4_1.tif is truncated")
     complete = await face.reached(2, MontageState.COMPLETE)
@@ -186,21 +188,21 @@ async def odd_pages(face: Paged) -> list[str]:
 
 
 async def pages_of(shown: Shown) -> list[str]:
-    """Return addresses of every kind of page, of a section that is in its stack."""
+    """Return the addresses of a page of each kind, of a section that is in its stack."""
     paths = ["/", f"/montages/{shown.montage.id}", await shown.first(), f"/scopes/w/{shown.montage.scope}", "/login"]
     return [shown.url(path) for path in paths]
 
 
 @pytest.mark.slow  # tests/integration/test_pages.py reads the text of such pages
-async def test_hostile_names_do_nothing_and_no_page_breaks_the_policy(viewer: Viewer, face):
-    for url in await odd_pages(face):
-        page = await viewer.opens(url)
+async def test_hostile_names_run_no_script_and_no_page_violates_the_content_security_policy(viewer: Viewer, face):
+    for url in await hostile_pages(face):
+        page = await viewer.open(url)
         assert await page.evaluate("window.hit") is None, url
         assert await page.locator("main img[src=x]").count() == 0, url
 
 
-async def fits(viewer: Viewer, url: str, scheme: str) -> None:
-    page = await viewer.opens(url, phone=True, scheme=scheme)
+async def assert_fits(viewer: Viewer, url: str, scheme: str) -> None:
+    page = await viewer.open(url, phone=True, scheme=scheme)
     assert await page.evaluate("document.documentElement.scrollWidth") <= 390, url
     colour = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (sum(colour) < 150) is (scheme == "dark"), url
@@ -211,23 +213,23 @@ async def fits(viewer: Viewer, url: str, scheme: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_page_fits_a_phone_and_follows_the_systems_colours(viewer: Viewer, face, scheme):
-    for url in await odd_pages(face):
-        await fits(viewer, url, scheme)
+async def test_every_page_fits_a_phone_and_follows_the_colour_scheme_of_the_system(viewer: Viewer, face, scheme):
+    for url in await hostile_pages(face):
+        await assert_fits(viewer, url, scheme)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_pages_of_a_real_section_fit_a_phone(viewer: Viewer, shown, scheme):
     for url in await pages_of(shown):
-        await fits(viewer, url, scheme)
+        await assert_fits(viewer, url, scheme)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 1920])
-async def test_no_table_is_scrolled_sideways_on_a_desk(viewer: Viewer, shown, width):
+async def test_no_table_needs_horizontal_scrolling_on_a_desktop(viewer: Viewer, shown, width):
     for url in await pages_of(shown):
-        page = await viewer.opens(url)
+        page = await viewer.open(url)
         await page.set_viewport_size({"width": width, "height": 900})
         wide = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
         assert await page.evaluate(f"{wide}.map(each => each.innerText)") == [], url
@@ -239,21 +241,21 @@ SHIFTS = """new Promise(done => new PerformanceObserver(list => done(
 
 
 @pytest.mark.slow
-async def test_nothing_jumps_while_a_page_loads_and_is_refreshed(viewer: Viewer, shown, face):
-    for url in [*await pages_of(shown), *await odd_pages(face)]:
-        page = await viewer.opens(url)
+async def test_the_layout_does_not_shift_while_a_page_loads_and_refreshes(viewer: Viewer, shown, face):
+    for url in [*await pages_of(shown), *await hostile_pages(face)]:
+        page = await viewer.open(url)
         await page.wait_for_load_state("networkidle")
         assert sum(await page.evaluate(SHIFTS)) < 0.01, url
     montage_id = await face.settled(5)
-    page = await viewer.opens(str(face.client.make_url("/?z_from=5")))
-    await marked(page)
-    await face.journal.record(montage_id, Event.INGESTED)  # a state changes, and no section is added
+    page = await viewer.open(str(face.client.make_url("/?z_from=5")))
+    await mark(page)
+    await face.journal.record(montage_id, Event.INGESTED)  # the state changes, and no section is added
     await expect(page.locator("ol.grid .cell.done")).to_have_count(2)
-    assert sum(await page.evaluate(SHIFTS)) < 0.05  # "4" becomes "0 of 4": a column of the list gets wider
+    assert sum(await page.evaluate(SHIFTS)) < 0.05  # "4" becomes "0 of 4": a column of the list becomes wider
 
 
-async def breaks_no_rule(viewer: Viewer, url: str, scheme: str) -> None:
-    page = await viewer.opens(url, scheme=scheme)
+async def assert_accessible(viewer: Viewer, url: str, scheme: str) -> None:
+    page = await viewer.open(url, scheme=scheme)
     await page.evaluate(AXE.read_text(encoding="utf-8"))
     found = await page.evaluate("axe.run().then(done => done.violations.map(each => [each.id, each.nodes.length,"
                                 " each.nodes[0].html, each.nodes[0].failureSummary]))")  # fmt: skip
@@ -263,34 +265,34 @@ async def breaks_no_rule(viewer: Viewer, url: str, scheme: str) -> None:
 @with_axe
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_no_page_breaks_a_rule_of_accessibility(viewer: Viewer, face, scheme):
-    for url in await odd_pages(face):
-        await breaks_no_rule(viewer, url, scheme)
+async def test_no_page_violates_a_rule_of_accessibility(viewer: Viewer, face, scheme):
+    for url in await hostile_pages(face):
+        await assert_accessible(viewer, url, scheme)
 
 
 @with_axe
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_no_page_of_a_real_section_breaks_a_rule_of_accessibility(viewer: Viewer, shown, scheme):
+async def test_no_page_of_a_real_section_violates_a_rule_of_accessibility(viewer: Viewer, shown, scheme):
     for url in await pages_of(shown):
-        await breaks_no_rule(viewer, url, scheme)
+        await assert_accessible(viewer, url, scheme)
 
 
 @pytest.mark.slow
-async def test_times_are_those_of_the_viewers_zone(viewer: Viewer, shown):
+async def test_times_are_in_the_time_zone_of_the_viewer_and_without_script_in_utc(viewer: Viewer, shown):
     at = datetime.fromtimestamp(shown.montage.noticed_at, UTC)
     there = f"{at.astimezone(ZoneInfo('America/New_York')):%Y-%m-%d %H:%M:%S}"
     for script, text, zone in ((True, there, "none"), (False, f"{at:%Y-%m-%d %H:%M:%S}", '" UTC"')):
-        page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"), script=script)
+        page = await viewer.open(shown.url(f"/montages/{shown.montage.id}"), script=script)
         time = page.locator("dt:text-is('Noticed') + dd time")
         await expect(time).to_have_text(text)
         assert await time.evaluate("each => getComputedStyle(each, '::after').content") == zone
 
 
 @pytest.mark.slow
-async def test_a_heatmap_takes_the_mosaics_place_by_keyboard_without_loading_the_page(viewer: Viewer, shown):
-    page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
-    await marked(page)
+async def test_a_heatmap_replaces_the_mosaic_by_keyboard_without_reloading_the_page(viewer: Viewer, shown):
+    page = await viewer.open(shown.url(f"/montages/{shown.montage.id}"))
+    await mark(page)
     picture = page.locator("[data-picture] img")
     await expect(picture).to_have_attribute("src", re.compile("mosaic.png"))
     await page.get_by_role("link", name="focus", exact=True).focus()
@@ -303,11 +305,11 @@ async def test_a_heatmap_takes_the_mosaics_place_by_keyboard_without_loading_the
 
 
 @pytest.mark.slow
-async def test_a_picture_that_cannot_be_drawn_is_said_and_a_heatmap_still_shows(viewer: Viewer, shown):
+async def test_a_page_reports_that_its_mosaic_cannot_be_drawn_and_still_shows_a_heatmap(viewer: Viewer, shown):
     shown.montage.metafile.rename(shown.montage.metafile.with_suffix(".moved"))
     for kept in (shown.bench.root / "pictures").glob("*"):
         kept.unlink()
-    page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
+    page = await viewer.open(shown.url(f"/montages/{shown.montage.id}"))
     await expect(page.get_by_text("The picture cannot be drawn now.")).to_be_visible()
     await expect(page.locator("[data-picture] img")).to_be_hidden()
     await page.get_by_role("link", name="focus", exact=True).click()
@@ -316,8 +318,8 @@ async def test_a_picture_that_cannot_be_drawn_is_said_and_a_heatmap_still_shows(
 
 
 @pytest.mark.slow
-async def test_a_tile_is_reached_and_left_by_keyboard(viewer: Viewer, shown):
-    page = await viewer.opens(shown.url(f"/montages/{shown.montage.id}"))
+async def test_a_tile_can_be_opened_and_left_by_keyboard(viewer: Viewer, shown):
+    page = await viewer.open(shown.url(f"/montages/{shown.montage.id}"))
     await page.get_by_role("button", name="Show the tile").focus()
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="Files")).to_be_visible()
@@ -329,7 +331,7 @@ async def test_a_tile_is_reached_and_left_by_keyboard(viewer: Viewer, shown):
                                          " document.activeElement.rel || document.activeElement.tagName"))  # fmt: skip
         if stops[-1] == "PRE":
             break
-    assert {"next", "neighbour", "PRE"} <= set(stops)  # the tile spec, which scrolls, is reached, too
+    assert {"next", "neighbour", "PRE"} <= set(stops)  # PRE is the tile spec, which can be scrolled
     await page.locator("a[rel=next]").focus()
     await page.keyboard.press("Enter")
     await page.wait_for_url(lambda url: url != first)
@@ -337,8 +339,8 @@ async def test_a_tile_is_reached_and_left_by_keyboard(viewer: Viewer, shown):
 
 
 @pytest.mark.slow
-async def test_the_page_of_a_microscope_changes_its_days_by_keyboard(viewer: Viewer, shown):
-    page = await viewer.opens(shown.url(f"/scopes/w/{shown.montage.scope}"))
+async def test_the_days_of_the_page_of_a_microscope_can_be_changed_by_keyboard(viewer: Viewer, shown):
+    page = await viewer.open(shown.url(f"/scopes/w/{shown.montage.scope}"))
     assert await page.locator("main svg").count() >= 3
     await page.get_by_role("link", name="365 days").focus()
     await page.keyboard.press("Enter")
@@ -346,12 +348,12 @@ async def test_the_page_of_a_microscope_changes_its_days_by_keyboard(viewer: Vie
 
 
 @pytest.mark.slow
-async def test_pages_say_what_is_away_and_still_answer(viewer: Viewer, shown):
-    page = await viewer.opens(shown.url("/"))
-    await marked(page)
+async def test_pages_report_an_unavailable_render_ws_and_journal_and_still_answer(viewer: Viewer, shown):
+    page = await viewer.open(shown.url("/"))
+    await mark(page)
     shown.facts = replace(WELL, render_fault="connection refused", journal_fault="the disk is full")
     for url in await pages_of(shown):
-        page = await viewer.opens(url)
+        page = await viewer.open(url)
         await expect(page.get_by_role("region", name="Not ready")).to_contain_text(
             "render-ws is unavailable: connection refused"
         )
@@ -361,9 +363,9 @@ async def test_pages_say_what_is_away_and_still_answer(viewer: Viewer, shown):
 
 @pytest.mark.slow
 async def test_two_tabs_show_the_same(viewer: Viewer, face):
-    page = await viewer.opens(str(face.client.make_url("/")))
-    other = await viewer.tab(page.context, page.url)
-    await marked(other)
+    page = await viewer.open(str(face.client.make_url("/")))
+    other = await viewer.open_tab(page.context, page.url)
+    await mark(other)
     montage_id = await face.settled(1)
     for each in (page, other):
         await each.bring_to_front()
@@ -375,12 +377,12 @@ async def test_two_tabs_show_the_same(viewer: Viewer, face):
 
 
 @pytest.mark.slow
-async def test_a_page_survives_a_restart_of_the_daemon(viewer: Viewer, tmp_path):
+async def test_a_page_reconnects_after_a_restart_of_the_daemon(viewer: Viewer, tmp_path):
     async with paged(tmp_path) as face:
         port = face.client.port
         await face.settled(1)
-        page = await viewer.opens(str(face.client.make_url("/")))
-        await marked(page)
+        page = await viewer.open(str(face.client.make_url("/")))
+        await mark(page)
         await face.live.close()
     await expect(page.locator("#connection")).to_have_text("not connected")
     async with paged(tmp_path, serve_on=port) as face:
@@ -391,16 +393,16 @@ async def test_a_page_survives_a_restart_of_the_daemon(viewer: Viewer, tmp_path)
 
 
 @pytest.mark.slow
-async def test_behind_nginx_everything_works_below_the_base_path(viewer: Viewer, tmp_path):
+async def test_pages_behind_nginx_work_below_the_base_path(viewer: Viewer, tmp_path):
     keys = {"base_path": "/em/temwatch", "trusted_proxies": ["127.0.0.1"], "user_header": "X-Remote-User"}
     async with paged(tmp_path, **keys) as face:
         montage_id = await face.failed(1)
         upstream = str(face.client.make_url("/")).rstrip("/")
         with proxied(tmp_path / "nginx", upstream, "/em/temwatch") as url:
-            page = await viewer.opens(url)
-            await marked(page)
+            page = await viewer.open(url)
+            await mark(page)
             await expect(page.get_by_text("annabel")).to_be_visible()
-            await face.settled(9)  # its event passes the proxy at once, which buffers other answers
+            await face.settled(9)  # nginx passes events at once, although it buffers other answers
             await expect(page.locator("ol.grid li")).to_have_count(2)
             assert await is_marked(page)
             await page.get_by_role("checkbox", name="Select z 1,").check()
@@ -417,14 +419,14 @@ async def test_behind_nginx_everything_works_below_the_base_path(viewer: Viewer,
 
 
 @pytest.mark.slow
-async def test_a_person_logs_in_to_write(viewer: Viewer, tmp_path, monkeypatch):
+async def test_a_person_can_retry_sections_only_after_logging_in(viewer: Viewer, tmp_path, monkeypatch):
     monkeypatch.setattr("daemon.web.pages.handlers.WRONG_TOKEN_S", 0.0)
     token = tmp_path / "token"
     token.write_text("0123456789abcdef0123")
     token.chmod(0o600)
     async with paged(tmp_path, token_file=str(token)) as face:
         await face.failed(1)
-        page = await viewer.opens(str(face.client.make_url("/")))
+        page = await viewer.open(str(face.client.make_url("/")))
         await expect(page.get_by_role("button", name="Retry")).to_have_count(0)
         await page.get_by_role("navigation").get_by_role("link", name="Log in").click()
         await page.get_by_label("Token").fill("something else entirely")
@@ -432,7 +434,7 @@ async def test_a_person_logs_in_to_write(viewer: Viewer, tmp_path, monkeypatch):
         await expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
         await page.get_by_label("Token").fill("0123456789abcdef0123")
         await page.get_by_role("button", name="Log in").click()
-        assert await page.evaluate("document.cookie") == ""  # scripts do not get it
+        assert await page.evaluate("document.cookie") == ""  # scripts cannot read the cookie
         await page.get_by_role("checkbox", name="Select z 1,").check()
         await page.get_by_role("button", name="Retry 1 selected").click()
         await expect(page.get_by_text("No section has failed.")).to_be_visible()

@@ -1,1 +1,1 @@
-"""Fuzzers of everything that others write: images, metafiles, answers of render-ws, requests. `make fuzz` runs them."""
+"""Fuzzers of all input from outside: images, metafiles, answers of render-ws, requests. `make fuzz` runs them."""

@@ -1,11 +1,11 @@
-"""Fuzz everything that others write; exit with 1 at a finding, whose input is kept.
+"""Fuzz all input from outside. The exit code is 1 if an input is a finding; such inputs are kept.
 
     python -m tests.fuzz --minutes 4               # all fuzzers, a quarter of the time each
     python -m tests.fuzz images --seed 17          # one input
     python -m tests.fuzz images --seed 17 --count 1000
     python -m tests.fuzz images --input build/fuzz/images-17.input
 
-A seed draws the same input again; further inputs of a run have the following seeds. Inputs of earlier findings are
+The same seed gives the same input; the inputs of a run have consecutive seeds. Kept inputs of earlier findings are
 tried first, until their files are deleted.
 """
 
@@ -25,14 +25,17 @@ from tests.fuzz.served import SERVED_IMAGES
 FUZZERS = {each.name: each for each in (IMAGES, SERVED_IMAGES, METAFILES, ANSWERS, REQUESTS)}
 
 
-def fuzz(fuzzer: Fuzzer, asked: Run, output: Path) -> bool:
-    """Return whether no input was a finding. Prints the outcome; keeps the seed, and the input of a finding."""
+def fuzz(fuzzer: Fuzzer, inputs: Run, output: Path) -> bool:
+    """Try inputs and print the outcome; return whether no input was a finding.
+
+    The first seed, and the input of a finding, are written to files in the output directory.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    if asked.count != 0:
-        _say(f"{fuzzer.name}: from seed {asked.first_seed} on")
+    if inputs.count != 0:
+        _say(f"{fuzzer.name}: from seed {inputs.first_seed} on")
         with (output / "seeds").open("a") as seeds:
-            seeds.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {fuzzer.name} {asked.first_seed}\n")
-    outcome = run(fuzzer, asked)
+            seeds.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {fuzzer.name} {inputs.first_seed}\n")
+    outcome = run(fuzzer, inputs)
     if outcome.exit_code == 0:
         _say(f"{fuzzer.name}: tried {outcome.tried}, no finding")
         return True
@@ -54,35 +57,39 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return 1 if an input was a finding, else 0."""
+def main(argv: list[str] | None = None) -> int:
+    """Return 1 if an input was a finding, otherwise 0."""
     parser = argparse.ArgumentParser(
         "python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("fuzzers", nargs="*", metavar="fuzzer", help=f"{', '.join(FUZZERS)}; default: all")
     parser.add_argument("--minutes", type=float, default=4.0, help="for all fuzzers together; default: 4")
-    parser.add_argument("--seed", type=int, help="of the first input; default: a random one. Without --count: try this")
+    parser.add_argument(
+        "--seed", type=int, help="seed of the first input, without --count of the only one; default: random"
+    )
     parser.add_argument("--count", type=int, help="number of inputs of each fuzzer, instead of a time")
-    parser.add_argument("--input", type=Path, help="try this file only")
+    parser.add_argument("--input", type=Path, help="try only the input in this file")
     parser.add_argument("--output", type=Path, default=Path("build/fuzz"), help="directory of seeds and findings")
-    asked = parser.parse_args(arguments)
-    if unknown := set(asked.fuzzers) - set(FUZZERS):
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.fuzzers) - set(FUZZERS):
         parser.error(f"unknown fuzzers: {', '.join(sorted(unknown))}")
-    chosen = [FUZZERS[name] for name in asked.fuzzers or FUZZERS]
-    if asked.input and len(chosen) != 1:
+    chosen = [FUZZERS[name] for name in arguments.fuzzers or FUZZERS]
+    if arguments.input and len(chosen) != 1:
         parser.error("--input needs the name of one fuzzer")
-    findings = [each.name for each in chosen if not fuzz(each, _run_of(each, asked, len(chosen)), asked.output)]
+    findings = [
+        each.name for each in chosen if not fuzz(each, _inputs_of(each, arguments, len(chosen)), arguments.output)
+    ]
     return 1 if findings else 0
 
 
-def _run_of(fuzzer: Fuzzer, asked: argparse.Namespace, fuzzers: int) -> Run:
-    if asked.input:
-        return Run(0, 0, None, (asked.input,))
-    if asked.seed is not None or asked.count is not None:
-        seed = secrets.randbelow(10**9) if asked.seed is None else asked.seed
-        return Run(seed, 1 if asked.count is None else asked.count, None)
-    kept = sorted(asked.output.glob(f"{fuzzer.name}-*.input"))
-    return Run(secrets.randbelow(10**9), None, asked.minutes * 60 / fuzzers, kept)
+def _inputs_of(fuzzer: Fuzzer, arguments: argparse.Namespace, fuzzers: int) -> Run:
+    if arguments.input:
+        return Run(0, 0, None, (arguments.input,))
+    if arguments.seed is not None or arguments.count is not None:
+        seed = secrets.randbelow(10**9) if arguments.seed is None else arguments.seed
+        return Run(seed, 1 if arguments.count is None else arguments.count, None)
+    kept = sorted(arguments.output.glob(f"{fuzzer.name}-*.input"))
+    return Run(secrets.randbelow(10**9), None, arguments.minutes * 60 / fuzzers, kept)
 
 
 if __name__ == "__main__":

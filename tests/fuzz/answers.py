@@ -1,4 +1,4 @@
-"""Fuzzer of render-ws's answers: each is a record that the handlers can use, or a RenderFault."""
+"""Fuzzer of render-ws's answers: each one must give a record that the handlers can use, or a RenderFault."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from handlers.render.requests import Request
 from handlers.render.responses import OBJECT, PATH_BUILDER, STACK_META, PathBuilder, StackMeta, fault_of, plain_text
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, differences, referenced, shared_transforms, upload_parts
 from handlers.render.z_values import match_z
-from tests.acceptance.faults.mutations import spoil_metafile
+from tests.acceptance.faults.mutations import damage_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
 
 LENS = {"id": "lens", "type": "leaf", "className": "a.Lens", "dataString": "1 2"}
@@ -67,17 +67,17 @@ STATUSES = (302, 400, 401, 404, 413, 429, 500, 502, 503, 504, 599)
 REQUEST = Request("GET", "/x", "em/v1/raw", "read an answer")
 
 
-def draw_answer(chance: random.Random) -> bytes:
-    """Return a spoiled answer, or a spoiled text of an error."""
-    if chance.random() < 0.9:
-        return spoil_metafile(chance, chance.choice(ANSWERS_OF_RENDER))
-    text = chance.choice(ERRORS)
-    where = chance.randrange(len(text))
-    return text[:where] + chance.choice((b"", chance.randbytes(9), text, b"<script>", b"{setting}")) + text[where:]
+def draw_answer(rng: random.Random) -> bytes:
+    """Return a damaged answer, or a damaged text of an error."""
+    if rng.random() < 0.9:
+        return damage_metafile(rng, rng.choice(ANSWERS_OF_RENDER))
+    text = rng.choice(ERRORS)
+    where = rng.randrange(len(text))
+    return text[:where] + rng.choice((b"", rng.randbytes(9), text, b"<script>", b"{setting}")) + text[where:]
 
 
 def use(record: Any) -> None:
-    """Do with a record what the handlers do with it. Raises a RenderFault."""
+    """Use a record as the handlers do. Raises a RenderFault."""
     match record:
         case StackMeta():
             record.resolution_nm  # noqa: B018  a property
@@ -96,7 +96,7 @@ def use(record: Any) -> None:
 
 
 def use_spec(tile_id: str, spec: dict[str, Any], transforms: dict[str, Any]) -> None:
-    """Set a level of a tile spec, compare it with what was sent, and make its upload. Raises a RenderFault."""
+    """Compare a tile spec with the one that was sent, set a level, and make its upload. Raises a RenderFault."""
     list(differences(SPEC, spec))
     referenced(tile_id, spec, transforms)
     edited = with_levels(spec, {1: ("file:/m/1/a.tif", None)})
@@ -111,13 +111,13 @@ def _faults_only(action: Callable[[], object]) -> None:
 
 
 def require_readable(fault: RenderFault) -> None:
-    """Raise AssertionError if a fault's text is long or unprintable."""
+    """Raise AssertionError if the text of a fault is too long or not printable."""
     assert str(fault).isprintable(), repr(str(fault))
     assert len(str(fault)) <= 3 * MOST_TEXT, str(fault)
 
 
 async def check_answer(content: bytes) -> None:
-    """Read an answer in every way. Raises AssertionError, or an exception other than a RenderFault."""
+    """Read an answer with every reader. Raises AssertionError, or an exception other than a RenderFault."""
     for reader in READERS:
         try:
             record = await read_answer(reader, content, REQUEST)
@@ -134,10 +134,10 @@ async def check_answer(content: bytes) -> None:
 
 
 @contextmanager
-def opened(_: Path) -> Iterator[Check]:
-    """Context with the check of an answer."""
+def open_check(_: Path) -> Iterator[Check]:
+    """Yield the check of an answer."""
     with asyncio.Runner() as runner:
         yield lambda content: runner.run(check_answer(content))
 
 
-ANSWERS = Fuzzer("answers", draw_answer, opened)
+ANSWERS = Fuzzer("answers", draw_answer, open_check)

@@ -1,4 +1,4 @@
-"""A fuzzer, and its run in a process of its own, where crashes, hangs and lack of memory are findings, too."""
+"""A fuzzer, and its run in a new process, in which crashes, hangs and lack of memory are also findings."""
 
 import faulthandler
 import itertools
@@ -14,33 +14,33 @@ from pathlib import Path
 
 from handlers.workers.memory import limit_memory, worker_bytes
 
-MOST_BYTES = worker_bytes(0)
-"""Address space that the inputs of a run may take; a worker has this and some bytes for each pixel."""
+MEMORY_BYTES = worker_bytes(0)
+"""Limit of the address space of a run. A worker's limit is this and some bytes for each pixel."""
 
 Check = Callable[[bytes], None]
-"""Tries an input; raises any exception if it is a finding."""
+"""Tries an input. Raises an exception if the input is a finding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fuzzer:
-    """Draws inputs and tries them. Its functions are sent to another process, so they stand in modules."""
+    """Draws inputs and tries them. Its functions must be picklable, because they are sent to another process."""
 
     name: str
     draw: Callable[[random.Random], bytes]
     """Returns the same input for the same seed."""
-    opened: Callable[[Path], AbstractContextManager[Check]]
-    """Gets an empty directory."""
+    open_check: Callable[[Path], AbstractContextManager[Check]]
+    """Context manager that yields the check, for an empty directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The inputs of a run: kept ones, then those of consecutive seeds until a number or a time is reached."""
+    """The inputs of a run: those of files, then those of consecutive seeds until a number or a time is reached."""
 
     first_seed: int
     count: int | None
     seconds: float | None
     kept: Sequence[Path] = ()
-    longest_s: float = 30.0
+    timeout_s: float = 30.0
     """An input that takes longer is a finding."""
 
     def inputs(self, fuzzer: Fuzzer) -> Iterator[tuple[str, bytes]]:
@@ -65,11 +65,11 @@ class Outcome:
     """The last input. It is the finding if the exit code is not 0."""
 
 
-def run(fuzzer: Fuzzer, asked: Run) -> Outcome:
-    """Try inputs in a new process, up to the first finding. The process prints the traceback of a finding."""
+def run(fuzzer: Fuzzer, inputs: Run) -> Outcome:
+    """Try inputs in a new process until the first finding. The process prints the traceback of a finding."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_try_inputs, args=(fuzzer, asked, sending), name=f"fuzz {fuzzer.name}")
+    process = context.Process(target=_try_inputs, args=(fuzzer, inputs, sending), name=f"fuzz {fuzzer.name}")
     process.start()
     sending.close()
     tried, last = 0, None
@@ -85,12 +85,12 @@ def run(fuzzer: Fuzzer, asked: Run) -> Outcome:
     return Outcome(tried, process.exitcode, last)
 
 
-def _try_inputs(fuzzer: Fuzzer, asked: Run, started: Connection) -> None:
+def _try_inputs(fuzzer: Fuzzer, inputs: Run, started: Connection) -> None:
     faulthandler.enable()
-    limit_memory(MOST_BYTES)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as place, fuzzer.opened(Path(place)) as check:
-        for name, content in asked.inputs(fuzzer):
+    limit_memory(MEMORY_BYTES)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place, fuzzer.open_check(Path(place)) as check:
+        for name, content in inputs.inputs(fuzzer):
             started.send((name, content))
-            faulthandler.dump_traceback_later(asked.longest_s, exit=True)
+            faulthandler.dump_traceback_later(inputs.timeout_s, exit=True)
             check(content)
             faulthandler.cancel_dump_traceback_later()

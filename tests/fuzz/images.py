@@ -1,4 +1,4 @@
-"""Fuzzer of images: each is a report of levels or of a fault that names it, within the memory of a worker."""
+"""Fuzzer of images: each one must give a report of levels, or of a fault that names it, in a worker's memory."""
 
 import io
 import random
@@ -14,7 +14,7 @@ from handlers.errors import WorkerFault
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import MipmapReport
-from tests.acceptance.faults.mutations import spoil_tiff
+from tests.acceptance.faults.mutations import damage_tiff
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.hostile_images import png_chunk
 
@@ -34,20 +34,20 @@ TIFFS = [
     for frame in FRAMES
     for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits")
 ]
-"""As cameras and other programs write them: both depths, plain and compressed."""
+"""TIFFs of both depths, uncompressed and compressed, as cameras and other programs write them."""
 PNGS = [encoded(frame, "PNG") for frame in FRAMES]
 JPEGS = [encoded(FRAMES[0], "JPEG"), encoded(FRAMES[0], "JPEG", progressive=True)]
 JPEG_TIFF = encoded(FRAMES[0], "TIFF", compression="jpeg")
 
 
 def job_for(path: Path) -> MipmapJob:
-    """Return a job of two levels for an image of the fuzzer."""
+    """Return a job that makes two levels of an image."""
     outputs = tuple((level, path.parent / "levels" / f"{level}.tif") for level in (1, 2))
     return MipmapJob("tile", path, outputs, WIDTH, HEIGHT)
 
 
 def check_image(path: Path) -> MipmapReport:
-    """Make the levels of a spoiled image. Raises AssertionError for a wrong report, or any other exception."""
+    """Make the levels of a damaged image; return the report. Raises AssertionError if the report is wrong."""
     report = make_mipmaps(job_for(path))
     if report.fault is None:
         assert [made.level for made in report.made] == [1, 2], report
@@ -59,26 +59,26 @@ def check_image(path: Path) -> MipmapReport:
     return report
 
 
-def spoil_png(chance: random.Random, raw: bytes) -> bytes:
-    """Spoil chunks of a PNG, whose checksums are right afterwards."""
+def damage_png(rng: random.Random, raw: bytes) -> bytes:
+    """Return a PNG with damaged chunks and correct checksums."""
     chunks = list(_chunks(raw))
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        at = chance.randrange(len(chunks))
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(chunks))
         kind, content = chunks[at]
-        match chance.randrange(6):
+        match rng.randrange(6):
             case 0:
-                chunks[at] = chance.choice((b"tEXt", b"PLTE", b"tRNS", b"acTL", b"IEND", chance.randbytes(4))), content
+                chunks[at] = rng.choice((b"tEXt", b"PLTE", b"tRNS", b"acTL", b"IEND", rng.randbytes(4))), content
             case 1:
-                chunks.insert(chance.randrange(len(chunks) + 1), chunks[at])
+                chunks.insert(rng.randrange(len(chunks) + 1), chunks[at])
             case 2 if len(chunks) > 1:
                 del chunks[at]
             case 3:
-                chunks[at] = kind, content[: chance.randrange(len(content) + 1)]
+                chunks[at] = kind, content[: rng.randrange(len(content) + 1)]
             case 4:
-                chunks[at] = kind, content + chance.randbytes(chance.randrange(1, 99))
+                chunks[at] = kind, content + rng.randbytes(rng.randrange(1, 99))
             case _ if content:
-                where = chance.randrange(len(content))
-                chunks[at] = kind, content[:where] + chance.randbytes(1) + content[where + 1 :]
+                where = rng.randrange(len(content))
+                chunks[at] = kind, content[:where] + rng.randbytes(1) + content[where + 1 :]
     return raw[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
@@ -90,16 +90,16 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += length + 12
 
 
-def draw_image(chance: random.Random) -> bytes:
-    """Return a spoiled TIFF, PNG or JPEG."""
-    if chance.random() < 0.2:
-        return spoil_png(chance, chance.choice(PNGS))
-    return spoil_tiff(chance, chance.choice((*TIFFS, *PNGS, *JPEGS, JPEG_TIFF)))
+def draw_image(rng: random.Random) -> bytes:
+    """Return a damaged TIFF, PNG or JPEG."""
+    if rng.random() < 0.2:
+        return damage_png(rng, rng.choice(PNGS))
+    return damage_tiff(rng, rng.choice((*TIFFS, *PNGS, *JPEGS, JPEG_TIFF)))
 
 
 @contextmanager
-def opened(place: Path) -> Iterator[Check]:
-    """Context with the check of an image."""
+def open_check(place: Path) -> Iterator[Check]:
+    """Yield the check of an image."""
     path = place / "tile.tif"
 
     def check(content: bytes) -> None:
@@ -109,4 +109,4 @@ def opened(place: Path) -> Iterator[Check]:
     yield check
 
 
-IMAGES = Fuzzer("images", draw_image, opened)
+IMAGES = Fuzzer("images", draw_image, open_check)

@@ -1,4 +1,4 @@
-"""Fuzzer of metafiles: each becomes tile specs that can be uploaded, or a fault that names it."""
+"""Fuzzer of metafiles: each one must give tile specs that can be uploaded, or a fault that names it."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from daemon.pipeline.settling.interpret import interpret_metafile
 from daemon.pipeline.steps.section import section_from_metafile
 from handlers.errors import MOST_TEXT, Fault
 from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_parts
-from tests.acceptance.faults.mutations import spoil_metafile
+from tests.acceptance.faults.mutations import damage_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.sections import NAME, section
 from tests.unit.test_section import LENS, montage_of, watch_settings
@@ -20,13 +20,13 @@ RENDER = RenderSettings(url="http://render:8080/render-ws/v1", owner="em", proje
 DOCUMENT = [*section(width=2, height=2), {"sharedTransform": LENS}]
 
 
-def draw_metafile(chance: random.Random) -> bytes:
-    """Return a spoiled metafile."""
-    return spoil_metafile(chance, DOCUMENT)
+def draw_metafile(rng: random.Random) -> bytes:
+    """Return a damaged metafile."""
+    return damage_metafile(rng, DOCUMENT)
 
 
 def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
-    """Do everything that the daemon does with a metafile before its first request. Raises a Fault."""
+    """Process a metafile as the daemon does, until its first request. Raises a Fault."""
     acquisition = watch.reader.parse(content, path)
     settled = interpret_metafile(acquisition, path, "digest", watch, RENDER)
     assert all(len(text) <= MOST_TEXT for text in settled.findings)
@@ -39,8 +39,8 @@ def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
 
 
 @contextmanager
-def opened(place: Path) -> Iterator[Check]:
-    """Context with the check of a metafile."""
+def open_check(place: Path) -> Iterator[Check]:
+    """Yield the check of a metafile."""
     path, watch = place / "acquisition" / NAME, watch_settings(place / "acquisition", shared_transform=True)
 
     def check(content: bytes) -> None:
@@ -55,4 +55,4 @@ def opened(place: Path) -> Iterator[Check]:
     yield check
 
 
-METAFILES = Fuzzer("metafiles", draw_metafile, opened)
+METAFILES = Fuzzer("metafiles", draw_metafile, open_check)

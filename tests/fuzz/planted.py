@@ -1,4 +1,4 @@
-"""A fuzzer of numbers with planted findings, which tests send to another process: it imports little."""
+"""Parts of a fuzzer of numbers with planted findings. Tests send them to another process, so they import little."""
 
 import ctypes
 import os
@@ -12,8 +12,8 @@ from typing import Any
 from tests.fuzz.fuzzer import Check
 
 
-def draw_number(chance: random.Random) -> bytes:
-    return str(chance.randrange(1000)).encode()
+def draw_number(rng: random.Random) -> bytes:
+    return str(rng.randrange(1000)).encode()
 
 
 def crash(_: bytes) -> None:
@@ -45,7 +45,7 @@ def failing(check: Check) -> Iterator[Check]:
     yield check
 
 
-class Opened:
+class OpenCheck:
     """A check that can be sent to another process."""
 
     def __init__(self, check: Check) -> None:

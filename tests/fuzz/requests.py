@@ -1,4 +1,4 @@
-"""Fuzzer of requests to the daemon's HTTP server: it stays alive, logs no error and never answers 5xx."""
+"""Fuzzer of requests to the daemon's HTTP server, which must stay alive, log no error and never answer with 5xx."""
 
 import asyncio
 import logging
@@ -21,28 +21,28 @@ from tests.acceptance.faults.broken_requests import ask, backup_request, request
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.test_health import WELL
 
-PATIENCE_S = 0.2
-"""Many requests are incomplete, so that the server rightly waits for the rest."""
+ANSWER_TIMEOUT_S = 0.2
+"""Short, because the server waits for the rest of incomplete requests."""
 PATH_CHARACTERS = 230
 JOURNAL_HERE = "the journal of this daemon".ljust(PATH_CHARACTERS, "_")
-"""Stands for the path of the journal, which is another in each run, and has the same length."""
+"""Placeholder for the path of the journal, which differs from run to run and has the same length."""
 ALIVE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def journal_in(place: Path) -> Path:
-    """Return the path of the journal, whose name fills it up to PATH_CHARACTERS."""
+    """Return a path of the journal with PATH_CHARACTERS characters."""
     return place / "journal".ljust(PATH_CHARACTERS - len(f"{place}/"), "_")
 
 
 class ErrorLog(logging.Handler):
-    """Collects errors that libraries log, as aiohttp does with the traceback of a handler."""
+    """Collects errors that libraries log; aiohttp logs the traceback of a handler."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.errors: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep an error with its traceback."""
+        """Collect an error with its traceback."""
         self.errors.append(logging.Formatter().format(record))
 
 
@@ -59,12 +59,12 @@ async def _served(place: Path) -> AsyncIterator[int]:
 
 @contextmanager
 def _port(place: Path) -> Iterator[int]:
-    """Context with the port of a server that runs in a thread."""
+    """Run a server in a thread; yield its port."""
     ports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     stop = asyncio.Event()
 
     async def serve() -> None:
-        # Each thread reserves 64 MiB of addresses, and the fuzzer has few.
+        # Each thread reserves 64 MiB of the address space, which is limited.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "files"))
         async with _served(place) as port:
             ports.put(port)
@@ -89,16 +89,16 @@ def _port(place: Path) -> Iterator[int]:
 
 
 @contextmanager
-def opened(place: Path) -> Iterator[Check]:
-    """Context with the check of a request."""
+def open_check(place: Path) -> Iterator[Check]:
+    """Yield the check of a request."""
     log = ErrorLog()
     logging.getLogger().addHandler(log)
     try:
         with _port(place) as port:
-            right = str(journal_in(place)).encode()
+            journal = str(journal_in(place)).encode()
 
             def check(content: bytes) -> None:
-                check_request(("127.0.0.1", port), content.replace(JOURNAL_HERE.encode(), right), log)
+                check_request(("127.0.0.1", port), content.replace(JOURNAL_HERE.encode(), journal), log)
                 require_no_copies(place)
 
             yield check
@@ -106,13 +106,13 @@ def opened(place: Path) -> Iterator[Check]:
         logging.getLogger().removeHandler(log)
 
 
-def draw_request(chance: random.Random) -> bytes:
-    """Return a request, every tenth for a copy of the journal."""
-    return backup_request(chance, JOURNAL_HERE) if chance.random() < 0.1 else request(chance)
+def draw_request(rng: random.Random) -> bytes:
+    """Return a request; one in ten asks for a copy of the journal."""
+    return backup_request(rng, JOURNAL_HERE) if rng.random() < 0.1 else request(rng)
 
 
 def require_no_copies(place: Path) -> None:
-    """Raise AssertionError if a copy of the journal is left behind: one that nobody waits for any more is finished."""
+    """Raise AssertionError if a copy of the journal is left 10 s after its request."""
     deadline = time.monotonic() + 10.0
     while left := list(place.glob(".*")):
         assert time.monotonic() < deadline, left
@@ -120,11 +120,11 @@ def require_no_copies(place: Path) -> None:
 
 
 def check_request(address: tuple[str, int], content: bytes, log: ErrorLog) -> None:
-    """Send a request, then a good one. Raises AssertionError."""
-    status = status_of(ask(address, content, PATIENCE_S)) or 0
+    """Send a request, then a valid one. Raises AssertionError."""
+    status = status_of(ask(address, content, ANSWER_TIMEOUT_S)) or 0
     assert status < 500, status
     assert not log.errors, log.errors[0]
     assert status_of(ask(address, ALIVE, 5.0)) == 200
 
 
-REQUESTS = Fuzzer("requests", draw_request, opened)
+REQUESTS = Fuzzer("requests", draw_request, open_check)

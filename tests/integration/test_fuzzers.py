@@ -12,13 +12,13 @@ import pytest
 from handlers.errors import Fault
 from tests.fuzz.__main__ import FUZZERS, fuzz, main
 from tests.fuzz.fuzzer import Fuzzer, Run, run
-from tests.fuzz.planted import Opened, crash, draw_number, end, fail, fail_at_large_numbers, hang, take_memory
+from tests.fuzz.planted import OpenCheck, crash, draw_number, end, fail, fail_at_large_numbers, hang, take_memory
 
 INPUTS, MOST_INPUTS = 40, 500
 
 
 def try_some(fuzzer: Fuzzer, place: Path, inputs: int = INPUTS) -> None:
-    with fuzzer.opened(place) as check:
+    with fuzzer.open_check(place) as check:
         for seed in range(inputs):
             check(fuzzer.draw(random.Random(seed)))
 
@@ -70,13 +70,13 @@ def test_an_exception_where_a_spoiled_input_is_refused_is_found(name, tmp_path, 
 
 @pytest.mark.parametrize("check", [crash, fail, take_memory, hang, end])
 def test_every_kind_of_failure_is_a_finding(check):
-    outcome = run(Fuzzer("planted", draw_number, Opened(check)), Run(7, 5, None, longest_s=1.0))
+    outcome = run(Fuzzer("planted", draw_number, OpenCheck(check)), Run(7, 5, None, timeout_s=1.0))
     assert outcome.exit_code != 0
     assert (outcome.tried, outcome.last) == (1, ("planted-7", draw_number(random.Random(7))))
 
 
 def test_a_finding_is_printed_kept_and_tried_again(tmp_path, capfd):
-    fuzzer, output = Fuzzer("planted", draw_number, Opened(fail_at_large_numbers)), tmp_path / "output"
+    fuzzer, output = Fuzzer("planted", draw_number, OpenCheck(fail_at_large_numbers)), tmp_path / "output"
     asked = Run(0, 1000, None)
     assert not fuzz(fuzzer, asked, output)
     (kept,) = output.glob("planted-*.input")
@@ -96,6 +96,6 @@ def test_the_command_tries_one_seed_and_ends_with_0(tmp_path, capfd):
 
 
 def test_a_time_ends_a_run():
-    outcome = run(Fuzzer("planted", draw_number, Opened(len)), Run(0, None, 0.05))
+    outcome = run(Fuzzer("planted", draw_number, OpenCheck(len)), Run(0, None, 0.05))
     assert outcome.exit_code == 0
     assert outcome.tried > 0

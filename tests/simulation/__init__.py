@@ -8,9 +8,9 @@ virtual time. At the end, when the daemon is idle, the invariants are checked.
     python -m tests.simulation --seed 17                  run one scenario and print its log
     python -m tests.simulation --seed 17 --only 2,5       run one scenario with two of its actions
 
-Real are the daemon, the journal on SQLite, the files (in a tmpfs) and the stand-in's rules for render-ws.
+The daemon, the journal on SQLite, the files (in a tmpfs) and the stand-in's rules for render-ws are real.
 
-Simulated at the boundary of the standard library, without any code in the daemon, are:
+The following is simulated at the boundary of the standard library, without any code in the daemon:
 
 - the clocks: `time.time` and `time.monotonic` follow virtual time (`substitutes.py`);
 - the event loop: it has no selector; ready tasks run in an order drawn from the seed; when no task is ready, time

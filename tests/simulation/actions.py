@@ -25,7 +25,7 @@ class Action:
     seconds: float = 0.0
     """Duration, or a pause within the action."""
     number: int = 0
-    """Index of a tile or of a stack."""
+    """Index of a tile or of a stack, a number of requests or images, or a second version."""
 
     def __str__(self) -> str:
         values = {key: value for key, value in asdict(self).items() if value and key not in ("at", "kind")}
@@ -38,7 +38,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A scenario without the order of its tasks."""
+    """A scenario, except for the order of its tasks."""
 
     slots: int
     """Number of sections."""
@@ -55,7 +55,7 @@ class Plan:
         return "\n".join([f"sections {self.slots}, settings {json.dumps(self.settings)}", *lines])
 
 
-_LANDINGS = ("images first", "images first", "metafile first", "slow", "one late", "one cut")
+_ARRIVALS = ("images first", "images first", "metafile first", "slow", "one late", "one cut")
 _STEPS = ("ingest", "mipmaps", "apply")
 _STACKS = 2
 _FAULTS = ("500", "503", "504", "refuse", "stall", "slow", "late", "lost")
@@ -74,30 +74,30 @@ _REQUESTS = (
 class _Draw:
     """Draws actions."""
 
-    def __init__(self, chances: random.Random) -> None:
-        self._chances = chances
-        self.slots = chances.randint(1, 4)
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.slots = rng.randint(1, 4)
         self._slot = 0
         self._weights = self._draw_weights()
 
     def _draw_weights(self) -> dict[str, float]:
-        """Draw the weight of each kind of action: a scenario prefers some kinds and lacks others."""
+        """Draw the weight of each kind of action, so that kinds are frequent, rare or absent in a scenario."""
         usual = {
-            "land": 6.0,
+            "arrive": 6.0,
             "rewrite": 5.0,
             "back_and_forth": 3.0,
-            "again": 3.0,
+            "copy_again": 3.0,
             "rename": 2.5,
             "rename_file": 1.5,
             "move_away": 1.5,
             "delete": 1.5,
             "touch": 1.0,
-            "image_again": 1.0,
+            "rewrite_images": 1.0,
             "unmount": 1.0,
             "duplicate": 1.0,
-            "spoil": 2.5,
-            "misbehave": 3.0,
-            "go_away": 2.0,
+            "arrive_damaged": 2.5,
+            "fail_requests": 3.0,
+            "go_down": 2.0,
             "lock": 1.5,
             "delete_tile": 1.5,
             "close": 1.0,
@@ -110,84 +110,84 @@ class _Draw:
             "reload": 0.7,
             "hold_journal": 0.7,
         }
-        return {kind: weight * self._chances.choice((0, 0.5, 1, 1, 3)) for kind, weight in usual.items()}
+        return {kind: weight * self._rng.choice((0, 0.5, 1, 1, 3)) for kind, weight in usual.items()}
 
     def action(self, at: float) -> Action:
         """Draw an action at a time."""
         kinds, weights = zip(*self._weights.items(), strict=True)
         if not any(weights):
             weights = (1.0,) * len(kinds)
-        kind = self._chances.choices(kinds, weights)[0]
-        if self._chances.random() < 0.4:
-            self._slot = self._chances.randrange(self.slots)
+        kind = self._rng.choices(kinds, weights)[0]
+        if self._rng.random() < 0.4:
+            self._slot = self._rng.randrange(self.slots)
         slot = self._slot
         return getattr(self, f"_{kind}", self._plain)(at, kind, slot)
 
     def _seconds(self, *bounds: float) -> float:
         """Draw seconds up to one of the bounds, rounded to 0.01."""
-        return round(self._chances.random() * self._chances.choice(bounds), 2)
+        return round(self._rng.random() * self._rng.choice(bounds), 2)
 
     def _plain(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, slot)
 
-    def _land(self, at: float, kind: str, slot: int) -> Action:
-        how = self._chances.choice(_LANDINGS)
+    def _arrive(self, at: float, kind: str, slot: int) -> Action:
+        how = self._rng.choice(_ARRIVALS)
         return Action(at, kind, slot, self._version(), how, self._seconds(1, 6, 6, 60))
 
     def _rewrite(self, at: float, kind: str, slot: int) -> Action:
-        how = self._chances.choice(("in place", "replaced", "slow"))
+        how = self._rng.choice(("in place", "replaced", "slow"))
         return Action(at, kind, slot, self._version(), how, self._seconds(0.5, 3))
 
     def _back_and_forth(self, at: float, kind: str, slot: int) -> Action:
-        how = self._chances.choice(("in place", "replaced"))
+        how = self._rng.choice(("in place", "replaced"))
         return Action(at, kind, slot, self._version(), how, self._seconds(0.3, 2, 8), self._version())
 
-    def _again(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, slot, how=self._chances.choice(("in place", "replaced")))
+    def _copy_again(self, at: float, kind: str, slot: int) -> Action:
+        return Action(at, kind, slot, how=self._rng.choice(("in place", "replaced")))
 
-    def _image_again(self, at: float, kind: str, slot: int) -> Action:
-        how = self._chances.choice(("in place", "replaced"))
-        return Action(at, kind, slot, self._version(), how, number=self._chances.choice((1, 3)))
+    def _rewrite_images(self, at: float, kind: str, slot: int) -> Action:
+        how = self._rng.choice(("in place", "replaced"))
+        return Action(at, kind, slot, self._version(), how, number=self._rng.choice((1, 3)))
 
     def _unmount(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, how=self._chances.choice(("acquisition", "mipmaps")), seconds=self._seconds(2, 15))
+        return Action(at, kind, how=self._rng.choice(("acquisition", "mipmaps")), seconds=self._seconds(2, 15))
 
     def _move_away(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, slot, seconds=self._seconds(1, 5, 80))
 
     def _duplicate(self, at: float, kind: str, slot: int) -> Action:
-        how = self._chances.choice(("beside", "elsewhere", "link"))
-        return Action(at, kind, slot, how=how, seconds=self._chances.choice((0.0, self._seconds(3, 30))))
+        how = self._rng.choice(("beside", "elsewhere", "link"))
+        return Action(at, kind, slot, how=how, seconds=self._rng.choice((0.0, self._seconds(3, 30))))
 
     def _delete(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, slot, how=self._chances.choice(("metafile", "all")))
+        return Action(at, kind, slot, how=self._rng.choice(("metafile", "all")))
 
-    def _spoil(self, at: float, kind: str, slot: int) -> Action:
-        how = self._chances.choice(("missing", "cut", "other size"))
-        return Action(at, kind, slot, self._version(), how, self._seconds(10, 100, 200), self._chances.randrange(2))
+    def _arrive_damaged(self, at: float, kind: str, slot: int) -> Action:
+        how = self._rng.choice(("missing", "cut", "other size"))
+        return Action(at, kind, slot, self._version(), how, self._seconds(10, 100, 200), self._rng.randrange(2))
 
-    def _misbehave(self, at: float, kind: str, slot: int) -> Action:
-        how = f"{self._chances.choice(_FAULTS)} {self._chances.choice(_REQUESTS)}"
-        return Action(at, kind, 0, 0, how, self._seconds(1, 6, 30), self._chances.choice((1, 1, 2, 5, 0)))
+    def _fail_requests(self, at: float, kind: str, slot: int) -> Action:
+        how = f"{self._rng.choice(_FAULTS)} {self._rng.choice(_REQUESTS)}"
+        return Action(at, kind, 0, 0, how, self._seconds(1, 6, 30), self._rng.choice((1, 1, 2, 5, 0)))
 
-    def _go_away(self, at: float, kind: str, slot: int) -> Action:
+    def _go_down(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, seconds=self._seconds(1, 10, 60))
 
     def _lock(self, at: float, kind: str, slot: int) -> Action:
-        seconds = self._chances.choice((0.0, self._seconds(3, 20)))
-        return Action(at, kind, seconds=seconds, number=self._chances.randrange(_STACKS))
+        seconds = self._rng.choice((0.0, self._seconds(3, 20)))
+        return Action(at, kind, seconds=seconds, number=self._rng.randrange(_STACKS))
 
     def _delete_tile(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, slot, how=self._chances.choice(("0", "1")), number=self._chances.randrange(_STACKS))
+        return Action(at, kind, slot, how=self._rng.choice(("0", "1")), number=self._rng.randrange(_STACKS))
 
     def _close(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, number=self._chances.randrange(_STACKS))
+        return Action(at, kind, number=self._rng.randrange(_STACKS))
 
     def _delete_stack(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, number=self._chances.randrange(_STACKS))
+        return Action(at, kind, number=self._rng.randrange(_STACKS))
 
     def _fill_disk(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, seconds=self._chances.choice((1.5, 4.0, self._seconds(20))))
+        return Action(at, kind, seconds=self._rng.choice((1.5, 4.0, self._seconds(20))))
 
     def _stop(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, seconds=self._seconds(0.5, 5))
@@ -196,37 +196,36 @@ class _Draw:
         return Action(at, kind, seconds=self._seconds(0.5, 5))
 
     def _replay(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, slot, how=self._chances.choice(_STEPS), number=self._chances.randrange(2))
+        return Action(at, kind, slot, how=self._rng.choice(_STEPS), number=self._rng.randrange(2))
 
     def _reload(self, at: float, kind: str, slot: int) -> Action:
-        return Action(at, kind, how=self._chances.choice(("settle_s", "close_after_s")), seconds=self._seconds(2, 20))
+        return Action(at, kind, how=self._rng.choice(("settle_s", "close_after_s")), seconds=self._seconds(2, 20))
 
     def _hold_journal(self, at: float, kind: str, slot: int) -> Action:
         return Action(at, kind, seconds=self._seconds(1, 8))
 
     def _version(self) -> int:
-        return self._chances.choice((*range(VERSIONS), FEWER))
+        return self._rng.choice((*range(VERSIONS), FEWER))
 
 
 def draw(seed: int) -> Plan:
     """Draw the plan of a scenario."""
-    chances = random.Random(f"plan {seed}")
-    draw_one = _Draw(chances)
+    rng = random.Random(f"plan {seed}")
+    draw_one = _Draw(rng)
     settings = {
-        "settle_s": chances.choice((0.2, 0.5, 2.0)),
-        "arrival_timeout_s": chances.choice((15.0, 60.0)),
-        "stacks.close_after_s": chances.choice((0.0, 1.0, 1.0, 5.0)),
-        "stacks.close_at_latest_s": chances.choice((0, 900, 900, 15)),
-        "stacks.in_place": chances.random() < 0.15,
-        "mipmaps.apply": "path_builder" if chances.random() < 0.15 else "tiles",
+        "settle_s": rng.choice((0.2, 0.5, 2.0)),
+        "arrival_timeout_s": rng.choice((15.0, 60.0)),
+        "stacks.close_after_s": rng.choice((0.0, 1.0, 1.0, 5.0)),
+        "stacks.close_at_latest_s": rng.choice((0.0, 0.5, 3.0, 900.0)),
+        "stacks.in_place": rng.random() < 0.15,
+        "mipmaps.apply": "path_builder" if rng.random() < 0.15 else "tiles",
     }
     at, actions = 0.5, []
     for slot in range(draw_one.slots):
-        if chances.random() < 0.8:
-            actions.append(Action(round(at, 2), "land", slot, chances.randrange(VERSIONS), "images first"))
-            at += chances.random() * chances.choice((0.1, 3.0))
-    for _ in range(chances.randint(2, 12)):
-        at += chances.random() * chances.choice((0.1, 1.0, 1.0, 4.0, 20.0))
+        if rng.random() < 0.8:
+            actions.append(Action(round(at, 2), "arrive", slot, rng.randrange(VERSIONS), "images first"))
+            at += rng.random() * rng.choice((0.1, 3.0))
+    for _ in range(rng.randint(2, 12)):
+        at += rng.random() * rng.choice((0.1, 1.0, 1.0, 4.0, 20.0))
         actions.append(draw_one.action(round(at, 2)))
-    settings["stacks.close_at_latest_s"] = chances.choice((0.0, 0.5, 3.0, 900.0))
     return Plan(draw_one.slots, settings, tuple(actions))

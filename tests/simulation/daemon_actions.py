@@ -29,10 +29,10 @@ class DaemonActions:
     outcome: Any
     reading: sqlite3.Connection
     _run: "asyncio.Task[None] | None"
-    _life: int
+    _run_number: int
     _holding: sqlite3.Connection | None
 
-    def say(self, text: str) -> None:
+    def log_event(self, text: str) -> None:
         raise NotImplementedError
 
     def _break(self, invariant: str, text: str) -> None:
@@ -42,7 +42,7 @@ class DaemonActions:
         raise NotImplementedError
 
     async def _ask_daemon(self, body: dict[str, Any]) -> None:
-        """POST /api/replay."""
+        """Send POST /api/replay to the daemon if it runs."""
         if self._run is None or not self.loop.servers:
             return
         headers = {"Host": "127.0.0.1:8787", "Content-Type": "application/json"}
@@ -58,17 +58,17 @@ class DaemonActions:
         error = asking.exception()
         if error is None:
             answer = asking.result()
-            self.say(f"   replay: {answer.status if answer else None} {answer.text if answer else ''}")
+            self.log_event(f"   replay: {answer.status if answer else None} {answer.text if answer else ''}")
         elif self._run is not None:
-            self._break("no bug shows", exception_text(error))
+            self._break("no bug is reported", exception_text(error))
 
     def _start_daemon(self) -> None:
-        self.say("-- the daemon starts")
+        self.log_event("-- the daemon starts")
         self._release_journal()  # otherwise the daemon ends with a fault, and systemd restarts it
         self.daemon = daemon.app.Daemon(self.settings, lambda: self.settings)
-        self._daemon_context = self.loop.begin_life()
-        self._life = self.loop.last_life
-        self._life_began = self.machine.wall()
+        self._daemon_context = self.loop.begin_run()
+        self._run_number = self.loop.last_run
+        self._run_began = self.machine.wall()
         self._run = self.loop.create_task(self.daemon.run(), name="daemon", context=self._daemon_context)
 
     async def _stop(self, action: Action) -> None:
@@ -79,7 +79,7 @@ class DaemonActions:
             self._start_daemon()
 
     async def _end_daemon(self) -> bool:
-        """Stop the daemon by SIGTERM; return whether it ran and stopped without a fault."""
+        """Stop the daemon with SIGTERM; return whether it ran and stopped without a fault."""
         if self._run is None:
             return False
         ended, self._run = self._run, None
@@ -96,7 +96,7 @@ class DaemonActions:
             self._break("the daemon stops", self._how_it_ended())
             self._run = None
         self.loop.servers.clear()
-        left = [task for task in asyncio.all_tasks() if getattr(task, "life", 0) == self._life]
+        left = [task for task in asyncio.all_tasks() if getattr(task, "daemon_run", 0) == self._run_number]
         if left:
             await asyncio.wait(left, timeout=30)
         left = [task for task in left if not task.done()]
@@ -105,13 +105,13 @@ class DaemonActions:
         # Attempts of a crashed run are counted at the next start, which a stop may have interrupted. While another
         # program holds the journal, or its disk takes longer than a stop waits, the end of an attempt is not recorded.
         open_ones = self.reading.execute(
-            "SELECT montage_id, step FROM attempts WHERE ended_at IS NULL AND started_at >= ?", (self._life_began,)
+            "SELECT montage_id, step FROM attempts WHERE ended_at IS NULL AND started_at >= ?", (self._run_began,)
         ).fetchall()
         if open_ones and not is_held and self.loop.longest_wait_s < GIVE_UP_S:
-            self._break("a stop in good order is no crash", f"attempts are left open: {open_ones}")
-        self.loop.end_life(self._life)
+            self._break("a stop ends all attempts", f"open attempts: {open_ones}")
+        self.loop.end_run(self._run_number)
         self.machine.end_process()
-        self.say("-- the daemon has ended")
+        self.log_event("-- the daemon has ended")
         return not self.outcome.broken
 
     def _how_it_ended(self) -> str:
@@ -128,7 +128,7 @@ class DaemonActions:
             self._break("the daemon runs", self._how_it_ended())
             return
         self._run = None
-        self.loop.end_life(self._life)
+        self.loop.end_run(self._run_number)
         self.machine.end_process()
         await asyncio.sleep(action.seconds)
         self._start_daemon()
@@ -140,10 +140,10 @@ class DaemonActions:
         self.loop.send_signal(signal.SIGHUP)
 
     async def _hold_journal(self, action: Action) -> None:
-        """Lock the journal as another program, for example an sqlite3 shell."""
+        """Lock the journal, as an sqlite3 shell may do."""
         if self._run is None or self._holding is not None or "_watcher" not in vars(self.daemon):
             return
-        with contextlib.suppress(sqlite3.OperationalError):  # the daemon writes now
+        with contextlib.suppress(sqlite3.OperationalError):  # the daemon is writing
             self._holding = sqlite3.Connection(self.journal, timeout=0, isolation_level=None)
             self._holding.execute("BEGIN IMMEDIATE")
         await asyncio.sleep(action.seconds)

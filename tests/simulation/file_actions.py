@@ -24,7 +24,7 @@ class FileActions:
     loop: Any
     _run: Any
     _daemon_context: Any
-    _chances: random.Random
+    _rng: random.Random
     _duplicates: int
     _unmounted: set[Path]
 
@@ -40,20 +40,20 @@ class FileActions:
         self._touched(path.parent)
 
     def _touched(self, directory: Path) -> None:
-        """Set the times of a changed directory; sometimes an event reports the change."""
+        """Set the times of a directory that changed; in 70 % of the cases a file event reports the change."""
         for each in (directory, *directory.parents):
             if each.exists():
                 self.machine.changed(each)
             if each == self.acquisition:
                 break
-        if self._chances.random() < 0.7:
+        if self._rng.random() < 0.7:
             self._wake(directory)
 
     def _wake(self, directory: Path) -> None:
         watcher = getattr(self.daemon, "_watcher", None)
         if self._run is not None and watcher is not None:
             hint = directory / "no_metafile"  # the watcher scans its directory
-            self._daemon_context.run(self.loop.call_later, self._chances.random() * 0.3, watcher.rescan, hint)
+            self._daemon_context.run(self.loop.call_later, self._rng.random() * 0.3, watcher.rescan, hint)
 
     async def _write_slowly(self, path: Path, content: bytes, seconds: float) -> None:
         half = len(content) // 2
@@ -61,7 +61,7 @@ class FileActions:
         await asyncio.sleep(seconds)
         self._write(path, content)
 
-    async def _land(self, action: Action) -> None:
+    async def _arrive(self, action: Action) -> None:
         slot = self.slots[action.slot]
         slot.version = action.version
         images, metafile = slot.section.images(action.version), slot.section.metafile(action.version)
@@ -86,10 +86,10 @@ class FileActions:
     async def _copy(self, slot: Slot, images: dict[str, bytes]) -> None:
         for name, content in images.items():
             self._write(slot.directory / name, content)
-            await asyncio.sleep(self._chances.random() * 0.02)
+            await asyncio.sleep(self._rng.random() * 0.02)
 
     async def _rewrite(self, action: Action) -> None:
-        """Write the metafile again, and images if the version has other ones."""
+        """Write the metafile of another version, and its images that differ."""
         slot = self.slots[action.slot]
         await self._change(slot, action.version, action.how, action.seconds)
 
@@ -112,22 +112,22 @@ class FileActions:
             await self._change(slot, version, action.how, 0.0)
             await asyncio.sleep(action.seconds)
 
-    async def _again(self, action: Action) -> None:
+    async def _copy_again(self, action: Action) -> None:
         """Copy all files again, unchanged."""
         slot = self.slots[action.slot]
         for name, content in slot.section.images(slot.version).items():
             self._write(slot.directory / name, content, replaced=action.how == "replaced")
         self._write(slot.metafile, slot.section.metafile(slot.version), replaced=action.how == "replaced")
 
-    async def _image_again(self, action: Action) -> None:
-        """Acquire images again; the metafile stays the same."""
+    async def _rewrite_images(self, action: Action) -> None:
+        """Write images of another version; the metafile stays the same."""
         slot = self.slots[action.slot]
         for name, content in list(slot.section.images(action.version).items())[: action.number]:
             if (slot.directory / name).exists():
                 self._write(slot.directory / name, content, replaced=action.how == "replaced")
 
     async def _unmount(self, action: Action) -> None:
-        """Unmount a disk for a while. Files that are written in its place vanish when it is mounted again."""
+        """Unmount a disk for some time. Files that are written in its place disappear when it is mounted again."""
         directory = self.acquisition if action.how == "acquisition" else self.mipmaps
         elsewhere = self.place / f"{directory.name}.unmounted"
         if not directory.exists() or elsewhere.exists():
@@ -212,8 +212,8 @@ class FileActions:
             shutil.rmtree(slot.directory, ignore_errors=True)
             self._touched(slot.directory.parent)
 
-    async def _spoil(self, action: Action) -> None:
-        """Write a section with an unusable image; after a while copy it again, or not."""
+    async def _arrive_damaged(self, action: Action) -> None:
+        """Write a section with an invalid image; perhaps copy it again later."""
         slot = self.slots[action.slot]
         slot.version = action.version
         images = slot.section.images(action.version)
@@ -229,4 +229,4 @@ class FileActions:
         self._write(slot.metafile, slot.section.metafile(action.version))
         await asyncio.sleep(action.seconds)
         if action.number:
-            await self._again(Action(0, "again", action.slot, how="in place"))
+            await self._copy_again(Action(0, "copy_again", action.slot, how="in place"))

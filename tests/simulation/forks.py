@@ -1,4 +1,4 @@
-"""Runs each scenario in its own process, forked from a process that has imported everything."""
+"""Run each scenario in its own process, forked from a process that has imported everything."""
 
 import ctypes
 import gc
@@ -19,13 +19,13 @@ from tests.simulation.actions import Action, Plan
 from tests.simulation.scenario import Scenario, make_journal
 
 FAST_DISK = Path("/dev/shm")
-LONGEST_S = 120.0
-"""Longest run of one scenario, in real seconds."""
+TIMEOUT_S = 120.0
+"""Time-out of one scenario, in real seconds."""
 PR_SET_PDEATHSIG = 1
 """Option of prctl(2)."""
-MOST_TEXT = 20_000
-"""Characters that are kept of the text about one invariant."""
-WARM_UP = Plan(1, {}, (Action(0.5, "land", how="images first"), Action(5.0, "rewrite", version=1, how="in place")))
+MAX_CHARACTERS = 20_000
+"""Characters that are kept of the text about one violated invariant."""
+WARM_UP = Plan(1, {}, (Action(0.5, "arrive", how="images first"), Action(5.0, "rewrite", version=1, how="in place")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Result:
     seed: int
     actions: int
     broken: list[tuple[str, str]]
-    """(invariant, what violates it)."""
+    """Violated invariants, each with a text about the violation."""
     states: dict[str, int] = field(default_factory=dict)
     """Number of montages by final state."""
     virtual_s: float = 0.0
@@ -91,11 +91,11 @@ class ScenarioForks:
         return Result(seed, len(plan.actions), broken, report["states"], report["virtual_s"])
 
     def _run_child(self, writing: int, plan: Plan, schedule: str, log: Callable[[str], object] | None) -> NoReturn:
-        """Run the scenario in the child. It exits without clean-up: a daemon that was killed in it has none either."""
+        """Run the scenario in the child, which exits without clean-up: code of a killed daemon must not run."""
         gc.disable()
         try:
             outcome = Scenario(self._new_place("scenario"), plan, schedule, log=log).run()
-            broken = [(each.invariant, each.text[:MOST_TEXT]) for each in outcome.broken]
+            broken = [(each.invariant, each.text[:MAX_CHARACTERS]) for each in outcome.broken]
             report = {"broken": broken, "states": outcome.states, "virtual_s": outcome.virtual_s}
             with os.fdopen(writing, "w") as pipe:
                 json.dump(report, pipe)
@@ -105,7 +105,7 @@ class ScenarioForks:
 
     def _receive(self, child: int, reading: int) -> tuple[dict[str, Any] | None, str]:
         """Return the report of a child, or why there is none."""
-        ready, _, _ = select.select([reading], [], [], LONGEST_S)
+        ready, _, _ = select.select([reading], [], [], TIMEOUT_S)
         if not ready:
             os.kill(child, signal.SIGKILL)
         with os.fdopen(reading, "rb") as pipe:
@@ -113,11 +113,11 @@ class ScenarioForks:
         os.waitpid(child, 0)
         if content:
             return json.loads(content), ""
-        return None, "its process ended" if ready else f"it took over {LONGEST_S:g} real seconds"
+        return None, "its process ended" if ready else f"it took over {TIMEOUT_S:g} real seconds"
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, also when that is killed: a scenario may never end."""
+    """Make the kernel kill this process when its parent ends or is killed: a scenario may never end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Invariants that must hold when a scenario is at rest."""
+"""Invariants that must hold when a scenario is idle."""
 
 import hashlib
 import json
@@ -35,12 +35,9 @@ class Broken:
 
 
 def check(scenario: "Scenario") -> list[Broken]:
-    """Return the violated invariants of a scenario at rest."""
+    """Return the violated invariants of an idle scenario."""
     rows = scenario.rows()
-    found: list[Broken] = []
-    for invariant, look in _INVARIANTS.items():
-        found += [Broken(invariant, text) for text in look(scenario, rows)]
-    return found
+    return [Broken(name, text) for name, violations in _INVARIANTS.items() for text in violations(scenario, rows)]
 
 
 def is_locked_fault(row: Row) -> bool:
@@ -55,8 +52,8 @@ def _metafiles(scenario: "Scenario") -> list[Path]:
     return sorted(scenario.acquisition.rglob("_metadata_*.json"))
 
 
-def _every_metafile_has_a_verdict(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
-    """Every metafile on disk is COMPLETE, or FAILED for a reason that is still true."""
+def _every_metafile_is_finished(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """Every metafile on disk is COMPLETE, FAILED for a reason that is still true, or an IGNORED link to another one."""
     for path in _metafiles(scenario):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         current = [row for row in rows if row.metafile == path and row.state != "superseded"]
@@ -67,7 +64,7 @@ def _every_metafile_has_a_verdict(scenario: "Scenario", rows: list[Row]) -> Iter
         if len(current) != 1:
             yield f"{name} has {len(current)} montages that are not superseded: {'; '.join(map(str, current))}"
         elif current[0].digest not in (digest, None):
-            yield f"{name} holds {digest[:6]}, but {current[0]}"
+            yield f"the digest of {name} is {digest[:6]}, but {current[0]}"
         elif current[0].state == "failed":
             why = _why_untrue(scenario, current[0], path, rows)
             if why:
@@ -80,35 +77,36 @@ def _every_metafile_has_a_verdict(scenario: "Scenario", rows: list[Row]) -> Iter
 
 
 def _why_untrue(scenario: "Scenario", row: Row, path: Path, rows: list[Row]) -> str:
-    """Return why the fault of a montage is not true any more; empty if it is true."""
+    """Return the reason why the fault of a montage is not true any more; empty if it is true."""
     assert row.fault is not None
     kind, problem = row.fault["kind"], row.fault["problem"]
     try:
         metafile = parse_metafile(path.read_bytes(), str(path))
     except Fault as fault:
-        return "" if kind == "MetafileFault" and fault.problem in problem else "its metafile is faulty otherwise"
+        is_true = kind == "MetafileFault" and fault.problem in problem
+        return "" if is_true else f"its metafile has another fault: {fault.problem}"
     images = [path.parent / tile.img_path for tile in metafile.tiles]
     if "each tile of a stack belongs to one montage" in problem:
         holders = [other for other in rows if str(other.metafile) in problem and other.metafile != path]
-        stands = any(
+        is_owned = any(
             "applied" in (other.state, other.failed_in)  # also if its stacks could not be closed: its tiles are in them
             or other.state == "complete"
             or (other.state != "superseded" and other.metafile.exists())
             for other in holders
         )
-        return "" if stands else "no other montage owns its tiles"
+        return "" if is_owned else "no other montage owns its tiles"
     if kind == "ImagesMissing":
         return "" if any(not image.exists() for image in images) else "all images are present"
     if kind == "ImageFault":
         size = metafile.header.camera.width, metafile.header.camera.height
-        return "" if any(_is_spoiled(image, size) for image in images) else "all images are sound"
+        return "" if any(_is_invalid(image, size) for image in images) else "all images are valid"
     if kind == "StackLocked":
         states = [stack.state for name in scenario.stack_names if (stack := scenario.stack(name))]
         return "" if State.READ_ONLY in states else f"the stacks are {states}"
-    return "this check does not know such a fault"
+    return "this check does not know this fault"
 
 
-def _is_spoiled(image: Path, size: tuple[int, int]) -> bool:
+def _is_invalid(image: Path, size: tuple[int, int]) -> bool:
     try:
         info = inspect_image(image)
     except (OSError, Fault):
@@ -134,15 +132,15 @@ def _montage(row: Row) -> Montage:
     return Montage(**{**values, **given, "mipmapped_stack": row.mipmapped_stack, "state": MontageState(row.state)})
 
 
-def _stacks_equal_files(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
-    """The tiles of every COMPLETE montage are in its stacks, equal to its files, levels included."""
+def _stacks_match_files(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """The tiles of every COMPLETE montage are in its stacks, and match its metafile and its levels."""
     for row, section in _sections(scenario, rows):
         plan = section.watch.mipmap_plan()
         levels = {tile.tile_id: level_uris(tile, plan) for tile in section.level0()}
         for name in {section.raw.stack, section.mipmapped.stack}:
             stack = scenario.stack(name)
             if stack is None:
-                yield f"stack {name} is not there; {row}"
+                yield f"stack {name} does not exist; {row}"
                 continue
             by_builder = section.watch.mipmaps.apply == "path_builder"
             is_target = name == section.mipmapped.stack
@@ -158,44 +156,44 @@ def _stacks_equal_files(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
 def _why_not_equal(stack: Stack, spec: dict[str, Any], levels: Any) -> str:
     tile = stack.tiles.get(spec["tileId"])
     if tile is None:
-        return "is not there"
+        return "is missing"
     for key, value in spec.items():
         if key != "mipmapLevels" and _plain(tile.get(key)) != _plain(value):
-            return f"{key} is {tile.get(key)}, the file says {value}"
-    shown = {level: urls["imageUrl"] for level, urls in tile["mipmapLevels"].items()}
+            return f"{key}: expected {value}, found {tile.get(key)}"
+    found = {level: urls["imageUrl"] for level, urls in tile["mipmapLevels"].items()}
     wanted = {"0": spec["mipmapLevels"]["0"]["imageUrl"]}
     wanted |= {str(level): image_url for level, (image_url, _) in levels.items()}
-    return "" if shown == wanted else f"its levels are {shown}, they should be {wanted}"
+    return "" if found == wanted else f"levels: expected {wanted}, found {found}"
 
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _no_stack_has_vanished_tiles(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
-    """No tile of a stack belongs only to contents whose successors are COMPLETE."""
+def _no_stack_has_obsolete_tiles(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """No tile of a stack belongs only to montages that a COMPLETE montage supersedes."""
     by_id = {row.id: row for row in rows}
     kept = {tile_id for row in rows if _successor(row, by_id).state != "complete" for tile_id in row.tile_ids}
     kept |= {tile_id for row in rows if row.state == "complete" for tile_id in row.tile_ids}
     for name in scenario.stack_names:
         stack = scenario.stack(name)
         for tile_id in sorted(set(stack.tiles if stack else ()) - kept):
-            yield f"stack {name} shows {tile_id}, which only superseded montages hold"
+            yield f"stack {name} contains {tile_id}, which belongs only to superseded montages"
 
 
 def _successor(row: Row, by_id: dict[int, Row]) -> Row:
     """Return the last successor of a montage. Tiles stay until it is COMPLETE, so that no layer is ever empty."""
     seen: set[int] = set()
     while row.state == "superseded" and row.superseded_by in by_id and row.id not in seen:
-        seen.add(row.id)  # contents that replaced one another in turn name one another
+        seen.add(row.id)  # montages whose contents replaced each other in turn name each other
         row = by_id[row.superseded_by]
     return row
 
 
 def _stacks_are_closed(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
-    """Every stack of a COMPLETE montage is COMPLETE or locked, and its section data cover the tiles of that z.
+    """Every stack of a COMPLETE montage is COMPLETE or READ_ONLY, and its section data count the tiles of that z.
 
-    Nobody compares a layer without such a montage, in which another program may have deleted tiles.
+    A z without such a montage is not compared: another program may have deleted tiles there.
     """
     for name in scenario.stack_names:
         stack = scenario.stack(name)
@@ -205,7 +203,7 @@ def _stacks_are_closed(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
         if stack.state not in (State.COMPLETE, State.READ_ONLY):
             yield f"stack {name} is {stack.state}, with {len(stack.tiles)} tiles"
         elif _counts(stack.section_data or [], layers) != _counts(section_data(stack.tiles.values()), layers):
-            yield f"stack {name} is {stack.state}, and its section data do not cover its tiles"
+            yield f"stack {name} is {stack.state}, and its section data do not count its tiles"
 
 
 def _names(row: Row) -> set[str]:
@@ -216,23 +214,23 @@ def _counts(data: list[dict[str, Any]], layers: set[float | None]) -> dict[tuple
     return {(each.get("sectionId"), each["z"]): each["tileCount"] for each in data if each["z"] in layers}
 
 
-def _levels_show_their_images(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
-    """The level files of every COMPLETE montage show its images."""
+def _levels_match_images(scenario: "Scenario", rows: list[Row]) -> Iterator[str]:
+    """The level files of every COMPLETE montage have the grey values of its images."""
     for row, section in _sections(scenario, rows):
         for tile in section.level0():
             grey = _grey(tile.image)
             for level, (image_url, _) in level_uris(tile, section.watch.mipmap_plan()).items():
                 path = uri_to_path(image_url)
                 if not path.exists():
-                    yield f"level {level} of {tile.tile_id} is not there; {row}"
+                    yield f"level {level} of {tile.tile_id} is missing; {row}"
                 elif grey is not None and _grey(path) != grey:
-                    yield f"level {level} of {tile.tile_id} shows {_grey(path)}, its image {grey}; {row}"
+                    yield f"level {level} of {tile.tile_id}: expected grey {grey}, found {_grey(path)}; {row}"
 
 
 def stale_montages(scenario: "Scenario") -> list[Row]:
     """Return COMPLETE montages whose levels differ from their images."""
     rows = scenario.rows()
-    return [row for row in rows if row.state == "complete" and any(_levels_show_their_images(scenario, [row]))]
+    return [row for row in rows if row.state == "complete" and any(_levels_match_images(scenario, [row]))]
 
 
 def _grey(path: Path) -> int | None:
@@ -261,13 +259,13 @@ def _events_fold_to_states(scenario: "Scenario", rows: list[Row]) -> Iterator[st
         yield f"attempts are open: {open_ones}"
 
 
-def _nothing_is_held(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
-    """No task, ticket, hold, trial or undelivered sighting is left."""
+def _no_work_is_left(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
+    """No step, ticket, use of a stack, probe, request or undelivered sighting is left."""
     daemon = scenario.daemon
     assert daemon is not None
     pipeline, keeper = daemon._pipeline, daemon._keeper
     if pipeline.under_way or len(pipeline._queue):
-        yield f"{pipeline.under_way} steps are under way, {len(pipeline._queue)} tickets in line"
+        yield f"{pipeline.under_way} steps are running, {len(pipeline._queue)} tickets are queued"
     for stack, use in keeper._uses.items():
         if use.holders or use.phase in (StackPhase.HELD, StackPhase.CLOSING):
             yield f"stack {stack} is {use}"
@@ -278,25 +276,25 @@ def _nothing_is_held(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
     if any(daemon._disks._halts.values()):
         yield "mipmaps are still being made"
     if daemon._client._http._turns._value != daemon._client._http._connections:
-        yield "requests are under way"
+        yield "requests are running"
     for root in daemon._watcher.health():
         if root.undelivered or root.reasons:
             yield f"the watch has {root.undelivered} undelivered sightings; {root.reasons}"
 
 
-def _nothing_is_left_over(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
-    """No temporary file is left among the mipmaps."""
+def _no_temporary_file_is_left(scenario: "Scenario", _: list[Row]) -> Iterator[str]:
+    """No temporary file is left in the directory of the mipmaps."""
     for path in sorted(scenario.mipmaps.rglob("*.tmp")):
         yield f"{path.relative_to(scenario.mipmaps)} is left"
 
 
 _INVARIANTS: dict[str, Callable[["Scenario", list[Row]], Iterator[str]]] = {
-    "every metafile has a verdict": _every_metafile_has_a_verdict,
-    "stacks equal files": _stacks_equal_files,
-    "no stack has vanished tiles": _no_stack_has_vanished_tiles,
+    "every metafile is finished": _every_metafile_is_finished,
+    "stacks match files": _stacks_match_files,
+    "no stack has obsolete tiles": _no_stack_has_obsolete_tiles,
     "stacks are closed": _stacks_are_closed,
-    "levels show their images": _levels_show_their_images,
+    "levels match images": _levels_match_images,
     "events fold to states": _events_fold_to_states,
-    "nothing is held": _nothing_is_held,
-    "nothing is left over": _nothing_is_left_over,
+    "no work is left": _no_work_is_left,
+    "no temporary file is left": _no_temporary_file_is_left,
 }

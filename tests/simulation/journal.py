@@ -35,7 +35,7 @@ class Row:
     waiting_for: str | None
     tile_ids: frozenset[str]
     settled_at: float
-    """When it settled last, seconds since 1970; 0 if it never did."""
+    """Time of its last event "settled" or "replayed", seconds since 1970; 0 if there is none."""
     superseded_by: int | None
     complete_at: float
 

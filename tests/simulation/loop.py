@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
-life: ContextVar[int] = ContextVar("life", default=0)
-"""Number of the daemon's run that the present code belongs to; 0 outside. Tasks, threads and timers inherit it."""
+daemon_run: ContextVar[int] = ContextVar("daemon_run", default=0)
+"""Number of the daemon's run to which the running code belongs; 0: to none. Tasks, threads and timers inherit it."""
 
-MOST_TURNS = 3_000_000
-"""Most turns of a scenario; with more it loops for ever."""
+MAX_TURNS = 3_000_000
+"""A scenario with more turns is endless."""
 
-MOST_DEPTH = 3
-"""Most threads that are interrupted at the same time."""
+MAX_DEPTH = 3
+"""Largest number of threads that are interrupted at the same time."""
 T = TypeVar("T")
 
 _STEPS = ("TaskStepMethWrapper", "TaskWakeupMethWrapper")
@@ -32,22 +32,22 @@ class SimulatedTask(asyncio.Task[Any]):
     _count = 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "SimulatedTask":
-        """Number the task before asyncio enters it in its sets."""
+        """Number the task before asyncio adds it to its sets."""
         task = super().__new__(cls, *args, **kwargs)
         SimulatedTask._count += 1
         task.number = SimulatedTask._count
-        task.life = (kwargs.get("context") or copy_context()).get(life, 0)
+        task.daemon_run = (kwargs.get("context") or copy_context()).get(daemon_run, 0)
         return task
 
     number: int
-    life: int
+    daemon_run: int
 
     def __hash__(self) -> int:
         return self.number
 
 
 class SimulatedFuture(asyncio.Future[Any]):
-    """A future hashed by its number, as tasks are."""
+    """A future hashed by its number, like a task."""
 
     _count = 0
 
@@ -63,36 +63,36 @@ class SimulatedFuture(asyncio.Future[Any]):
 class SimulatedLoop(asyncio.BaseEventLoop):
     """A loop without a selector.
 
-    Callbacks run in their order, as asyncio promises. Of the task steps that are ready the seed draws the next one:
-    programs may rely on the order of callbacks, but not on which of two tasks wakes first.
+    Callbacks run in their order, as asyncio promises. The next one of the ready task steps is drawn: programs may rely
+    on the order of callbacks, but not on the order in which tasks wake.
 
     Parameters
     ----------
-    chances : where all draws come from.
-    start : the first value of the monotonic clock.
+    rng : source of all draws.
+    start : first value of the monotonic clock.
     """
 
-    def __init__(self, chances: random.Random, start: float = 1000.0) -> None:
+    def __init__(self, rng: random.Random, start: float = 1000.0) -> None:
         super().__init__()
         self.now = start
         self.turns = 0
         self.slowness = 1.0
-        self.longest_wait_s = 0.0
-        """Longest time that work of an executor of one thread, such as the journal's, has waited and run."""
         """Factor of the pauses of threads."""
+        self.longest_wait_s = 0.0
+        """Longest time for which work has waited for an executor with one thread, such as that of the journal."""
         self.signal_handlers: dict[int, Callable[[], object]] = {}
         self.servers: list[SimulatedServer] = []
         self.pending: list[SimulatedTask] = []
-        """Tasks of killed runs. Kept, so that none of their code runs, not even a `finally`."""
-        self.last_life = 0
+        """Tasks of killed runs, kept so that none of their code runs, not even a `finally`."""
+        self.last_run = 0
         self.interruptions = 0.1
-        """Share of threads that are interrupted at a file call, so that other tasks run meanwhile."""
-        self._chances = chances
-        self._dead: set[int] = set()
+        """Share of threads that are interrupted at a file call, so that other tasks run in between."""
+        self._rng = rng
+        self._killed: set[int] = set()
         self._busy_until: dict[int, float] = {}
         self._calls_left: int | None = None
         self._depth = 0
-        self._shuffles = chances.random() < 0.85
+        self._shuffles = rng.random() < 0.85
         self.set_task_factory(self._make_task)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> SimulatedTask:
@@ -106,27 +106,27 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Virtual seconds."""
         return self.now
 
-    # --- lives
+    # --- runs of the daemon
 
-    def begin_life(self) -> Context:
+    def begin_run(self) -> Context:
         """Return the context of a new run of the daemon."""
-        self.last_life += 1
+        self.last_run += 1
         context = copy_context()
-        context.run(life.set, self.last_life)
+        context.run(daemon_run.set, self.last_run)
         return context
 
-    def end_life(self, number: int) -> None:
-        """End a run of the daemon as kill -9 does: none of its code runs any more."""
-        self._dead.add(number)
+    def end_run(self, number: int) -> None:
+        """End a run of the daemon like kill -9: none of its code runs any more."""
+        self._killed.add(number)
         self.pending += [
-            task for task in asyncio.all_tasks(self) if isinstance(task, SimulatedTask) and task.life == number
+            task for task in asyncio.all_tasks(self) if isinstance(task, SimulatedTask) and task.daemon_run == number
         ]
         self.signal_handlers.clear()
         self.servers.clear()
 
-    def is_dead(self, number: int) -> bool:
-        """Whether that run of the daemon was killed."""
-        return number in self._dead
+    def is_killed(self, number: int) -> bool:
+        """Whether this run of the daemon has ended."""
+        return number in self._killed
 
     # --- turns
 
@@ -138,11 +138,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self.now = max(self.now, self._scheduled[0]._when)
             self._move_due()
         handle = self._next_ready()
-        if handle is None or handle._cancelled or handle._context.get(life, 0) in self._dead:
+        if handle is None or handle._cancelled or handle._context.get(daemon_run, 0) in self._killed:
             return
         self.turns += 1
-        if self.turns > MOST_TURNS:
-            raise EndlessScenario(f"{MOST_TURNS} turns of the loop, at {self.now - 1000:.0f} s")
+        if self.turns > MAX_TURNS:
+            raise EndlessScenario(f"{MAX_TURNS} turns of the loop, at {self.now - 1000:.0f} s")
         handle._run()
 
     def _move_due(self) -> None:
@@ -163,13 +163,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             if not _is_step(handle):
                 break
             steps += 1
-        chosen = self._chances.randrange(steps)
+        chosen = self._rng.randrange(steps)
         handle = self._ready[chosen]
         del self._ready[chosen]
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """See BaseEventLoop: cancelled timers are dropped when they come up."""
+        """See BaseEventLoop; a cancelled timer is dropped when it is due."""
 
     def _process_events(self, event_list: object) -> None:
         """Do nothing: there is no selector."""
@@ -178,39 +178,39 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Do nothing: there is no thread to wake."""
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
-        """See BaseEventLoop; every thread is this one."""
+        """See BaseEventLoop; there is only one thread."""
         return self.call_soon(callback, *args, context=context)
 
     # --- threads
 
     def pause_s(self) -> float:
-        """Draw the delay of a thread: mostly none, sometimes seconds."""
-        chance = self._chances.random()
+        """Draw the delay of a thread: mostly under 1 ms, sometimes seconds."""
+        chance = self._rng.random()
         if chance < 0.6:
-            longest = 0.001
+            limit_s = 0.001
         elif chance < 0.9:
-            longest = 0.02
+            limit_s = 0.02
         else:
-            longest = 0.3 if chance < 0.98 else 2.5
-        return self._chances.random() * longest * self.slowness
+            limit_s = 0.3 if chance < 0.98 else 2.5
+        return self._rng.random() * limit_s * self.slowness
 
     def run_in_executor(self, executor: Any, function: Any, *args: Any) -> asyncio.Future[Any]:
-        """Return the future of work that runs later in this thread. An executor of one thread keeps the order."""
+        """Return the future of work that runs later in this thread. An executor with one thread keeps the order."""
         self._check_closed()
         future = self.create_future()
-        is_begun = self._chances.random() < 0.5
-        owner = life.get()
+        is_begun = self._rng.random() < 0.5
+        owner = daemon_run.get()
         is_alone = getattr(executor, "_max_workers", None) == 1
 
         def work() -> None:
-            if owner in self._dead or (future.cancelled() and not is_begun):
+            if owner in self._killed or (future.cancelled() and not is_begun):
                 return
             try:
-                result = function(*args) if is_alone else self.interrupted(lambda: function(*args))
+                result = function(*args) if is_alone else self.run_interruptibly(lambda: function(*args))
                 outcome = (future.set_result, result)
             except BaseException as error:  # noqa: BLE001  raised again where the future is awaited
                 outcome = (future.set_exception, error)
-            self.call_later(self.pause_s() / 4, self._tell, future, *outcome)
+            self.call_later(self.pause_s() / 4, self._resolve, future, *outcome)
 
         when = self.now + self.pause_s()
         if is_alone:
@@ -222,20 +222,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def start_thread(self, run: Job) -> None:
         """Run the work of a thread later."""
-        self.call_later(self.pause_s(), lambda: self.interrupted(run))
+        self.call_later(self.pause_s(), lambda: self.run_interruptibly(run))
 
-    def interrupted(self, work: Callable[[], T]) -> T:
-        """Return the result of a thread's work; `before_file_call` may interrupt it once."""
+    def run_interruptibly(self, work: Callable[[], T]) -> T:
+        """Return the result of a thread's work, which `before_file_call` may interrupt once."""
         before = self._calls_left
-        is_chosen = self._depth < MOST_DEPTH and self._chances.random() < self.interruptions
-        self._calls_left = int(self._chances.random() ** 2 * 30) if is_chosen else None
+        is_chosen = self._depth < MAX_DEPTH and self._rng.random() < self.interruptions
+        self._calls_left = int(self._rng.random() ** 2 * 30) if is_chosen else None
         try:
             return work()
         finally:
             self._calls_left = before
 
     def before_file_call(self) -> None:
-        """Interrupt the running thread if it is due: the loop and all other tasks go on."""
+        """Interrupt the running thread if an interruption is due: run the loop and all other tasks for some time."""
         if self._calls_left is None:
             return
         self._calls_left -= 1
@@ -252,9 +252,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.now = max(self.now, until)
 
     @staticmethod
-    def _tell(future: asyncio.Future[Any], tell: Callable[[Any], object], outcome: object) -> None:
+    def _resolve(future: asyncio.Future[Any], resolve: Callable[[Any], object], outcome: object) -> None:
         if not future.done():
-            tell(outcome)
+            resolve(outcome)
 
     # --- services of the operating system
 
@@ -274,7 +274,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             handler()
 
     async def create_server(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return a server that does not listen; `servers` holds it."""
+        """Return a server that does not listen, and add it to `servers`."""
         server = SimulatedServer(protocol_factory)
         self.servers.append(server)
         return server
@@ -314,7 +314,7 @@ def _is_step(handle: asyncio.Handle) -> bool:
 
 @contextlib.contextmanager
 def running(loop: SimulatedLoop) -> Iterator[SimulatedLoop]:
-    """Install the loop as that of the thread; close it at the end."""
+    """Set the event loop of the thread; close it at the end."""
     asyncio.set_event_loop(loop)
     try:
         yield loop

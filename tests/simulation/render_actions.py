@@ -26,7 +26,7 @@ class RenderActions:
     def stack(self, name: str) -> Stack | None:
         raise NotImplementedError
 
-    async def _misbehave(self, action: Action) -> None:
+    async def _fail_requests(self, action: Action) -> None:
         how, _, match = action.how.partition(" ")
         kind, status = (FaultKind.STATUS, int(how)) if how.isdigit() else (FaultKind(how), 503)
         fault = Fault(match=match, kind=kind, status=status, seconds=action.seconds, times=action.number or None)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ class RenderActions:
             index = next(index for index, each in enumerate(faults) if each is fault)
             del faults[index], seen[index]
 
-    async def _go_away(self, action: Action) -> None:
+    async def _go_down(self, action: Action) -> None:
         self.network.go_down()
         await asyncio.sleep(action.seconds)
         self.network.come_back()

@@ -37,7 +37,7 @@ from tests.simulation.daemon_actions import DaemonActions
 from tests.simulation.file_actions import FileActions
 from tests.simulation.invariants import Broken, check, is_locked_fault, stale_montages
 from tests.simulation.journal import Row, read_rows
-from tests.simulation.loop import EndlessScenario, SimulatedLoop, life, running
+from tests.simulation.loop import EndlessScenario, SimulatedLoop, daemon_run, running
 from tests.simulation.render_actions import RenderActions
 from tests.simulation.sections import Section, Slot
 from tests.simulation.substitutes import Machine
@@ -48,12 +48,12 @@ from tests.simulation.workers import SimulatedWorkers
 URL_OF_RENDER = "http://render:8080/render-ws/v1"
 RAW, MIPS = "17797_1R_raw", "17797_1R_mips"
 QUIET_S = 45.0
-"""Time without any event after which a scenario is at rest: longer than the interval of any scan, check or probe."""
-REST_S = 9_000.0
-"""Longest wait for rest: longer than the hour that the client waits for a late COMPLETE."""
+"""Time without an event after which a scenario is idle: longer than the interval of any scan, check or probe."""
+IDLE_TIMEOUT_S = 9_000.0
+"""Time-out of the wait until a scenario is idle; the client waits for a late COMPLETE for an hour."""
 STEP_S = 2.5
 RECHECK_S = 3_000.0
-"""How long images are checked again."""
+"""Value of `recheck_images_for_s`."""
 
 
 @contextlib.asynccontextmanager
@@ -82,8 +82,8 @@ class Scenario(FileActions, RenderActions, DaemonActions):
 
     Parameters
     ----------
-    place : an empty directory, best on a tmpfs.
-    plan : its actions.
+    place : an empty directory, preferably on a tmpfs.
+    plan : the actions and settings.
     schedule : seed of the order of tasks and of all durations.
     """
 
@@ -92,30 +92,30 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         self.plan = plan
         self.outcome = Outcome()
         self._log = log
-        chances = random.Random(f"schedule {schedule}")
+        rng = random.Random(f"schedule {schedule}")
         random.seed(f"daemon {schedule}")
-        self.loop = SimulatedLoop(chances)
-        self.loop.interruptions = chances.choice((0.0, 0.03, 0.2))
-        self.loop.slowness = chances.choice((0.3, 1.0, 1.0, 3.0))
+        self.loop = SimulatedLoop(rng)
+        self.loop.interruptions = rng.choice((0.0, 0.03, 0.2))
+        self.loop.slowness = rng.choice((0.3, 1.0, 1.0, 3.0))
         self.machine = Machine(self.loop)
-        self._chances = random.Random(f"people {schedule}")
-        self._clients_context = self.loop.begin_life()
-        self.network = Network(self.loop, chances, self._clients_context)
-        self.network.slowness = chances.choice((0.3, 1.0, 3.0))
-        self.network.laziness = chances.choice((0.0, 0.0, 0.05, 0.3))
-        self.network.log = self.say
+        self._rng = random.Random(f"people {schedule}")
+        self._clients_context = self.loop.begin_run()
+        self.network = Network(self.loop, rng, self._clients_context)
+        self.network.slowness = rng.choice((0.3, 1.0, 3.0))
+        self.network.slow_share = rng.choice((0.0, 0.0, 0.05, 0.3))
+        self.network.log = self.log_event
         SimulatedWorkers.loop = self.loop
-        SimulatedWorkers.longest_s = chances.choice((0.05, 0.3, 2.0, 8.0))
-        self.standin = StandIn(derive_s=chances.choice((0.0, 0.3, 3.0)))
+        SimulatedWorkers.max_job_s = rng.choice((0.05, 0.3, 2.0, 8.0))
+        self.standin = StandIn(derive_s=rng.choice((0.0, 0.3, 3.0)))
         self.daemon: daemon.app.Daemon | None = None
         self._run: asyncio.Task[None] | None = None
-        self._life = 0
+        self._run_number = 0
         self._locked: set[str] = set()
         self._duplicates = 0
         self._unmounted: set[Path] = set()
         self._holding: sqlite3.Connection | None = None
         self.lost_by_others: set[tuple[str, str]] = set()
-        """(stack, tile id) of tiles that another program deleted; the daemon does not notice it after COMPLETE."""
+        """Stack and id of each tile that another program deleted, which the daemon does not notice after COMPLETE."""
         self.acquisition = place / "acquisition"
         self.mipmaps = place / "mipmaps"
         self.away = place / "away"
@@ -134,34 +134,35 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         for directory in (self.acquisition / "other", self.away):
             directory.mkdir(parents=True)
         substitutes.use(self.machine)
-        self._listen()
+        self._substitute()
         try:
             with running(self.loop):
                 self.loop.set_exception_handler(self._log_exception)
                 self.loop.run_until_complete(self._run_actions())
         except EndlessScenario as endless:
             self._break("the scenario ends", str(endless))
-        except Exception as error:  # noqa: BLE001  a fault of the simulation is reported with its seed
+        except Exception as error:  # noqa: BLE001  a bug of the simulation is reported with its seed
             self._break("the simulation works", exception_text(error))
         finally:
             substitutes.use(None)
         self.outcome.virtual_s = self.loop.now - self.machine.started_at
         return self.outcome
 
-    def say(self, text: str) -> None:
-        """Log an event with its virtual time."""
+    def log_event(self, text: str) -> None:
+        """Log a text with the virtual time."""
         if self._log is not None:
             self._log(f"{self.loop.now - self.machine.started_at:9.3f}  {text}")
 
     def _break(self, invariant: str, text: str) -> None:
-        self.say(f"BROKEN {invariant}: {text}")
+        self.log_event(f"VIOLATED {invariant}: {text}")
         self.outcome.broken.append(Broken(invariant, text))
 
-    def _listen(self) -> None:
+    def _substitute(self) -> None:
+        """Replace modules' functions and classes for the rest of the process."""
         handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
         handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
-        handlers.workers.pool.most_read_ahead = lambda workers: 0  # by threads, whose order nobody controls
-        # A slow machine seems to be a distant file server. The thread that compares would only run after its caller.
+        handlers.workers.pool.most_read_ahead = lambda workers: 0  # by threads, whose order is not controlled
+        # On a slow machine files seem to be on a distant server. The thread that compares would run after its caller.
         handlers.images.level0.DISTANT_S = math.inf  # type: ignore[misc]
         handlers.file_status._statx = lambda: None  # only `os.fstat` knows the virtual times
         daemon.web.site.serve = _serve  # type: ignore[attr-defined]
@@ -172,17 +173,17 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         def take(_logger: object, method: str, event: dict[str, Any]) -> Any:
             error = event.pop("exc_info", None)
             name = event.pop("event")
-            self.say(f"{method} {name} " + " ".join(f"{key}={value}" for key, value in sorted(event.items())))
+            self.log_event(f"{method} {name} " + " ".join(f"{key}={value}" for key, value in sorted(event.items())))
             if name == "step.bug" or error:
-                self._break("no bug shows", exception_text(sys.exception()))
+                self._break("no bug is reported", exception_text(sys.exception()))
             raise structlog.DropEvent
 
         structlog.configure(processors=[structlog.contextvars.merge_contextvars, take], cache_logger_on_first_use=False)
 
     def _log_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if self.loop.is_dead(life.get()):
+        if self.loop.is_killed(daemon_run.get()):
             return
-        self._break("every exception is answered", f"{context['message']}: {exception_text(context.get('exception'))}")
+        self._break("every exception is handled", f"{context['message']}: {exception_text(context.get('exception'))}")
 
     def _make_settings(self, **changed: Any) -> Settings:
         values = {**self.plan.settings, **changed}
@@ -208,7 +209,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
             watch=(watch,),  # type: ignore[arg-type]
         )
 
-    # --- course
+    # --- actions, end and checks
 
     async def _run_actions(self) -> None:
         self._start_daemon()
@@ -216,20 +217,20 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         tasks = []
         for action in self.plan.actions:
             await asyncio.sleep(max(0.0, began + action.at - self.loop.now))
-            self.say(f"-- {action}")
+            self.log_event(f"-- {action}")
             tasks.append(asyncio.create_task(self._perform(action), name=str(action)))
         for task in tasks:
             await task
-        await self._calm()
-        if await self._rest() and await self._repair():
-            await self._rest()
+        await self._end_failures()
+        if await self._wait_until_idle() and await self._repair():
+            await self._wait_until_idle()
         if not self.outcome.broken and await self._await_next_check():
-            await self._rest()
+            await self._wait_until_idle()
         if not self.outcome.broken:
-            await self._until_no_request_is_under_way()
+            await self._wait_for_requests()
             self.outcome.broken += check(self)
             for broken in self.outcome.broken:
-                self.say(f"BROKEN {broken.invariant}: {broken.text}")
+                self.log_event(f"VIOLATED {broken.invariant}: {broken.text}")
             for row in self.rows():
                 self.outcome.states[row.state] = self.outcome.states.get(row.state, 0) + 1
         await self._end_daemon()
@@ -239,11 +240,11 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         try:
             await do(action)
         except OSError as error:
-            self.say(f"   the action failed: {error}")
+            self.log_event(f"   the action failed: {error}")
 
-    async def _calm(self) -> None:
-        """End all failures, and undo what an operator has to undo."""
-        self.say("-- all failures end")
+    async def _end_failures(self) -> None:
+        """End all failures, unlock the stacks, and start the daemon if it does not run."""
+        self.log_event("-- all failures end")
         self.standin._misbehaviour.clear()
         self.network.come_back()
         self.machine.disk_is_full = False
@@ -255,12 +256,12 @@ class Scenario(FileActions, RenderActions, DaemonActions):
             self._start_daemon()
 
     async def _repair(self) -> bool:
-        """Replay what an operator has to replay: montages that failed because of a lock, or whose tiles were deleted.
+        """Replay montages that failed because of a lock or whose tiles were deleted, as an operator does.
 
         Returns
         -------
         bool
-            Whether there were any.
+            Whether there were such montages.
         """
         lost = {tile_id for _, tile_id in self.lost_by_others}
         paths = sorted(
@@ -268,31 +269,31 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         )
         if not paths:
             return False
-        self.say(f"-- an operator replays {len(paths)} montages")
+        self.log_event(f"-- an operator replays {len(paths)} montages")
         await self._ask_daemon({"paths": paths, "state": "all", "from": "ingest"})
         self.lost_by_others.clear()
         return True
 
     async def _await_next_check(self) -> bool:
-        """Wait until images that changed after their montage was COMPLETE were checked again.
+        """Wait until images that changed after their montage was COMPLETE have been checked again.
 
         Returns
         -------
         bool
-            Whether there were any.
+            Whether there were such images.
         """
         due = [row.complete_at + _next_check_s(row) + STEP_S for row in stale_montages(self)]
         if due:
-            self.say(f"-- {len(due)} montages wait for the next check of their images")
+            self.log_event(f"-- {len(due)} montages wait for the next check of their images")
             await asyncio.sleep(max(0.0, max(due) - self.machine.wall()))
         return bool(due)
 
     def _is_to_be_repaired(self, row: Row, lost: set[str]) -> bool:
         return is_locked_fault(row) or (row.state == "complete" and not lost.isdisjoint(row.tile_ids))
 
-    async def _rest(self) -> bool:
-        """Wait until nothing happens any more; return False if that takes too long."""
-        deadline = self.loop.now + REST_S
+    async def _wait_until_idle(self) -> bool:
+        """Wait until the scenario is idle; return False after the time-out."""
+        deadline = self.loop.now + IDLE_TIMEOUT_S
         quiet_since, last = self.loop.now, None
         pause_s = STEP_S
         while self.loop.now < deadline:
@@ -306,11 +307,11 @@ class Scenario(FileActions, RenderActions, DaemonActions):
             elif self.loop.now - quiet_since >= QUIET_S:
                 return True
             pause_s = min(pause_s * 1.02, 20.0)
-        self._break("the scenario comes to rest", "; ".join(self._unfinished()) or "events never stop")
+        self._break("the scenario becomes idle", "; ".join(self._unfinished()) or "events never stop")
         return False
 
-    async def _until_no_request_is_under_way(self) -> None:
-        """Wait for the end of requests; a probe may be under way."""
+    async def _wait_for_requests(self) -> None:
+        """Wait for the end of all requests; a probe may be running."""
         assert self.daemon is not None
         http = self.daemon._client._http
         for _ in range(600):
@@ -327,15 +328,15 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         unfinished = self.reading.execute(
             "SELECT count(*) FROM montages WHERE state NOT IN ('complete', 'failed', 'superseded', 'ignored')"
         )
-        return not unfinished.fetchone()[0] and self._is_calm() and not self._is_closing()
+        return not unfinished.fetchone()[0] and self._is_circuit_closed() and not self._is_closing()
 
     def _is_closing(self) -> bool:
-        """Whether a stack is being closed: behind a proxy that answers 504 for an hour, and maybe for no montage."""
+        """Whether a stack is being closed, which may take an hour behind a proxy that answers 504."""
         keeper = getattr(self.daemon, "_keeper", None)
         return keeper is not None and any(use.phase is StackPhase.CLOSING for use in keeper._uses.values())
 
-    def _is_calm(self) -> bool:
-        """Whether the circuit is closed: after an outage without any work it takes a minute."""
+    def _is_circuit_closed(self) -> bool:
+        """Whether the circuit is closed; after an outage without work this takes a minute."""
         gate = getattr(self.daemon, "_gate", None)
         return gate is not None and gate.is_closed_circuit
 
@@ -346,7 +347,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
 
     @functools.cached_property
     def reading(self) -> sqlite3.Connection:
-        """Connection to the journal beside that of the daemon."""
+        """Read-only connection to the journal."""
         return sqlite3.Connection(f"file:{self.journal}?mode=ro", uri=True)
 
     def rows(self) -> list[Row]:
@@ -363,7 +364,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         return self.standin._store.find(StackKey("em", "test", name))
 
     async def _ask_render(self, method: str, stack: str, path: str) -> None:
-        """Send a request of another client; the store shows its effect."""
+        """Send a request as another client; its effect is read from the store."""
         url = URL(f"/render-ws/v1/owner/em/project/test/stack/{stack}{path}")
         application = self.network._application
         assert application is not None
@@ -371,12 +372,12 @@ class Scenario(FileActions, RenderActions, DaemonActions):
 
 
 def _next_check_s(row: Row) -> float:
-    """Return the age of a COMPLETE montage at which its changed images are checked."""
+    """Return how long after COMPLETE the changed images of a montage are checked."""
     changed_at = max(image.stat().st_ctime for image in row.metafile.parent.glob("*.tif"))
     return next_check_s(changed_at - row.complete_at, RECHECK_S) or 0.0
 
 
 def make_journal(path: Path) -> None:
-    """Create an empty journal for all scenarios: the migrations take longer than many scenarios."""
+    """Create an empty journal that all scenarios copy: the migrations take longer than many scenarios."""
     with contextlib.closing(connect(path)):
         pass

@@ -1,4 +1,4 @@
-"""Small sections as a microscope writes them: tiles of 8 x 8 pixels, one grey value each."""
+"""Small sections as a microscope writes them. Their tiles have 8 x 8 pixels of one grey value."""
 
 import functools
 import io
@@ -19,7 +19,7 @@ _SPECIMEN = "17797_1R"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One region of one section; it may be imaged repeatedly."""
+    """One region of one section, which may be imaged several times."""
 
     grid: int
     """Also its z."""
@@ -54,7 +54,7 @@ class Section:
 
 
 FEWER = 3
-"""Version with one tile less."""
+"""The version that has one tile less than the others."""
 VERSIONS = 4
 
 
@@ -97,12 +97,15 @@ def _header(section: Section, version: int) -> dict[str, Any]:
 def _tile(section: Section, version: int, index: int, col: int, row: int) -> dict[str, Any]:
     step_nm, angle = SIDE * (1 - _OVERLAP) * _NM, math.radians(_ANGLE_DEG)
     x, y = col * step_nm, row * step_nm
-    moved = 10_000 * version  # each version has its own coordinates, so a mixture of two is visible in the stack
-    forks = [round(x * math.cos(angle) - y * math.sin(angle)) + moved, round(x * math.sin(angle) + y * math.cos(angle))]
+    offset = 10_000 * version  # each version has other coordinates, so that a stack with tiles of two versions is found
+    stage = [
+        round(x * math.cos(angle) - y * math.sin(angle)) + offset,
+        round(x * math.sin(angle) + y * math.cos(angle)),
+    ]
     return {
         "img_path": section.image_name(index, col, row),
         "img_meta": {
-            "stage_pos": forks,
+            "stage_pos": stage,
             "raster_pos": [col, row],
             "raster_index": index,
             "angle": _ANGLE_DEG,
@@ -115,7 +118,7 @@ def _tile(section: Section, version: int, index: int, col: int, row: int) -> dic
 
 @dataclass
 class Slot:
-    """Present place of a section."""
+    """The files of a section: where they are, and which version they have."""
 
     section: Section
     directory: Path
@@ -125,5 +128,5 @@ class Slot:
 
     @property
     def metafile(self) -> Path:
-        """Path of its metafile, present or not."""
+        """Path of its metafile, which may not exist."""
         return self.directory / self.name

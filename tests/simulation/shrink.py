@@ -1,4 +1,4 @@
-"""The smallest list of actions that still fails, by delta debugging."""
+"""Shorten the list of actions of a failing scenario by delta debugging."""
 
 import math
 import time
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SCHEDULES = 4
-"""Orders of tasks that each shorter list is tried with: with fewer actions, the same draws give another order."""
+"""Schedules that are tried for each shorter list: with fewer actions a schedule gives another order of tasks."""
 
 Fails = Callable[[list[int], str], bool]
-"""Whether a scenario with these actions and this order of tasks fails as the whole one does."""
+"""Whether a scenario with these actions and this schedule fails like that with all actions."""
 
 
 @dataclass(slots=True)
@@ -22,16 +22,16 @@ class Shrunk:
     tries: int = 0
 
 
-def shrink(count: int, schedule: str, fails: Fails, longest_s: float = math.inf) -> Shrunk:
-    """Return the shortest failing list that is found in time; all `count` actions fail with this schedule.
+def shrink(count: int, schedule: str, fails: Fails, timeout_s: float = math.inf) -> Shrunk:
+    """Return the shortest failing list that is found in time. All `count` actions must fail with this schedule.
 
-    Pieces are left out, halves at first, single actions at last, until none can be spared.
+    Pieces of the list are removed, first halves, at last single actions, until no piece can be removed.
 
     >>> shrink(8, "0", lambda chosen, _: {2, 5} <= set(chosen)).chosen
     [2, 5]
     """
     best = Shrunk(list(range(count)), schedule)
-    pieces, deadline = 2, time.perf_counter() + longest_s
+    pieces, deadline = 2, time.perf_counter() + timeout_s
     while best.chosen and time.perf_counter() < deadline:
         for rest in _without_a_piece(best.chosen, pieces):
             if time.perf_counter() > deadline:
@@ -49,15 +49,15 @@ def shrink(count: int, schedule: str, fails: Fails, longest_s: float = math.inf)
 
 
 def _without_a_piece(chosen: list[int], pieces: int) -> Iterator[list[int]]:
-    """Yield the list without each of its pieces in turn, last ones first: late actions matter least."""
+    """Yield the list without each of its pieces in turn, the last first, since late actions have the least effect."""
     length = -(-len(chosen) // pieces)
     for begin in reversed(range(0, len(chosen), length)):
         yield chosen[:begin] + chosen[begin + length :]
 
 
 def _failing_schedule(rest: list[int], best: Shrunk, schedule: str, fails: Fails) -> str | None:
-    tried = dict.fromkeys([best.schedule, schedule, *(f"{schedule}.{number}" for number in range(SCHEDULES - 1))])
-    for each in tried:
+    schedules = dict.fromkeys([best.schedule, schedule, *(f"{schedule}.{number}" for number in range(SCHEDULES - 1))])
+    for each in schedules:
         best.tries += 1
         if fails(rest, each):
             return each

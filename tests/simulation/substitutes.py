@@ -1,8 +1,8 @@
-"""What stands in the place of clocks, threads, file attributes and free space, from the start of the process on.
+"""Substitutes of clocks, threads, file attributes and free space, for the whole process.
 
-`install` has to come before anything of the daemon is imported: a default argument such as `clock=time.monotonic` takes
-what stands there then. Substituting at this edge, and not in the daemon, makes every use of a clock a virtual one, also
-one that somebody adds tomorrow. Without a machine under way, all of them are what they replace.
+Call `install` before any module of the daemon is imported: a default argument such as `clock=time.monotonic` is
+evaluated on import. Because the standard library is substituted and not the daemon, every use of a clock is virtual, in
+future code too. Without a current machine the substitutes call the functions that they replace.
 """
 
 import fcntl
@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, Self
 from tests.simulation.loop import SimulatedLoop
 
 WALL_AT_START_S = 1_500_000_000.0
-"""Seconds since 1970 at the start of a scenario: July 2017, and so before any time that a file really gets."""
-PLENTY_BYTES = 10**13
+"""Seconds since 1970 at the start of a scenario: July 2017, before any real time of a file."""
+FREE_BYTES = 10**13
+"""Free space of a disk that is not full."""
 
 _real_time_ns = time.time_ns
 _real_stat, _real_lstat, _real_fstat, _real_scandir = os.stat, os.lstat, os.fstat, os.scandir
@@ -33,7 +34,7 @@ Identity = tuple[int, int]
 
 
 class Usage(NamedTuple):
-    """As `shutil.disk_usage` gives it."""
+    """Result of `shutil.disk_usage`."""
 
     total: int
     used: int
@@ -41,14 +42,13 @@ class Usage(NamedTuple):
 
 
 class Machine:
-    """The computer of one scenario: its clocks, its files' times, its disk and what its processes hold."""
+    """The computer of one scenario: clocks, times of files, free space, and the locks and databases of its process."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self.loop = loop
         self.started_at = loop.now
         self.real_start_ns = _real_time_ns()
         self.disk_is_full = False
-        self.wall_offset_s = 0.0
         self._changed: dict[Identity, int] = {}
         self._seen: dict[tuple[Identity, int], int] = {}
         self._inodes: dict[Identity, int] = {}
@@ -63,20 +63,20 @@ class Machine:
 
     def wall(self) -> float:
         """Virtual seconds since 1970."""
-        return WALL_AT_START_S + self.wall_offset_s + self.loop.now - self.started_at
+        return WALL_AT_START_S + self.loop.now - self.started_at
 
     def wall_ns(self) -> int:
-        """The same in nanoseconds."""
+        """Virtual nanoseconds since 1970."""
         return int(self.wall() * 1e9)
 
     # --- files
 
     def changed(self, path: str | os.PathLike[str], *, mtime_ns: int | None = None) -> None:
-        """A file or directory was changed just now: stamps it as a disk would.
+        """Set the times of a file or directory that was changed now.
 
         Parameters
         ----------
-        mtime_ns : as whoever changed it set it; None: now. ctime is always now.
+        mtime_ns : the mtime, if the program that changed the file sets it; None: now. The ctime is always now.
         """
         now_ns = self.wall_ns()
         os.utime(path, ns=(now_ns, now_ns if mtime_ns is None else mtime_ns))
@@ -84,12 +84,12 @@ class Machine:
         self._changed[found.st_dev, found.st_ino] = now_ns
 
     def moved(self, path: str | os.PathLike[str]) -> None:
-        """A file or directory got another name just now: its ctime shows it, its mtime does not."""
+        """Set the ctime of a file or directory that was renamed now; its mtime stays the same."""
         found = _real_lstat(path)
         self._changed[found.st_dev, found.st_ino] = self.wall_ns()
 
     def shown(self, found: os.stat_result) -> os.stat_result:
-        """Attributes of a file as this machine shows them."""
+        """Return the attributes of a file with virtual times and a virtual inode."""
         identity = found.st_dev, found.st_ino
         mtime_ns = self._virtual_ns(identity, found.st_mtime_ns)
         ctime_ns = self._changed.get(identity) or self._virtual_ns(identity, found.st_ctime_ns)
@@ -110,32 +110,32 @@ class Machine:
         return os.stat_result((*sequence, *whole), more)
 
     def _virtual_ns(self, identity: Identity, real_ns: int) -> int:
-        """A time that a file really got is shown as the virtual time at which it was seen first."""
+        """Return the virtual time at which this real time of the file was seen first."""
         if real_ns < self.real_start_ns - 10**9:
             return real_ns
         return self._seen.setdefault((identity, real_ns), self.wall_ns())
 
     def disk_usage(self) -> Usage:
-        """Of any disk."""
-        return Usage(PLENTY_BYTES, 0, 0 if self.disk_is_full else PLENTY_BYTES)
+        """Return the usage of any disk."""
+        return Usage(FREE_BYTES, 0, 0 if self.disk_is_full else FREE_BYTES)
 
-    # --- what a process holds
+    # --- locks and databases of the process
 
-    def hold_lock(self, descriptor: int) -> None:
-        """A process has locked a file."""
+    def add_lock(self, descriptor: int) -> None:
+        """Note that the process has locked a file."""
         self._locked.append(descriptor)
 
-    def hold_connection(self, connection: sqlite3.Connection) -> None:
-        """A process has opened a database."""
+    def add_connection(self, connection: sqlite3.Connection) -> None:
+        """Note that the process has opened a database."""
         self._connections.append(connection)
 
     def end_process(self) -> None:
-        """Gives back what the kernel gives back when a process is killed."""
+        """Release the locks and databases, as the kernel does when a process is killed."""
         for descriptor in self._locked:
             try:
                 _real_flock(descriptor, fcntl.LOCK_UN)
             except OSError:
-                continue  # closed in good order
+                continue  # the daemon has closed the file
         self._locked.clear()
         for connection in self._connections:
             connection.close()
@@ -146,8 +146,8 @@ _current: Machine | None = None
 
 
 def use(machine: Machine | None) -> None:
-    """All substitutes show this machine from now on."""
-    global _current  # noqa: PLW0603  the one machine of the process
+    """Make this the current machine, which all substitutes use; None: there is none."""
+    global _current  # noqa: PLW0603  a process has at most one machine
     _current = machine
 
 
@@ -155,7 +155,7 @@ def use(machine: Machine | None) -> None:
 
 
 class _Entry:
-    """An entry of a directory, with the times that the machine shows."""
+    """An entry of a directory, with virtual times."""
 
     __slots__ = ("_entry", "name", "path")
 
@@ -189,7 +189,7 @@ class _Entry:
 
 
 class _Entries:
-    """What os.scandir gives, in the order of names: the order of a real directory is nobody's promise."""
+    """Result of os.scandir, ordered by name: the order of a real directory differs from run to run."""
 
     def __init__(self, found: list["os.DirEntry[str]"]) -> None:
         self._entries = iter([_Entry(entry) for entry in sorted(found, key=lambda each: each.name)])
@@ -257,7 +257,7 @@ def _disk_usage(path: Any) -> Any:
 
 
 def _collect(generation: int = 2) -> int:
-    """Nothing in a scenario: what a dead daemon left must not run a `finally`."""
+    """Do nothing in a scenario: collecting the tasks of a killed daemon would run their `finally` blocks."""
     return _real_collect(generation) if _current is None else 0
 
 
@@ -272,25 +272,25 @@ def _start(thread: threading.Thread) -> None:
 def _flock(descriptor: Any, operation: int) -> None:
     _real_flock(descriptor, operation)
     if _current is not None and operation & fcntl.LOCK_EX:
-        _current.hold_lock(descriptor if isinstance(descriptor, int) else descriptor.fileno())
+        _current.add_lock(descriptor if isinstance(descriptor, int) else descriptor.fileno())
 
 
-_WAITS = {"PRAGMA synchronous": "PRAGMA synchronous = OFF", "PRAGMA busy_timeout": "PRAGMA busy_timeout = 0"}
+_REPLACED_SQL = {"PRAGMA synchronous": "PRAGMA synchronous = OFF", "PRAGMA busy_timeout": "PRAGMA busy_timeout = 0"}
 
 
 class _QuickConnection(sqlite3.Connection):
-    """A connection that waits for no disk, since a scenario has no power cuts, and in no real time for a lock."""
+    """A connection that does not wait for the disk, since a scenario has no power cuts, or for a lock."""
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """See sqlite3.Connection."""
-        return super().execute(_WAITS.get(sql.partition(" =")[0], sql), *values)
+        return super().execute(_REPLACED_SQL.get(sql.partition(" =")[0], sql), *values)
 
 
 def _connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
     if _current is None:
         return _real_connect(*args, **kwargs)
     connection = _real_connect(*args, **{**kwargs, "factory": _QuickConnection, "timeout": 0})
-    _current.hold_connection(connection)
+    _current.add_connection(connection)
     return connection
 
 
@@ -304,7 +304,7 @@ def _clock(name: str, virtual: Callable[[Machine], Any]) -> Callable[[], Any]:
 
 
 def install() -> None:
-    """Puts the substitutes in place, for the rest of the process."""
+    """Install the substitutes for the rest of the process."""
     time.time = _clock("time", Machine.wall)
     time.time_ns = _clock("time_ns", Machine.wall_ns)
     time.monotonic = _clock("monotonic", Machine.monotonic)

@@ -1,4 +1,4 @@
-"""The simulation with few seeds (`make faults` runs thousands), and the detection of a planted fault."""
+"""The simulation with few seeds (`make faults` runs thousands), and its detection of planted bugs."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.simulation.shrink import shrink
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = range(12), [range(start, start + 50) for start in range(0, 200, 50)]
-"""Seeds of the fast run and of the long one."""
+"""Seeds of the quick test and of the long ones."""
 PLANT = """
 import sys
 from tests.simulation import substitutes
@@ -36,8 +36,8 @@ with open_forks() as forks:
     for stack in ("raw", "mips"):
         for number, held_s in ((1, 124.0), (4, 170.0)):
             upload = f"slow ^PUT .*_{{stack}}/z/.*resolvedTiles"
-            land = Action(0.5, "land", version=0, how="images first")
-            hold = Action(0.6, "misbehave", how=upload, seconds=held_s, number=1)
+            land = Action(0.5, "arrive", version=0, how="images first")
+            hold = Action(0.6, "fail_requests", how=upload, seconds=held_s, number=1)
             rewrite = Action(60.0, "rewrite", version=FEWER, how="replaced")
             result = forks.run(number, Plan(1, SETTINGS, (land, hold, rewrite)), str(number))
             print(stack, held_s, result.states, result.broken)
@@ -60,7 +60,7 @@ def test_the_invariants_hold_in_random_scenarios(seeds: range) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
+def test_a_seed_gives_the_same_scenario_in_every_process() -> None:
     scenarios = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
     first, second = (re.sub(r"/\S*/simulation-\w+", "", scenario) for scenario in scenarios)
     assert len(first.splitlines()) > 50
@@ -68,29 +68,29 @@ def test_a_seed_gives_the_same_scenario_in_each_process() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_an_upload_that_takes_longer_than_its_client_waits_leaves_no_tile_of_a_replaced_content() -> None:
+def test_an_upload_that_ends_after_its_time_out_leaves_no_tile_of_a_replaced_content() -> None:
     ended = run("-c", LATE_UPLOADS.format(fault=""))
     lines = ended.stdout.splitlines()
     assert len(lines) == 4, ended.stdout + ended.stderr
     assert all(line.endswith("{'superseded': 1, 'complete': 1} []") for line in lines), ended.stdout
     fault = "from daemon.journal import tile_sets; tile_sets._MAY_BE_OVERWRITTEN = 'SELECT 0 * :id'"
     ended = run("-c", LATE_UPLOADS.format(fault=fault))
-    assert "stacks equal files" in ended.stdout, ended.stdout + ended.stderr
+    assert "stacks match files" in ended.stdout, ended.stdout + ended.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_planted_fault_is_found_and_shrunk_to_its_actions() -> None:
+def test_a_planted_bug_is_found_and_its_actions_are_shrunk() -> None:
     fault = "tile_sets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
     ended = run("-c", PLANT.format(fault=fault), "--seeds", "40", "--shrink", "1")
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "no stack has vanished tiles" in ended.stdout
+    assert "no stack has obsolete tiles" in ended.stdout
     shrunk = re.search(r"python -m tests.simulation --seed \d+ --only ([\d,]+)", ended.stdout)
     assert shrunk is not None, ended.stdout
     assert len(shrunk[1].split(",")) <= 3
 
 
-def test_a_scenario_ends_with_the_run_that_is_killed() -> None:
+def test_a_scenario_ends_when_the_process_that_started_it_is_killed() -> None:
     fault = "import os, time; from tests.simulation.forks import Scenario, ScenarioForks; "
     fault += "ScenarioForks._warm_up = lambda self: None; "
     fault += "Scenario.run = lambda self: (print(os.getpid(), flush=True), time.sleep(600))"
@@ -113,7 +113,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def test_shrinking_keeps_only_the_actions_that_the_failure_needs() -> None:
+def test_shrinking_keeps_only_the_actions_that_cause_the_failure() -> None:
     def fails(chosen: list[int], schedule: str) -> bool:
         return {3, 11} <= set(chosen) and schedule in ("7", "7.1")
 

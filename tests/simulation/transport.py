@@ -1,7 +1,7 @@
-"""The way of a request to an application and back, without sockets: to the stand-in, and to the daemon's own port.
+"""Requests to an application without sockets: to the stand-in, and to the port of the daemon.
 
-The stand-in's application is the real one, with its rules, its texts and its misbehaviour. A request that has arrived
-is worked at to its end, whatever becomes of its client; render-ws does the same.
+The application of the stand-in is the real one, with its rules, texts and faults. A request that has arrived is
+processed to its end, even if its client leaves, as by render-ws.
 """
 
 import asyncio
@@ -25,57 +25,58 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Network:
-    """The one way to render-ws.
+    """The network between the daemon and render-ws.
 
     Parameters
     ----------
-    context : of render-ws, whose work goes on when the daemon dies.
+    context : context of render-ws, which continues when the daemon is killed.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, chances: random.Random, context: Context) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, rng: random.Random, context: Context) -> None:
         self.is_down = False
-        """Whether nobody listens at the other end."""
+        """Whether connections are refused."""
         self.slowness = 1.0
-        self.laziness = 0.0
-        """Share of requests that render-ws takes its time for."""
+        """Factor of the times of transmission."""
+        self.slow_share = 0.0
+        """Share of requests that render-ws processes slowly."""
         self.writes = 0
-        """Requests other than GET that arrived."""
+        """Number of requests other than GET that have arrived."""
         self.log: Callable[[str], object] = lambda line: None
         self._loop = loop
-        self._chances = chances
+        self._rng = rng
         self._context = context
         self._application: web.Application | None = None
         self._open: set[_Connection] = set()
 
     def serve(self, application: web.Application) -> None:
-        """From now on requests go to this application."""
+        """Send requests to this application."""
         application.freeze()
         self._application = application
 
     def go_down(self) -> None:
-        """Ends all connections, and refuses new ones. What has arrived is worked at to its end."""
+        """End all connections and refuse new ones. Requests that have arrived are processed to their end."""
         self.is_down = True
         for connection in sorted(self._open, key=lambda each: each.number):
             connection.cut()
 
     def come_back(self) -> None:
-        """Takes connections again."""
+        """Accept connections again."""
         self.is_down = False
 
     def pause_s(self) -> float:
-        """A draw of how long a request or an answer is under way."""
-        longest = 0.004 if self._chances.random() < 0.8 else 0.4
-        return self._chances.random() * longest * self.slowness
+        """Draw the time of transmission of a request or an answer."""
+        limit_s = 0.004 if self._rng.random() < 0.8 else 0.4
+        return self._rng.random() * limit_s * self.slowness
 
-    async def ask(self, method: str, url: URL, body: bytes, headers: dict[str, str]) -> "_Response":
-        """The answer to a request."""
+    async def send(self, method: str, url: URL, body: bytes, headers: dict[str, str]) -> "_Response":
+        """Send a request; return the answer."""
         await asyncio.sleep(self.pause_s())
         if self.is_down:
             raise aiohttp.ClientConnectorError(_KEY, OSError(111, "Connection refused"))
         connection = _Connection(self._loop)
         self._open.add(connection)
         try:
-            await asyncio.sleep(self.pause_s())  # a client that leaves now has sent half a request
+            await asyncio.sleep(self.pause_s())  # the request of a client that leaves now does not arrive
             if not connection.is_cut:
                 self._loop.create_task(
                     self._work(connection, method, url, body, headers),
@@ -92,15 +93,15 @@ class Network:
     ) -> None:
         assert self._application is not None
         self.writes += method != "GET"
-        if self._chances.random() < self.laziness:
-            slowness_s.set(self._chances.random() * 3)  # as a loaded database is, between a look and its effect
+        if self._rng.random() < self.slow_share:
+            slowness_s.set(self._rng.random() * 3)  # between a read and the write that depends on it
         answer = await handle(self._application._handle, self._loop, method, url, body, headers)
         self.log(f"render-ws {method} {url.path} {answer.status if answer else 'no answer'}")
         await asyncio.sleep(self.pause_s())
         connection.give(answer)
 
     async def _received(self, answer: web.Response) -> aiohttp.StreamReader:
-        """The body in two pieces, the second one later: no reader may take the first for all."""
+        """Return the body as a stream in two pieces, the second one later: no reader may expect it in one piece."""
         protocol: Any = aiohttp.base_protocol.BaseProtocol(self._loop)
         protocol.transport = _Transport()
         stream = aiohttp.StreamReader(protocol, 2**16, loop=self._loop)
@@ -126,12 +127,12 @@ class _Connection:
         self.is_cut = False
 
     def cut(self) -> None:
-        """Ends it: the client gets no answer."""
+        """End the connection: the client gets no answer."""
         self.is_cut = True
         self.give(None)
 
     def give(self, answer: web.Response | None) -> None:
-        """Hands the answer over, if anybody waits for it; None for an end without one."""
+        """Give the answer to the client if it waits; None: the connection ends without an answer."""
         if self.answer.done():
             return
         if answer is None:
@@ -141,7 +142,7 @@ class _Connection:
 
 
 class _Key:
-    """What a ClientConnectorError says of its host."""
+    """The host of a ClientConnectorError."""
 
     host = "render"
     port = 8080
@@ -153,7 +154,7 @@ _KEY: Any = _Key()
 
 
 class _Response:
-    """A client's view of an answer."""
+    """An answer as the client sees it."""
 
     def __init__(self, answer: web.Response, content: aiohttp.StreamReader) -> None:
         self.status = answer.status
@@ -163,8 +164,8 @@ class _Response:
         self.content = content
 
 
-class _Asking:
-    """`async with session.request(...) as response`."""
+class _RequestContext:
+    """Result of `Session.request`, for `async with`."""
 
     def __init__(self, network: Network, limit_s: float | None, *request: Any) -> None:
         self._network = network
@@ -176,7 +177,7 @@ class _Asking:
         self._limit = asyncio.timeout(self._limit_s)
         await self._limit.__aenter__()
         try:
-            return await self._network.ask(*self._request)
+            return await self._network.send(*self._request)
         except BaseException as error:
             await self._limit.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -189,7 +190,7 @@ class _Asking:
 
 
 class Session:
-    """Stands for aiohttp.ClientSession: a client's requests go through the network of the scenario."""
+    """Substitute of aiohttp.ClientSession: requests go through the network of the scenario."""
 
     network: Network
     """Set before the first session is opened."""
@@ -206,16 +207,16 @@ class Session:
         return None
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     def request(
         self, method: str, url: URL, *, data: Any = None, headers: Any = None, timeout: Any = None, **_: Any
-    ) -> _Asking:
+    ) -> _RequestContext:
         """See aiohttp.ClientSession."""
         body = data.read() if isinstance(data, io.IOBase) else bytes(data or b"")
         sent = {"Host": "render:8080", **self._headers, **dict(headers or {})}
         limits = [limit_s for limit_s in (timeout.total, timeout.sock_read) if limit_s] if timeout else []
-        return _Asking(self.network, min(limits, default=None), method, url, body, sent)
+        return _RequestContext(self.network, min(limits, default=None), method, url, body, sent)
 
 
 # --- the server's side
@@ -236,7 +237,7 @@ class _Transport:
 
 
 class _Protocol:
-    """What a request asks of its connection."""
+    """The attributes of a connection that aiohttp reads."""
 
     ssl_context = None
     peername = ("127.0.0.1", 40_000)
@@ -263,7 +264,7 @@ class _Payload:
 async def handle(
     handler: Handler, loop: asyncio.AbstractEventLoop, method: str, url: URL, body: bytes, headers: dict[str, str]
 ) -> web.Response | None:
-    """What a server's handler answers; None where it ends the connection instead."""
+    """Return the answer of a server's handler; None if it ends the connection without an answer."""
     task = asyncio.current_task()
     fields = CIMultiDictProxy(CIMultiDict(headers))
     raw = tuple((key.encode(), value.encode()) for key, value in headers.items())

@@ -5,7 +5,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, TypeVar
 
 from handlers.workers.worker import WorkerDeath
-from tests.simulation.loop import SimulatedLoop, life
+from tests.simulation.loop import SimulatedLoop, daemon_run
 
 T = TypeVar("T")
 
@@ -15,10 +15,10 @@ class SimulatedWorkers(Executor):
 
     loop: SimulatedLoop
     """Set before the first pool is created."""
-    longest_s = 0.2
-    """Longest duration of a job."""
+    max_job_s = 0.2
+    """Largest duration of a job."""
     _is_busy = False
-    """Whether a job is interrupted now. Other jobs wait, since real workers share no memory."""
+    """Whether a job is running or interrupted. Other jobs wait, since real workers do not share memory."""
 
     def __init__(self, count: int, memory_bytes: int = 0) -> None:
         self._free_at = [0.0] * count
@@ -30,31 +30,31 @@ class SimulatedWorkers(Executor):
         if self._is_ended:
             raise BrokenExecutor("the pool has ended")
         future: Future[T] = Future()
-        loop, owner = self.loop, life.get()
+        loop, owner = self.loop, daemon_run.get()
         worker = min(range(len(self._free_at)), key=self._free_at.__getitem__)
         begins = max(loop.now, self._free_at[worker])
-        self._free_at[worker] = ends = begins + loop._chances.random() * self.longest_s
+        self._free_at[worker] = ends = begins + loop._rng.random() * self.max_job_s
 
         def begin() -> None:
             if not self._is_ended:
                 future.set_running_or_notify_cancel()
 
         def end() -> None:
-            if self._is_ended or not future.running() or loop.is_dead(owner):
+            if self._is_ended or not future.running() or loop.is_killed(owner):
                 return
             if SimulatedWorkers._is_busy:
                 loop.call_later(0.01, end)
                 return
             SimulatedWorkers._is_busy = True
-            tell: Callable[[Any], None]
+            resolve: Callable[[Any], None]
             try:
-                tell, outcome = future.set_result, loop.interrupted(lambda: fn(*args, **kwargs))
+                resolve, outcome = future.set_result, loop.run_interruptibly(lambda: fn(*args, **kwargs))
             except Exception as error:  # noqa: BLE001  an executor passes on every exception of its function
-                tell, outcome = future.set_exception, error
+                resolve, outcome = future.set_exception, error
             finally:
                 SimulatedWorkers._is_busy = False
-            if not future.done():  # the pool may have broken meanwhile
-                tell(outcome)
+            if not future.done():  # the pool may have broken during an interruption
+                resolve(outcome)
 
         loop.call_at(begins, begin)
         loop.call_at(ends + 1e-6, end)
@@ -82,9 +82,9 @@ class SimulatedWorkers(Executor):
         self.end(0.0)
 
     def deaths(self) -> list[WorkerDeath]:
-        """Return what a killed worker would show."""
+        """Return the death of the killed worker."""
         return [WorkerDeath("", "signal SIGKILL")] if self._is_broken else []
 
     def pids(self) -> list[int]:
-        """Return no pids: there are no processes."""
+        """Return nothing: there are no processes."""
         return []

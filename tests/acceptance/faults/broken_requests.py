@@ -1,4 +1,4 @@
-"""Requests of broken, curious and hostile programs; seeded, so that they are repeatable."""
+"""Requests of broken, scanning and hostile programs. The same seed gives the same requests."""
 
 import contextlib
 import json
@@ -65,50 +65,50 @@ BODIES = (
 JOURNALS = ("", "/", "journal.sqlite", "/dev/zero", "a" * 100_000, "\0", "\ud800", 7, None, ["/"])
 
 
-def backup_request(chance: random.Random, journal: str) -> bytes:
-    """Return a request for a copy of a journal: of the right one, of another one, or spoiled."""
-    named = journal if chance.random() < 0.4 else chance.choice(JOURNALS)
+def backup_request(rng: random.Random, journal: str) -> bytes:
+    """Return a request for a copy of a journal: of this one, of another one, or a damaged request."""
+    named = journal if rng.random() < 0.4 else rng.choice(JOURNALS)
     body = json.dumps({"journal": named}).encode()
-    if chance.random() < 0.3:
-        where = chance.randrange(len(body))
-        body = body[:where] + chance.randbytes(chance.randrange(3)) + body[where + 1 :]
-    length = len(body) if chance.random() < 0.9 else chance.randrange(2 * len(body))
+    if rng.random() < 0.3:
+        where = rng.randrange(len(body))
+        body = body[:where] + rng.randbytes(rng.randrange(3)) + body[where + 1 :]
+    length = len(body) if rng.random() < 0.9 else rng.randrange(2 * len(body))
     head = b"POST /api/journal/backup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    connection = chance.choice((b"close", b"keep-alive"))
+    connection = rng.choice((b"close", b"keep-alive"))
     return head + b"Connection: %s\r\nContent-Length: %d\r\n\r\n" % (connection, length) + body
 
 
-def request_line(chance: random.Random) -> bytes:
-    path = chance.choice(PATHS)
-    match chance.randrange(6):
+def request_line(rng: random.Random) -> bytes:
+    path = rng.choice(PATHS)
+    match rng.randrange(6):
         case 0:
-            path = chance.choice(TRAVERSALS)
+            path = rng.choice(TRAVERSALS)
         case 1:
-            path += f"?{chance.choice(KEYS)}={chance.choice(VALUES)}"
+            path += f"?{rng.choice(KEYS)}={rng.choice(VALUES)}"
         case 2:
-            path += "?" + "&".join(f"{chance.choice(KEYS)}={chance.choice(VALUES)}" for _ in range(5))
+            path += "?" + "&".join(f"{rng.choice(KEYS)}={rng.choice(VALUES)}" for _ in range(5))
         case _:
             pass
-    method = "GET" if chance.random() < 0.5 else chance.choice(METHODS)
-    version = "HTTP/1.1" if chance.random() < 0.8 else chance.choice(VERSIONS)
+    method = "GET" if rng.random() < 0.5 else rng.choice(METHODS)
+    version = "HTTP/1.1" if rng.random() < 0.8 else rng.choice(VERSIONS)
     line = f"{method} {path} {version}".encode("utf-8", "surrogatepass")
-    if chance.random() < 0.1:
-        where = chance.randrange(len(line))
-        line = line[:where] + chance.randbytes(3) + line[where:]
+    if rng.random() < 0.1:
+        where = rng.randrange(len(line))
+        line = line[:where] + rng.randbytes(3) + line[where:]
     return line
 
 
-def request(chance: random.Random) -> bytes:
-    """Return a request of a broken, curious or hostile program."""
-    if chance.random() < 0.05:
-        return chance.randbytes(chance.randrange(1, 3000))
-    body = chance.choice(BODIES) if chance.random() < 0.3 else b""
+def request(rng: random.Random) -> bytes:
+    """Return a request of a broken, scanning or hostile program."""
+    if rng.random() < 0.05:
+        return rng.randbytes(rng.randrange(1, 3000))
+    body = rng.choice(BODIES) if rng.random() < 0.3 else b""
     lengths = (str(len(body)), str(len(body)), str(len(body)), "-1", "x", "99999999999999999999", "0", "1, 2")
-    # Requests for other hosts, and bodies of other types, are refused at once.
-    headers = [chance.choice((*[b"Host: localhost"] * 9, b"Host: x")), b"Connection: close"]
+    # Most requests have the right host and type: others are refused at once.
+    headers = [rng.choice((*[b"Host: localhost"] * 9, b"Host: x")), b"Connection: close"]
     if body:
-        headers += [b"Content-Type: application/json"] * chance.choice((1, 1, 0))
-        headers.append(f"Content-Length: {chance.choice(lengths)}".encode())
+        headers += [b"Content-Type: application/json"] * rng.choice((1, 1, 0))
+        headers.append(f"Content-Length: {rng.choice(lengths)}".encode())
     odd = (
         *(b"X: " + b"y" * 20_000, b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Upgrade: h2c", b"no colon"),
         *(
@@ -121,15 +121,15 @@ def request(chance: random.Random) -> bytes:
         ),
         *(b"Authorization: Bearer " + b"z" * 5000, b"Cookie: a=\x00", b"\r\nSplit: 1"),
     )
-    headers += chance.sample(odd, chance.choice((0, 0, 0, 0, 1, 2)))
-    headers += [b"N%d: v" % n for n in range(500)] if chance.random() < 0.02 else []
-    return request_line(chance) + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
+    headers += rng.sample(odd, rng.choice((0, 0, 0, 0, 1, 2)))
+    headers += [b"N%d: v" % n for n in range(500)] if rng.random() < 0.02 else []
+    return request_line(rng) + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
 
 
-def ask(address: tuple[str, int], sent: bytes, patience_s: float = 1.0) -> bytes:
-    """Return the answer to some bytes; nothing if the connection was closed or no answer came in time."""
+def ask(address: tuple[str, int], sent: bytes, timeout_s: float = 1.0) -> bytes:
+    """Send bytes; return the answer, which is empty if the connection was closed or no answer came in time."""
     answer = b""
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=patience_s) as connection:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=timeout_s) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(sent)
         while part := connection.recv(65536):

@@ -1,4 +1,4 @@
-"""Metafiles and TIFFs spoiled as by disks, networks, software and people; seeded, so that they are repeatable."""
+"""Damaged metafiles and TIFFs, as disks, networks, software and people cause them. A seed gives the same one again."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ Place = tuple[Any, Any]
 
 
 def places(content: Any) -> list[Place]:
-    """Yield every element of a JSON document but its root."""
+    """Return every element of a JSON document except the root."""
     found: list[Place] = []
     waiting = [content]
     while waiting:
@@ -37,45 +37,45 @@ def places(content: Any) -> list[Place]:
     return found
 
 
-def spoil_structure(chance: random.Random, content: Any) -> bytes:
-    """Remove, replace, double or move one to three elements of the document."""
+def damage_structure(rng: random.Random, content: Any) -> bytes:
+    """Remove, replace, duplicate or copy one to three elements of the document."""
     content = copy.deepcopy(content)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        container, key = chance.choice(places(content) or [([None], 0)])
-        match chance.randrange(8):
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        container, key = rng.choice(places(content) or [([None], 0)])
+        match rng.randrange(8):
             case 0:
                 del container[key]
             case 1 | 2:
-                container[key] = chance.choice(NUMBERS)
+                container[key] = rng.choice(NUMBERS)
             case 3 | 4:
-                container[key] = chance.choice(STRINGS)
+                container[key] = rng.choice(STRINGS)
             case 5:
-                container[key] = copy.deepcopy(chance.choice(OTHERS))
+                container[key] = copy.deepcopy(rng.choice(OTHERS))
             case 6:
-                _double(chance, container, key)
+                _duplicate(rng, container, key)
             case 7:
-                other, place = chance.choice(places(content) or [(container, key)])
+                other, place = rng.choice(places(content) or [(container, key)])
                 container[key] = copy.deepcopy(other[place])
-    return json.dumps(content, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
+    return json.dumps(content, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
-def _double(chance: random.Random, container: Any, key: Any) -> None:
+def _duplicate(rng: random.Random, container: Any, key: Any) -> None:
     if isinstance(container, list):
-        container.insert(chance.randrange(len(container) + 1), copy.deepcopy(container[key]))
+        container.insert(rng.randrange(len(container) + 1), copy.deepcopy(container[key]))
     else:
         container[f"{key}_"] = copy.deepcopy(container[key])
 
 
-def spoil_bytes(chance: random.Random, content: Any) -> bytes:
-    """Cut, flip, fill, re-encode or wrap the document's text."""
+def damage_bytes(rng: random.Random, content: Any) -> bytes:
+    """Truncate, change, fill, re-encode or wrap the text of the document."""
     raw = json.dumps(content).encode()
-    where = chance.randrange(len(raw))
-    spoils: tuple[Callable[[], bytes], ...] = (
+    where = rng.randrange(len(raw))
+    damages: tuple[Callable[[], bytes], ...] = (
         lambda: raw[:where],
         lambda: raw[where:],
         lambda: raw[:where] + bytes(len(raw) - where),
-        lambda: raw[:where] + chance.randbytes(chance.randrange(1, 9)) + raw[where:],
-        lambda: raw[:where] + bytes([raw[where] ^ (1 << chance.randrange(8))]) + raw[where + 1 :],
+        lambda: raw[:where] + rng.randbytes(rng.randrange(1, 9)) + raw[where:],
+        lambda: raw[:where] + bytes([raw[where] ^ (1 << rng.randrange(8))]) + raw[where + 1 :],
         lambda: raw[:where] + b"\xff\xfe\xc0\x80" + raw[where:],
         lambda: b"\xef\xbb\xbf" + raw,
         lambda: raw.decode().encode("utf-16"),
@@ -92,40 +92,52 @@ def spoil_bytes(chance: random.Random, content: Any) -> bytes:
         lambda: b"",
         lambda: b"null",
         lambda: b" " * 100_000,
-        lambda: chance.randbytes(5000),
+        lambda: rng.randbytes(5000),
         lambda: raw.replace(b" ", b"\xc2\xa0"),
         lambda: raw.replace(b",", b",,", 1),
     )
-    return chance.choice(spoils)()
+    return rng.choice(damages)()
 
 
-def spoil_metafile(chance: random.Random, content: Any) -> bytes:
-    """Return a spoiled metafile; two in three are still JSON."""
-    return spoil_structure(chance, content) if chance.random() < 0.66 else spoil_bytes(chance, content)
+def damage_metafile(rng: random.Random, content: Any) -> bytes:
+    """Return a damaged metafile; two in three are valid JSON."""
+    return damage_structure(rng, content) if rng.random() < 0.66 else damage_bytes(rng, content)
 
 
 _TAGS = (256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 320, 322, 323, 324, 325, 339)
 _VALUES = (0, 1, 2, 3, 7, 8, 16, 32, 255, 60_000, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1)
 
 
-def spoil_tiff(chance: random.Random, raw: bytes) -> bytes:
-    """Return a TIFF with a spoiled header, directory, pixels or length."""
-    spoils = (_flip, _flip_early, _set_tag, _set_tag, _set_tag, _set_entry, _cut, _fill, _append, _swap_order, _loop)
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        raw = chance.choice(spoils)(chance, raw) or b"II"
+def damage_tiff(rng: random.Random, raw: bytes) -> bytes:
+    """Return a TIFF with a damaged header, directory, pixels or length."""
+    damages = (
+        _flip,
+        _change_header,
+        _set_tag,
+        _set_tag,
+        _set_tag,
+        _set_entry,
+        _cut,
+        _fill,
+        _append,
+        _swap_order,
+        _loop,
+    )
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        raw = rng.choice(damages)(rng, raw) or b"II"
     return raw
 
 
-def _flip(chance: random.Random, raw: bytes) -> bytes:
-    where = chance.randrange(len(raw))
-    return raw[:where] + bytes([raw[where] ^ (1 << chance.randrange(8))]) + raw[where + 1 :]
+def _flip(rng: random.Random, raw: bytes) -> bytes:
+    where = rng.randrange(len(raw))
+    return raw[:where] + bytes([raw[where] ^ (1 << rng.randrange(8))]) + raw[where + 1 :]
 
 
-def _flip_early(chance: random.Random, raw: bytes) -> bytes:
-    """Spoil a byte in the header, or in its directory."""
-    start = _directory(raw) if chance.random() < 0.7 else 0
-    where = min(start + chance.randrange(180), len(raw) - 1)
-    return raw[:where] + chance.randbytes(1) + raw[where + 1 :]
+def _change_header(rng: random.Random, raw: bytes) -> bytes:
+    """Change a byte of the header or of its directory."""
+    start = _directory(raw) if rng.random() < 0.7 else 0
+    where = min(start + rng.randrange(180), len(raw) - 1)
+    return raw[:where] + rng.randbytes(1) + raw[where + 1 :]
 
 
 def _directory(raw: bytes) -> int:
@@ -133,48 +145,48 @@ def _directory(raw: bytes) -> int:
     return int(struct.unpack(f"{order}I", raw[4:8])[0]) if len(raw) >= 8 else 0
 
 
-def _set_tag(chance: random.Random, raw: bytes) -> bytes:
-    """Give one of the tags that matter another value."""
+def _set_tag(rng: random.Random, raw: bytes) -> bytes:
+    """Change the value of one of `_TAGS`."""
     order, start = (">" if raw[:1] == b"M" else "<"), _directory(raw)
     entries = range(start + 2, min(start + 2 + 12 * 20, len(raw) - 12), 12)
     tags = [at for at in entries if struct.unpack(f"{order}H", raw[at : at + 2])[0] in _TAGS]
     if not tags:
         return raw
-    at = chance.choice(tags)
-    return raw[: at + 8] + struct.pack(f"{order}I", chance.choice(_VALUES)) + raw[at + 12 :]
+    at = rng.choice(tags)
+    return raw[: at + 8] + struct.pack(f"{order}I", rng.choice(_VALUES)) + raw[at + 12 :]
 
 
-def _set_entry(chance: random.Random, raw: bytes) -> bytes:
-    """Give an entry of the directory another tag, type or count."""
-    start = _directory(raw) + 2 + 12 * chance.randrange(12)
+def _set_entry(rng: random.Random, raw: bytes) -> bytes:
+    """Change the tag, type or count of an entry of the directory."""
+    start = _directory(raw) + 2 + 12 * rng.randrange(12)
     if start + 12 > len(raw):
         return raw
-    at, letter = chance.choice(((start, "H"), (start + 2, "H"), (start + 4, "I")))
+    at, letter = rng.choice(((start, "H"), (start + 2, "H"), (start + 4, "I")))
     order = ">" if raw[:1] == b"M" else "<"
-    value = chance.choice(_VALUES) % (65_536 if letter == "H" else 2**32)
+    value = rng.choice(_VALUES) % (65_536 if letter == "H" else 2**32)
     return raw[:at] + struct.pack(order + letter, value) + raw[at + struct.calcsize(letter) :]
 
 
-def _cut(chance: random.Random, raw: bytes) -> bytes:
-    return raw[: chance.randrange(len(raw))]
+def _cut(rng: random.Random, raw: bytes) -> bytes:
+    return raw[: rng.randrange(len(raw))]
 
 
-def _fill(chance: random.Random, raw: bytes) -> bytes:
-    start = chance.randrange(len(raw))
-    length = chance.randrange(1, len(raw) - start + 1)
-    filling = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
+def _fill(rng: random.Random, raw: bytes) -> bytes:
+    start = rng.randrange(len(raw))
+    length = rng.randrange(1, len(raw) - start + 1)
+    filling = rng.choice((bytes(length), b"\xff" * length, rng.randbytes(length)))
     return raw[:start] + filling + raw[start + length :]
 
 
-def _append(chance: random.Random, raw: bytes) -> bytes:
-    return raw + chance.randbytes(chance.randrange(1, 2000))
+def _append(rng: random.Random, raw: bytes) -> bytes:
+    return raw + rng.randbytes(rng.randrange(1, 2000))
 
 
-def _swap_order(chance: random.Random, raw: bytes) -> bytes:
-    return chance.choice((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff\xe0")) + raw[4:]
+def _swap_order(rng: random.Random, raw: bytes) -> bytes:
+    return rng.choice((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff\xe0")) + raw[4:]
 
 
-def _loop(chance: random.Random, raw: bytes) -> bytes:
-    """Move the directory, or make it its own successor."""
+def _loop(rng: random.Random, raw: bytes) -> bytes:
+    """Change the offset of the directory."""
     order = ">" if raw[:1] == b"M" else "<"
-    return raw[:4] + struct.pack(f"{order}I", chance.choice((0, 4, 8, max(0, len(raw) - 2), 2**32 - 1))) + raw[8:]
+    return raw[:4] + struct.pack(f"{order}I", rng.choice((0, 4, 8, max(0, len(raw) - 2), 2**32 - 1))) + raw[8:]

@@ -39,7 +39,7 @@ class Scene:
 
     rig: Rig
     cluster: Cluster
-    chance: random.Random
+    rng: random.Random
     metafiles: list[Path] = field(default_factory=list)
 
     def keep_busy(self) -> None:
@@ -110,9 +110,9 @@ def test_workers_of_a_cluster_that_are_killed_cost_no_tile_and_no_montage(
 ) -> None:
     def kill(scene: Scene) -> str:
         scene.keep_busy()
-        time.sleep(scene.chance.uniform(0.1, 1.0))
-        worker = scene.chance.choice(scene.cluster.workers)
-        if scene.chance.random() < 0.7 and scene.cluster.kill_process_of(worker):
+        time.sleep(scene.rng.uniform(0.1, 1.0))
+        worker = scene.rng.choice(scene.cluster.workers)
+        if scene.rng.random() < 0.7 and scene.cluster.kill_process_of(worker):
             return "a worker's process"
         scene.cluster.kill_machine_of(worker)
         scene.wait_for_a_tile()
@@ -128,10 +128,10 @@ def test_a_scheduler_that_is_killed_and_comes_back_costs_no_tile(
 ) -> None:
     def restart(scene: Scene) -> str:
         scene.keep_busy()
-        time.sleep(scene.chance.uniform(0.1, 1.0))
+        time.sleep(scene.rng.uniform(0.1, 1.0))
         assert scene.cluster.scheduler
         scene.cluster.scheduler.end()
-        time.sleep(scene.chance.choice((0.0, 3.0)))
+        time.sleep(scene.rng.choice((0.0, 3.0)))
         scene.cluster.start_scheduler()
         scene.wait_for_a_tile()
         return "a scheduler"
@@ -146,9 +146,9 @@ def test_a_network_that_is_cut_for_a_while_costs_no_tile(
 ) -> None:
     def cut(scene: Scene) -> str:
         scene.keep_busy()
-        name = scene.chance.choice(MACHINES)
+        name = scene.rng.choice(MACHINES)
         net.shape(name, loss=1)
-        time.sleep(scene.chance.choice((2.0, 20.0)))  # shorter and longer than a connection lives
+        time.sleep(scene.rng.choice((2.0, 20.0)))  # shorter and longer than a connection lives
         net.shape(name, delay_ms=LATE_MS, loss=LOST)
         scene.wait_for_a_tile()
         return "the scheduler" if name == SCHEDULER else "a worker"

@@ -148,14 +148,14 @@ def undisturbed(root: Path, sections: int) -> dict[str, Any]:
     return result
 
 
-def kill_at_a_random_moment(rig: Rig, chance: random.Random) -> None:
+def kill_at_a_random_moment(rig: Rig, rng: random.Random) -> None:
     """Start the daemon and kill it: one time in five while it starts, otherwise within its first second of work."""
-    if chance.random() < 0.2:
+    if rng.random() < 0.2:
         rig.daemon = Program(rig.root / "daemon.log", "daemon", "run", "--config", str(rig.root / "daemon.toml"))
-        time.sleep(chance.uniform(0.2, 1.5))
+        time.sleep(rng.uniform(0.2, 1.5))
     else:
         rig.start()
-        time.sleep(chance.uniform(0.0, 1.0))
+        time.sleep(rng.uniform(0.0, 1.0))
     leader = rig.daemon.process.pid
     assert rig.daemon.process.poll() is None, rig.daemon.lines()[-20:]
     rig.daemon.kill()
@@ -168,7 +168,7 @@ def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
     expected = undisturbed(tmp_path / "calm", sections)
     rig = Rig(tmp_path / "killed", {"workers.count": WORKERS})
     staged = write_sections(rig.root / "staged", sections)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     where = [rig.acquisition / section.directory.relative_to(rig.root / "staged") for section in staged]
     metafiles = [directory / section.metafile.name for directory, section in zip(where, staged, strict=True)]
     images = [path / image.name for path, section in zip(where, staged, strict=True) for image in section.images]
@@ -181,7 +181,7 @@ def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
             for k in range(kill * sections // kills, (kill + 1) * sections // kills):
                 where[k].parent.mkdir(parents=True, exist_ok=True)
                 staged[k].directory.rename(where[k])
-            kill_at_a_random_moment(rig, chance)
+            kill_at_a_random_moment(rig, rng)
             deaths.append(Death(renames.up_to_now(), tiles_recorded(rig.root / "daemon.sqlite")))
         rig.start()
         rig.wait_until("complete", *metafiles, timeout_s=300)

@@ -22,7 +22,7 @@ from tests.acceptance.faults.accounts import (
     tiles_twice,
     wait_until_ended,
 )
-from tests.acceptance.faults.mutations import spoil_tiff
+from tests.acceptance.faults.mutations import damage_tiff
 from tests.acceptance.faults.pulse import felt
 from tests.acceptance.faults.rows import FaultRun, scale_asked_for
 from tests.acceptance.rig import Rig, running
@@ -37,11 +37,11 @@ MEMORY_UNIT_BYTES = 1024
 EXAMPLES = {None: 100, "tiny": 100, "short": 500, "full": 5000}[scale_asked_for()]
 
 
-def spoil_some(chance: random.Random, section: Written, count: int) -> set[str]:
+def spoil_some(rng: random.Random, section: Written, count: int) -> set[str]:
     """Spoil some images of a section; return their names."""
-    chosen = chance.sample(section.images, count)
+    chosen = rng.sample(section.images, count)
     for image in chosen:
-        image.write_bytes(spoil_tiff(chance, image.read_bytes()))
+        image.write_bytes(damage_tiff(rng, image.read_bytes()))
     return {image.name for image in chosen}
 
 
@@ -63,7 +63,7 @@ def problem_of(rig: Rig, section: Written, spoiled: set[str]) -> str:
 @pytest.mark.timeout(1200)
 def test_spoiled_images_fail_their_own_montages_by_name_and_no_others(tmp_path, scale, enter):
     wanted, seed = scale.pick(500, 100, 20), secrets.randbelow(10**6)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 3, "watch.settle_s": 0.1})
     spoiled: dict[Written, set[str]] = {}
     good: list[Path] = []
@@ -73,7 +73,7 @@ def test_spoiled_images_fail_their_own_montages_by_name_and_no_others(tmp_path, 
         bits = (8, 12)[number // 4 % 2]
         plan = section_plan(5000 + number, TILES, size=SIZE, bits=bits, session_id=f"spoiled_{number}")
         section = write_section(plan, rig.acquisition, pixels="noise")
-        spoiled[section] = spoil_some(chance, section, count)
+        spoiled[section] = spoil_some(rng, section, count)
         if number % 10 == 5:
             good.append(write_section(section_plan(1000 + number), rig.acquisition, pixels="noise").metafile)
     with running(rig), felt(rig.url) as pulse:
@@ -119,7 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(seed=st.integers(0, 2**64), base=st.sampled_from(TIFFS))
 def test_a_spoiled_image_gives_a_report_and_never_an_exception_or_much_memory(place, seed, base):
     path = place / "tile.tif"
-    path.write_bytes(spoil_tiff(random.Random(seed), base))
+    path.write_bytes(damage_tiff(random.Random(seed), base))
     before = peak_bytes()
     check_image(path)
     assert peak_bytes() - before < MOST_GROWTH_BYTES

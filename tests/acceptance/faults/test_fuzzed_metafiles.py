@@ -19,7 +19,7 @@ from tests.acceptance.faults.accounts import (
     tiles_twice,
     wait_until_ended,
 )
-from tests.acceptance.faults.mutations import spoil_metafile
+from tests.acceptance.faults.mutations import damage_metafile
 from tests.acceptance.faults.pulse import felt
 from tests.acceptance.faults.rows import FaultRun
 from tests.acceptance.rig import Rig, fetch, running
@@ -42,10 +42,10 @@ def base_documents() -> list[Any]:
     return real
 
 
-def write_spoiled(chance: random.Random, root: Path, number: int, documents: list[Any]) -> Path:
+def write_spoiled(rng: random.Random, root: Path, number: int, documents: list[Any]) -> Path:
     """Write a spoiled metafile with whole images, in a directory of its own."""
     if documents and number % 2:
-        content = chance.choice(documents)
+        content = rng.choice(documents)
         content[0]["metadata"]["grid"] = f"{5000 + number:06d}"
         directory = root / f"real_{number}"
         write_tiles_for(json.dumps(content).encode(), directory, SIZE)
@@ -58,7 +58,7 @@ def write_spoiled(chance: random.Random, root: Path, number: int, documents: lis
         section.directory.rename(directory)
         metafile = directory / section.metafile.name
     spoiled = directory / "spoiled"
-    spoiled.write_bytes(spoil_metafile(chance, content))
+    spoiled.write_bytes(damage_metafile(rng, content))
     spoiled.rename(metafile)
     return metafile
 
@@ -80,7 +80,7 @@ def is_as_it_should(rig: Rig, path: Path, row: dict[str, Any] | None) -> str:
 @pytest.mark.timeout(1200)
 def test_no_spoiled_metafile_crashes_the_daemon_or_holds_up_the_others(tmp_path, scale, enter):
     count, seed = scale.pick(1000, 150, 40), secrets.randbelow(10**6)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     settings = {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 2, "watch.settle_s": 0.1, "workers.count": 1}
     rig = Rig(tmp_path, settings)
     documents = base_documents()
@@ -92,7 +92,7 @@ def test_no_spoiled_metafile_crashes_the_daemon_or_holds_up_the_others(tmp_path,
         for first in range(0, count, ROUND):
             these = []
             for number in range(first, min(count, first + ROUND)):
-                path = write_spoiled(chance, staging, number, documents)
+                path = write_spoiled(rng, staging, number, documents)
                 place = rig.acquisition / path.parent.name
                 path.parent.rename(place)
                 these.append(place / path.name)

@@ -26,7 +26,7 @@ SLOW_CONNECTIONS = 100
 @pytest.mark.timeout(600)
 def test_no_request_takes_the_daemon_out_of_service(tmp_path, scale, enter):
     count, seed = scale.pick(5000, 1000, 50), secrets.randbelow(10**6)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 1})
     with running(rig), contextlib.ExitStack() as slow:
         parts = urlsplit(rig.url)
@@ -37,7 +37,7 @@ def test_no_request_takes_the_daemon_out_of_service(tmp_path, scale, enter):
             connection = slow.enter_context(socket.create_connection(address))
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX")
         with felt(rig.url) as pulse:
-            sent = [request(chance) for _ in range(count)]
+            sent = [request(rng) for _ in range(count)]
             with ThreadPoolExecutor(8) as strangers:
                 answers = list(strangers.map(lambda each: ask(address, each), sent))
             second = write_section(section_plan(1051, size=(64, 64)), rig.acquisition, pixels="noise").metafile

@@ -61,14 +61,14 @@ class Server(ThreadingHTTPServer):
 
 
 class Receiver:
-    """A receiver that is down, slow, refuses, redirects, or drops the connection after reading, by chance."""
+    """A receiver that is down, slow, refuses, redirects, or drops the connection after reading, by rng."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.accepted: list[dict[str, Any]] = []
         self.seen: list[dict[str, Any]] = []
         self.answers: defaultdict[int, int] = defaultdict(int)
         self.is_well = False
-        self._chance = chance
+        self._chance = rng
         self._lock = threading.Lock()
         self._port = 0
         self._server: Server | None = None
@@ -171,7 +171,7 @@ def problems(journal: Path, receiver: Receiver) -> list[str]:
     return found
 
 
-def kill_around_complete(rig: Rig, journal: Path, chance: random.Random, montages: int) -> None:
+def kill_around_complete(rig: Rig, journal: Path, rng: random.Random, montages: int) -> None:
     """Kill the daemon up to a second after the newest montage is MIPMAPPED, when others are about to be COMPLETE."""
     states = "SELECT state FROM montages ORDER BY id"
 
@@ -180,7 +180,7 @@ def kill_around_complete(rig: Rig, journal: Path, chance: random.Random, montage
         return len(found) == montages and found[-1] in ("mipmapped", "applied", "complete", "failed")
 
     wait_for(is_mipmapped, LIFE_S, lambda: str(rows(journal, states)))
-    time.sleep(chance.random() ** 2)
+    time.sleep(rng.random() ** 2)
     assert isinstance(rig.daemon, Program)
     rig.daemon.kill()
 
@@ -190,7 +190,7 @@ def kill_around_complete(rig: Rig, journal: Path, chance: random.Random, montage
 def test_every_event_arrives_in_order_though_the_daemon_is_killed_and_the_receiver_misbehaves(
     tmp_path: Path, scale: Scale, enter: Callable[[FaultRun], None], receiver: Receiver
 ) -> None:
-    kills, chance = scale.pick(100, 6, 3), random.Random(secrets.randbits(32))
+    kills, rng = scale.pick(100, 6, 3), random.Random(secrets.randbits(32))
     hooked = Hooked(tmp_path, {"watch.stacks.close_after_s": 0.2})
     hooked.hook = f'[[hook]]\nname = "h"\nurl = "{receiver.url}"\non = {json.dumps([str(kind) for kind in Kind])}\n'
     with running(hooked) as rig:
@@ -200,7 +200,7 @@ def test_every_event_arrives_in_order_though_the_daemon_is_killed_and_the_receiv
             sections.append(write_section(section_plan(FIRST_GRID + number, tiles=1, size=(64, 64)), rig.acquisition))
             if number % 5 == 4:
                 receiver.stop()
-            kill_around_complete(rig, journal, chance, number + 1)
+            kill_around_complete(rig, journal, rng, number + 1)
             if number % 5 == 4:
                 receiver.start()
             rig.start(LIFE_S)

@@ -124,14 +124,14 @@ class Copy:
             os.utime(target, ns=(SOURCE_NS, SOURCE_NS))
 
 
-def copies_of(rig: Rig, chance: random.Random, kinds: Sequence[tuple[Times, Pace]], most_stall_s: float) -> list[Copy]:
+def copies_of(rig: Rig, rng: random.Random, kinds: Sequence[tuple[Times, Pace]], most_stall_s: float) -> list[Copy]:
     found = []
     for number, (times, pace) in enumerate(kinds):
         plan = section_plan(3000 + number, TILES, size=SIZE, session_id=f"late_{number}")
         section = write_section(plan, rig.root / "source", pixels="noise")
         place = rig.acquisition / section.directory.relative_to(rig.root / "source")
-        stall_s = chance.uniform(most_stall_s / 3, most_stall_s)
-        found.append(Copy(section, place, times, pace, stall_s, metafile_first=chance.random() < 0.3))
+        stall_s = rng.uniform(most_stall_s / 3, most_stall_s)
+        found.append(Copy(section, place, times, pace, stall_s, metafile_first=rng.random() < 0.3))
     return found
 
 
@@ -179,10 +179,10 @@ def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
 @pytest.mark.timeout(1200)
 def test_no_copy_of_any_kind_leaves_a_tile_half_black(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     kinds = [(times, pace) for times in Times for pace in Pace] * scale.pick(6, 2, 1)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 300})
-    row, problems = run_copies(rig, copies_of(rig, chance, kinds, scale.pick(25.0, 12.0, 6.0)))
+    row, problems = run_copies(rig, copies_of(rig, rng, kinds, scale.pick(25.0, 12.0, 6.0)))
     print(f"seed {seed}", *problems, sep="\n")  # noqa: T201  to be seen when it fails
     enter(row)
     assert not problems

@@ -35,7 +35,7 @@ def workers_of(daemon: int) -> list[int]:
 @pytest.mark.timeout(900)
 def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, scale, enter):
     kills, seed = scale.pick(100, 20, 4), secrets.randbelow(10**6)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     rig = Rig(tmp_path, {"workers.count": 2, "watch.mipmaps.levels": LEVELS})
     metafiles: list[Path] = []
     killed: set[int] = set()
@@ -47,11 +47,11 @@ def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, 
                 metafiles.append(write_section(plan, rig.acquisition, pixels="noise").metafile)
                 continue
             # First the pause, then the choice: otherwise nearly every kill would hit a starting pool.
-            time.sleep(chance.uniform(0.1, 0.6))
+            time.sleep(rng.uniform(0.1, 0.6))
             candidates = [pid for pid in workers_of(rig.daemon.process.pid) if pid not in killed]
             if not candidates:
                 continue
-            victim = chance.choice(candidates)
+            victim = rng.choice(candidates)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 killed.add(victim)
