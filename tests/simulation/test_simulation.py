@@ -18,7 +18,7 @@ PLANT = """
 import sys
 from tests.simulation import substitutes
 substitutes.install()
-from daemon.journal import tile_sets
+from daemon.journal.tables import tile_sets
 {fault}
 from tests.simulation.command import main
 sys.exit(main())
@@ -73,7 +73,7 @@ def test_an_upload_that_ends_after_its_time_out_leaves_no_tile_of_a_replaced_con
     lines = ended.stdout.splitlines()
     assert len(lines) == 4, ended.stdout + ended.stderr
     assert all(line.endswith("{'superseded': 1, 'complete': 1} []") for line in lines), ended.stdout
-    fault = "from daemon.journal import tile_sets; tile_sets._MAY_BE_OVERWRITTEN = 'SELECT 0 * :id'"
+    fault = "from daemon.journal.tables import tile_sets; tile_sets._MAY_BE_OVERWRITTEN = 'SELECT 0 * :id'"
     ended = run("-c", LATE_UPLOADS.format(fault=fault))
     assert "stacks match files" in ended.stdout, ended.stdout + ended.stderr
 
