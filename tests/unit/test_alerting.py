@@ -88,7 +88,7 @@ def test_a_condition_that_recurs_after_its_reported_end_is_reported_again() -> N
     assert [title for _, title in day.run(4 * HOUR)] == ["render-ws unreachable", "over: render-ws unreachable"] * 2
 
 
-def test_a_condition_that_recurs_before_its_end_is_reported_stays_the_same() -> None:
+def test_a_condition_that_recurs_before_its_end_is_reported_is_not_reported_again() -> None:
     alerts = mark_reported(observe({}, [RENDER], 0), due(observe({}, [RENDER], 0), 400, REPEAT_S)[0], 400)
     gone = observe(alerts, [], 500)
     assert [message.title for message in due(gone, 500, REPEAT_S)] == ["over: render-ws unreachable"]
@@ -96,7 +96,7 @@ def test_a_condition_that_recurs_before_its_end_is_reported_stays_the_same() -> 
     assert due(again, 510, REPEAT_S) == []
 
 
-def test_a_message_lists_a_few_and_counts_the_others() -> None:
+def test_a_message_lists_five_conditions_and_counts_the_others() -> None:
     alerts = observe({}, [failed(number) for number in range(20)], 0)
     (message,) = due(alerts, 100, REPEAT_S)
     assert message.body.count("\n") == 5

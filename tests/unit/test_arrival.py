@@ -26,7 +26,7 @@ def parsed_with_first_image(place: Path, img_path: str):
     return section.directory, PyTemca().parse(json.dumps(content).encode(), section.metafile)
 
 
-def test_a_name_beyond_the_disks_limit_fails_at_once(tmp_path):
+def test_a_name_that_is_longer_than_the_disk_allows_is_a_fault_of_the_metafile(tmp_path):
     directory, acquisition = parsed_with_first_image(tmp_path, "x" * 70_000 + ".tif")
     with pytest.raises(MetafileFault, match="is longer than the disk's limit for names") as caught:
         check_images(acquisition, directory)
@@ -41,7 +41,7 @@ def test_an_image_below_a_file_instead_of_a_directory_is_missing(tmp_path):
     assert missing.path == directory / "images" / "tile.tif"
 
 
-def test_an_unusable_image_comes_with_a_hint(tmp_path):
+def test_an_unusable_image_has_a_hint(tmp_path):
     directory, acquisition = parsed_with_first_image(tmp_path, "a.tif")
     lerc = Kind(tags={259: (3, [34887])})
     (directory / "a.tif").write_bytes(lerc.file(np.zeros((64, 64), np.uint8)))

@@ -70,7 +70,7 @@ def test_an_unsupported_or_invalid_header_is_refused_with_the_reason(
         inspect_image(path)
 
 
-def test_a_file_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
+def test_a_file_truncated_at_any_byte_is_refused(tmp_path: Path) -> None:
     whole = bmp(tmp_path / "a.bmp").read_bytes()
     for length in range(2, len(whole)):
         (tmp_path / "a.bmp").write_bytes(whole[:length])

@@ -118,7 +118,7 @@ def test_a_url_without_the_usual_path_is_noted(settings: Callable[..., Settings]
         ("http://render/render-ws/v1", False),
     ],
 )
-def test_a_login_that_crosses_the_network_unencrypted_is_noted(
+def test_a_login_over_an_unencrypted_network_connection_is_noted(
     settings: Callable[..., Settings], url: str, is_noted: bool
 ) -> None:
     found = preflight(settings(render={"url": url, "owner": "em", "project": "v1"}))

@@ -55,6 +55,11 @@ def problems_of(path: Path) -> tuple[str, ...]:
     return refusal.value.problems
 
 
+def problem_of(path: Path) -> str:
+    (problem,) = problems_of(path)
+    return problem
+
+
 def changed(old: str, new: str, text: str = SMALLEST) -> str:
     assert old in text
     return text.replace(old, new)
@@ -134,7 +139,7 @@ def test_settings_are_frozen(write: Write) -> None:
         settings.watch[0].mipmaps.levels = 2
 
 
-def test_values_of_the_caller_override_the_environment_and_those_the_file(
+def test_the_caller_overrides_the_environment_which_overrides_the_file(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(SMALLEST + "[http]\nport = 1\nhost = 'localhost'\n")
@@ -244,8 +249,7 @@ def test_the_option_overrides_the_variable_and_the_default_of_the_configuration_
 def test_a_wrong_value_is_reported_with_its_key_and_the_allowed_values(
     write: Write, old: str, new: str, expected: str
 ) -> None:
-    (problem,) = problems_of(write(changed(old, new)))
-    assert problem.startswith(expected)
+    assert problem_of(write(changed(old, new))).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +272,7 @@ def test_a_template_or_pattern_is_checked_when_settings_are_loaded(
 ) -> None:
     rule = 'rule = "grid"'
     new = f'rule = "name"\n{line}' if section == "z" else f"{rule}\n[watch.{section}]\n{line}"
-    (problem,) = problems_of(write(changed(rule, new)))
-    assert problem.startswith(expected)
+    assert problem_of(write(changed(rule, new))).startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -282,8 +285,7 @@ def test_a_template_or_pattern_is_checked_when_settings_are_loaded(
     ],
 )
 def test_wrong_brackets_are_refused_with_a_hint(write: Write, old: str, new: str, expected: str) -> None:
-    (problem,) = problems_of(write(changed(old, new)))
-    assert problem.startswith(expected)
+    assert problem_of(write(changed(old, new))).startswith(expected)
 
 
 def test_a_value_in_place_of_a_section_is_refused_with_a_hint(write: Write) -> None:
@@ -292,8 +294,10 @@ def test_a_value_in_place_of_a_section_is_refused_with_a_hint(write: Write) -> N
 
 def test_a_watch_that_only_the_environment_sets_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__0__NAME", "a")
-    (problem,) = problems_of(write(SMALLEST[: SMALLEST.index("[[watch]]")]))
-    assert problem == "watch: the environment sets keys of it, but the file has no [[watch]]"
+    assert (
+        problem_of(write(SMALLEST[: SMALLEST.index("[[watch]]")]))
+        == "watch: the environment sets keys of it, but the file has no [[watch]]"
+    )
 
 
 def test_optional_keys_of_the_example_have_their_defaults() -> None:
@@ -354,8 +358,7 @@ def test_an_empty_file_is_refused_with_the_required_keys(write: Write) -> None:
 @pytest.mark.parametrize("watched", ["/data/temca2", "/data/temca2/deeper", "/data"])
 def test_overlapping_watches_are_refused(write: Write, watched: str) -> None:
     second = changed("/data/temca3", watched, changed("/data/mipmaps", "/mips", SECOND))
-    (problem,) = problems_of(write(changed("/data/mipmaps", "/mips") + second))
-    assert problem == (
+    assert problem_of(write(changed("/data/mipmaps", "/mips") + second)) == (
         f"watch[1].directory: {watched} overlaps /data/temca2 of watch[0]; a metafile belongs to one watch"
     )
 
@@ -370,8 +373,9 @@ def test_owner_and_project_of_a_watch_default_to_those_of_render(write: Write) -
 
 def test_a_full_stack_name_that_is_too_long_without_its_fields_is_refused(write: Write) -> None:
     long = f"[watch.stacks]\nowner = '{'o' * 60}'\nproject = '{'p' * 40}_{{specimen_id}}'\n"
-    (problem,) = problems_of(write(SMALLEST + SECOND + long))
-    assert problem.startswith(f"watch[1].stacks.raw: {'o' * 60}/{'p' * 40}_x/x_raw owner, project and stack have 107 ")
+    assert problem_of(write(SMALLEST + SECOND + long)).startswith(
+        f"watch[1].stacks.raw: {'o' * 60}/{'p' * 40}_x/x_raw owner, project and stack have 107 "
+    )
 
 
 def test_directories_with_a_common_name_prefix_do_not_overlap(write: Write) -> None:
@@ -379,8 +383,10 @@ def test_directories_with_a_common_name_prefix_do_not_overlap(write: Write) -> N
 
 
 def test_a_watch_name_used_twice_is_refused(write: Write) -> None:
-    (problem,) = problems_of(write(SMALLEST + changed('"temca3"', '"temca2"', SECOND)))
-    assert problem == "watch[1].name: 'temca2' is already the name of watch[0]"
+    assert (
+        problem_of(write(SMALLEST + changed('"temca3"', '"temca2"', SECOND)))
+        == "watch[1].name: 'temca2' is already the name of watch[0]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -401,8 +407,7 @@ def test_a_watch_name_used_twice_is_refused(write: Write) -> None:
     ],
 )
 def test_writing_in_a_watched_directory_is_refused(write: Write, text: str, expected: str) -> None:
-    (problem,) = problems_of(write(text))
-    assert problem.startswith(expected)
+    assert problem_of(write(text)).startswith(expected)
 
 
 MAPPED = """
@@ -451,8 +456,7 @@ def test_with_a_path_builder_levels_have_the_paths_that_render_derives(write: Wr
     ],
 )
 def test_an_invalid_path_map_is_refused(write: Write, entries: str, expected: str) -> None:
-    (problem,) = problems_of(write(f"{SMALLEST}\n[[render.path_map]]\n{entries}\n"))
-    assert problem.startswith(expected)
+    assert problem_of(write(f"{SMALLEST}\n[[render.path_map]]\n{entries}\n")).startswith(expected)
 
 
 def test_a_path_map_may_come_from_the_environment(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,27 +492,28 @@ def test_a_variable_of_no_entry_of_the_path_map_is_refused(
     write: Write, monkeypatch: pytest.MonkeyPatch, mapped: str, name: str, expected: str
 ) -> None:
     monkeypatch.setenv(f"TEMWATCH_RENDER__PATH_MAP__{name}", "/other")
-    (problem,) = problems_of(write(SMALLEST + mapped))
-    assert problem.startswith(expected)
+    assert problem_of(write(SMALLEST + mapped)).startswith(expected)
 
 
 def test_a_path_builder_is_refused_with_a_drive_letter(write: Write) -> None:
-    (problem,) = problems_of(write(changed("output_dir", "apply = 'path_builder'\noutput_dir") + MAPPED))
-    assert problem.startswith(
+    assert problem_of(write(changed("output_dir", "apply = 'path_builder'\noutput_dir") + MAPPED)).startswith(
         "watch[0].mipmaps.apply: 'path_builder' cannot be used with /data/mipmaps: its URL file:///Z:/mips"
     )
 
 
 def test_a_path_builder_is_refused_if_a_url_escapes_the_directory(write: Write) -> None:
     text = changed("/data/temca2", "/data/tape 151", changed("output_dir", 'apply = "path_builder"\noutput_dir'))
-    (problem,) = problems_of(write(text))
-    assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' cannot be used with /data/tape 151")
+    assert problem_of(write(text)).startswith(
+        "watch[0].mipmaps.apply: 'path_builder' cannot be used with /data/tape 151"
+    )
 
 
 def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> None:
     ingest = 'reference_sets = "ingest"\n'
-    (problem,) = problems_of(write(changed("[watch.z]", ingest + "[watch.z]")))
-    assert problem == "watch[0].reference_sets: 'ingest' contradicts '*_reference_*' in ignore, which matches them"
+    assert (
+        problem_of(write(changed("[watch.z]", ingest + "[watch.z]")))
+        == "watch[0].reference_sets: 'ingest' contradicts '*_reference_*' in ignore, which matches them"
+    )
     assert load_settings(write(changed("[watch.z]", ingest + "ignore = []\n[watch.z]"))).watch[0].ignore == ()
 
 
@@ -535,8 +540,7 @@ def test_reference_sets_cannot_be_both_ingested_and_ignored(write: Write) -> Non
 )
 def test_malformed_toml_is_reported_with_file_and_line(write: Write, text: str, expected: str) -> None:
     path = write(text)
-    (problem,) = problems_of(path)
-    assert problem.startswith(f"{path}{expected}")
+    assert problem_of(path).startswith(f"{path}{expected}")
 
 
 def test_text_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
@@ -546,8 +550,9 @@ def test_text_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None
 
 
 def test_a_missing_file_is_reported_with_a_hint(tmp_path: Path) -> None:
-    (problem,) = problems_of(tmp_path / "none.toml")
-    assert problem.startswith(f"{tmp_path / 'none.toml'}: no such file (copy config.example.toml there")
+    assert problem_of(tmp_path / "none.toml").startswith(
+        f"{tmp_path / 'none.toml'}: no such file (copy config.example.toml there"
+    )
     assert problems_of(tmp_path) == (f"{tmp_path}: cannot be read: Is a directory",)
 
 
@@ -563,22 +568,23 @@ def test_a_wrong_value_from_the_environment_names_the_variable(write: Write, mon
 
 def test_a_list_that_is_not_json_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__0__IGNORE", "[")
-    (problem,) = problems_of(write(SMALLEST))
+    problem = problem_of(write(SMALLEST))
     assert "ignore" in problem
     assert "JSON" in problem
 
 
 def test_the_environment_cannot_add_a_watch(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMWATCH_WATCH__1__STRICT", "true")
-    (problem,) = problems_of(write(SMALLEST))
-    assert problem == "TEMWATCH_WATCH__1__...: there is no watch[1]; [[watch]] in the file: 1, numbered from 0"
+    assert (
+        problem_of(write(SMALLEST))
+        == "TEMWATCH_WATCH__1__...: there is no watch[1]; [[watch]] in the file: 1, numbered from 0"
+    )
 
 
 def test_a_z_table_is_checked_when_settings_are_loaded(write: Write, tmp_path: Path) -> None:
     table = tmp_path / "z.csv"
     path = write(changed('rule = "grid"', f'rule = "table"\ntable = "{table}"'))
-    (problem,) = problems_of(path)
-    assert problem.startswith(f"watch[0].z.table: {table} cannot be read")
+    assert problem_of(path).startswith(f"watch[0].z.table: {table} cannot be read")
     table.write_text("grid,z\n001050,7.5\n")
     assert load_settings(path).watch[0].to_z_rule().table is not None
 
@@ -592,8 +598,7 @@ def test_a_token_that_is_short_invalid_or_open_to_others_is_refused(
     token = tmp_path / "token"
     token.write_text(content)
     token.chmod(mode)
-    (problem,) = problems_of(write(SMALLEST + f'[http]\ntoken_file = "{token}"\n'))
-    assert problem.startswith(f"http.token_file: {token} ")
+    assert problem_of(write(SMALLEST + f'[http]\ntoken_file = "{token}"\n')).startswith(f"http.token_file: {token} ")
 
 
 def test_a_token_is_read_from_a_private_file_and_never_shown(write: Write, tmp_path: Path) -> None:
@@ -630,24 +635,29 @@ def test_masks_of_jpg_mipmaps_are_png_and_exclude_a_path_builder(write: Write) -
     masked = changed("output_dir", keys) + '[watch.tilespecs]\nmask = "/data/mask.png"\n'
     plan = load_settings(write(masked)).watch[0].mipmap_plan()
     assert (plan.extension, plan.mask_encoding.extension) == ("jpg", "png")
-    (problem,) = problems_of(write(changed("quality", "apply = 'path_builder'\nquality", masked)))
-    assert problem.startswith("watch[0].mipmaps.apply: 'path_builder' has one extension")
+    assert problem_of(write(changed("quality", "apply = 'path_builder'\nquality", masked))).startswith(
+        "watch[0].mipmaps.apply: 'path_builder' has one extension"
+    )
 
 
 MOUNTS = (Mount("/", "ext4"), Mount("/share", "nfs4"))
 
 
-def test_a_journal_on_a_share_is_refused_without_allow_network(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_on_a_network_file_system_is_refused_without_allow_network(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("daemon.config.files.read_mounts", lambda: MOUNTS)
     path = '[journal]\npath = "/share/temwatch/journal.sqlite"\n'
-    (problem,) = problems_of(write(SMALLEST + path))
+    problem = problem_of(write(SMALLEST + path))
     assert problem.startswith("journal.path: /share/temwatch/journal.sqlite is on nfs4, mounted at /share: ")
     assert "journal.allow_network = true" in problem
     load_settings(write(SMALLEST + path + "allow_network = true\n"))
     load_settings(write(SMALLEST))
 
 
-def test_the_file_system_below_an_automount_decides(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_system_of_a_journal_below_an_automount_is_the_mounted_one(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounts = iter(
         [Mount("/share", "autofs"), Mount("/share", "ext4"), Mount("/share", "autofs"), Mount("/share", "autofs")]
     )

@@ -61,7 +61,7 @@ def refusal(root: Container, path: Path, **options: Any) -> int | None:
 
 @pytest.mark.usefixtures("method")
 class TestOpening:
-    def test_a_directory_below_is_opened(self, tmp_path: Path) -> None:
+    def test_a_directory_below_the_container_is_opened(self, tmp_path: Path) -> None:
         (tmp_path / "a/b").mkdir(parents=True)
         root = Container.of(tmp_path)
         assert opened(root, tmp_path / "a/b") == str(tmp_path / "a/b")

@@ -29,7 +29,7 @@ def test_the_limit_is_reached_with_as_many_watches_as_allowed() -> None:
     assert compare("/data", TREE, parse_watches(FDINFO), limit=2, held=2).limit_reached
 
 
-def test_the_limit_does_not_matter_while_everything_is_watched() -> None:
+def test_the_limit_is_not_reached_while_every_directory_is_watched() -> None:
     watches = frozenset((DISK, inode) for inode in (2, 3, 4))
     assert not compare("/data", TREE, watches, limit=3, held=3).limit_reached
 

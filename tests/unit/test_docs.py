@@ -83,6 +83,13 @@ def test_every_option_of_a_command_in_the_documents_exists(document: Path) -> No
     assert [unknown for line in lines for unknown in unknown_options_in(line)] == []
 
 
+def test_the_check_of_options_finds_an_unknown_one() -> None:
+    lines = code_lines(
+        "```sh\n/opt/temwatch/bin/temwatch status --as-json | less\n```\n    temwatch journal check --config a.toml\n"
+    )
+    assert [unknown for line in lines for unknown in unknown_options_in(line)] == [("status", "--as-json")]
+
+
 def configuration_keys() -> dict[str, set[str]]:
     """The keys of each section of the configuration."""
     chapters = re.findall(
@@ -91,16 +98,28 @@ def configuration_keys() -> dict[str, set[str]]:
     return {section: set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) for section, table in chapters}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_configuration_key_that_a_document_names_exists(document: Path) -> None:
+def unknown_keys_in(text: str) -> list[str]:
+    """Names in the text that begin with a section of the configuration, without keys, events of the log and files."""
     sections = configuration_keys()
     keys = {f"{section}.{key}" for section, its_keys in sections.items() for key in its_keys}
     known = {name for key in {*keys, *sections} for name in (key, key.partition(".")[2])} | IMPORT_PARAMETERS
     prefixes = {name.partition(".")[0] for name in known if "." in name} - {"store"}
-    named = re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)`", document.read_text(encoding="utf-8"))
+    named = re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)`", text)
     files = re.compile(r".*\.(py|c|toml|lock|json|md|txt|csv|conf|client)")
     dotted = {name for name in named if name.partition(".")[0] in prefixes and not files.fullmatch(name)}
-    assert sorted(dotted - known - EVENTS_OF_THE_LOG) == []
+    return sorted(dotted - known - EVENTS_OF_THE_LOG)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_configuration_key_that_a_document_names_exists(document: Path) -> None:
+    assert unknown_keys_in(document.read_text(encoding="utf-8")) == []
+
+
+def test_the_check_of_keys_finds_an_unknown_one() -> None:
+    assert unknown_keys_in("set `render.owner_name` and `watch.mipmaps.levels`, or `stacks.close_soon`") == [
+        "render.owner_name",
+        "stacks.close_soon",
+    ]
 
 
 def test_every_metric_that_a_document_names_exists() -> None:

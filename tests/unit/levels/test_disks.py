@@ -206,7 +206,7 @@ class TestFailingDisks:
         monkeypatch.setattr(atomic_write, "_write", lambda path, content, *others: write(path, content[:-5], *others))
         assert "reads back differently" in str(fault_of(job_for(level0, output_dir)))
 
-    def test_a_name_that_is_too_long_fails_at_once(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_name_that_is_too_long_is_a_fault_of_the_settings(self, tmp_path: Path, output_dir: Path) -> None:
         report = make_mipmaps(job_for(save(tmp_path / ("x" * 252), texture(), format="TIFF"), output_dir))
         assert report.fault is not None
         assert report.fault.kind == "SettingsFault"

@@ -108,7 +108,7 @@ class TestExistingLevels:
         assert [made.mode for made in report.made] == ["I;16", "I;16"]
         assert [kept.mode for kept in make_mipmaps(replace(job, convert_to_8bit=False)).kept] == ["I;16", "I;16"]
 
-    def test_levels_of_a_mask_of_one_bit_are_kept_too(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_levels_of_a_mask_of_one_bit_are_kept(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / "m.png", Image.fromarray(texture()).convert("1"))
         age(file, 60)
         job = job_for(file, output_dir, reduction=MASK, is_mask=True, force=False)

@@ -10,11 +10,11 @@ from PIL import Image
 
 from handlers.container import Container
 from handlers.errors import ImageFault, SettingsFault
-from handlers.images import decode
 from handlers.images import level0 as level0_module
 from handlers.images.decode import verify_level
 from handlers.images.encode import Encoding
 from handlers.images.header import inspect_image, open_descriptor
+from handlers.images.level0 import FileLevel0
 from handlers.images.reduction import MASK, METHODS, Reduction
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.plan import Level0, MipmapPlan, absent_levels, level_uris
@@ -297,19 +297,42 @@ class TestPathsOfThePlan:
         assert len(set(paths)) == 4
 
 
-def test_level_0_is_decoded_once_for_all_levels(
+def reads_of_level0(
+    level0: Path, output_dir: Path, pixels: Any, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> list[str]:
+    """Save level 0 and make three levels of it; return the names of the methods that read its pixels."""
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        method = getattr(FileLevel0, name)
+
+        def read(*arguments: Any) -> Any:
+            calls.append(name)
+            return method(*arguments)
+
+        return read
+
+    for name in ("pixels", "stream"):
+        monkeypatch.setattr(FileLevel0, name, counted(name))
+    save(level0, pixels, **options)
+    assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
+    return calls
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"format": "PNG"}, {"format": "JPEG"}], ids=str)
+def test_level_0_is_read_once_for_all_levels(
+    level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    pixels = np.full((HEIGHT, WIDTH), 200, np.uint8)
+    assert len(reads_of_level0(level0, output_dir, pixels, monkeypatch, **options)) == 1
+
+
+def test_level_0_is_read_once_more_for_all_levels_whose_mean_is_corrected(
     level0: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded: list[Path] = []
-    decoder = decode._decode
-
-    def counted(file: Any, info: Any) -> Any:
-        decoded.append(Path(f"/proc/self/fd/{file.fileno()}").readlink())
-        return decoder(file, info)
-
-    monkeypatch.setattr(decode, "_decode", counted)
-    assert len(make_mipmaps(job_for(level0, output_dir, levels=3)).made) == 3
-    assert len([path for path in decoded if path == level0]) == 1
+    pixels = np.full((HEIGHT, WIDTH), 100, np.uint8)
+    pixels[::2, ::2] = 101
+    assert reads_of_level0(level0, output_dir, pixels, monkeypatch) == ["stream", "pixels"]
 
 
 def test_an_invalid_image_has_a_fault_in_its_report_and_the_others_have_none(level0: Path, output_dir: Path) -> None:

@@ -23,8 +23,8 @@ from handlers.errors import (
     Waiting,
     WorkerFault,
 )
-from handlers.images import decode
 from handlers.images.header import inspect_image
+from handlers.images.level0 import FileLevel0
 from handlers.images.pillow_pixels import ROWS_AT_ONCE
 from handlers.images.reduction import METHODS, Reduction
 from handlers.mipmaps.job import MipmapJob
@@ -126,7 +126,7 @@ class TestRefusedImages:
         os.truncate(file, file.stat().st_size - 1)
         assert "truncated" in str(fault_of(job_for(file, output_dir)))
 
-    def test_a_png_whose_pixels_are_damaged_is_refused(self, tmp_path: Path, output_dir: Path) -> None:
+    def test_a_png_with_corrupted_pixels_is_refused(self, tmp_path: Path, output_dir: Path) -> None:
         file = save(tmp_path / "a.png", texture())
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 0xFF
@@ -150,7 +150,7 @@ class TestRefusedImages:
         )
         file = tmp_path / "a.png"
         file.write_bytes(content)
-        monkeypatch.setattr(decode, "_decode", None)
+        monkeypatch.setattr(FileLevel0, "pixels", None)
         assert "60000x60000" in str(fault_of(job_for(file, output_dir)))
 
     @pytest.mark.parametrize("compression", [None, "tiff_adobe_deflate"])
@@ -170,7 +170,8 @@ class TestRefusedImages:
     def test_a_jpeg_level_of_16_bits_is_refused_without_decoding_the_image(
         self, tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(decode, "_decode", None)
+        monkeypatch.setattr(FileLevel0, "pixels", None)
+        monkeypatch.setattr(FileLevel0, "stream", None)
         file = save(tmp_path / "a.tif", texture(np.uint16))
         fault = fault_of(job_for(file, output_dir, extension="jpg", convert_to_8bit=False))
         assert isinstance(fault, SettingsFault)
