@@ -213,7 +213,7 @@ async def large(directory: Path) -> AsyncIterator[Sequence[View]]:
         yield [
             View("section-large", shown.url(page)),
             View("section-large-focus", shown.url(f"{page}?show=focus")),
-            View("tile-large", shown.url(await shown.first())),
+            View("tile-large", shown.url(await shown.first_tile_path())),
         ]
 
 
@@ -244,7 +244,7 @@ async def section(
         await running.notice(written.metafile)
         state = MontageState.COMPLETE if made is None else MontageState.INGESTED
         montage = await running.reaches(written.metafile, state, timeout_s=600)
-        journal = running.work.journal
+        journal = running.assembly.journal
         while made is not None and len(await journal.tiles_made(montage.id)) < made:  # noqa: ASYNC110  no event reports it
             await asyncio.sleep(0.05)
         async with served(running, montage) as shown:

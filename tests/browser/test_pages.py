@@ -59,7 +59,7 @@ async def is_marked(page: Page) -> bool:
 @pytest.mark.slow
 async def test_the_overview_follows_a_new_section_until_it_is_complete(viewer: Viewer, tmp_path):
     async with bench(tmp_path) as running:
-        work = running.work
+        work = running.assembly
 
         async def facts():
             return WELL
@@ -98,7 +98,7 @@ async def test_selected_failures_are_retried_without_reloading_the_page(viewer: 
     await page.get_by_role("button", name="Retry 2 selected").click()
     await expect(page.locator("#failed output")).to_have_text("2 sections are retried.")
     await expect(page.locator("#failed tbody tr")).to_have_count(1)
-    assert len(face.line.enqueued) == 2
+    assert len(face.queue.enqueued) == 2
     assert await is_marked(page)
 
 
@@ -109,11 +109,11 @@ async def test_all_failures_are_retried_after_a_confirmation(viewer: Viewer, fac
     viewer.confirms = "Retry all 2 failed sections?"
     await page.get_by_role("button", name="Retry all 2").click()
     await expect(page.get_by_text("No section has failed.")).to_be_visible()
-    assert sorted(face.line.enqueued) == ids
+    assert sorted(face.queue.enqueued) == ids
     ids.append(await face.failed(3))
     await page.get_by_role("button", name="Retry it").click()  # without a confirmation
     await expect(page.get_by_text("No section has failed.")).to_be_visible()
-    assert sorted(face.line.enqueued) == ids
+    assert sorted(face.queue.enqueued) == ids
 
 
 async def test_a_person_overrides_the_verdict_of_the_rules(viewer: Viewer, face):
@@ -189,7 +189,13 @@ async def hostile_pages(face: Paged) -> list[str]:
 
 async def pages_of(shown: Shown) -> list[str]:
     """Return the addresses of a page of each kind, of a section that is in its stack."""
-    paths = ["/", f"/montages/{shown.montage.id}", await shown.first(), f"/scopes/w/{shown.montage.scope}", "/login"]
+    paths = [
+        "/",
+        f"/montages/{shown.montage.id}",
+        await shown.first_tile_path(),
+        f"/scopes/w/{shown.montage.scope}",
+        "/login",
+    ]
     return [shown.url(path) for path in paths]
 
 

@@ -1,4 +1,4 @@
-"""A dask cluster of separate processes on this machine, whose parts tests start, kill and start again."""
+"""A dask cluster of separate processes on this machine. Tests start, kill and restart its parts."""
 
 import contextlib
 import os
@@ -21,29 +21,30 @@ from tests.process_group import kill_group
 from tests.waiting import wait_for
 
 START_S = 100.0
+"""Longest wait for a process of the cluster."""
 TLS_ROLES = ("ca", "scheduler", "worker", "client")
 ADAPTIVE = """
 import asyncio, sys
 from distributed import LocalCluster
 
-async def main(port, directory, most):
+async def main(port, directory, maximum):
     async with LocalCluster(
         n_workers=0, threads_per_worker=1, processes=True, asynchronous=True, host="127.0.0.1",
         scheduler_port=int(port), dashboard_address=None, memory_limit=0, local_directory=directory,
     ) as cluster:
-        while most:
-            cluster.adapt(minimum=0, maximum=int(most), interval="300ms", target_duration="1s", wait_count=2)
-            most = await asyncio.to_thread(sys.stdin.readline)
+        while maximum:
+            cluster.adapt(minimum=0, maximum=int(maximum), interval="300ms", target_duration="1s", wait_count=2)
+            maximum = await asyncio.to_thread(sys.stdin.readline)
 
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))
 """
-"""As the program of docs/cluster.md with `adapt`: dask-jobqueue has the same class `Adaptive`."""
+"""Program like that of docs/cluster.md with `adapt`: dask-jobqueue has the same class `Adaptive`."""
 
 
 @dataclass
 class Cluster:
-    """A scheduler and its workers, each a process of its own."""
+    """A scheduler and its workers, each in its own process."""
 
     directory: Path
     protocol: str = "tcp"
@@ -64,27 +65,27 @@ class Cluster:
 
         Parameters
         ----------
-        code : runs in its process first.
+        code : Python code that its process runs first.
         """
         options = ["--host", self.address, "--no-dashboard", *self.tls]
         self.scheduler = self._start("scheduler", options, code, ())
-        wait_for(self._answers, "the scheduler listens", START_S)
+        wait_for(self._is_listening, "the scheduler listens", START_S)
 
-    def start_adaptive(self, most: int) -> None:
-        """Start a scheduler that has no worker, and starts and ends workers by the tasks that it sees."""
+    def start_adaptive(self, maximum: int) -> None:
+        """Start a scheduler without workers that starts and ends workers according to its tasks."""
         path = self.directory / "adaptive.py"
         path.write_text(ADAPTIVE)
-        self.scheduler = self._run(path, [str(self.port), str(self.directory), str(most)], (), stdin=subprocess.PIPE)
-        wait_for(self._answers, "the scheduler listens", START_S)
+        self.scheduler = self._run(path, [str(self.port), str(self.directory), str(maximum)], (), stdin=subprocess.PIPE)
+        wait_for(self._is_listening, "the scheduler listens", START_S)
 
-    def adapt(self, most: int) -> None:
+    def adapt(self, maximum: int) -> None:
         """Change the largest number of workers of an adaptive cluster."""
         assert self.scheduler is not None
         assert self.scheduler.stdin is not None
-        self.scheduler.stdin.write(f"{most}\n".encode())
+        self.scheduler.stdin.write(f"{maximum}\n".encode())
         self.scheduler.stdin.flush()
 
-    def _answers(self) -> bool:
+    def _is_listening(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
@@ -96,6 +97,7 @@ class Cluster:
 
         Parameters
         ----------
+        code : Python code that its process runs first.
         wrapper : a command that runs the worker.
         """
         common = [self.address, "--nthreads", str(threads), "--no-dashboard", "--death-timeout", "60"]
@@ -128,7 +130,7 @@ class Cluster:
             )
 
     def logs(self) -> str:
-        """Return what all parts wrote."""
+        """Return the logs of all processes."""
         return "\n".join(path.read_text() for path in sorted(self.directory.glob("*.log")))
 
     def kill_scheduler(self) -> None:
@@ -154,7 +156,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster(directory: Path, **options: Any) -> Iterator[Cluster]:
-    """Yield a cluster without any process; end what the test started."""
+    """Yield a cluster without any process; end the processes that the test started."""
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     directory.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(directory, **options)
@@ -165,7 +167,7 @@ def running_cluster(directory: Path, **options: Any) -> Iterator[Cluster]:
 
 
 def wait_for_crew(pool: WorkerPool, condition: Callable[[Crew], Any], what: str, timeout_s: float = START_S) -> Crew:
-    """Wait until the workers of a pool are as wanted."""
+    """Wait until the workers of a pool meet the condition; return them."""
     try:
         wait_for(lambda: condition(pool.crew), what, timeout_s)
     except AssertionError as failed:
@@ -174,12 +176,15 @@ def wait_for_crew(pool: WorkerPool, condition: Callable[[Crew], Any], what: str,
 
 
 def is_ready(crew: Crew, workers: int = 1) -> bool:
-    """Whether the scheduler has this number of workers that get tiles."""
+    """Whether the scheduler has exactly this number of workers that get tiles."""
     return not crew.fault and sum(host.workers for host in crew.hosts()) == workers
 
 
 def on_host(name: str, setup: str) -> list[str]:
-    """Return a command that runs another one on a host of this name, with mounts of its own. Skips where it cannot."""
+    """Return a command that runs another command on a host of this name with its own mounts.
+
+    Skips the test if namespaces cannot be made.
+    """
     wrapper = ["unshare", "--mount", "--uts", "sh", "-c", f'hostname {name} && {setup} && exec "$@"', "sh"]
     if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
         pytest.skip(f"cannot make namespaces with: {shlex.join(wrapper)}")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 
 def descriptors_of(path: Path) -> list[str]:
-    """Open files of this process whose names begin with `path`."""
-    held = []
+    """Return the names of the open files of this process that begin with `path`."""
+    names = []
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists the others
-            held.append(str(descriptor.readlink()))
-    return [name for name in held if name.startswith(str(path))]
+        with suppress(FileNotFoundError):  # the descriptor of this listing
+            names.append(str(descriptor.readlink()))
+    return [name for name in names if name.startswith(str(path))]

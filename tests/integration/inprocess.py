@@ -1,4 +1,4 @@
-"""The parts of the daemon in this process, with a real journal, real files and the stand-in; tiles are made in-line."""
+"""The parts of the daemon in this process, with a real journal, real files and the stand-in. Tiles are made in-line."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ def settings_for(
 
     Parameters
     ----------
-    of_format : settings of the watch of another format.
+    of_format : settings of a watch of another format.
     """
     watch = {
         "name": "w",
@@ -66,14 +66,14 @@ def settings_for(
 
 @dataclass
 class Bench:
-    """Assembly under way, and the tree that it works on."""
+    """Running parts of the daemon, and the directories that they work on."""
 
     root: Path
-    work: Assembly
+    assembly: Assembly
     recheck: Recheck
     tasks: dict[str, asyncio.Task[None]]
     log_lines: list[MutableMapping[str, Any]]
-    """Lines of the log."""
+    """Lines that were logged."""
 
     def write(self, grid: int = 1050, *, tiles: int = 2, size: tuple[int, int] = (64, 64), **plan_of: Any) -> Path:
         """Write a small section; return its metafile."""
@@ -87,13 +87,13 @@ class Bench:
         sighting = Sighting("w", metafile, present.identity, FoundBy.SCAN)
         for _ in range(50):
             with contextlib.suppress(Fault):
-                await self.work.pipeline.notice(sighting)
+                await self.assembly.pipeline.notice(sighting)
                 return
-        raise AssertionError(f"{metafile} is not taken over")
+        raise AssertionError(f"the pipeline did not accept {metafile}")
 
     async def montage(self, metafile: Path) -> Montage | None:
         """Return the latest montage of a metafile."""
-        with closing(sqlite3.connect(self.work.journal.path)) as connection:
+        with closing(sqlite3.connect(self.assembly.journal.path)) as connection:
             return rows.find(connection, rows.LATEST_OF_PATH, (path_to_uri(metafile),))
 
     async def reaches(self, metafile: Path, *states: MontageState, timeout_s: float = 60.0) -> Montage:
@@ -105,7 +105,7 @@ class Bench:
                     self.check()
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise AssertionError(f"not {states}: {montage}") from None
+            raise AssertionError(f"expected one of {states} within {timeout_s:g} s, found {montage}") from None
         return montage
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
@@ -122,8 +122,8 @@ class Bench:
 
     async def stop(self) -> None:
         """Stop in order, as the daemon does."""
-        self.work.pipeline.stop()
-        self.work.keeper.stop()
+        self.assembly.pipeline.stop()
+        self.assembly.keeper.stop()
         await asyncio.wait([self.tasks["pipeline"]], timeout=20)
         await self.end()
 
@@ -139,11 +139,11 @@ class Bench:
 async def bench(
     root: Path, client: RenderClient | None = None, pool: WorkerPool | None = None, **stacks: Any
 ) -> AsyncIterator[Bench]:
-    """Run the parts on `root`; `stacks` are stack settings of the watch, `qc` and `mipmaps` those of its sections.
+    """Run the parts on `root`. See `settings_for` for the keyword arguments.
 
     Parameters
     ----------
-    pool : None: one that makes each tile at once.
+    pool : makes the tiles; None: an in-line executor makes each tile at once.
     """
     (root / "acquisition").mkdir(exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -155,23 +155,23 @@ async def bench(
         settings = settings_for(root, client.base_url, **stacks)
         if pool is None:
             pool = stack.enter_context(open_executor("inline", 1))
-        work = Assembly(
+        assembly = Assembly(
             lambda: settings, Metrics(), journal, client, lambda _: True, lambda _: None, close_at_end=False
         )
-        work.assemble(pool, 1)
+        assembly.assemble(pool, 1)
         await journal.count_crashes()
-        await work.pipeline.resume()
-        recheck = Recheck(lambda: settings, journal, is_observable=lambda _: True, enqueue=work.pipeline.enqueue)
+        await assembly.pipeline.resume()
+        recheck = Recheck(lambda: settings, journal, is_observable=lambda _: True, enqueue=assembly.pipeline.enqueue)
         parts = {
-            "pipeline": work.pipeline.run(),
-            "stack keeper": work.keeper.run(),
-            "render gate": work.gate.run(),
-            "mipmap disks": work.disks.run(),
+            "pipeline": assembly.pipeline.run(),
+            "stack keeper": assembly.keeper.run(),
+            "render gate": assembly.gate.run(),
+            "mipmap disks": assembly.disks.run(),
             "recheck": recheck.run(),
-            "late changes": work.late_changes.run(),
+            "late changes": assembly.late_changes.run(),
         }
         tasks = {name: asyncio.create_task(part, name=name) for name, part in parts.items()}
-        bench = Bench(root, work, recheck, tasks, log_lines)
+        bench = Bench(root, assembly, recheck, tasks, log_lines)
         try:
             yield bench
             bench.check()
@@ -180,8 +180,8 @@ async def bench(
                 await bench.end()
 
 
-def hurry(monkeypatch: Any) -> None:
-    """Shorten the pauses between attempts, in every module of the pipeline that has imported them."""
+def retry_fast(monkeypatch: Any) -> None:
+    """Shorten the pauses between attempts in every module of the pipeline that imports them."""
     for name, module in list(sys.modules.items()):
         if name.startswith("daemon.pipeline."):
             for delay, seconds in (("FIRST_DELAY_S", 0.01), ("LONGEST_DELAY_S", 0.05)):

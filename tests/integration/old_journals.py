@@ -1,4 +1,4 @@
-"""Journals as each former version left them: made by the migrations, with data in every table of the version."""
+"""Journals of each former version: made by its migrations, with data in every table."""
 
 import sqlite3
 import zlib
@@ -25,7 +25,7 @@ def _montage(number: int, state: str, *, digest: bool = True, more: str = "", va
 
 
 STATES = ("settled", "ingested", "mipmapped", "applied", "complete", "failed", "superseded", "ignored")
-"""Of the montages 1 to 8; montage 9 is NOTICED and unread."""
+"""States of the montages 1 to 8. Montage 9 is NOTICED, and its content was not read."""
 
 DATA: dict[int, str] = {
     1: "".join(
@@ -69,11 +69,11 @@ DATA: dict[int, str] = {
     21: "INSERT INTO alert_messages (id, made_at, kind, watch, scope, severity, title, body, taken)"
     " VALUES ('0b', 2.0, 'backlog', '', '', 'warning', 'backlog', 'waits', '[]');",
 }
-"""What a daemon of each version wrote, in the schema of that version."""
+"""Version -> statements that insert the data of a daemon of this version, in its schema."""
 
 
 def write_journal(path: Path, version: int) -> None:
-    """Write a journal that began with version 1 and was last used by `version`."""
+    """Write a journal that version 1 created and each version up to `version` migrated and used."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for number, script in enumerate(MIGRATIONS[:version], start=1):
             connection.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")

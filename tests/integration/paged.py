@@ -1,4 +1,4 @@
-"""The daemon's pages over a real journal, for tests that ask for them."""
+"""The daemon's pages over a real journal, for tests that request them."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ HTML = {"Accept": "text/html"}
 RAW, MIPS = "em/v1/raw", "em/v1/mips"
 
 
-class Line:
+class Queue:
     """Records the montages that are enqueued."""
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class Paged:
     journal: Journal
     settings: Settings
     live: LiveEvents
-    line: Line = field(default_factory=Line)
+    queue: Queue = field(default_factory=Queue)
     metrics: Metrics = field(default_factory=Metrics)
     facts: Facts = WELL
     client: TestClient = field(init=False)
 
     async def page(self, path: str, status: int = 200, **headers: str) -> str:
-        """Return a page as a browser gets it."""
+        """Return the page that a browser gets."""
         given = HTML | {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.get(path, headers=given, allow_redirects=False) as answer:
             text = await answer.text()
@@ -71,7 +71,7 @@ class Paged:
         return montage_id
 
     async def settled(self, number: int, *, name: str = "", tiles: int = 4, **given: Any) -> int:
-        """Return a montage that has settled at z = number."""
+        """Return the id of a montage that has settled at z = `number`."""
         montage_id = await self.noticed(number, name)
         ids = tuple(f"tile_{number}_{tile}" for tile in range(tiles))
         found = replace(Settled(f"digest {number}", float(number), RAW, MIPS, ids, (), scope="5", tape="0151"), **given)
@@ -80,7 +80,7 @@ class Paged:
         return montage_id
 
     async def reached(self, number: int, state: MontageState, **given: Any) -> int:
-        """Return a montage in a state after SETTLED."""
+        """Return the id of a montage in a state after SETTLED."""
         montage_id = await self.settled(number, **given)
         for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED):
             montage = await self.journal.montage(montage_id)
@@ -100,7 +100,12 @@ class Paged:
 async def paged(
     tmp_path: Path, *, serve_on: int = 0, links: dict[str, str] | None = None, **http: Any
 ) -> AsyncIterator[Paged]:
-    """Serve the pages on a port; the keys of [http] as arguments."""
+    """Serve the pages. `http` are keys of the section [http].
+
+    Parameters
+    ----------
+    serve_on : port; 0: any free port.
+    """
     watch = {
         "name": "temca2",
         "directory": "/data/temca2",
@@ -110,14 +115,14 @@ async def paged(
     render = {"url": "http://127.0.0.1:9/render-ws/v1", "owner": "em", "project": "v1"}
     settings = Settings(render=render, watch=[watch], http=http, links=links or {})
     async with Journal(tmp_path / "journal.sqlite") as journal:
-        face = Paged(journal, settings, LiveEvents(journal))
+        served = Paged(journal, settings, LiveEvents(journal))
 
         async def facts() -> Facts:
-            return face.facts
+            return served.facts
 
-        posts = Posts(settings.http, Replayer(lambda: settings, journal, face.line), journal)
-        pages = Pages(lambda: settings, journal, facts, live=face.live)
-        app = make_app(journal, face.metrics, facts, posts, lambda: settings.http, pages=pages, live=face.live)
+        posts = Posts(settings.http, Replayer(lambda: settings, journal, served.queue), journal)
+        pages = Pages(lambda: settings, journal, facts, live=served.live)
+        app = make_app(journal, served.metrics, facts, posts, lambda: settings.http, pages=pages, live=served.live)
         async with TestClient(TestServer(app, port=serve_on)) as client:
-            face.client = client
-            yield face
+            served.client = client
+            yield served

@@ -1,4 +1,4 @@
-"""A receiver of events on a loopback port, which answers as a test says."""
+"""A receiver of events on a loopback port. Tests set its answers."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ Answer = Callable[[dict[str, Any]], int]
 
 @dataclass
 class Receiver:
-    """What arrived, and how the next requests are answered."""
+    """The requests that arrived, and the answer to the next ones."""
 
     url: str = ""
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    """Headers and body of each request, also of refused ones."""
-    taken: list[dict[str, Any]] = field(default_factory=list)
+    """Headers and body of each request, including refused requests."""
+    accepted: list[dict[str, Any]] = field(default_factory=list)
     """Events that were accepted."""
-    beats: int = 0
+    heartbeats: int = 0
     """Number of GET requests."""
     answer: Answer = lambda _: 204
     """Status of the answer to an event; 0 closes the connection after reading the request, -1 never answers."""
@@ -32,7 +32,7 @@ class Receiver:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
         if request.method == "GET":
-            self.beats += 1
+            self.heartbeats += 1
             return web.Response()
         body = await request.read()
         self.requests.append((dict(request.headers), body))
@@ -45,15 +45,15 @@ class Receiver:
             assert request.transport is not None
             request.transport.abort()
         if 200 <= status < 300:
-            self.taken.append(event)
+            self.accepted.append(event)
         return web.Response(status=status or 500, headers=self.headers, text="" if status < 300 else "not now")
 
     def kinds(self, subject: str) -> list[str]:
         """Types of the accepted events of a subject."""
-        return [event["type"] for event in self.taken if event["subject"] == subject]
+        return [event["type"] for event in self.accepted if event["subject"] == subject]
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
-        """Wait for a condition of what arrived."""
+        """Wait for a condition on the requests that arrived."""
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110  the condition may be about anything
                 await asyncio.sleep(0.01)
@@ -61,7 +61,7 @@ class Receiver:
 
 @contextlib.asynccontextmanager
 async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
-    """Run a receiver; on the same port again if one is given."""
+    """Run a receiver on a port; 0: any free port."""
     receiver = Receiver()
     app = web.Application(client_max_size=2**20)
     app.router.add_route("*", "/{path:.*}", receiver.handle)
@@ -78,7 +78,7 @@ async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
 
 @contextlib.contextmanager
 def apprise_ending() -> Iterator[None]:
-    """End the threads that apprise keeps for its next message; skip the test where apprise is not installed."""
+    """End the threads that apprise keeps for its next message. Skip the test if apprise is not installed."""
     core = pytest.importorskip("apprise.apprise", reason='needs the extra "alerts"')
     try:
         yield

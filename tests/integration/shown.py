@@ -1,4 +1,4 @@
-"""A section that was really brought into a stack, and all of its pages, for tests that ask for them."""
+"""A COMPLETE section of the whole pipeline, and all of its pages, for tests that request them."""
 
 import contextlib
 import re
@@ -34,7 +34,7 @@ class Shown:
 
     async def tile_paths(self) -> list[str]:
         """Return the path of each tile's page, in order of the metafile."""
-        found, path = [], await self.first()
+        found, path = [], await self.first_tile_path()
         while path:
             found.append(path)
             async with self.client.get(path, headers=HTML) as answer:
@@ -42,8 +42,8 @@ class Shown:
             path = following[1] if following else ""
         return found
 
-    async def first(self) -> str:
-        """Return the path of the tile that the form of the section offers."""
+    async def first_tile_path(self) -> str:
+        """Return the path of the tile that the form on the section's page suggests."""
         column, row = re.findall(r'<input name="(?:column|row)"[^>]*value="(\d+)"', await self.page(""))
         path = f"/montages/{self.montage.id}/at?column={column}&row={row}"
         async with self.client.get(path, headers=HTML, allow_redirects=False) as answer:
@@ -57,7 +57,7 @@ class Shown:
 
 @contextlib.asynccontextmanager
 async def shown_section(tmp_path: Path, *, tiles: int = 4) -> AsyncIterator[Shown]:
-    """Bring a section into its stack; serve the pages."""
+    """Process a section until it is COMPLETE; serve the pages."""
     async with bench(tmp_path) as running:
         metafile = running.write(tiles=tiles)
         await running.notice(metafile)
@@ -69,7 +69,7 @@ async def shown_section(tmp_path: Path, *, tiles: int = 4) -> AsyncIterator[Show
 @contextlib.asynccontextmanager
 async def served(running: Bench, montage: Montage) -> AsyncIterator[Shown]:
     """Serve the pages of a bench."""
-    work = running.work
+    work = running.assembly
 
     async def facts() -> Facts:
         return shown.facts

@@ -1,7 +1,7 @@
 """A small daemon: journal, pipeline, scan, recheck and metafiles are real.
 
-What a metafile says, what a step does and what a stack holds are toys, so that a thousand sequences of renames, copies
-and rewrites take seconds.
+The format of metafiles, the steps and the stacks are toys, so that a thousand sequences of renames, copies and rewrites
+take seconds.
 """
 
 import asyncio
@@ -31,11 +31,12 @@ from handlers.identity import FileIdentity
 
 RAW, MIPS = "em/test/raw", "em/test/mips"
 ARRIVAL_TIMEOUT_S = 1_000.0
-MOST_TURNS = 500
+MAX_TURNS = 500
+"""Limit of steps at one moment; more mean that the pipeline repeats a step without end."""
 
 
 def text_of(tiles: str, *, z: int = 1, note: str = "") -> str:
-    """Return a toy metafile: its tiles and its z. A note makes another content with the same tiles."""
+    """Return a toy metafile with its tiles and its z. A note changes the content and keeps the tiles."""
     return f"tiles {tiles}\nz {z}\n{note}"
 
 
@@ -47,7 +48,7 @@ AWAITED = "awaits an image\n"
 
 
 class ToySettler(Settler):
-    """Reads metafiles as the real one does; knows only toy contents."""
+    """Reads metafiles like the real settler; understands only toy contents."""
 
     world: "World"
 
@@ -182,7 +183,7 @@ class World:
         self.broken: set[str] = set()
         """Paths of metafiles that have an unreadable image."""
         self.observable = True
-        self._happenings: dict[tuple[str, Path], Callable[[], Awaitable[object]]] = {}
+        self._actions: dict[tuple[str, Path], Callable[[], Awaitable[object]]] = {}
         self._journal_path = root / "journal.sqlite"
         self.settings = Settings.model_validate(
             {
@@ -206,7 +207,7 @@ class World:
     # --- the daemon
 
     async def start(self) -> None:
-        """Open the journal and make a daemon without other memory."""
+        """Open the journal and make a daemon that knows nothing else."""
         self.journal = Journal(self._journal_path, clock=lambda: self.now)
         await self.journal.__aenter__()
         self.keeper, self.gate = ToyKeeper(self), ToyGate()
@@ -277,10 +278,10 @@ class World:
 
     async def run_due(self) -> None:
         """Perform every step that is due now, and the steps that follow at once."""
-        for _ in range(MOST_TURNS):
+        for _ in range(MAX_TURNS):
             if not await self.turn():
                 return
-        raise AssertionError(f"no rest at {self.now}: {await self.summary()}")
+        raise AssertionError(f"steps are still due after {MAX_TURNS} at {self.now}: {await self.summary()}")
 
     async def run_for(self, seconds: float) -> None:
         """Run the daemon for some time without scans and rechecks."""
@@ -302,12 +303,12 @@ class World:
             await self.recheck.check()
             await self.run_for(min(self.watch.scan_interval_s, end - self.now))
 
-    async def rest(self) -> None:
-        """Run the daemon until nothing is left to do, also what is given up after a time-out."""
+    async def finish(self) -> None:
+        """Run the daemon until no work is left, including work that fails after a time-out."""
         for _ in range(4):
             await self.work(ARRIVAL_TIMEOUT_S / 2 + 1)
 
-    # --- what users do
+    # --- actions of users
 
     def path(self, name: str, number: int = 1) -> Path:
         """Return the path of a metafile in a directory of this name."""
@@ -330,22 +331,22 @@ class World:
         shutil.copytree(self.root / source, self.root / target, copy_function=os.link)
 
     def hide_change(self, path: Path) -> None:
-        """Hide a change from the scan, as if the file times were too coarse."""
+        """Hide a change from the scan, like file times that are too coarse."""
         self.tree._files.setdefault(str(path.parent), {})[path.name] = FileIdentity.of(path.lstat())
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.root / name)
 
-    def when(self, step: str, path: Path, happening: Callable[[], Awaitable[object]]) -> None:
+    def when(self, step: str, path: Path, action: Callable[[], Awaitable[object]]) -> None:
         """Call a function once, when a metafile is next examined ("examine") or read for a step ("section")."""
-        self._happenings[step, path] = happening
+        self._actions[step, path] = action
 
     async def run_hook(self, step: str, path: Path) -> None:
-        happening = self._happenings.pop((step, path), None)
-        if happening is not None:
-            await happening()
+        action = self._actions.pop((step, path), None)
+        if action is not None:
+            await action()
 
-    # --- what is found
+    # --- results
 
     async def unwanted(self, montage: Montage, stack: str) -> Collection[str]:
         return await self.journal.unwanted_tile_ids(montage, stack)

@@ -1,4 +1,4 @@
-"""Control of a stand-in render-ws in tests: make it misbehave, list the requests that it received."""
+"""Control of a stand-in render-ws in tests: set faults, list requests, hold work."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -25,14 +25,14 @@ class Standin:
     url: str
     http: aiohttp.ClientSession
 
-    async def misbehave(self, match: str, kind: str, **more: object) -> None:
-        """From now on, misbehave on requests whose "METHOD path" matches the regular expression."""
+    async def set_fault(self, match: str, kind: str, **more: object) -> None:
+        """Apply a fault to requests whose "METHOD path" matches the regular expression."""
         url = URL(self.url).with_path("/faults")
         async with self.http.post(url, json={"match": match, "kind": kind, **more}) as answer:
             assert answer.status < 300, await answer.text()
 
-    async def behave(self) -> None:
-        """End all misbehaviour."""
+    async def clear_faults(self) -> None:
+        """Remove all faults."""
         async with self.http.delete(URL(self.url).with_path("/faults")) as answer:
             assert answer.status < 300
 
@@ -52,7 +52,7 @@ class Standin:
 
 @contextlib.asynccontextmanager
 async def standin(derive_s: float = 0.0) -> AsyncIterator[Standin]:
-    """Run a stand-in that needs `derive_s` for COMPLETE."""
+    """Run a stand-in whose derivation for COMPLETE takes `derive_s` seconds."""
     async with serve_standin(derive_s=derive_s) as url, aiohttp.ClientSession() as http:
         yield Standin(url, http)
 
@@ -67,7 +67,7 @@ def client_of(url: str, **more: Any) -> RenderClient:
 def tile_spec(
     tile_id: str, z: float = 1050.0, *, x: int = 0, refs: tuple[str, ...] = (), **more: Any
 ) -> dict[str, Any]:
-    """Return a tile spec of the ingest step; its level 0 is at /raw/<tile id>.tif."""
+    """Return a tile spec as the ingest step puts it, with level 0 at /raw/<tile id>.tif."""
     affine = {"type": "leaf", "className": "mpicbg.trakem2.transform.AffineModel2D", "dataString": f"1 0 0 1 {x} 0"}
     return {
         "tileId": tile_id,

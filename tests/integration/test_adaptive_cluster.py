@@ -17,8 +17,8 @@ from tests.integration.cluster import Cluster, running_cluster, wait_for_crew
 from tests.integration.test_executors import job_for
 from tests.waiting import wait_for
 
-MOST = 3
-AT_ONCE = 30
+MAX_WORKERS = 3
+CONCURRENT_TILES = 30
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def pool(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
-    monkeypatch.setattr(worker_pool, "make_mipmaps", slow_tiles.made_slowly)
+    monkeypatch.setattr(worker_pool, "make_mipmaps", slow_tiles.make_slowly)
     with open_executor("dask", 2, cluster.address, job_timeout_s=60) as opened:
         yield opened
 
@@ -45,7 +45,7 @@ class Feed:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
+            for _ in range(CONCURRENT_TILES):
                 group.create_task(self._run_some())
 
     async def _run_some(self) -> None:
@@ -70,17 +70,21 @@ class Feed:
 async def test_an_adaptive_cluster_grows_from_no_worker_and_shrinks_with_tiles_under_way(
     cluster: Cluster, pool: WorkerPool, tmp_path: Path
 ) -> None:
-    cluster.start_adaptive(MOST)
+    cluster.start_adaptive(MAX_WORKERS)
     crew = wait_for_crew(pool, lambda crew: not crew.fault, "the scheduler is used")
     assert crew.members == ()
     feed = Feed(pool, tmp_path)
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(feed.run())
-        await asyncio.to_thread(wait_for, lambda: len(feed.processes()) == MOST, "all workers have had tiles", 90)
+        await asyncio.to_thread(
+            wait_for, lambda: len(feed.processes()) == MAX_WORKERS, "all workers have had tiles", 90
+        )
         cluster.adapt(1)
         await asyncio.to_thread(wait_for_crew, pool, lambda crew: len(crew.members) == 1, "one worker is left", 90)
-        cluster.adapt(MOST)
-        await asyncio.to_thread(wait_for, lambda: len(feed.processes()) == 2 * MOST - 1, "others have had tiles", 90)
+        cluster.adapt(MAX_WORKERS)
+        await asyncio.to_thread(
+            wait_for, lambda: len(feed.processes()) == 2 * MAX_WORKERS - 1, "others have had tiles", 90
+        )
         assert not feeding.done()
         feed.is_enough = True
     assert not [report.fault for report in feed.reports if report.fault]
@@ -90,6 +94,6 @@ async def test_an_adaptive_cluster_grows_from_no_worker_and_shrinks_with_tiles_u
     starts = Counter(tile for tile, _ in feed.starts())
     assert starts.keys() == {job.tile_id for job in feed.jobs}
     again = starts.total() - len(starts)
-    assert again <= MOST - 1, "only the tiles that the workers made when they left are made again"
+    assert again <= MAX_WORKERS - 1, "only the tiles that the workers made when they left are made again"
     await asyncio.to_thread(wait_for_crew, pool, lambda crew: not crew.members, "an idle cluster has no worker", 90)
     assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "late")), 90)).fault is None

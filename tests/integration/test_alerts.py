@@ -491,9 +491,9 @@ async def test_the_heartbeat_beats_while_the_daemon_is_ready(world: World, monke
         task = asyncio.create_task(world.alerting.run())
         try:
             await asyncio.sleep(0.2)  # ten beats, if it did not wait for readiness
-            assert receiver.beats == 0
+            assert receiver.heartbeats == 0
             world.facts = FINE
-            await receiver.until(lambda: receiver.beats > 2)
+            await receiver.until(lambda: receiver.heartbeats > 2)
             assert not task.done()
         finally:
             task.cancel()

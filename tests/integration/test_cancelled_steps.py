@@ -14,61 +14,61 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.steps.mipmap_step import Stopped
 from daemon.pipeline.steps.perform import Steps
 from daemon.pipeline.steps.section import Section
-from tests.integration.inprocess import bench, hurry
+from tests.integration.inprocess import bench, retry_fast
 
 
 async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real = asyncio.TaskGroup.create_task
     cancelled: list[asyncio.Task[Any]] = []
 
-    def cancel_at_once(group: asyncio.TaskGroup, work: Any, *, name: str | None = None, **options: Any) -> Any:
-        task = real(group, work, name=name, **options)
+    def cancel_at_once(group: asyncio.TaskGroup, running: Any, *, name: str | None = None, **options: Any) -> Any:
+        task = real(group, running, name=name, **options)
         if (name or "").startswith("montage ") and not cancelled:
             task.cancel()
             cancelled.append(task)
         return task
 
     monkeypatch.setattr(asyncio.TaskGroup, "create_task", cancel_at_once)
-    async with bench(tmp_path) as work:
+    async with bench(tmp_path) as running:
         left: list[Any] = []
-        monkeypatch.setattr(work.work.gate, "leave", left.append)
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.until(lambda: cancelled and cancelled[0].done() and not work.work.pipeline.under_way)
-        montage = await work.montage(metafile)
+        monkeypatch.setattr(running.assembly.gate, "leave", left.append)
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(lambda: cancelled and cancelled[0].done() and not running.assembly.pipeline.under_way)
+        montage = await running.montage(metafile)
         assert montage is not None
         assert left == [montage.id]
-        assert work.work.pipeline.waiting == 0
-        await work.work.pipeline.enqueue(montage)
-        await work.reaches(metafile, MontageState.COMPLETE)
+        assert running.assembly.pipeline.waiting == 0
+        await running.assembly.pipeline.enqueue(montage)
+        await running.reaches(metafile, MontageState.COMPLETE)
 
 
 async def test_a_step_that_ends_because_the_daemon_stops_still_waits_in_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
 
     async def stopped(_: Steps, section: Section) -> None:
-        work.work.pipeline.stop()
+        running.assembly.pipeline.stop()
         raise Stopped
 
     monkeypatch.setattr(Steps, "make_mipmaps", stopped)
-    async with bench(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.tasks.pop("pipeline")
-        assert (await work.reaches(metafile, MontageState.INGESTED)).state is MontageState.INGESTED
-        assert work.work.pipeline.waiting == 1
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.tasks.pop("pipeline")
+        assert (await running.reaches(metafile, MontageState.INGESTED)).state is MontageState.INGESTED
+        assert running.assembly.pipeline.waiting == 1
 
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_step_cancelled_while_its_attempt_begins_does_not_count_as_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     begun = asyncio.Event()
     real = Journal.begin_attempts
 
@@ -77,19 +77,19 @@ async def test_a_step_cancelled_while_its_attempt_begins_does_not_count_as_a_cra
         return await real(journal, *arguments)
 
     monkeypatch.setattr(Journal, "begin_attempts", begin_attempts)
-    async with bench(tmp_path) as work:
-        await work.notice(work.write())
+    async with bench(tmp_path) as running:
+        await running.notice(running.write())
         await begun.wait()
         for _ in range(turns):
             await asyncio.sleep(0)
-        work.work.pipeline.stop()
-        work.work.pipeline.cancel()
-        await work.tasks.pop("pipeline")
-        assert await work.work.journal.count_crashes() == 0
+        running.assembly.pipeline.stop()
+        running.assembly.pipeline.cancel()
+        await running.tasks.pop("pipeline")
+        assert await running.assembly.journal.count_crashes() == 0
 
 
 async def test_a_content_found_by_a_cancelled_step_is_ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real_section, real_write = Steps.section, Journal.write
     changed, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -112,18 +112,18 @@ async def test_a_content_found_by_a_cancelled_step_is_ingested(tmp_path: Path, m
                 await asyncio.sleep(0)
         return result
 
-    async with bench(tmp_path) as work:
+    async with bench(tmp_path) as running:
 
         async def unread() -> bool:
-            rows = await real_write(work.work.journal, lambda connection: rows_of(connection, "digest IS NULL"))
+            rows = await real_write(running.assembly.journal, lambda connection: rows_of(connection, "digest IS NULL"))
             return bool(rows)
 
         monkeypatch.setattr(Steps, "section", section)
         monkeypatch.setattr(Journal, "write", write)
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.until(cancelled.is_set)
-        montage = await work.reaches(metafile, MontageState.COMPLETE)
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(cancelled.is_set)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
         assert montage.digest == hashlib.sha256(metafile.read_bytes()).hexdigest()
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from daemon.montages.states import MontageState
 from daemon.pipeline.steps.perform import Steps
-from tests.integration.inprocess import bench, hurry
+from tests.integration.inprocess import bench, retry_fast
 
 
 @pytest.mark.parametrize("state", [MontageState.SETTLED, MontageState.INGESTED, MontageState.MIPMAPPED])
 async def test_no_step_works_on_a_metafile_that_changed_after_it_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: MontageState
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     changed: list[int] = []
     real = Steps.section
 
@@ -26,12 +26,12 @@ async def test_no_step_works_on_a_metafile_that_changed_after_it_settled(
         return await real(steps, montage, watch)
 
     monkeypatch.setattr(Steps, "section", change_before)
-    async with bench(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.until(lambda: changed)
-        montage = await work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(lambda: changed)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
         assert montage.digest == hashlib.sha256(metafile.read_bytes()).hexdigest()
-        former = await work.work.journal.montage(changed[0])
+        former = await running.assembly.journal.montage(changed[0])
         assert former is not None
         assert former.state is MontageState.SUPERSEDED

@@ -20,12 +20,9 @@ from handlers.render.closing import close_stack
 from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import StackState
-from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
+from tests.integration.inprocess import MIPS, RAW, Bench, bench, retry_fast
 
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 @pytest.fixture
@@ -48,28 +45,28 @@ async def closed(client: RenderClient, *stacks: StackId) -> None:
 async def test_a_montage_superseded_while_its_stack_is_being_closed_does_not_end_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with bench(tmp_path, close_after_s=0.2) as work:
-        journal = work.work.journal
+    async with bench(tmp_path, close_after_s=0.2) as running:
+        journal = running.assembly.journal
 
         real = close_stack
 
         async def lock_and_supersede(client: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> Any:
-            montage = await work.montage(metafile)
+            montage = await running.montage(metafile)
             if stack != RAW or montage is None or montage.state is not MontageState.APPLIED:
                 return await real(client, stack, *arguments, **options)
             await journal.record(montage.id, Event.SUPERSEDED)
             raise StackLocked(str(stack), "the stack is READ_ONLY")
 
-        metafile = work.write()
+        metafile = running.write()
         with monkeypatch.context() as locked:
             locked.setattr(daemon.pipeline.stacks.closer, "close_stack", lock_and_supersede)
-            await work.notice(metafile)
-            await work.reaches(metafile, MontageState.SUPERSEDED)
-            await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.log_lines))
-        later = work.write(1051)
-        await work.notice(later)
-        await work.reaches(later, MontageState.COMPLETE)
-        assert not [line for line in work.log_lines if line["event"] == "stack.close_bug"]
+            await running.notice(metafile)
+            await running.reaches(metafile, MontageState.SUPERSEDED)
+            await running.until(lambda: any(line["event"] == "stack.close_failed" for line in running.log_lines))
+        later = running.write(1051)
+        await running.notice(later)
+        await running.reaches(later, MontageState.COMPLETE)
+        assert not [line for line in running.log_lines if line["event"] == "stack.close_bug"]
 
 
 async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
@@ -85,19 +82,19 @@ async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
         return await real(client, stack, zs, **options)
 
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", delete_and_close)
-    async with bench(tmp_path, close_after_s=0.3) as work:
-        bad, good = work.write(1050), work.write(1051)
+    async with bench(tmp_path, close_after_s=0.3) as running:
+        bad, good = running.write(1050), running.write(1051)
         for metafile in (bad, good):
-            await work.notice(metafile)
-        failed = await work.reaches(bad, MontageState.FAILED)
-        await work.reaches(good, MontageState.COMPLETE)
+            await running.notice(metafile)
+        failed = await running.reaches(bad, MontageState.FAILED)
+        await running.reaches(good, MontageState.COMPLETE)
         assert failed.fault is not None
         assert failed.fault.problem.startswith(f"lacks 1 of 2 tiles of {bad.name} after closing, such as ")
-        montage = await work.montage(good)
+        montage = await running.montage(good)
         assert montage is not None
-        events = [event["event"] for event in await work.work.journal.events(montage.id)]
+        events = [event["event"] for event in await running.assembly.journal.events(montage.id)]
         assert events == ["noticed", "settled", "ingested", "mipmapped", "judged", "applied", "completed"]
-        assert await state_of(work.work.client, MIPS) is StackState.COMPLETE
+        assert await state_of(running.assembly.client, MIPS) is StackState.COMPLETE
 
 
 async def test_a_stack_that_another_program_empties_is_filled_again(
@@ -113,12 +110,12 @@ async def test_a_stack_that_another_program_empties_is_filled_again(
         return await real(client, stack, zs, **options)
 
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", empty_and_close)
-    async with bench(tmp_path) as work:
-        metafile = work.write(1050)
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path) as running:
+        metafile = running.write(1050)
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
         assert emptied
-        assert len(await work.work.client.tile_bounds(MIPS, 1050.0)) == 2
+        assert len(await running.assembly.client.tile_bounds(MIPS, 1050.0)) == 2
 
 
 async def test_a_foreign_tile_without_a_section_id_does_not_keep_a_stack_open(
@@ -135,19 +132,19 @@ async def test_a_foreign_tile_without_a_section_id_does_not_keep_a_stack_open(
     for stack in (RAW, MIPS):
         await ensure_loading(client, stack, (4.0, 4.0, 45.0))
         await client.put_tiles(stack, 1050.0, [foreign])
-    async with bench(tmp_path, client) as work:
-        metafile = work.write(1050)
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path, client) as running:
+        metafile = running.write(1050)
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
         assert len(await client.tile_bounds(MIPS, 1050.0)) == 3
 
 
-async def write_on(work: Bench, metafiles: list[Path], enough: asyncio.Event) -> None:
+async def write_on(running: Bench, metafiles: list[Path], enough: asyncio.Event) -> None:
     """Write one section after the other: the stacks are never quiet for long enough."""
     while not enough.is_set():
-        metafiles.append(work.write(1050 + len(metafiles)))
-        await work.notice(metafiles[-1])
-        await work.reaches(metafiles[-1], MontageState.APPLIED, MontageState.COMPLETE)
+        metafiles.append(running.write(1050 + len(metafiles)))
+        await running.notice(metafiles[-1])
+        await running.reaches(metafiles[-1], MontageState.APPLIED, MontageState.COMPLETE)
         await asyncio.sleep(0.2)
 
 
@@ -156,17 +153,17 @@ async def test_a_stack_that_never_gets_quiet_is_closed_at_its_latest_time_and_re
     tmp_path: Path, client: RenderClient, in_place: bool
 ) -> None:
     stacks = {"mipmapped": None} if in_place else {}
-    async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.6, **stacks) as work:
+    async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.6, **stacks) as running:
         metafiles: list[Path] = []
         enough = asyncio.Event()
-        writing = asyncio.create_task(write_on(work, metafiles, enough))
-        await work.until(lambda: len(metafiles) >= 3)
+        writing = asyncio.create_task(write_on(running, metafiles, enough))
+        await running.until(lambda: len(metafiles) >= 3)
         for _ in range(2):
-            await work.reaches(metafiles[-1], MontageState.COMPLETE)
+            await running.reaches(metafiles[-1], MontageState.COMPLETE)
         enough.set()
         await writing
         for metafile in metafiles:
-            await work.reaches(metafile, MontageState.COMPLETE)
+            await running.reaches(metafile, MontageState.COMPLETE)
         await closed(client, RAW)
 
 
@@ -182,38 +179,38 @@ async def test_montages_are_complete_while_other_layers_of_the_closed_stack_are_
 
     monkeypatch.setattr(RenderClient, "tile_bounds", slow_at_the_end)
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "RECORD_EVERY_S", 0.0)
-    async with bench(tmp_path, close_after_s=1.0) as work:
-        metafiles = [work.write(1050 + number) for number in range(3)]
+    async with bench(tmp_path, close_after_s=1.0) as running:
+        metafiles = [running.write(1050 + number) for number in range(3)]
         for metafile in metafiles:
-            await work.notice(metafile)
+            await running.notice(metafile)
         for metafile in metafiles[:2]:
-            await work.reaches(metafile, MontageState.COMPLETE)
-        last = await work.montage(metafiles[2])
+            await running.reaches(metafile, MontageState.COMPLETE)
+        last = await running.montage(metafiles[2])
         assert last is not None
         assert last.state is MontageState.APPLIED
-        await work.until(lambda: not work.work.keeper.is_blocked(MIPS))
+        await running.until(lambda: not running.assembly.keeper.is_blocked(MIPS))
         may_go_on.set()
-        await work.reaches(metafiles[2], MontageState.COMPLETE)
+        await running.reaches(metafiles[2], MontageState.COMPLETE)
 
 
 async def test_a_stack_that_never_gets_quiet_stays_open_without_a_latest_time(
     tmp_path: Path, client: RenderClient
 ) -> None:
-    async with bench(tmp_path, client, close_after_s=0.5, close_at_latest_s=0.0) as work:
+    async with bench(tmp_path, client, close_after_s=0.5, close_at_latest_s=0.0) as running:
         metafiles: list[Path] = []
         async with asyncio.timeout(30):
-            async with work.work.keeper.holding(RAW):
-                metafiles.append(work.write(1050))
-                await work.notice(metafiles[0])
+            async with running.assembly.keeper.holding(RAW):
+                metafiles.append(running.write(1050))
+                await running.notice(metafiles[0])
                 await closed(client, MIPS)
-                assert (await work.reaches(metafiles[0], MontageState.APPLIED)).state is MontageState.APPLIED
+                assert (await running.reaches(metafiles[0], MontageState.APPLIED)).state is MontageState.APPLIED
                 assert await state_of(client, RAW) is StackState.LOADING
-        await work.reaches(metafiles[0], MontageState.COMPLETE)
+        await running.reaches(metafiles[0], MontageState.COMPLETE)
 
 
 async def test_no_step_begins_to_write_to_a_stack_whose_close_is_overdue(tmp_path: Path, client: RenderClient) -> None:
-    async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.3) as work:
-        keeper = work.work.keeper
+    async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.3) as running:
+        keeper = running.assembly.keeper
         done: list[str] = []
         may_end = asyncio.Event()
 
@@ -228,7 +225,7 @@ async def test_no_step_begins_to_write_to_a_stack_whose_close_is_overdue(tmp_pat
 
         await write("zeroth")
         first = asyncio.create_task(write("first"))
-        await work.until(lambda: keeper.is_blocked(RAW))
+        await running.until(lambda: keeper.is_blocked(RAW))
         second = asyncio.create_task(write("second"))
         await asyncio.sleep(0.1)
         assert not second.done()
@@ -254,13 +251,13 @@ async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch, begun: list[StackId]
 ) -> None:
     monkeypatch.setattr(daemon.pipeline.stacks.keeper, "MOST_BLOCKED_S", 0.3)
-    async with bench(tmp_path, client, close_after_s=0.0) as work:
-        first, second = work.write(1050), work.write(1051)
-        await work.notice(first)
-        await work.reaches(first, MontageState.APPLIED)
-        await work.until(lambda: set(begun) == {RAW, MIPS})
-        await work.notice(second)
-        await work.reaches(second, MontageState.APPLIED)
+    async with bench(tmp_path, client, close_after_s=0.0) as running:
+        first, second = running.write(1050), running.write(1051)
+        await running.notice(first)
+        await running.reaches(first, MontageState.APPLIED)
+        await running.until(lambda: set(begun) == {RAW, MIPS})
+        await running.notice(second)
+        await running.reaches(second, MontageState.APPLIED)
         assert len(begun) == 2
 
 
@@ -281,16 +278,16 @@ async def fail_mipmaps(_: Steps, section: Section) -> None:
 async def test_a_stack_reopened_for_a_montage_that_fails_is_closed_again(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with bench(tmp_path, client) as work:
-        good, bad = work.write(1050), work.write(1051)
-        await work.notice(good)
-        await work.reaches(good, MontageState.COMPLETE)
+    async with bench(tmp_path, client) as running:
+        good, bad = running.write(1050), running.write(1051)
+        await running.notice(good)
+        await running.reaches(good, MontageState.COMPLETE)
         monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
-        await work.notice(bad)
-        await work.reaches(bad, MontageState.FAILED)
+        await running.notice(bad)
+        await running.reaches(bad, MontageState.FAILED)
         await closed(client, RAW, MIPS)
         assert len(await client.tile_bounds(RAW, 1051.0)) == 2
-        assert await work.work.journal.open_stacks() == []
+        assert await running.assembly.journal.open_stacks() == []
 
 
 async def test_a_stack_left_open_by_a_former_process_is_closed_by_the_next_one(
@@ -298,10 +295,10 @@ async def test_a_stack_left_open_by_a_former_process_is_closed_by_the_next_one(
 ) -> None:
     with monkeypatch.context() as failing:
         failing.setattr(Steps, "make_mipmaps", fail_mipmaps)
-        async with bench(tmp_path, client, close_after_s=60.0) as work:
-            metafile = work.write(1050)
-            await work.notice(metafile)
-            await work.reaches(metafile, MontageState.FAILED)
+        async with bench(tmp_path, client, close_after_s=60.0) as running:
+            metafile = running.write(1050)
+            await running.notice(metafile)
+            await running.reaches(metafile, MontageState.FAILED)
             assert await state_of(client, RAW) is StackState.LOADING
     async with bench(tmp_path, client):
         await closed(client, RAW)
@@ -311,16 +308,16 @@ async def test_a_read_only_stack_is_not_closed_again(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
-    async with bench(tmp_path, client, close_after_s=0.5) as work:
-        metafile = work.write(1050)
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.FAILED)
+    async with bench(tmp_path, client, close_after_s=0.5) as running:
+        metafile = running.write(1050)
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.FAILED)
         monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", locked)
-        await work.until(lambda: any(line["event"] == "stack.close_failed" for line in work.log_lines))
+        await running.until(lambda: any(line["event"] == "stack.close_failed" for line in running.log_lines))
         async with asyncio.timeout(20):
-            while await work.work.journal.open_stacks():  # noqa: ASYNC110
+            while await running.assembly.journal.open_stacks():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        assert [line["event"] for line in work.log_lines].count("stack.close_failed") == 1
+        assert [line["event"] for line in running.log_lines].count("stack.close_failed") == 1
 
 
 async def locked(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
@@ -330,23 +327,25 @@ async def locked(_: RenderClient, stack: StackId, *arguments: Any, **options: An
 async def test_a_stopped_keeper_begins_no_close_and_a_cancelled_close_is_no_crash(
     tmp_path: Path, client: RenderClient, begun: list[StackId]
 ) -> None:
-    async with bench(tmp_path, client, close_after_s=0.3) as work:
-        first, second = work.write(1050), work.write(1051)
-        await work.notice(first)
-        await work.reaches(first, MontageState.APPLIED)
-        await work.until(lambda: set(begun) == {RAW, MIPS})
-        await work.stop()
+    async with bench(tmp_path, client, close_after_s=0.3) as running:
+        first, second = running.write(1050), running.write(1051)
+        await running.notice(first)
+        await running.reaches(first, MontageState.APPLIED)
+        await running.until(lambda: set(begun) == {RAW, MIPS})
+        await running.stop()
         assert len(begun) == 2
-        montage = await work.montage(first)
+        montage = await running.montage(first)
         assert montage is not None
-        outcomes = [each["outcome"] for each in await work.work.journal.attempts(montage.id) if each["step"] == "close"]
+        outcomes = [
+            each["outcome"] for each in await running.assembly.journal.attempts(montage.id) if each["step"] == "close"
+        ]
         # The raw stack's close may have begun before the montage was APPLIED: then it is an attempt of the other alone.
         assert outcomes in (["stopped"], ["stopped", "stopped"])
-        assert await work.work.journal.count_crashes() == 0
-    async with bench(tmp_path, client, close_after_s=0.3) as work:
-        work.work.keeper.stop()
-        await work.notice(second)
-        await work.reaches(second, MontageState.APPLIED)
+        assert await running.assembly.journal.count_crashes() == 0
+    async with bench(tmp_path, client, close_after_s=0.3) as running:
+        running.assembly.keeper.stop()
+        await running.notice(second)
+        await running.reaches(second, MontageState.APPLIED)
         await asyncio.sleep(0.5)
         assert len(begun) == 2
 
@@ -364,27 +363,27 @@ async def test_a_montage_that_the_section_data_lack_waits_alone(
             for each in found
         )
 
-    async with bench(tmp_path, client, close_after_s=0.3) as work:
-        missed, seen = work.write(1050), work.write(1051)
+    async with bench(tmp_path, client, close_after_s=0.3) as running:
+        missed, seen = running.write(1050), running.write(1051)
         with monkeypatch.context() as racing:
             racing.setattr(RenderClient, "section_data", miss_a_tile)
             for metafile in (missed, seen):
-                await work.notice(metafile)
-            await work.reaches(seen, MontageState.COMPLETE)
-            await work.reaches(missed, MontageState.APPLIED)
-            await work.until(lambda: any(line["event"] == "montage.not_closed" for line in work.log_lines))
-            problems = {str(line["fault"]) for line in work.log_lines if line["event"] == "montage.not_closed"}
+                await running.notice(metafile)
+            await running.reaches(seen, MontageState.COMPLETE)
+            await running.reaches(missed, MontageState.APPLIED)
+            await running.until(lambda: any(line["event"] == "montage.not_closed" for line in running.log_lines))
+            problems = {str(line["fault"]) for line in running.log_lines if line["event"] == "montage.not_closed"}
             assert all("its section data lack tiles of section 1050.0 at z 1050" in each for each in problems)
-            assert {line["metafile"] for line in work.log_lines if line["event"] == "montage.not_closed"} == {
+            assert {line["metafile"] for line in running.log_lines if line["event"] == "montage.not_closed"} == {
                 str(missed)
             }
-        await work.reaches(missed, MontageState.COMPLETE)
+        await running.reaches(missed, MontageState.COMPLETE)
 
 
 async def test_a_montage_whose_tile_is_deleted_during_the_close_is_applied_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real = close_stack
     deleted: list[str] = []
 
@@ -396,21 +395,21 @@ async def test_a_montage_whose_tile_is_deleted_during_the_close_is_applied_again
         return await real(client, stack, zs, **options)
 
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", delete_and_close)
-    async with bench(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, MontageState.COMPLETE)
-        shown = {tile.tile_id for tile in await work.work.client.tile_bounds(MIPS, 1050.0)}
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
+        shown = {tile.tile_id for tile in await running.assembly.client.tile_bounds(MIPS, 1050.0)}
         assert deleted
-        assert shown == await work.work.journal.tile_ids(montage.id)
-        events = [event["event"] for event in await work.work.journal.events(montage.id)]
+        assert shown == await running.assembly.journal.tile_ids(montage.id)
+        events = [event["event"] for event in await running.assembly.journal.events(montage.id)]
         assert events.count(Event.TILES_LOST) == 1
 
 
 async def test_an_unexpected_exception_fails_the_close_which_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real = close_stack
     failed: list[StackId] = []
 
@@ -421,23 +420,23 @@ async def test_an_unexpected_exception_fails_the_close_which_is_retried(
         return await real(client, stack, zs, **options)
 
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", fail_once)
-    async with bench(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
         closed = [{"event": "stack.closed", "stack": str(stack), "montages": 1}.items() for stack in (RAW, MIPS)]
-        await work.until(lambda: all(any(each <= line.items() for line in work.log_lines) for each in closed))
-        attempts = [each for each in await work.work.journal.attempts(montage.id) if each["step"] == "close"]
+        await running.until(lambda: all(any(each <= line.items() for line in running.log_lines) for each in closed))
+        attempts = [each for each in await running.assembly.journal.attempts(montage.id) if each["step"] == "close"]
         assert sorted(each["outcome"] for each in attempts) == ["done", "done", "failed", "failed"]
         assert {RAW, MIPS} == set(failed)
         for each in attempts:
             assert ("planted" in str(each["fault"])) == (each["outcome"] == "failed")
-        assert await work.work.journal.count_crashes() == 0
+        assert await running.assembly.journal.count_crashes() == 0
 
 
 async def test_no_metafile_stays_in_memory_once_its_montage_is_applied(tmp_path: Path) -> None:
-    async with bench(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
-        assert not work.work.steps.metafiles._kept
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
+        assert not running.assembly.steps.metafiles._kept

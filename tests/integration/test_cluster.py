@@ -30,8 +30,8 @@ from tests.integration.cluster import (
     wait_for,
     wait_for_crew,
 )
-from tests.integration.hanging import hanging_in_tiles_called_hang
 from tests.integration.test_executors import job_for
+from tests.integration.toy_jobs import toy_job
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ class TestWhatGoesAway:
     async def test_a_restarted_scheduler_is_waited_for_and_its_jobs_are_done(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         faults: list[str] = []
         pool.on_scheduler = faults.append
         cluster.start_scheduler()
@@ -89,7 +89,7 @@ class TestWhatGoesAway:
     async def test_a_killed_worker_costs_no_tile_and_a_new_worker_continues(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         cluster.start_scheduler()
         worker = cluster.start_worker()
         jobs = [asyncio.create_task(run_job(pool, job_for(tmp_path, f"slow{number}"))) for number in range(8)]
@@ -105,7 +105,7 @@ class TestWhatGoesAway:
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As with `--lifetime` before the end of a batch job."""
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         cluster.start_scheduler()
         leaving = cluster.start_worker("--lifetime", "4 seconds")
         cluster.start_worker()
@@ -123,7 +123,7 @@ class TestSuspects:
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The scheduler blames every job of a worker that died."""
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         deaths: list[WorkerDeath] = []
         pool.on_death = deaths.append
         cluster.environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "0"

@@ -24,7 +24,7 @@ from daemon.pipeline.steps.perform import Steps
 from handlers.errors import StorageFault
 from handlers.sharing import Sharing
 from tests.integration.inprocess import bench as at_work
-from tests.integration.inprocess import hurry
+from tests.integration.inprocess import retry_fast
 
 
 def mipmaps(directory: Path, min_free_bytes: int = 0) -> Any:
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_during_a_write_keeps_only_complete_files(tmp_path, si
 
 async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_moment(tmp_path, monkeypatch):
     """The disk is usable again before the running tiles have ended."""
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(disks, "BUSY_S", 0.01)
     real_check, real_make_all, dips = disks.check_directory, mipmap_step.make_all, []
 
@@ -219,7 +219,7 @@ async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_moment(tmp_pa
             dips.append("now")
             await stop.wait()
             dips[:] = ["over"]
-            await until(lambda: work.work.disks.is_usable(tmp_path / "mipmaps"), "it is usable again")
+            await until(lambda: work.assembly.disks.is_usable(tmp_path / "mipmaps"), "it is usable again")
         await real_make_all(*arguments, stop=stop, **options)
 
     monkeypatch.setattr(disks, "check_directory", look)
@@ -228,14 +228,14 @@ async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_moment(tmp_pa
         metafile = work.write()
         await work.notice(metafile)
         montage = await work.reaches(metafile, MontageState.COMPLETE)
-        attempts = [each for each in await work.work.journal.attempts(montage.id) if each["step"] == "mipmaps"]
+        attempts = [each for each in await work.assembly.journal.attempts(montage.id) if each["step"] == "mipmaps"]
         assert [each["outcome"] for each in attempts] == ["failed", "done"]
         assert "is gone" in str(attempts[0]["fault"])
 
 
 async def test_levels_written_below_a_vanished_mount_are_made_again(tmp_path, monkeypatch):
     """The mount vanishes while tiles are made, before the next check of the disk."""
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     levels, mount = tmp_path / "mipmaps", tmp_path / "mount"
     real_make, real_apply, applied = Steps.make_mipmaps, Steps.apply, asyncio.Event()
     made: list[Any] = []

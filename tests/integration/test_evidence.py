@@ -10,13 +10,13 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.steps import mipmap_step
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
-from tests.integration.inprocess import bench, hurry
+from tests.integration.inprocess import bench, retry_fast
 
 
 async def test_an_image_repaired_during_its_failing_job_has_its_montage_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real = mipmap_step.make_all
     failed: list[str] = []
 
@@ -35,13 +35,13 @@ async def test_an_image_repaired_during_its_failing_job_has_its_montage_retried(
             image.write_bytes(b"no image")
 
     monkeypatch.setattr(mipmap_step, "make_all", mend_before_it_is_told)
-    async with bench(tmp_path) as work:
-        metafile = work.write()
+    async with bench(tmp_path) as running:
+        metafile = running.write()
         image = min(metafile.parent.glob("*.tif"))
         good = image.read_bytes()
-        monkeypatch.setattr(work.work.disks, "require", spoil_and_require)
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
+        monkeypatch.setattr(running.assembly.disks, "require", spoil_and_require)
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
         assert failed == [str(image)]
-        events = [line["event"] for line in work.log_lines]
+        events = [line["event"] for line in running.log_lines]
         assert events.count("montage.failed") == events.count("montage.retried") == 1

@@ -33,7 +33,7 @@ from handlers.workers.pool import WorkerPool, run_job
 from handlers.workers.processes import ProcessExecutor
 from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.cluster import running_cluster
-from tests.integration.hanging import hanging_in_tiles_called_hang, released_by
+from tests.integration.toy_jobs import release, toy_job
 from tests.waiting import wait_for
 
 SIDE = 64
@@ -267,7 +267,7 @@ class TestAWorkerThatDies:
     async def test_only_the_job_that_kills_its_worker_is_reported(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         jobs = [job_for(tmp_path, name) for name in ("a", "b", "killer", "c", "d")]
         reports = await asyncio.gather(*(run_job(processes, job) for job in jobs))
         assert [report.tile_id for report in reports if report.fault] == ["killer"]
@@ -281,7 +281,7 @@ class TestAWorkerThatDies:
     async def test_two_jobs_that_kill_workers_are_both_reported(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         jobs = [job_for(tmp_path, name) for name in ("killer1", "a", "killer2")]
         reports = await asyncio.gather(*(run_job(processes, job) for job in jobs))
         assert [report.tile_id for report in reports if report.fault] == ["killer1", "killer2"]
@@ -365,7 +365,7 @@ class TestAWorkerThatHangs:
 
     @pytest.fixture(params=["processes", pytest.param("dask", marks=pytest.mark.slow)])
     def limited(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         kind: ExecutorKind = request.param
         address = request.getfixturevalue("dask_processes") if kind == "dask" else None
         # The first job of a dask worker imports numpy.
@@ -461,7 +461,7 @@ class TestReportedDeaths:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As by the kernel when memory runs out: the job succeeds when it is repeated."""
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         deaths: list[WorkerDeath] = []
         with open_executor("processes", 2) as pool:
             pool.on_death = deaths.append
@@ -474,8 +474,7 @@ class TestReportedDeaths:
             tile_id = victim.tile_note.value.decode()
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGKILL)
-            for job in jobs:
-                released_by(job).touch()
+            release(jobs[0])
             reports = await asyncio.gather(*running)
         assert not [report.fault for report in reports if report.fault]
         assert deaths == [WorkerDeath(tile_id, "signal SIGKILL")]
@@ -483,7 +482,7 @@ class TestReportedDeaths:
     async def test_a_job_that_kills_its_worker_is_reported_each_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", killed_by_tiles_called_killer)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         deaths: list[WorkerDeath] = []
         with open_executor("processes", 1) as pool:
             pool.on_death = deaths.append
@@ -494,7 +493,7 @@ class TestReportedDeaths:
     async def test_a_worker_that_the_pool_itself_kills_is_no_death(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         deaths: list[WorkerDeath] = []
         with open_executor("processes", 1, job_timeout_s=1.0) as pool:
             pool.on_death = deaths.append
@@ -543,7 +542,7 @@ class TestAProcessThatHangs:
     async def test_a_hanging_worker_is_killed_and_other_workers_finish_their_jobs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         with open_executor("processes", 2, job_timeout_s=2.0) as pool:
             first = pool.executor
             assert isinstance(first, ProcessExecutor)
@@ -558,7 +557,7 @@ class TestAProcessThatHangs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A process that reads a dead mount survives SIGKILL until the mount answers."""
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         monkeypatch.setattr(worker_processes, "KILLED_S", 0.3)
         monkeypatch.setattr(worker_pool, "END_TIMEOUT_S", 0.3)
         immortal: list[int] = []
@@ -584,7 +583,7 @@ class TestAProcessThatHangs:
     async def test_a_job_that_hangs_when_it_runs_alone_is_given_up_too(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         with open_executor("processes", 1, job_timeout_s=2.0) as pool:
             began = time.monotonic()
             with pytest.raises(WorkerFault, match="and was replaced"):
@@ -595,20 +594,12 @@ class TestAProcessThatHangs:
     async def test_jobs_that_kill_or_hang_workers_are_reported_and_good_jobs_succeed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_pool, "make_mipmaps", hanging_in_tiles_called_hang)
+        monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         names = [f"{kind}_{montage}" for montage in "xy" for kind in ("killer", "good1", "hang", "good2", "good3")]
         with open_executor("processes", 2, job_timeout_s=4.0) as pool:
             reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in names))
         faulty = {report.tile_id: str(report.fault) for report in reports if report.fault}
         assert set(faulty) == {name for name in names if not name.startswith("good")}, faulty
-
-
-def killed_by_tiles_called_killer(job: MipmapJob) -> MipmapReport:
-    """Stands in for a decoder that crashes on one image."""
-    if job.tile_id.startswith("killer"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.05)
-    return MipmapReport(job.tile_id)
 
 
 DAEMON = """

@@ -111,7 +111,7 @@ async def pages_of(running: Bench) -> AsyncIterator["TestClient[Any, Any]"]:
     async def facts() -> Any:
         return WELL
 
-    work = running.work
+    work = running.assembly
     pages = Pages(work.settings, work.journal, facts, work.client)
     pictures = Pictures(work.settings, work.journal, lambda: work.pool)
     app = make_app(work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, pictures=pictures)
@@ -133,7 +133,7 @@ async def lines_of(running: Bench, pictures: Path | None = None) -> list[str]:
     """Return what `temwatch quality` prints of all montages."""
     lines: list[str] = []
     journal = JournalSettings(path=running.root / "journal.sqlite")
-    settings = running.work.settings().model_copy(update={"journal": journal})
+    settings = running.assembly.settings().model_copy(update={"journal": journal})
     assert await quality(settings, Selection(state="all"), lines.append, Form.TABLE, pictures) == 0, lines
     return lines
 

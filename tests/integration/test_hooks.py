@@ -107,7 +107,7 @@ async def test_an_event_arrives_as_a_cloud_event(journal: Journal, receiver: Rec
     async with world.running():
         subject = await world.notice()
         await receiver.until(lambda: world.counted)
-    (event,) = receiver.taken
+    (event,) = receiver.accepted
     (recorded,) = await announced(journal)
     assert event["data"] == dict(recorded.data)
     assert {key: event[key] for key in ("specversion", "id", "type", "subject", "sequence", "datacontenttype")} == {
@@ -137,8 +137,8 @@ async def test_a_hook_gets_the_events_that_it_names_of_the_watches_that_it_names
     async with world.running():
         await journal.close_stack("em/v1/other", "gone")
         await journal.close_stack("em/v1/s", "w")
-        await receiver.until(lambda: len(receiver.taken) == 3)
-    assert sorted(event["subject"] for event in receiver.taken) == [
+        await receiver.until(lambda: len(receiver.accepted) == 3)
+    assert sorted(event["subject"] for event in receiver.accepted) == [
         "stacks/em/v1/other",
         "stacks/em/v1/s",
         "stacks/em/v1/s",
@@ -152,8 +152,8 @@ async def test_a_new_hook_begins_with_the_events_of_that_moment(journal: Journal
         world.settings = settings_with({"url": receiver.url, "on": ALL})
         await world.notifier.adopt()
         subject = await world.notice()
-        await receiver.until(lambda: receiver.taken)
-    assert [event["subject"] for event in receiver.taken] == [subject]
+        await receiver.until(lambda: receiver.accepted)
+    assert [event["subject"] for event in receiver.accepted] == [subject]
 
 
 async def test_events_recorded_while_nothing_delivers_arrive_later(journal: Journal, receiver: Receiver) -> None:
@@ -161,8 +161,8 @@ async def test_events_recorded_while_nothing_delivers_arrive_later(journal: Jour
     await world.notifier.register()
     subjects = [await world.notice() for _ in range(20)]
     async with world.running():
-        await receiver.until(lambda: len(receiver.taken) == 20)
-    assert sorted(event["subject"] for event in receiver.taken) == sorted(subjects)
+        await receiver.until(lambda: len(receiver.accepted) == 20)
+    assert sorted(event["subject"] for event in receiver.accepted) == sorted(subjects)
 
 
 @pytest.mark.parametrize("answer", [500, 404, 503, 302, 410, 0])
@@ -176,10 +176,10 @@ async def test_a_refused_event_is_repeated_with_the_same_id_and_before_the_next_
         subject = await world.notice()
         await world.again(subject)
         await world.again(subject)
-        await receiver.until(lambda: len(receiver.taken) == 3)
+        await receiver.until(lambda: len(receiver.accepted) == 3)
     bodies = [json.loads(body) for _, body in receiver.requests]
     assert len({event["id"] for event in bodies[:4]}) == 1
-    assert [event["sequence"] for event in receiver.taken] == sorted(event["sequence"] for event in bodies[3:])
+    assert [event["sequence"] for event in receiver.accepted] == sorted(event["sequence"] for event in bodies[3:])
     assert {body for _, body in receiver.requests[:4]} == {receiver.requests[0][1]}
     assert [outcome for _, outcome in world.counted].count("failed") == 3
 
@@ -203,9 +203,9 @@ async def test_a_refused_event_delays_no_other_montage(journal: Journal, receive
         refused = await world.notice()
         receiver.answer = lambda event: 500 if event["subject"] == refused else 204
         others = [await world.notice() for _ in range(12)]
-        await receiver.until(lambda: {event["subject"] for event in receiver.taken} >= set(others))
+        await receiver.until(lambda: {event["subject"] for event in receiver.accepted} >= set(others))
         receiver.answer = lambda _: 204
-        await receiver.until(lambda: len(receiver.taken) == 13)
+        await receiver.until(lambda: len(receiver.accepted) == 13)
 
 
 async def test_a_request_without_an_answer_ends_after_its_time_and_delays_no_other_montage(
@@ -216,9 +216,9 @@ async def test_a_request_without_an_answer_ends_after_its_time_and_delays_no_oth
         hanging = await world.notice()
         receiver.answer = lambda event: -1 if event["subject"] == hanging else 204
         others = [await world.notice() for _ in range(12)]
-        await receiver.until(lambda: {event["subject"] for event in receiver.taken} >= set(others))
+        await receiver.until(lambda: {event["subject"] for event in receiver.accepted} >= set(others))
         receiver.answer = lambda _: 204
-        await receiver.until(lambda: hanging in [event["subject"] for event in receiver.taken])
+        await receiver.until(lambda: hanging in [event["subject"] for event in receiver.accepted])
 
 
 async def test_nothing_listens_for_a_while(journal: Journal) -> None:
@@ -230,8 +230,8 @@ async def test_nothing_listens_for_a_while(journal: Journal) -> None:
         await first.until(lambda: len(world.counted) > 3)
         assert "no answer" in ((await world.counts()).popitem()[1].problem or "")
         async with receiving(int(url.rpartition(":")[2].partition("/")[0])) as again:
-            await again.until(lambda: len(again.taken) == 10)
-            assert sorted(event["subject"] for event in again.taken) == sorted(subjects)
+            await again.until(lambda: len(again.accepted) == 10)
+            assert sorted(event["subject"] for event in again.accepted) == sorted(subjects)
 
 
 async def test_a_receiver_that_is_away_gets_one_request_at_a_time(
@@ -277,7 +277,7 @@ async def test_an_event_is_given_up_after_a_day_and_an_operator_can_retry_or_dro
         assert await journal.write(lambda connection: deliveries.drop(connection, [ids[1], 999])) == [ids[1]]
         world.notifier.wake()
         await receiver.until(lambda: ("h", "delivered") in world.counted)
-    assert [event["subject"] for event in receiver.taken] == [first]
+    assert [event["subject"] for event in receiver.accepted] == [first]
     assert await world.counts() == {}
 
 
@@ -292,7 +292,7 @@ async def test_an_event_that_waited_while_nothing_delivered_is_tried_before_it_i
     world.offset_s = 10 * delays.GIVE_UP_S
     receiver.answer = lambda _: 204
     async with world.running():
-        await receiver.until(lambda: receiver.taken)
+        await receiver.until(lambda: receiver.accepted)
 
 
 async def test_old_events_are_deleted_when_no_hook_waits_for_them(journal: Journal, receiver: Receiver) -> None:
@@ -301,7 +301,7 @@ async def test_old_events_are_deleted_when_no_hook_waits_for_them(journal: Journ
     async with world.running():
         for _ in range(3):
             await world.notice()
-        await receiver.until(lambda: len(receiver.taken) == 2)
+        await receiver.until(lambda: len(receiver.accepted) == 2)
         await receiver.until(lambda: len(world.counted) > 2)
     await journal.write(lambda connection: deliveries.prune(connection, 2e12, 0.0))
     left = await announced(journal)
@@ -332,19 +332,19 @@ async def test_a_signed_request_proves_itself(journal: Journal, receiver: Receiv
     world = World(journal, {"url": receiver.url, "on": ALL, "secret_file": str(secret)})
     async with world.running():
         await world.notice()
-        await receiver.until(lambda: receiver.taken)
+        await receiver.until(lambda: receiver.accepted)
         headers, body = receiver.requests[0]
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
         assert headers["webhook-signature"] == f"v1,{digest}"
-        assert headers["webhook-id"] == receiver.taken[0]["id"]
+        assert headers["webhook-id"] == receiver.accepted[0]["id"]
         secret.chmod(0o644)  # noticed at the next request
         await world.notice()
         await receiver.until(lambda: [outcome for _, outcome in world.counted].count("failed"))
         assert "open to other users" in ((await world.counts()).popitem()[1].problem or "")
         secret.chmod(0o600)
-        await receiver.until(lambda: len(receiver.taken) == 2)
+        await receiver.until(lambda: len(receiver.accepted) == 2)
 
 
 def program(tmp_path: Path, text: str) -> list[str]:

@@ -79,17 +79,17 @@ async def test_a_montage_that_moved_to_another_z_leaves_none_behind(client: Rend
 
 async def test_a_failed_upload_leaves_the_layer_as_it_was(service: Standin, client: RenderClient) -> None:
     await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")])
-    await service.misbehave("^PUT .*resolvedTiles", "status", status=503, times=100)
+    await service.set_fault("^PUT .*resolvedTiles", "status", status=503, times=100)
     with pytest.raises(RenderUnavailable):
         await ingest_tiles(client, RAW, Z, [tile_spec("c")], unwanted=["a", "b"])
     assert await ids(client) == ["a", "b"]
-    await service.behave()
+    await service.clear_faults()
     await ingest_tiles(client, RAW, Z, [tile_spec("c")], unwanted=["a", "b"])
     assert await ids(client) == ["c"]
 
 
 async def test_an_upload_whose_answer_is_cut_off_is_sent_again(service: Standin, client: RenderClient) -> None:
-    await service.misbehave("^PUT .*resolvedTiles", "cut", times=1)
+    await service.set_fault("^PUT .*resolvedTiles", "cut", times=1)
     report = await ingest_tiles(client, RAW, Z, [tile_spec("a")])
     assert report.tile_count == 1
     assert await ids(client) == ["a"]

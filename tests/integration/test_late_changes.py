@@ -21,7 +21,7 @@ from handlers.images.decode import verify_level
 from handlers.images.digest import FileContent
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from tests.integration.inprocess import MIPS, Bench, bench, hurry
+from tests.integration.inprocess import MIPS, Bench, bench, retry_fast
 
 SIZE = (64, 64)
 COMPLETE, FAILED = MontageState.COMPLETE, MontageState.FAILED
@@ -29,7 +29,7 @@ COMPLETE, FAILED = MontageState.COMPLETE, MontageState.FAILED
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 0.05)
     async with bench(tmp_path) as made:
         yield made
@@ -55,7 +55,7 @@ def levels_are_right(root: Path, image: Path) -> bool:
 async def changed_ones(world: Bench, metafile: Path) -> list[dict[str, Any]]:
     montage = await world.montage(metafile)
     assert montage is not None
-    events = await world.work.journal.events(montage.id)
+    events = await world.assembly.journal.events(montage.id)
     return [event["detail"] for event in events if event["event"] == Event.IMAGES_CHANGED]
 
 
@@ -189,7 +189,7 @@ async def test_the_same_bytes_and_an_absent_file_are_no_change(world, change):
     (detail,) = await changed_ones(world, metafile)
     assert detail["names"] == [second.name]
     if change is not deleted:
-        read = await world.work.journal.images_read(montage.id)
+        read = await world.assembly.journal.images_read(montage.id)
         assert FileIdentity.of(first.stat()) in [content.identity for content in read.values()]
 
 
@@ -238,13 +238,13 @@ async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, m
     whole = replacement.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
     await world.until(lambda: [line for line in world.log_lines if line["event"] == "step.waits"])
-    waiting = await world.work.journal.montage(montage.id)
+    waiting = await world.assembly.journal.montage(montage.id)
     assert waiting.state is MontageState.INGESTED
     assert "may still be written" in waiting.fault.problem
     first.write_bytes(whole)
     await world.reaches(metafile, COMPLETE)
     assert levels_are_right(world.root, first)
-    assert not [event for event in await world.work.journal.events(montage.id) if event["event"] == Event.FAILED]
+    assert not [event for event in await world.assembly.journal.events(montage.id) if event["event"] == Event.FAILED]
 
 
 # --- times of the checks
@@ -253,7 +253,7 @@ async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, m
 async def test_an_image_that_changes_before_its_stack_is_closed_keeps_the_montage_from_being_complete(
     tmp_path, monkeypatch
 ):
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 1_000.0)
     async with bench(tmp_path, close_after_s=3_600.0) as world:
         metafile = world.write(size=SIZE)
@@ -261,7 +261,7 @@ async def test_an_image_that_changes_before_its_stack_is_closed_keeps_the_montag
         montage = await world.reaches(metafile, MontageState.APPLIED)
         first, _ = images_of(metafile)
         in_place_under_its_old_time(first)
-        await world.work.late_changes.check_before_complete([montage])
+        await world.assembly.late_changes.check_before_complete([montage])
         following = await world.montage(metafile)
         assert following.state is not MontageState.APPLIED
         await world.reaches(metafile, MontageState.APPLIED)
@@ -269,7 +269,7 @@ async def test_an_image_that_changes_before_its_stack_is_closed_keeps_the_montag
 
 
 async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monkeypatch):
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 1_000.0)
     async with bench(tmp_path) as world:
         changed = False
@@ -288,7 +288,7 @@ async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monke
         montage = await mended(world, metafile)
         assert montage.state is COMPLETE
         assert levels_are_right(world.root, images_of(metafile)[0])
-        events = [event["event"] for event in await world.work.journal.events(montage.id)]
+        events = [event["event"] for event in await world.assembly.journal.events(montage.id)]
         assert events.index("images_changed") < events.index("completed")
         assert events.count("completed") == 1
 
@@ -314,8 +314,8 @@ class Alone:
         self.is_overwritten = False
         self.is_render_away = False
         self.late = LateChanges(
-            world.work.settings,
-            world.work.journal,
+            world.assembly.settings,
+            world.assembly.journal,
             is_observable=lambda _: self.observable,
             on_change=self._on_change,
             reset_if_overwritten=self._reset_if_overwritten,
@@ -342,14 +342,14 @@ class Alone:
 
 @pytest.fixture
 async def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, Alone, Montage]]:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 5.0)
     async with bench(tmp_path) as world:
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         montage = await world.reaches(metafile, COMPLETE)
         # The first check of the bench itself is due in 5 s: a slow test would count it.
-        monkeypatch.setattr(world.work.late_changes, "_is_observable", lambda _: False)
+        monkeypatch.setattr(world.assembly.late_changes, "_is_observable", lambda _: False)
         yield world, Alone(world), montage
 
 
@@ -362,7 +362,7 @@ async def test_a_montage_is_checked_until_its_time_is_over(done):
             looks.append(second)
         alone.now += 1.0
     assert looks == [5, 15, 45, 135, 405, 1215, 3600]
-    assert await world.work.journal.watched_images() == []
+    assert await world.assembly.journal.watched_images() == []
     assert alone.enqueued == []
 
 
@@ -376,7 +376,7 @@ async def test_the_next_process_resumes_the_checks_and_checks_once_more_after_th
     alone.now += 5.0
     assert await alone.check() == 1
     assert alone.enqueued == [montage.id]
-    assert (await world.work.journal.montage(montage.id)).state is MontageState.INGESTED
+    assert (await world.assembly.journal.montage(montage.id)).state is MontageState.INGESTED
 
 
 async def test_a_montage_is_not_checked_after_its_last_check(done):
@@ -385,7 +385,7 @@ async def test_a_montage_is_not_checked_after_its_last_check(done):
     await alone.late._resume()
     alone.now += 5.0
     assert await alone.check() == 1
-    assert await world.work.journal.watched_images() == []
+    assert await world.assembly.journal.watched_images() == []
     alone.now += 10_000.0
     assert await alone.check() == 0
 
@@ -399,7 +399,7 @@ async def test_a_missing_mount_is_no_change_and_its_images_are_checked_when_it_i
         alone.now += 60.0
         await alone.check()
     assert alone.enqueued == []
-    assert await world.work.journal.watched_images() != []
+    assert await world.assembly.journal.watched_images() != []
     alone.observable = True
     alone.now += 60.0
     assert await alone.check() == 1
@@ -426,10 +426,10 @@ async def test_a_moved_section_is_not_checked_after_its_time(done):
     montage.metafile.parent.rename(world.root / "archive")
     alone.now += 5.0
     assert await alone.check() == 1
-    assert await world.work.journal.watched_images() != []
+    assert await world.assembly.journal.watched_images() != []
     alone.now += 4_000.0
     assert await alone.check() == 1
-    assert await world.work.journal.watched_images() == []
+    assert await world.assembly.journal.watched_images() == []
     assert alone.enqueued == []
 
 
@@ -472,7 +472,7 @@ async def test_a_check_that_raises_is_repeated_and_ends_no_other(done, monkeypat
     alone.late.follow(montage)
     alone.now += 4_000.0 if stumbles == "end_watching_images" else 5.0
     with monkeypatch.context() as patch:
-        owner = late_changes if stumbles == "compare_images" else world.work.journal
+        owner = late_changes if stumbles == "compare_images" else world.assembly.journal
         patch.setattr(owner, stumbles, lambda *_: 1 / 0)
         assert await alone.check() == 1
         await alone.late.check_before_complete([montage])
@@ -502,17 +502,17 @@ async def test_tiles_are_compared_after_their_time_if_render_ws_was_away(done):
     alone.is_render_away = True
     alone.now += 4_000.0
     assert await alone.check() == 1
-    assert await world.work.journal.watched_images() != []
+    assert await world.assembly.journal.watched_images() != []
     alone.is_render_away = False
     alone.now += 60.0
     assert (await alone.check(), alone.compared) == (1, 2)
-    assert await world.work.journal.watched_images() == []
+    assert await world.assembly.journal.watched_images() == []
 
 
 async def test_a_superseded_montage_is_not_checked_any_more(done):
     world, alone, montage = done
     alone.late.follow(montage)
-    await world.work.journal.record(montage.id, Event.SUPERSEDED)
+    await world.assembly.journal.record(montage.id, Event.SUPERSEDED)
     in_place_under_its_old_time(images_of(montage.metafile)[0])
     alone.now += 5.0
     await alone.check()
@@ -553,12 +553,12 @@ async def test_only_images_of_another_identity_are_read(done, monkeypatch):
 
 
 async def test_a_mask_that_changes_is_made_again(tmp_path, monkeypatch):
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 0.05)
     mask = tmp_path / "mask.png"
     Image.fromarray(np.full(SIZE[::-1], 255, np.uint8)).save(mask)
     async with bench(tmp_path) as world:
-        settings = world.work.settings()
+        settings = world.assembly.settings()
         tilespecs = settings.watch[0].tilespecs.model_copy(update={"mask": mask})
         masked = settings.watch[0].model_copy(update={"tilespecs": tilespecs})
         object.__setattr__(settings, "watch", (masked,))  # frozen; every part reads the settings again

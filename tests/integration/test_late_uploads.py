@@ -16,7 +16,7 @@ from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
 from handlers.render.names import StackId
 from handlers.render.responses import StackState
-from tests.integration.inprocess import MIPS, RAW, Bench, bench, hurry
+from tests.integration.inprocess import MIPS, RAW, Bench, bench, retry_fast
 
 Z = 1050.0
 
@@ -71,12 +71,12 @@ async def shown(client: RenderClient, stack: StackId) -> dict[str, str]:
 async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: StackId, moment: str
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real_mipmaps, real_close = Steps.make_mipmaps, close_stack
 
     async def replace() -> None:
         replace_content(metafile)
-        await work.notice(metafile)
+        await running.notice(metafile)
 
     async def make_mipmaps(steps: Steps, section: Any) -> Any:
         if moment == "before apply" and len(section.specs) == 2:
@@ -84,7 +84,7 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
         return await real_mipmaps(steps, section)
 
     async def close(client: RenderClient, closed: StackId, *arguments: Any, **options: Any) -> Any:
-        montage = await work.montage(metafile)
+        montage = await running.montage(metafile)
         is_replaced = montage is not None and (montage.tile_count, montage.state) == (2, MontageState.APPLIED)
         if closed == stack and moment == "before the close" and is_replaced:
             await client.set_state(stack, StackState.LOADING)
@@ -94,12 +94,12 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
     monkeypatch.setattr(Steps, "make_mipmaps", make_mipmaps)
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", close)
     late = LateUpload(monkeypatch, stack, replace)
-    async with bench(tmp_path, close_after_s=0.3) as work:
-        metafile = work.write(tiles=3)
-        await work.notice(metafile)
-        await work.until(lambda: late.is_over, timeout_s=60)
-        await work.reaches(metafile, MontageState.COMPLETE)
-        tiles = {each: await shown(work.work.client, each) for each in (RAW, MIPS)}
+    async with bench(tmp_path, close_after_s=0.3) as running:
+        metafile = running.write(tiles=3)
+        await running.notice(metafile)
+        await running.until(lambda: late.is_over, timeout_s=60)
+        await running.reaches(metafile, MontageState.COMPLETE)
+        tiles = {each: await shown(running.assembly.client, each) for each in (RAW, MIPS)}
         undisturbed = await expected(tmp_path / "other", metafile)
         assert tiles == {RAW: undisturbed, MIPS: undisturbed}
 
@@ -108,43 +108,43 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
 async def test_tiles_of_a_replaced_content_that_land_after_the_close_are_replaced_and_the_stack_is_closed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: StackId
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 0.05)
     monkeypatch.setattr(late_changes, "GROWTH", 1.3)
 
     async def replace() -> None:
         replace_content(metafile)
-        await work.notice(metafile)
+        await running.notice(metafile)
 
     late = LateUpload(monkeypatch, stack, replace)
-    async with bench(tmp_path, close_after_s=0.3) as work:
-        metafile = work.write(tiles=3)
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
-        await work.work.client.set_state(stack, StackState.LOADING)
+    async with bench(tmp_path, close_after_s=0.3) as running:
+        metafile = running.write(tiles=3)
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
+        await running.assembly.client.set_state(stack, StackState.LOADING)
         await late.land()
-        await work.work.client.set_state(stack, StackState.COMPLETE)
-        await work.until(lambda: events_of(work, "tiles.overwritten"), timeout_s=60)
-        await work.reaches(metafile, MontageState.COMPLETE)
-        tiles = {each: await shown(work.work.client, each) for each in (RAW, MIPS)}
+        await running.assembly.client.set_state(stack, StackState.COMPLETE)
+        await running.until(lambda: events_of(running, "tiles.overwritten"), timeout_s=60)
+        await running.reaches(metafile, MontageState.COMPLETE)
+        tiles = {each: await shown(running.assembly.client, each) for each in (RAW, MIPS)}
         undisturbed = await expected(tmp_path / "other", metafile)
         assert tiles == {RAW: undisturbed, MIPS: undisturbed}
         for each in (RAW, MIPS):
-            found = await work.work.client.stack(each)
+            found = await running.assembly.client.stack(each)
             assert found is not None
             assert found.state is StackState.COMPLETE
 
 
-def events_of(work: Bench, name: str) -> list[Any]:
-    return [line for line in work.log_lines if line["event"] == name]
+def events_of(running: Bench, name: str) -> list[Any]:
+    return [line for line in running.log_lines if line["event"] == name]
 
 
 async def expected(root: Path, metafile: Path) -> dict[str, str]:
     """Return the translations of the present content in a stack of its own."""
     root.mkdir()
-    async with bench(root) as work:
-        copy = work.write(tiles=3)
+    async with bench(root) as running:
+        copy = running.write(tiles=3)
         copy.write_bytes(metafile.read_bytes())
-        await work.notice(copy)
-        await work.reaches(copy, MontageState.COMPLETE)
-        return await shown(work.work.client, RAW)
+        await running.notice(copy)
+        await running.reaches(copy, MontageState.COMPLETE)
+        return await shown(running.assembly.client, RAW)

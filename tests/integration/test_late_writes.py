@@ -12,15 +12,12 @@ from daemon.simulator.standin.faults import Fault, FaultKind
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from tests.integration.inprocess import MIPS, RAW, hurry
+from tests.integration.inprocess import MIPS, RAW
 from tests.integration.inprocess import bench as at_work
 
+pytestmark = pytest.mark.usefixtures("fast_retries")
+
 SLOW_S = 1.5
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
 
 
 @pytest.fixture(params=["s_raw/z", "s_mips/z"])

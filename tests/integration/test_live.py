@@ -22,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
     async with paged(tmp_path) as served:
         yield served
 
@@ -55,111 +55,111 @@ class Stream:
         return None
 
 
-def stream(face: Paged, after: int | None = None) -> Stream:
+def stream(pages: Paged, after: int | None = None) -> Stream:
     headers = {} if after is None else {"Last-Event-ID": str(after)}
-    return Stream(face.client.get("/api/events", headers=headers))
+    return Stream(pages.client.get("/api/events", headers=headers))
 
 
-async def few_streams(face: Paged, most: int) -> None:
+async def few_streams(pages: Paged, most: int) -> None:
     """Wait until the server has seen that browsers are gone."""
     async with asyncio.timeout(DEADLINE_S):
-        while face.live.open_streams > most:  # noqa: ASYNC110  the server tells nobody
+        while pages.live.open_streams > most:  # noqa: ASYNC110  the server tells nobody
             await asyncio.sleep(0.01)
 
 
-async def test_a_page_gets_each_event_with_the_journals_number(face):
-    montage_id = await face.settled(1050)
-    async with stream(face) as events:
-        await face.journal.record(montage_id, Event.INGESTED)
-        await face.journal.record(montage_id, Event.MIPMAPPED)
+async def test_a_page_gets_each_event_with_the_journals_number(pages):
+    montage_id = await pages.settled(1050)
+    async with stream(pages) as events:
+        await pages.journal.record(montage_id, Event.INGESTED)
+        await pages.journal.record(montage_id, Event.MIPMAPPED)
         name, number, body = await events.next()
         assert (name, body["montage"], body["state"], body["z"]) == ("montage", montage_id, "ingested", 1050.0)
         assert (await events.next())[1:2] == (str(int(number) + 1),)
 
 
-async def test_made_tiles_are_announced(face):
-    montage_id = await face.settled(1)
-    async with stream(face) as events:
-        await face.journal.record_tiles(montage_id, {"a": None})
+async def test_made_tiles_are_announced(pages):
+    montage_id = await pages.settled(1)
+    async with stream(pages) as events:
+        await pages.journal.record_tiles(montage_id, {"a": None})
         assert (await events.next())[0] == "progress"
 
 
-async def test_a_browser_that_comes_back_gets_what_it_missed_once(face):
-    montage_id = await face.settled(1)
-    await face.journal.record(montage_id, Event.INGESTED)
-    async with stream(face, after=1) as events:
+async def test_a_browser_that_comes_back_gets_what_it_missed_once(pages):
+    montage_id = await pages.settled(1)
+    await pages.journal.record(montage_id, Event.INGESTED)
+    async with stream(pages, after=1) as events:
         assert [(await events.next())[2]["event"] for _ in range(2)] == ["settled", "ingested"]
-        await face.journal.record(montage_id, Event.MIPMAPPED)
+        await pages.journal.record(montage_id, Event.MIPMAPPED)
         assert (await events.next())[2]["event"] == "mipmapped"
 
 
-async def test_a_browser_that_missed_too_much_reloads_everything(face, monkeypatch):
+async def test_a_browser_that_missed_too_much_reloads_everything(pages, monkeypatch):
     monkeypatch.setattr(live, "MOST_EVENTS", 3)
     for number in range(1, 4):
-        await face.settled(number)
-    async with stream(face, after=1) as events:
+        await pages.settled(number)
+    async with stream(pages, after=1) as events:
         assert (await events.next())[0] == "reload"
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "9" * 40, ""])
-async def test_an_invalid_last_event_id_counts_as_none(face, after):
-    async with Stream(face.client.get("/api/events", headers={"Last-Event-ID": after})) as events:
-        await face.settled(1)
+async def test_an_invalid_last_event_id_counts_as_none(pages, after):
+    async with Stream(pages.client.get("/api/events", headers={"Last-Event-ID": after})) as events:
+        await pages.settled(1)
         assert (await events.next())[0] == "montage"
 
 
-async def test_streams_are_not_buffered_by_proxies_and_are_bounded(face, monkeypatch):
+async def test_streams_are_not_buffered_by_proxies_and_are_bounded(pages, monkeypatch):
     monkeypatch.setattr(live, "MAX_STREAMS", 2)
-    async with stream(face) as first, stream(face):
+    async with stream(pages) as first, stream(pages):
         assert first.response.headers["X-Accel-Buffering"] == "no"
         assert first.response.content_type == "text/event-stream"
-        async with stream(face) as third:
+        async with stream(pages) as third:
             assert third.response.status == 503
-    await few_streams(face, 1)
-    async with stream(face) as again:
+    await few_streams(pages, 1)
+    async with stream(pages) as again:
         assert again.response.status == 200
 
 
-async def test_a_closed_browser_gives_its_stream_back(face):
-    async with stream(face):
-        assert face.live.open_streams == 1
-    await few_streams(face, 0)
+async def test_a_closed_browser_gives_its_stream_back(pages):
+    async with stream(pages):
+        assert pages.live.open_streams == 1
+    await few_streams(pages, 0)
 
 
-async def test_a_stopping_daemon_ends_the_streams_and_opens_no_more(face):
-    async with stream(face) as one, stream(face) as two:
-        await face.live.close()
+async def test_a_stopping_daemon_ends_the_streams_and_opens_no_more(pages):
+    async with stream(pages) as one, stream(pages) as two:
+        await pages.live.close()
         assert await one.next() is None
         assert await two.next() is None
-    async with stream(face) as late:
+    async with stream(pages) as late:
         assert late.response.status == 503
 
 
-async def test_nothing_is_read_while_no_page_is_open(face, monkeypatch):
+async def test_nothing_is_read_while_no_page_is_open(pages, monkeypatch):
     asked = []
-    real = face.journal.read
-    monkeypatch.setattr(face.journal, "read", lambda closure: asked.append(closure) or real(closure))
-    async with stream(face):
-        await face.settled(1)
-    await few_streams(face, 0)
+    real = pages.journal.read
+    monkeypatch.setattr(pages.journal, "read", lambda closure: asked.append(closure) or real(closure))
+    async with stream(pages):
+        await pages.settled(1)
+    await few_streams(pages, 0)
     count = len(asked)
     for _ in range(20):
         await asyncio.sleep(0.02)
     assert len(asked) <= count + 1
 
 
-async def test_open_pages_share_an_answer_until_something_changes(face, monkeypatch):
+async def test_open_pages_share_an_answer_until_something_changes(pages, monkeypatch):
     drawn = []
     real = Pages._overview
     monkeypatch.setattr(Pages, "_overview", lambda self, request: drawn.append(1) or real(self, request))
-    montage_id = await face.settled(1)
-    async with stream(face) as events:
+    montage_id = await pages.settled(1)
+    async with stream(pages) as events:
         for _ in range(5):
-            assert 'aria-label="z 1, scope 5, settled' in await face.page("/")
+            assert 'aria-label="z 1, scope 5, settled' in await pages.page("/")
         assert len(drawn) == 1
-        await face.page("/?state=failed")
+        await pages.page("/?state=failed")
         assert len(drawn) == 2
-        await face.journal.record(montage_id, Event.INGESTED)
+        await pages.journal.record(montage_id, Event.INGESTED)
         assert (await events.next())[2]["state"] == "ingested"
-        assert 'aria-label="z 1, scope 5, ingested' in await face.page("/")
+        assert 'aria-label="z 1, scope 5, ingested' in await pages.page("/")
         assert len(drawn) == 3

@@ -41,20 +41,20 @@ OF_PROMETHEUS = frozenset({"instance", "job"})
 
 async def samples(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
     """Return the labels of each sample of a daemon that has worked."""
-    async with paged(tmp_path) as face:
-        await face.reached(1, MontageState.COMPLETE)
-        await face.failed(2)
+    async with paged(tmp_path) as pages:
+        await pages.reached(1, MontageState.COMPLETE)
+        await pages.failed(2)
         for step in Step:
-            face.metrics.attempt_ended(step, "done", 1.0)
-            face.metrics.attempt_ended(step, "failed", 1.0)
+            pages.metrics.attempt_ended(step, "done", 1.0)
+            pages.metrics.attempt_ended(step, "failed", 1.0)
         for verdict in Verdict:
-            face.metrics.verdicts.labels("temca2", verdict).inc()
+            pages.metrics.verdicts.labels("temca2", verdict).inc()
         for outcome in ("delivered", "failed", "dead"):
-            face.metrics.hook_events.labels("workflow", outcome).inc()
+            pages.metrics.hook_events.labels("workflow", outcome).inc()
         hook = HookFacts("workflow", waiting=2, dead=1, oldest_s=60.0, problem="no answer")
         crew = Crew((Member("node7", 2, 1), Member("node8", problem="blind", is_usable=False)), 3, "tcp://s:8786")
-        face.facts = replace(WELL, crew=crew, hooks=(hook,), disks=(replace(WELL.disks[0], full_in_s=3600.0),))
-        async with face.client.get("/metrics") as answer:
+        pages.facts = replace(WELL, crew=crew, hooks=(hook,), disks=(replace(WELL.disks[0], full_in_s=3600.0),))
+        async with pages.client.get("/metrics") as answer:
             text = await answer.text()
     found: dict[str, list[dict[str, str]]] = {}
     for family in text_string_to_metric_families(text):

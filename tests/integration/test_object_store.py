@@ -306,49 +306,51 @@ def in_store(output, **others):
 
 
 async def test_a_montage_is_made_named_verified_and_repaired_in_the_store(tmp_path, output):
-    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
-        metafile = at_work.write(tiles=3)
-        await at_work.notice(metafile)
-        montage = await at_work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path, mipmaps=in_store(output)) as running:
+        metafile = running.write(tiles=3)
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
         assert montage.output_dir == str(output)
-        shown = await at_work.work.client.resolved_tiles(MIPS, montage.z)
+        shown = await running.assembly.client.resolved_tiles(MIPS, montage.z)
         urls = [spec["mipmapLevels"]["2"]["imageUrl"] for spec in shown.tile_id_to_spec_map.values()]
         assert len(urls) == 3
         assert all(url.startswith(f"{output.bucket.access.endpoint}/{output.bucket.name}/mips/2/") for url in urls)
-        assert await verified(at_work, montage) == []
+        assert await verified(running, montage) == []
         lost = output / urls[0].partition("/mips/")[2]
         BucketStore(output.bucket).delete(lost)
-        assert [(each.kind, each.where) for each in await verified(at_work, montage)] == [
+        assert [(each.kind, each.where) for each in await verified(running, montage)] == [
             (Kind.LEVEL_MISSING, str(lost))
         ]
 
 
-async def verified(at_work, montage):
+async def verified(running, montage):
     with ThreadPoolExecutor(2) as threads:
-        verifier = Verifier(at_work.work.settings(), at_work.work.journal, at_work.work.client, threads, deep=True)
-        return list((await verifier.verify(await at_work.work.journal.montage(montage.id))).differences)
+        verifier = Verifier(
+            running.assembly.settings(), running.assembly.journal, running.assembly.client, threads, deep=True
+        )
+        return list((await verifier.verify(await running.assembly.journal.montage(montage.id))).differences)
 
 
 @pytest.mark.parametrize("answer", [object_store.EXPIRED, object_store.FULL, "reset"], ids=["expired", "full", "reset"])
 async def test_an_outage_is_reported_and_waited_for_and_nothing_is_lost(tmp_path, output, layer, answer, monkeypatch):
     hurry(monkeypatch)
-    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
-        first = at_work.write(tiles=2)
-        await at_work.notice(first)
-        await at_work.reaches(first, MontageState.COMPLETE)
+    async with bench(tmp_path, mipmaps=in_store(output)) as running:
+        first = running.write(tiles=2)
+        await running.notice(first)
+        await running.reaches(first, MontageState.COMPLETE)
         layer.rule = lambda request: answer if request.method == "PUT" else None
-        second = at_work.write(1051, tiles=3)
-        await at_work.notice(second)
-        disks = at_work.work.disks
-        await at_work.until(lambda: not disks.is_usable(output))
+        second = running.write(1051, tiles=3)
+        await running.notice(second)
+        disks = running.assembly.disks
+        await running.until(lambda: not disks.is_usable(output))
         (disk,) = disks.facts()
         assert str(output) in disk.directory
         assert "cannot be used: could not write it" in disk.problem
-        assert (await at_work.montage(second)).state is MontageState.INGESTED
+        assert (await running.montage(second)).state is MontageState.INGESTED
         layer.rule = lambda request: None
-        await at_work.reaches(second, MontageState.COMPLETE)
+        await running.reaches(second, MontageState.COMPLETE)
         assert disks.is_usable(output)
-        assert await verified(at_work, await at_work.montage(second)) == []
+        assert await verified(running, await running.montage(second)) == []
 
 
 @pytest.mark.parametrize("marker", [None, b""], ids=["ours", "empty, put by an operator"])
@@ -356,37 +358,37 @@ async def test_a_store_whose_answers_are_cut_is_not_ready_until_they_arrive(
     tmp_path, output, layer, monkeypatch, marker
 ):
     hurry(monkeypatch)
-    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
-        metafile = at_work.write()
-        await at_work.notice(metafile)
-        await at_work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path, mipmaps=in_store(output)) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
         if marker is not None:
             BucketStore(output.bucket).write(output / ".temwatch", marker, "text/plain")
-            await at_work.until(lambda: any(each.method == "GET" for each in layer.requests[-20:]))
-        disks = at_work.work.disks
+            await running.until(lambda: any(each.method == "GET" for each in layer.requests[-20:]))
+        disks = running.assembly.disks
         assert disks.is_usable(output)
         layer.rule = lambda request: "cut" if request.method == "GET" else None
-        await at_work.until(lambda: not disks.is_usable(output))
+        await running.until(lambda: not disks.is_usable(output))
         assert "cannot be used: could not read it" in disks.facts()[0].problem
         layer.rule = lambda request: None
-        await at_work.until(lambda: disks.is_usable(output))
+        await running.until(lambda: disks.is_usable(output))
 
 
 async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, monkeypatch):
     hurry(monkeypatch)
     store = BucketStore(output.bucket)
-    async with bench(tmp_path, mipmaps=in_store(output)) as at_work:
-        first = at_work.write()
-        await at_work.notice(first)
-        await at_work.reaches(first, MontageState.COMPLETE)
+    async with bench(tmp_path, mipmaps=in_store(output)) as running:
+        first = running.write()
+        await running.notice(first)
+        await running.reaches(first, MontageState.COMPLETE)
         store.delete(output / ".temwatch")
-        await at_work.until(lambda: not at_work.work.disks.is_usable(output))
-        assert "lacks the marker object" in at_work.work.disks.facts()[0].problem
-        second = at_work.write(1051)
-        await at_work.notice(second)
-        await at_work.reaches(second, MontageState.INGESTED)
+        await running.until(lambda: not running.assembly.disks.is_usable(output))
+        assert "lacks the marker object" in running.assembly.disks.facts()[0].problem
+        second = running.write(1051)
+        await running.notice(second)
+        await running.reaches(second, MontageState.INGESTED)
         store.write(output / ".temwatch", b"", "application/octet-stream")
-        await at_work.reaches(second, MontageState.COMPLETE)
+        await running.reaches(second, MontageState.COMPLETE)
 
 
 def test_a_store_that_refuses_is_one_fault_before_the_first_tile(monkeypatch):

@@ -12,38 +12,35 @@ from daemon.pipeline.order import retry
 from daemon.pipeline.order.retry import Tries
 from daemon.pipeline.steps.failures import FailureHandler
 from handlers.errors import RenderBroken
-from tests.integration.inprocess import Bench, bench, hurry
+from tests.integration.inprocess import Bench, bench
+
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 """Matches every request that needs the database of render-ws."""
 SETTLED, COMPLETE, FAILED = MontageState.SETTLED, MontageState.COMPLETE, MontageState.FAILED
 
 
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-
-
-async def attempts_at(work: Bench, metafile: Path, step: str) -> list[dict[str, Any]]:
-    montage = await work.montage(metafile)
+async def attempts_at(running: Bench, metafile: Path, step: str) -> list[dict[str, Any]]:
+    montage = await running.montage(metafile)
     assert montage is not None
-    return [each for each in await work.work.journal.attempts(montage.id) if each["step"] == step]
+    return [each for each in await running.assembly.journal.attempts(montage.id) if each["step"] == step]
 
 
 async def test_a_lone_montage_waits_while_render_ws_fails_all_work(tmp_path: Path, service: Standin) -> None:
-    async with client_of(service.url) as client, bench(tmp_path, client) as work:
-        await service.misbehave(DATABASE, "status", status=500)
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.until(lambda: work.work.gate.fault)
-        outage = work.work.gate.outage
-        await work.until(lambda: work.work.gate._circuit.openings >= 20)
-        assert (await work.reaches(metafile, SETTLED)).state is SETTLED
-        assert len(await attempts_at(work, metafile, "ingest")) <= 2
-        assert work.work.gate.outage == outage
-        await service.behave()
-        await work.reaches(metafile, COMPLETE)
-        assert work.work.gate.fault is None
+    async with client_of(service.url) as client, bench(tmp_path, client) as running:
+        await service.set_fault(DATABASE, "status", status=500)
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(lambda: running.assembly.gate.fault)
+        outage = running.assembly.gate.outage
+        await running.until(lambda: running.assembly.gate._circuit.openings >= 20)
+        assert (await running.reaches(metafile, SETTLED)).state is SETTLED
+        assert len(await attempts_at(running, metafile, "ingest")) <= 2
+        assert running.assembly.gate.outage == outage
+        await service.clear_faults()
+        await running.reaches(metafile, COMPLETE)
+        assert running.assembly.gate.fault is None
 
 
 READ_ONLY = {
@@ -66,55 +63,55 @@ READ_ONLY = {
 async def test_a_lone_montage_waits_while_render_ws_can_read_and_not_write(
     tmp_path: Path, service: Standin, way: str, answer: dict[str, Any]
 ) -> None:
-    async with client_of(service.url) as client, bench(tmp_path, client) as work:
-        await service.misbehave(READ_ONLY[way], "status", **answer)
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.until(lambda: work.work.gate._circuit.openings >= 3, 60)
-        assert work.work.gate.fault is not None
-        assert (await work.reaches(metafile, SETTLED, FAILED)).state is SETTLED
-        await service.behave()
-        await work.reaches(metafile, COMPLETE)
-        assert work.work.gate.fault is None
+    async with client_of(service.url) as client, bench(tmp_path, client) as running:
+        await service.set_fault(READ_ONLY[way], "status", **answer)
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(lambda: running.assembly.gate._circuit.openings >= 3, 60)
+        assert running.assembly.gate.fault is not None
+        assert (await running.reaches(metafile, SETTLED, FAILED)).state is SETTLED
+        await service.clear_faults()
+        await running.reaches(metafile, COMPLETE)
+        assert running.assembly.gate.fault is None
 
 
 async def test_an_applied_montage_waits_while_render_ws_can_read_and_not_write(
     tmp_path: Path, service: Standin
 ) -> None:
-    async with client_of(service.url) as client, bench(tmp_path, client) as work:
-        await service.misbehave(r"PUT .*/state/COMPLETE", "status", status=500, text="a bug")
-        await service.misbehave(r"PUT .*/resolutionValues", "status", status=500, text="a bug")
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.until(lambda: work.work.gate._circuit.openings >= 3, 60)
-        assert (await work.reaches(metafile, MontageState.APPLIED, FAILED)).state is MontageState.APPLIED
-        await service.behave()
-        await work.reaches(metafile, COMPLETE)
+    async with client_of(service.url) as client, bench(tmp_path, client) as running:
+        await service.set_fault(r"PUT .*/state/COMPLETE", "status", status=500, text="a bug")
+        await service.set_fault(r"PUT .*/resolutionValues", "status", status=500, text="a bug")
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(lambda: running.assembly.gate._circuit.openings >= 3, 60)
+        assert (await running.reaches(metafile, MontageState.APPLIED, FAILED)).state is MontageState.APPLIED
+        await service.clear_faults()
+        await running.reaches(metafile, COMPLETE)
 
 
 async def test_a_montage_whose_own_request_fails_is_failed_after_five_attempts(
     tmp_path: Path, service: Standin
 ) -> None:
-    async with client_of(service.url) as client, bench(tmp_path, client) as work:
-        await service.misbehave(r"PUT .*/stack/s_raw/z/", "status", status=500, text="a bug")
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.reaches(metafile, FAILED)
-        assert len(await attempts_at(work, metafile, "ingest")) == 5
-        assert work.work.gate.fault is None
+    async with client_of(service.url) as client, bench(tmp_path, client) as running:
+        await service.set_fault(r"PUT .*/stack/s_raw/z/", "status", status=500, text="a bug")
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.reaches(metafile, FAILED)
+        assert len(await attempts_at(running, metafile, "ingest")) == 5
+        assert running.assembly.gate.fault is None
 
 
 async def test_a_successful_step_ends_a_series_of_failures(tmp_path: Path, service: Standin) -> None:
     """Different montages that fail without a success between them would open the circuit."""
-    async with client_of(service.url) as client, bench(tmp_path, client, close=False) as work:
-        await service.misbehave(r"PUT .*/stack/s_raw/z/105[0-9]", "status", status=500, text="a bug")
+    async with client_of(service.url) as client, bench(tmp_path, client, close=False) as running:
+        await service.set_fault(r"PUT .*/stack/s_raw/z/105[0-9]", "status", status=500, text="a bug")
         for grid in range(1050, 1056):
-            failing, good = work.write(grid), work.write(grid + 1000)
-            await work.notice(failing)
-            await work.reaches(failing, FAILED)
-            await work.notice(good)
-            await work.reaches(good, COMPLETE)
-        assert work.work.gate.outage == 0
+            failing, good = running.write(grid), running.write(grid + 1000)
+            await running.notice(failing)
+            await running.reaches(failing, FAILED)
+            await running.notice(good)
+            await running.reaches(good, COMPLETE)
+        assert running.assembly.gate.outage == 0
 
 
 class OutageGate:
@@ -126,7 +123,7 @@ class OutageGate:
     def __init__(self) -> None:
         self.outage = 0
 
-    async def failed(self, work: object, fault: object, written: object) -> None:
+    async def failed(self, running: object, fault: object, written: object) -> None:
         self.outage += 1
 
 

@@ -11,7 +11,7 @@ from daemon.pipeline.order.retry import CRASHES_BEFORE_PARKING
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.identity import FileIdentity
-from tests.integration.inprocess import bench, hurry
+from tests.integration.inprocess import bench, retry_fast
 
 
 async def crash(root: Path, metafile: Path, times: int) -> None:
@@ -29,13 +29,13 @@ async def crash(root: Path, metafile: Path, times: int) -> None:
 async def test_a_montage_fails_at_the_tenth_crash_in_a_row_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spared: int
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     assert CRASHES_BEFORE_PARKING == 10
     plan = plan_section(tiles=2, size=(64, 64), grid=1050, specimen_id="s")
     metafile = write_section(plan, tmp_path / "acquisition", pixels="noise").metafile
     await crash(tmp_path, metafile, 10 - spared)
-    async with bench(tmp_path) as work:
-        montage = await work.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
+    async with bench(tmp_path) as running:
+        montage = await running.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
         if spared:
             assert (montage.state, montage.fault) == (MontageState.COMPLETE, None)
         else:

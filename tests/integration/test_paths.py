@@ -53,7 +53,7 @@ async def test_a_metafile_rewritten_and_noticed_during_its_inspection_is_ingeste
     await world.work(1)
     if restarted:
         await world.restart()
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
     assert tiles_in(world) == {"t2", "t3"}
 
@@ -98,7 +98,7 @@ async def test_a_known_content_rewritten_while_it_is_recognised_is_ingested_as_i
         return await real(*args, **kwargs)
 
     monkeypatch.setattr(world.journal, "recognise", rewrite_first)
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
     assert tiles_in(world) == {"t2", "t3"}
 
@@ -112,7 +112,7 @@ async def test_a_rewrite_that_stat_does_not_show_is_ingested_after_a_step_read_i
         world.hide_change(path)
 
     world.when("section", path, rewrite)
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
     assert tiles_in(world) == {"t2", "t3"}
 
@@ -124,16 +124,16 @@ async def test_a_rewrite_that_stat_does_not_show_is_ingested_after_a_step_read_i
 async def test_a_path_is_still_watched_after_its_failed_section_was_copied_again(world, again):
     path = world.path("a")
     world.write(path, text_of("t1 t2", note=AWAITED))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed"}
     world.write(path, again)
     await world.see(path)  # the copy is noticed first, and the failed montage is retried beside it
     world.image.touch()
     await world.recheck.check()
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
     world.write(path, text_of("t4"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
     assert tiles_in(world) == {"t4"}
 
@@ -146,7 +146,7 @@ async def test_the_second_of_two_metafiles_that_name_a_tile_is_refused_with_both
     await world.work()
     world.write(world.path("a", 2), text_of("t2 t3"))
     world.write(world.path("b"), text_of("t1 t2"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete failed", "b": "failed"}
     for path in (world.path("a", 2), world.path("b")):
         (refused,) = await world.at(path)
@@ -160,7 +160,7 @@ async def test_metafiles_of_another_z_or_of_other_images_are_no_rivals(world):
     world.write(world.path("a"), text_of("t1 t2"))
     world.write(world.path("b"), text_of("t3"))
     world.write(world.path("c"), text_of("t1 t2", z=2))
-    await world.rest()
+    await world.finish()
     assert await world.states() == dict.fromkeys("abc", "complete")
 
 
@@ -175,10 +175,10 @@ async def test_a_refused_metafile_is_retried_when_its_rival_cannot_settle_again(
     assert await world.states() == {"a": "failed", "b": "failed"}
     world.image.unlink()
     first.touch()
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed", "b": "complete"}
     world.image.touch()
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed", "b": "complete"}
     assert str(second) in str((await world.at(first))[0].fault)
 
@@ -187,10 +187,10 @@ async def test_a_refused_metafile_is_retried_when_its_rival_names_the_images_no_
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("b"), text_of("t1 t3"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "failed"}
     world.write(world.path("a"), text_of("t2"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "complete"}
     assert tiles_in(world) == {"t1", "t2", "t3"}
 
@@ -210,12 +210,12 @@ async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_unt
     await world.work()
     if order == "before":
         archive()
-        await world.rest()
+        await world.finish()
     world.write(world.path("b"), text_of("t1 t3"))
-    await world.rest()
+    await world.finish()
     if order == "after":
         archive()
-        await world.rest()
+        await world.finish()
     (refused,) = await world.at(world.path("b"))
     owner = (await world.at(world.path("a")))[0]
     assert (owner.state, refused.state) == (MontageState.COMPLETE, MontageState.FAILED)
@@ -224,11 +224,11 @@ async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_unt
     assert f"temwatch dismiss {owner.id}" in refused.fault.hint
     assert world.stacks[RAW] == dict.fromkeys(ids_of(text_of("t1 t2")), str(world.path("a")))
     await world.restart()
-    await world.rest()
+    await world.finish()
     assert (await world.at(world.path("b")))[0].state is MontageState.FAILED
     (outcome,) = await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="imaged again"))
     assert outcome["dismissed"], outcome
-    await world.rest()
+    await world.finish()
     assert (await world.at(world.path("b")))[0].state is MontageState.COMPLETE
     assert (await world.journal.montage(owner.id)).state is MontageState.SUPERSEDED
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t3"}
@@ -242,19 +242,19 @@ async def test_a_metafile_that_waits_for_tiles_is_checked_again_when_their_monta
     await world.work()
     world.remove("a")
     world.write(world.path("b"), text_of("t1 t3"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "failed"}
     (owner,) = await world.at(world.path("a"))
     assert await world.journal.replay(owner.id, Step.INGEST) is not None
     await world.restart()
-    await world.rest()
+    await world.finish()
     assert (await world.at(world.path("b")))[0].state is MontageState.COMPLETE
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t3"}
 
 
 async def test_a_complete_montage_cannot_be_dismissed_while_its_metafile_is_there(world):
     world.write(world.path("a"), text_of("t1 t2"))
-    await world.rest()
+    await world.finish()
     (owner,) = await world.at(world.path("a"))
     (outcome,) = await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="imaged again"))
     assert (outcome["dismissed"], "its metafile exists" in outcome["note"]) == (False, True)
@@ -263,12 +263,12 @@ async def test_a_complete_montage_cannot_be_dismissed_while_its_metafile_is_ther
 
 async def test_a_dismissed_montage_keeps_its_tiles_from_metafiles_that_do_not_name_them(world):
     world.write(world.path("a"), text_of("t1 t2"))
-    await world.rest()
+    await world.finish()
     (owner,) = await world.at(world.path("a"))
     world.remove("a")
     await dismiss(world.journal, DismissRequest(ids=(owner.id,), reason="archived"))
     world.write(world.path("b"), text_of("t3"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "dismissed", "b": "complete"}
     assert tiles_in(world) == {"t1", "t2", "t3"}
 
@@ -282,7 +282,7 @@ async def test_a_montage_that_is_not_finished_gives_its_tiles_up_when_its_metafi
     await world.work()
     assert await world.states() == {"a": "failed", "b": "failed"}
     world.remove("a")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "superseded", "b": "complete"}
 
 
@@ -294,15 +294,15 @@ async def test_a_refused_metafile_that_is_removed_is_no_failure_any_more(world, 
         world.write(world.path("b"), text_of("t1 t3"))
     else:
         world.link("a", "b")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "failed" if how == "refused" else "ignored"}
     text = world.path("b").read_text()
     world.remove("b")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "superseded"}
     assert tiles_in(world) == {"t1", "t2"}
     world.write(world.path("b"), text)
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "failed"}
 
 
@@ -310,10 +310,10 @@ async def test_a_copy_that_replaces_its_original_is_the_one_in_the_stack(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.copy("a", "b")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "failed"}
     world.remove("a")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "superseded", "b": "complete"}
     assert set(world.stacks[RAW].values()) == {str(world.path("b"))}
 
@@ -325,7 +325,7 @@ async def test_two_sections_that_exchange_paths_are_both_complete(world):
     world.move("a", "c")
     world.move("b", "a")
     world.move("c", "b")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "complete"}
     for stack in (RAW, MIPS):
         assert {key.split(".")[0]: Path(value).parent.name for key, value in world.stacks[stack].items()} == {
@@ -339,10 +339,10 @@ async def test_a_file_under_two_paths_is_ingested_once_and_follows_the_remaining
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.link("a", "b")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "ignored"}
     world.remove("a")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "superseded", "b": "complete"}
     assert set(world.stacks[RAW].values()) == {str(world.path("b"))}
 
@@ -357,14 +357,14 @@ async def test_two_paths_of_a_file_that_settle_at_once_are_ingested_once(world, 
         world.write(second, text_of("t1 t2", note="" if how == "copied" else "again"))
     world.when("examine", first, world.turn)
     world.when("examine", second, world.turn)
-    await world.rest()
+    await world.finish()
     assert sorted((await world.states()).values()) == ["complete", "ignored" if how == "linked" else "failed"]
 
 
 async def test_a_metafile_is_not_ignored_because_of_another_path_without_images(world):
     world.write(world.path("a"), text_of("t1 t2", note=AWAITED))
     world.link("a", "b")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed", "b": "failed"}
     world.image.touch()  # found for one of the two paths: the images were not linked
     first, second = await world.journal.montages()
@@ -399,7 +399,7 @@ async def test_a_metafile_moved_while_it_waits_is_superseded_by_its_new_path(wor
         world.remove("old")
     await world.work(30)
     world.image.touch()
-    await world.rest()
+    await world.finish()
     found = await world.states()
     assert found.pop("new") == "complete"
     if how == "copied and deleted" and not was_read:
@@ -411,10 +411,10 @@ async def test_a_metafile_moved_while_it_waits_is_superseded_by_its_new_path(wor
 @pytest.mark.parametrize("had_failed", [False, True])
 async def test_a_moved_metafile_that_fails_is_one_failure_only(world, had_failed):
     world.write(world.path("old"), text_of("t1 t2", note=AWAITED))
-    await (world.rest() if had_failed else world.work(30))
+    await (world.finish() if had_failed else world.work(30))
     assert await world.states() == {"old": "failed" if had_failed else "noticed"}
     world.move("old", "new")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"old": "superseded", "new": "failed"}
 
 
@@ -424,7 +424,7 @@ async def test_tiles_of_a_renamed_section_stay_when_its_old_path_is_reused(world
     world.move("old", "new")
     await world.work()
     world.write(world.path("old"), text_of("t1"))
-    await world.rest()
+    await world.finish()
     assert (await world.states())["new"] == "complete"
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
@@ -434,9 +434,9 @@ async def test_no_tile_of_a_current_montage_is_deleted_by_another(world):
     await world.work()
     world.write(world.path("a"), text_of("t1"))
     world.write(world.path("b"), text_of("t2"))
-    await world.rest()
+    await world.finish()
     world.write(world.path("a"), text_of("t1", note="again"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete", "b": "complete"}
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
@@ -450,7 +450,7 @@ async def test_a_section_that_was_replaced_between_two_checks_is_noticed_again(w
     await world.run_for(1)
     assert await world.states() == {"a": "superseded", "b": "complete"}
     world.move("../a", "a")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed", "b": "complete"}
 
 
@@ -463,7 +463,7 @@ async def test_a_tile_is_remembered_across_a_rename(world):
     while not [row for row in await world.at(path) if row.state is MontageState.SETTLED]:
         await world.turn()
     world.move("old", "new")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"old": "superseded", "new": "complete"}
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1"}
 
@@ -474,7 +474,7 @@ async def test_a_section_moved_and_rewritten_at_once_leaves_no_url_of_its_old_pa
     await world.work(5)
     world.move("old", "new")
     world.write(world.path("new"), text_of("t1"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"old": "superseded", "new": "complete"}
     for stack in (RAW, MIPS):
         assert world.stacks[stack] == dict.fromkeys(ids_of(text_of("t1")), str(world.path("new")))
@@ -490,10 +490,10 @@ async def test_a_missing_metafile_fails_once_although_it_was_touched_before(worl
     world.write(path, text_of("t1"))
     await world.scan()
     world.remove("a")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed"}
     world.write(path, text_of("t1"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
 
 
@@ -518,7 +518,7 @@ async def test_a_content_is_superseded_when_the_metafile_that_replaced_it_moves(
         world.write(path, text)
     await world.scan()
     world.move("old", "new")
-    await world.rest()
+    await world.finish()
     following = {BAD: "failed", LENS_SET: "ignored"}.get(text, "complete")
     keeps_tiles = was_there and following == "complete" and state != "ignored"
     assert await world.states() == {"old": "failed" if keeps_tiles else "superseded", "new": following}
@@ -534,7 +534,7 @@ async def test_a_removed_metafile_is_a_failure_although_its_former_path_holds_an
     world.write(world.path("old"), text_of("t2", note=AWAITED))
     await world.scan()
     world.remove("new")
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"old": "complete failed", "new": "failed"}
 
 
@@ -552,7 +552,7 @@ async def test_an_unfinished_montage_is_superseded_by_a_content_that_is_not_inge
     while not [row for row in await world.at(path) if row.state == step]:
         await world.turn()
     world.write(path, text)
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "failed" if text == BAD else "ignored"}
     assert world.closed == {RAW, MIPS} or step != "applied"
 
@@ -562,10 +562,10 @@ async def test_a_complete_montage_is_kept_when_its_path_holds_a_content_that_is_
     world.write(path, text_of("t1 t2"))
     await world.work()
     world.write(path, BAD)
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete failed"}
     world.write(path, text_of("t1 t2"))
-    await world.rest()
+    await world.finish()
     assert await world.states() == {"a": "complete"}
 
 
@@ -574,7 +574,7 @@ async def test_a_content_that_returns_is_the_present_one_of_its_path(world, text
     path = world.path("a")
     for each in (text, text_of("t2"), text, BAD, text):
         world.write(path, each)
-        await world.rest()
+        await world.finish()
     count = len(await world.montages())
     await world.restart()
     await world.scan()
@@ -589,11 +589,11 @@ async def test_many_metafiles_of_one_content_fail_and_move_one_by_one(world):
     olds, news = ([f"{name}{number}" for number in range(2 * MOST_PATHS + 3)] for name in ("old", "new"))
     for name in olds:
         world.write(world.path(name), BAD)
-    await world.rest()
+    await world.finish()
     assert await world.states() == dict.fromkeys(olds, "failed")
     for old, new in zip(olds, news, strict=True):
         world.move(old, new)
-    await world.rest()
+    await world.finish()
     assert await world.states() == dict.fromkeys(olds, "superseded") | dict.fromkeys(news, "failed")
 
 
@@ -607,8 +607,8 @@ async def test_a_refused_metafile_is_compared_with_a_bounded_number_of_paths(wor
 
     for number in range(2 * MOST_PATHS):
         world.write(world.path(f"a{number}"), BAD)
-    await world.rest()
+    await world.finish()
     monkeypatch.setattr(Claims, "present", count)
     world.write(world.path("last"), BAD)
-    await world.rest()
+    await world.finish()
     assert 0 < len(compared) <= MOST_PATHS

@@ -32,11 +32,11 @@ COMPLETE = MontageState.COMPLETE
 
 
 @asynccontextmanager
-async def client_of(work: Bench) -> AsyncIterator["TestClient[Any, Any]"]:
+async def client_of(running: Bench) -> AsyncIterator["TestClient[Any, Any]"]:
     async def facts() -> Facts:
         return Facts((), (), None, None, None, 7200.0)
 
-    assembly = work.work
+    assembly = running.assembly
     pictures = Pictures(assembly.settings, assembly.journal, lambda: assembly.pool)
     app = make_app(assembly.journal, assembly.metrics, facts, pictures=pictures)
     async with TestClient(TestServer(app)) as client:
@@ -54,10 +54,10 @@ async def picture_at(client: "TestClient[Any, Any]", path: str) -> npt.NDArray[n
 async def test_the_mosaic_shows_each_tile_at_its_place_and_stripes_where_its_levels_are_missing(
     tmp_path: Path,
 ) -> None:
-    async with bench(tmp_path, qc={"min_focus": "off"}) as work, client_of(work) as client:
-        metafile = work.write(tiles=2, size=(1280, 1024))
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, COMPLETE)
+    async with bench(tmp_path, qc={"min_focus": "off"}) as running, client_of(running) as client:
+        metafile = running.write(tiles=2, size=(1280, 1024))
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, COMPLETE)
         # Two tiles beside each other: 2,470 pixels, more than 2,000, so that level 1 is drawn.
         mosaic = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
         assert mosaic.shape[:2] == (512, 1235)
@@ -80,10 +80,10 @@ async def test_the_mosaic_shows_each_tile_at_its_place_and_stripes_where_its_lev
 
 
 async def test_a_small_section_is_drawn_from_its_levels_too(tmp_path: Path) -> None:
-    async with bench(tmp_path) as work, client_of(work) as client:
-        metafile = work.write(tiles=1)
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, COMPLETE)
+    async with bench(tmp_path) as running, client_of(running) as client:
+        metafile = running.write(tiles=1)
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, COMPLETE)
         (level,) = (tmp_path / "mipmaps/1").rglob("*.tif")
         drawn = await picture_at(client, f"/api/montages/{montage.id}/mosaic.png")
         with Image.open(level) as expected:
@@ -98,15 +98,15 @@ async def test_a_small_section_is_drawn_from_its_levels_too(tmp_path: Path) -> N
 async def test_heatmaps_show_the_journals_numbers_and_share_a_scale_where_sections_are_compared(
     tmp_path: Path,
 ) -> None:
-    async with bench(tmp_path) as work, client_of(work) as client:
-        first, second = work.write(1050), work.write(1051, tiles=3)
+    async with bench(tmp_path) as running, client_of(running) as client:
+        first, second = running.write(1050), running.write(1051, tiles=3)
         for metafile in (first, second):
-            await work.notice(metafile)
-        one, two = await work.reaches(first, COMPLETE), await work.reaches(second, COMPLETE)
+            await running.notice(metafile)
+        one, two = await running.reaches(first, COMPLETE), await running.reaches(second, COMPLETE)
         for number in Number:
             picture = await picture_at(client, f"/api/montages/{one.id}/heatmap/{number}.png")
             assert picture.shape[1] > 128
-        block = await work.work.journal.quality_numbers(one.id)
+        block = await running.assembly.journal.quality_numbers(one.id)
         assert block is not None
         scores = unpack(block).tiles.focus_score
         low, high = min(16.0, float(scores.min())), float(scores.max())
@@ -121,10 +121,10 @@ async def test_heatmaps_show_the_journals_numbers_and_share_a_scale_where_sectio
 
 
 async def test_an_impossible_picture_is_refused_with_the_reason(tmp_path: Path) -> None:
-    async with bench(tmp_path) as work, client_of(work) as client:
-        metafile = work.write()
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, COMPLETE)
+    async with bench(tmp_path) as running, client_of(running) as client:
+        metafile = running.write()
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, COMPLETE)
         base = f"/api/montages/{montage.id}"
         for path, status, said in [
             ("/api/montages/99/mosaic.png", 404, "no such montage"),
@@ -139,7 +139,7 @@ async def test_an_impossible_picture_is_refused_with_the_reason(tmp_path: Path) 
         metafile.rename(tmp_path / "elsewhere.json")
         answer = await client.get(f"{base}/mosaic.png")
         assert (answer.status, "was moved" in (await answer.json())["error"]) == (503, True)
-        await work.work.journal.write(lambda connection: connection.execute("DELETE FROM quality"))
+        await running.assembly.journal.write(lambda connection: connection.execute("DELETE FROM quality"))
         answer = await client.get(f"{base}/heatmap/focus.png")
         assert (answer.status, "no quality numbers" in (await answer.json())["error"]) == (404, True)
 

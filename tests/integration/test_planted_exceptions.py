@@ -14,7 +14,7 @@ from daemon.pipeline.settling.settle import Settler
 from daemon.pipeline.stacks.keeper import StackKeeper
 from daemon.pipeline.steps.perform import Steps
 from handlers.render.client import RenderClient
-from tests.integration.inprocess import Bench, bench, hurry
+from tests.integration.inprocess import Bench, bench, retry_fast
 
 COLLABORATORS = (Journal, Settler, Steps, StackKeeper, OutputDisks, RenderClient)
 CALLED_AT_THE_START = {
@@ -86,42 +86,42 @@ def plant(monkeypatch: pytest.MonkeyPatch, method: str, *, times: int) -> list[s
     return calls
 
 
-async def good_and_bad(work: Bench) -> tuple[Path, Path]:
+async def good_and_bad(running: Bench) -> tuple[Path, Path]:
     """Write and notice two sections: a good one, and one with an image of another size."""
-    good, bad = work.write(1050), work.write(1051)
+    good, bad = running.write(1050), running.write(1051)
     image = min(bad.parent.glob("*.tif"))
-    image.write_bytes(next(work.write(1052, size=(32, 32)).parent.glob("*.tif")).read_bytes())
+    image.write_bytes(next(running.write(1052, size=(32, 32)).parent.glob("*.tif")).read_bytes())
     for metafile in (good, bad):
-        await work.notice(metafile)
+        await running.notice(metafile)
     return good, bad
 
 
-async def by_other_ways(work: Bench, good: Path, bad: Path) -> None:
+async def by_other_ways(running: Bench, good: Path, bad: Path) -> None:
     """Process an ignored section, a section that fails after it settled, and a repaired section."""
     ignored = good.rename(good.with_name("_metadata_1_reference_0_.json"))
-    await work.notice(ignored)
-    await work.reaches(ignored, MontageState.IGNORED)
+    await running.notice(ignored)
+    await running.reaches(ignored, MontageState.IGNORED)
     image, small = sorted(bad.parent.glob("*.tif"))
     image.write_bytes(small.read_bytes())
-    await work.reaches(bad, MontageState.COMPLETE, MontageState.FAILED)
-    no_level = work.write(1060, size=(4, 1))
-    await work.notice(no_level)
-    await work.reaches(no_level, MontageState.FAILED)
-    await work.until(lambda: any(line["event"] == "montage.retried" for line in work.log_lines))
+    await running.reaches(bad, MontageState.COMPLETE, MontageState.FAILED)
+    no_level = running.write(1060, size=(4, 1))
+    await running.notice(no_level)
+    await running.reaches(no_level, MontageState.FAILED)
+    await running.until(lambda: any(line["event"] == "montage.retried" for line in running.log_lines))
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
 async def test_one_unexpected_exception_costs_a_montage_a_retry_and_does_not_end_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    hurry(monkeypatch)
-    async with bench(tmp_path) as work:
+    retry_fast(monkeypatch)
+    async with bench(tmp_path) as running:
         calls = plant(monkeypatch, method, times=1)
-        good, bad = await good_and_bad(work)
-        await work.reaches(good, MontageState.COMPLETE)
-        await work.reaches(bad, MontageState.FAILED)
+        good, bad = await good_and_bad(running)
+        await running.reaches(good, MontageState.COMPLETE)
+        await running.reaches(bad, MontageState.FAILED)
         if not calls:
-            await by_other_ways(work, good, bad)
+            await by_other_ways(running, good, bad)
         assert calls, f"{method} is not called: name it in NOT_CALLED, with the reason"
 
 
@@ -129,11 +129,11 @@ async def test_one_unexpected_exception_costs_a_montage_a_retry_and_does_not_end
 async def test_repeated_unexpected_exceptions_do_not_end_the_daemon_and_every_montage_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    hurry(monkeypatch)
-    async with bench(tmp_path) as work:
+    retry_fast(monkeypatch)
+    async with bench(tmp_path) as running:
         plant(monkeypatch, method, times=12)
-        for metafile in await good_and_bad(work):
-            await work.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
-        later = work.write(1053)
-        await work.notice(later)
-        await work.reaches(later, MontageState.COMPLETE, MontageState.FAILED)
+        for metafile in await good_and_bad(running):
+            await running.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
+        later = running.write(1053)
+        await running.notice(later)
+        await running.reaches(later, MontageState.COMPLETE, MontageState.FAILED)

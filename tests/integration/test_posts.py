@@ -27,7 +27,7 @@ from tests.unit.test_health import WELL
 TOKEN = "0123456789abcdef0123"
 
 
-class Line:
+class Queue:
     """Records the montages that are enqueued."""
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Line:
         self.enqueued.append((montage.id, force))
 
 
-class Face:
+class Api:
     def __init__(self, tmp_path: Path, journal: Journal) -> None:
         self.directory = tmp_path / "data"
         self.directory.mkdir()
         self.journal = journal
-        self.line = Line()
-        self.posts = Posts(HttpSettings(), Replayer(lambda: self.settings, journal, self.line), journal)
+        self.queue = Queue()
+        self.posts = Posts(HttpSettings(), Replayer(lambda: self.settings, journal, self.queue), journal)
         watch = {
             "name": "temca2", "directory": str(self.directory), "z": {"rule": "grid"},
             "mipmaps": {"output_dir": str(tmp_path / "mips")},
@@ -73,67 +73,67 @@ class Face:
 
 
 @pytest.fixture
-async def face(tmp_path: Path) -> AsyncIterator[Face]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with Journal(tmp_path / "journal.sqlite") as journal:
-        face = Face(tmp_path, journal)
+        api = Api(tmp_path, journal)
 
         async def facts() -> Facts:
             return WELL
 
-        app = make_app(journal, Metrics(), facts, face.posts, lambda: face.posts._http)
+        app = make_app(journal, Metrics(), facts, api.posts, lambda: api.posts._http)
         async with TestClient(TestServer(app)) as client:
-            face.client = client
-            yield face
+            api.client = client
+            yield api
 
 
-async def test_failed_montages_are_replayed_and_listed(face):
-    montage_id = await face.failed()
-    status, body = await face.post({})
+async def test_failed_montages_are_replayed_and_listed(api):
+    montage_id = await api.failed()
+    status, body = await api.post({})
     assert status == 202
     (plan,) = body["montages"]
     assert (plan["id"], plan["action"], plan["start"]) == (montage_id, "replay", "noticed")
-    assert face.line.enqueued == [(montage_id, True)]
-    assert (await face.journal.montage(montage_id)).state == "noticed"
+    assert api.queue.enqueued == [(montage_id, True)]
+    assert (await api.journal.montage(montage_id)).state == "noticed"
 
 
-async def test_the_user_of_a_replay_is_recorded(face):
-    montage_id = await face.failed()
-    face.guarded(trusted_proxies=["127.0.0.1"], user_header="X-User")
-    assert (await face.post({}, X_User="annabel"))[0] == 202
-    replayed = (await face.journal.events(montage_id))[-1]
+async def test_the_user_of_a_replay_is_recorded(api):
+    montage_id = await api.failed()
+    api.guarded(trusted_proxies=["127.0.0.1"], user_header="X-User")
+    assert (await api.post({}, X_User="annabel"))[0] == 202
+    replayed = (await api.journal.events(montage_id))[-1]
     assert (replayed["event"], replayed["detail"]["by"]) == ("replayed", "annabel")
 
 
-async def test_a_repeated_post_does_not_repeat_the_work(face):
-    montage_id = await face.failed()
-    path = str(face.directory / "_metadata_1_.json")
-    await face.post({"paths": [path]})
-    status, body = await face.post({"paths": [path]})
+async def test_a_repeated_post_does_not_repeat_the_work(api):
+    montage_id = await api.failed()
+    path = str(api.directory / "_metadata_1_.json")
+    await api.post({"paths": [path]})
+    status, body = await api.post({"paths": [path]})
     assert (status, body["montages"][0]["action"]) == (202, "wait")
-    assert face.line.enqueued == [(montage_id, True), (montage_id, False)]
-    assert [event["event"] for event in await face.journal.events(montage_id)] == ["noticed", "failed", "replayed"]
+    assert api.queue.enqueued == [(montage_id, True), (montage_id, False)]
+    assert [event["event"] for event in await api.journal.events(montage_id)] == ["noticed", "failed", "replayed"]
 
 
-async def test_an_unknown_metafile_is_noticed_once(face):
-    (face.directory / "deep").mkdir()
-    (face.directory / "deep" / "_metadata_9_.json").write_text("{}")
+async def test_an_unknown_metafile_is_noticed_once(api):
+    (api.directory / "deep").mkdir()
+    (api.directory / "deep" / "_metadata_9_.json").write_text("{}")
     for _ in range(2):
-        status, body = await face.post({"paths": [str(face.directory / "deep")], "state": "all"})
+        status, body = await api.post({"paths": [str(api.directory / "deep")], "state": "all"})
         assert status == 202
-    assert [row.metafile.name for row in await face.journal.montages()] == ["_metadata_9_.json"]
+    assert [row.metafile.name for row in await api.journal.montages()] == ["_metadata_9_.json"]
     assert body["montages"][0]["action"] == "wait"
 
 
-async def test_a_dry_run_changes_nothing(face):
-    montage_id = await face.failed()
-    status, body = await face.post({"dry_run": True})
+async def test_a_dry_run_changes_nothing(api):
+    montage_id = await api.failed()
+    status, body = await api.post({"dry_run": True})
     assert (status, body["dry_run"], body["montages"][0]["action"]) == (200, True, "replay")
-    assert face.line.enqueued == []
-    assert (await face.journal.montage(montage_id)).state == "failed"
+    assert api.queue.enqueued == []
+    assert (await api.journal.montage(montage_id)).state == "failed"
 
 
-async def test_nothing_selected_is_200_and_an_empty_list(face):
-    assert await face.post({"z": [1050.0]}) == (200, {"dry_run": False, "montages": []})
+async def test_nothing_selected_is_200_and_an_empty_list(api):
+    assert await api.post({"z": [1050.0]}) == (200, {"dry_run": False, "montages": []})
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,15 @@ async def test_nothing_selected_is_200_and_an_empty_list(face):
         (b"[" * 50_000, "body: "),
     ],
 )
-async def test_an_invalid_body_is_400_and_names_the_key(face, body, said):
-    status, answer = await face.post(body)
+async def test_an_invalid_body_is_400_and_names_the_key(api, body, said):
+    status, answer = await api.post(body)
     assert status == 400
     assert answer["error"].startswith(said)
     assert "\n" not in answer["error"]
 
 
-async def test_a_body_that_is_too_large_is_not_read(face):
-    assert (await face.post(b" " * (MAX_BODY_BYTES + 1)))[0] == 413
+async def test_a_body_that_is_too_large_is_not_read(api):
+    assert (await api.post(b" " * (MAX_BODY_BYTES + 1)))[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ async def test_a_body_that_is_too_large_is_not_read(face):
         ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1", "Sec_Fetch_Site": "same-origin"}, 202),
     ],
 )
-async def test_a_post_from_a_page_of_another_site_is_refused(face, headers, status):
-    montage_id = await face.failed()
-    assert (await face.post({}, **headers))[0] == status
-    assert ((await face.journal.montage(montage_id)).state == "failed") is (status != 202)
+async def test_a_post_from_a_page_of_another_site_is_refused(api, headers, status):
+    montage_id = await api.failed()
+    assert (await api.post({}, **headers))[0] == status
+    assert ((await api.journal.montage(montage_id)).state == "failed") is (status != 202)
 
 
 @pytest.fixture
@@ -206,26 +206,26 @@ def token_file(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_a_post_must_carry_the_token(face, token_file, host, authorization, status):
-    await face.failed()
-    face.guarded(token_file=token_file, host=host)
+async def test_a_post_must_carry_the_token(api, token_file, host, authorization, status):
+    await api.failed()
+    api.guarded(token_file=token_file, host=host)
     headers = {} if authorization is None else {"Authorization": authorization}
-    answered, body = await face.post({}, **headers)
+    answered, body = await api.post({}, **headers)
     assert answered == status
     assert TOKEN not in json.dumps(body)
 
 
-async def test_without_a_token_a_daemon_open_to_other_machines_refuses_every_post(face):
-    await face.failed()
-    face.guarded(host="0.0.0.0")
-    status, body = await face.post({})
+async def test_without_a_token_a_daemon_open_to_other_machines_refuses_every_post(api):
+    await api.failed()
+    api.guarded(host="0.0.0.0")
+    status, body = await api.post({})
     assert (status, "http.token_file" in body["error"]) == (403, True)
 
 
-async def test_an_unreadable_token_file_refuses_every_post(face, token_file):
-    face.guarded(token_file=token_file)
+async def test_an_unreadable_token_file_refuses_every_post(api, token_file):
+    api.guarded(token_file=token_file)
     token_file.chmod(0o644)
-    status, body = await face.post({}, Authorization=f"Bearer {TOKEN}")
+    status, body = await api.post({}, Authorization=f"Bearer {TOKEN}")
     assert (status, "open to other users" in body["error"]) == (503, True)
 
 
@@ -239,29 +239,29 @@ KEYS = st.sampled_from(["paths", "z", "state", "since", "from", "dry_run", "othe
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(KEYS, JSON | st.lists(st.just("/") | st.text(max_size=9).map("/".__add__)), max_size=4))
-async def test_every_body_is_answered_or_refused(face, body):
-    assert (await face.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)
+async def test_every_body_is_answered_or_refused(api, body):
+    assert (await api.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)
 
 
-async def dismiss(face: Face, body: object) -> tuple[int, dict]:
+async def dismiss(api: Api, body: object) -> tuple[int, dict]:
     headers = {"Content-Type": "application/json"}
-    async with face.client.post("/api/dismiss", data=json.dumps(body).encode(), headers=headers) as answer:
+    async with api.client.post("/api/dismiss", data=json.dumps(body).encode(), headers=headers) as answer:
         return answer.status, await answer.json()
 
 
-async def test_failed_montages_are_dismissed_and_others_are_refused(face):
-    montage_id = await face.failed()
-    status, body = await dismiss(face, {"ids": [montage_id, 99], "reason": " deleted on purpose "})
+async def test_failed_montages_are_dismissed_and_others_are_refused(api):
+    montage_id = await api.failed()
+    status, body = await dismiss(api, {"ids": [montage_id, 99], "reason": " deleted on purpose "})
     assert status == 200
     assert [(each["id"], each["dismissed"], each["note"]) for each in body["montages"]] == [
         (montage_id, True, ""),
         (99, False, "no such montage"),
     ]
-    _, body = await dismiss(face, {"ids": [montage_id], "reason": "again"})
+    _, body = await dismiss(api, {"ids": [montage_id], "reason": "again"})
     assert body["montages"][0]["note"] == (
         "is dismissed; only a FAILED montage, or a COMPLETE one without its metafile, can be dismissed"
     )
-    montage = await face.journal.montage(montage_id)
+    montage = await api.journal.montage(montage_id)
     assert (montage.state, montage.waiting_for) == (MontageState.DISMISSED, "deleted on purpose")
 
 
@@ -276,27 +276,27 @@ async def test_failed_montages_are_dismissed_and_others_are_refused(face):
         ({"ids": [1], "reason": "x", "state": "complete"}, "state: unknown; the keys are ids, reason"),
     ],
 )
-async def test_an_invalid_dismissal_is_400_and_names_the_key(face, body, said):
-    status, answer = await dismiss(face, body)
+async def test_an_invalid_dismissal_is_400_and_names_the_key(api, body, said):
+    status, answer = await dismiss(api, body)
     assert status == 400
     assert answer["error"].startswith(said)
 
 
-async def test_a_dismissal_needs_the_token_as_every_post_does(face, token_file):
-    face.guarded(token_file=token_file)
-    assert (await dismiss(face, {"ids": [1], "reason": "x"}))[0] == 401
+async def test_a_dismissal_needs_the_token_as_every_post_does(api, token_file):
+    api.guarded(token_file=token_file)
+    assert (await dismiss(api, {"ids": [1], "reason": "x"}))[0] == 401
 
 
-async def back_up(face: Face, body: object, **headers: str) -> tuple[int, bytes]:
+async def back_up(api: Api, body: object, **headers: str) -> tuple[int, bytes]:
     headers = {"Content-Type": "application/json"} | {key.replace("_", "-"): each for key, each in headers.items()}
-    async with face.client.post("/api/journal/backup", data=json.dumps(body).encode(), headers=headers) as answer:
+    async with api.client.post("/api/journal/backup", data=json.dumps(body).encode(), headers=headers) as answer:
         return answer.status, await answer.read()
 
 
-async def test_the_journal_is_copied_also_when_its_file_was_deleted(face, tmp_path):
-    montage_id = await face.failed()
-    remove_journal(face.journal.path)
-    status, content = await back_up(face, {"journal": str(face.journal.path)})
+async def test_the_journal_is_copied_also_when_its_file_was_deleted(api, tmp_path):
+    montage_id = await api.failed()
+    remove_journal(api.journal.path)
+    status, content = await back_up(api, {"journal": str(api.journal.path)})
     assert status == 200
     copy = tmp_path / "copy.sqlite"
     copy.write_bytes(content)
@@ -313,31 +313,31 @@ async def test_the_journal_is_copied_also_when_its_file_was_deleted(face, tmp_pa
         ({"journal": "/x", "file": "/etc/passwd"}, 400, "file: unknown; the keys are journal"),
     ],
 )
-async def test_a_backup_that_is_not_of_this_journal_is_refused(face, body, status, said):
-    answered, content = await back_up(face, body)
+async def test_a_backup_that_is_not_of_this_journal_is_refused(api, body, status, said):
+    answered, content = await back_up(api, body)
     assert answered == status
     assert json.loads(content)["error"].startswith(said)
 
 
-async def test_a_backup_needs_the_token_as_every_post_does(face, token_file):
-    face.guarded(token_file=token_file)
-    body = {"journal": str(face.journal.path)}
-    assert (await back_up(face, body))[0] == 401
-    assert (await back_up(face, body, Authorization=f"Bearer {TOKEN}"))[0] == 200
+async def test_a_backup_needs_the_token_as_every_post_does(api, token_file):
+    api.guarded(token_file=token_file)
+    body = {"journal": str(api.journal.path)}
+    assert (await back_up(api, body))[0] == 401
+    assert (await back_up(api, body, Authorization=f"Bearer {TOKEN}"))[0] == 200
 
 
-async def silence(face: Face, body: object) -> tuple[int, dict]:
+async def silence(api: Api, body: object) -> tuple[int, dict]:
     headers = {"Content-Type": "application/json"}
-    async with face.client.post("/api/alerts/silence", data=json.dumps(body).encode(), headers=headers) as answer:
+    async with api.client.post("/api/alerts/silence", data=json.dumps(body).encode(), headers=headers) as answer:
         return answer.status, await answer.json()
 
 
-async def test_a_silence_is_answered_with_all_that_last(face):
-    status, body = await silence(face, {"kind": "disk low", "for_s": 60, "by": "Anna", "reason": "\x1b[2J"})
+async def test_a_silence_is_answered_with_all_that_last(api):
+    status, body = await silence(api, {"kind": "disk low", "for_s": 60, "by": "Anna", "reason": "\x1b[2J"})
     assert (status, [each["reason"] for each in body["silences"]]) == (200, ["\\x1b[2J"])
-    _, body = await silence(face, {"watch": "temca2", "for_s": 90})
+    _, body = await silence(api, {"watch": "temca2", "for_s": 90})
     assert [(each["kind"], each["watch"]) for each in body["silences"]] == [("disk low", None), (None, "temca2")]
-    _, body = await silence(face, {"kind": "disk low", "for_s": 0})
+    _, body = await silence(api, {"kind": "disk low", "for_s": 0})
     assert [each["kind"] for each in body["silences"]] == [None]
 
 
@@ -351,6 +351,6 @@ async def test_a_silence_is_answered_with_all_that_last(face):
         ({"for_s": 1, "until": "tomorrow"}, "until: "),
     ],
 )
-async def test_a_silence_without_an_end_is_refused(face, body, said):
-    status, answer = await silence(face, body)
+async def test_a_silence_without_an_end_is_refused(api, body, said):
+    status, answer = await silence(api, body)
     assert (status, answer["error"].startswith(said)) == (400, True), answer

@@ -9,57 +9,57 @@ from daemon.journal.journal import Journal
 from daemon.montages.states import MontageState
 from daemon.pipeline.replay.replayer import Replayer
 from handlers.errors import StorageFault
-from tests.integration.test_posts import Face
-from tests.integration.test_posts import face as face
+from tests.integration.test_posts import Api
+from tests.integration.test_posts import api as api
 
 BY_PROXY = {"trusted_proxies": ["127.0.0.1"], "user_header": "X-User"}
 
 
-async def post(face: Face, path: str, body: object, **headers: str) -> tuple[int, Any]:
+async def post(api: Api, path: str, body: object, **headers: str) -> tuple[int, Any]:
     headers = {"Content-Type": "application/json"} | {key.replace("_", "-"): each for key, each in headers.items()}
-    async with face.client.post(path, data=json.dumps(body), headers=headers) as answer:
+    async with api.client.post(path, data=json.dumps(body), headers=headers) as answer:
         return answer.status, await answer.json()
 
 
-async def detail_of_last_event(face: Face, montage_id: int) -> Any:
-    return (await face.journal.events(montage_id))[-1]["detail"]
+async def detail_of_last_event(api: Api, montage_id: int) -> Any:
+    return (await api.journal.events(montage_id))[-1]["detail"]
 
 
-async def test_a_retry_says_how_many_sections_are_retried_and_why_others_are_not(face: Face) -> None:
-    first, second = await face.failed(1), await face.failed(2)
-    status, body = await post(face, "/api/retry", {"ids": [first, 999]})
+async def test_a_retry_says_how_many_sections_are_retried_and_why_others_are_not(api: Api) -> None:
+    first, second = await api.failed(1), await api.failed(2)
+    status, body = await post(api, "/api/retry", {"ids": [first, 999]})
     assert status == 200
     assert [(each["id"], each["retried"]) for each in body["montages"]] == [(first, True), (999, False)]
     assert body["summary"] == "1 section is retried. 1 not: no such montage."
-    third = await face.failed(3)
-    status, body = await post(face, "/api/retry", {"ids": [second, third]})
+    third = await api.failed(3)
+    status, body = await post(api, "/api/retry", {"ids": [second, third]})
     assert (status, body["summary"]) == (200, "2 sections are retried.")
 
 
-async def test_retries_dismissals_and_silences_record_the_user_that_the_proxy_names(face: Face) -> None:
-    face.guarded(**BY_PROXY)
-    montage_id = await face.failed()
-    await post(face, "/api/dismiss", {"ids": [montage_id], "reason": "torn"}, X_User="annabel")
-    montage = await face.journal.montage(montage_id)
+async def test_retries_dismissals_and_silences_record_the_user_that_the_proxy_names(api: Api) -> None:
+    api.guarded(**BY_PROXY)
+    montage_id = await api.failed()
+    await post(api, "/api/dismiss", {"ids": [montage_id], "reason": "torn"}, X_User="annabel")
+    montage = await api.journal.montage(montage_id)
     assert montage is not None
     assert montage.state is MontageState.DISMISSED
-    assert (await detail_of_last_event(face, montage_id))["by"] == "annabel"
-    retried = await face.failed(2)
-    await post(face, "/api/retry", {"ids": [retried]}, X_User="annabel")
-    assert "annabel" in json.dumps(await detail_of_last_event(face, retried))
-    status, body = await post(face, "/api/alerts/silence", {"for_s": 60, "by": "somebody"}, X_User="annabel")
+    assert (await detail_of_last_event(api, montage_id))["by"] == "annabel"
+    retried = await api.failed(2)
+    await post(api, "/api/retry", {"ids": [retried]}, X_User="annabel")
+    assert "annabel" in json.dumps(await detail_of_last_event(api, retried))
+    status, body = await post(api, "/api/alerts/silence", {"for_s": 60, "by": "somebody"}, X_User="annabel")
     assert status == 200
     assert "annabel" in json.dumps(body)
     assert "somebody" not in json.dumps(body)
 
 
-async def test_a_decision_about_no_montage_is_not_found(face: Face) -> None:
-    status, body = await post(face, "/api/montages/999/verdict", {"verdict": "pass", "by": "annabel"})
+async def test_a_decision_about_no_montage_is_not_found(api: Api) -> None:
+    status, body = await post(api, "/api/montages/999/verdict", {"verdict": "pass", "by": "annabel"})
     assert (status, body["error"]) == (404, "no such montage")
 
 
-async def test_a_verification_is_recorded_with_its_counts(face: Face) -> None:
-    status, body = await post(face, "/api/alerts/differences", {"differing": [], "clean": [1, 2]})
+async def test_a_verification_is_recorded_with_its_counts(api: Api) -> None:
+    status, body = await post(api, "/api/alerts/differences", {"differing": [], "clean": [1, 2]})
     assert (status, body) == (200, {"differing": 0, "clean": 2})
 
 
@@ -75,34 +75,34 @@ async def test_a_verification_is_recorded_with_its_counts(face: Face) -> None:
     ],
 )
 async def test_nothing_is_asked_of_a_journal_that_cannot_be_written(
-    face: Face, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(Journal, "fault", StorageFault("/var/journal.sqlite", "the disk is full"))
-    status, answer = await post(face, path, body)
+    status, answer = await post(api, path, body)
     assert status == 503
     assert "the disk is full" in answer["error"]
 
 
-async def test_a_copy_of_the_journal_is_a_database_of_its_length(face: Face) -> None:
-    body = {"journal": str(face.journal.path)}
-    async with face.client.post("/api/journal/backup", json=body) as answer:
+async def test_a_copy_of_the_journal_is_a_database_of_its_length(api: Api) -> None:
+    body = {"journal": str(api.journal.path)}
+    async with api.client.post("/api/journal/backup", json=body) as answer:
         content = await answer.read()
         assert (answer.status, answer.content_type) == (200, "application/vnd.sqlite3")
         assert (len(content), content[:15]) == (answer.content_length, b"SQLite format 3")
 
 
-async def test_a_copy_that_fails_says_why(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_copy_that_fails_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_room(*_: object) -> None:
         raise StorageFault("/var/journal.sqlite", "has no room for a copy")
 
     monkeypatch.setattr(Journal, "back_up", no_room)
-    status, answer = await post(face, "/api/journal/backup", {"journal": str(face.journal.path)})
+    status, answer = await post(api, "/api/journal/backup", {"journal": str(api.journal.path)})
     assert status == 503
     assert "has no room for a copy" in answer["error"]
 
 
-async def test_a_decision_records_the_user_that_the_proxy_names(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
-    face.guarded(**BY_PROXY)
+async def test_a_decision_records_the_user_that_the_proxy_names(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.guarded(**BY_PROXY)
     asked: list[Any] = []
 
     async def decide(journal: Journal, montage_id: int, wanted: Any, on_decided: Any) -> dict[str, Any]:
@@ -111,17 +111,17 @@ async def test_a_decision_records_the_user_that_the_proxy_names(face: Face, monk
 
     monkeypatch.setattr("daemon.web.posts.decide", decide)
     body = {"verdict": "pass", "by": "somebody"}
-    assert await post(face, "/api/montages/17/verdict", body, X_User="annabel") == (200, {"verdict": "pass"})
-    assert await post(face, "/api/montages/17/verdict", body) == (200, {"verdict": "pass"})
+    assert await post(api, "/api/montages/17/verdict", body, X_User="annabel") == (200, {"verdict": "pass"})
+    assert await post(api, "/api/montages/17/verdict", body) == (200, {"verdict": "pass"})
     assert asked == [(17, "pass", "annabel"), (17, "pass", "somebody")]
 
 
-async def test_a_replay_that_fails_says_why(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replay_that_fails_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def unreachable(*_: object) -> None:
         raise StorageFault("/data/temca2", "does not answer")
 
     monkeypatch.setattr(Replayer, "replay", unreachable)
-    status, answer = await post(face, "/api/replay", {})
+    status, answer = await post(api, "/api/replay", {})
     assert status == 503
     assert "/data/temca2" in answer["error"]
     assert "does not answer" in answer["error"]

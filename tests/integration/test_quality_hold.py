@@ -30,19 +30,19 @@ def blur_a_tile(metafile: Path) -> None:
     metafile.write_text(json.dumps(document))
 
 
-async def held_in(work: Bench, metafile: Path) -> int:
+async def held_in(running: Bench, metafile: Path) -> int:
     """Wait until a montage is APPLIED and waits for a person; return its id."""
-    montage = await work.reaches(metafile, APPLIED, COMPLETE)
+    montage = await running.reaches(metafile, APPLIED, COMPLETE)
     async with asyncio.timeout(20):
-        while (now := await work.montage(metafile)) is None or now.waiting_for != WAITS_FOR_PERSON:  # noqa: ASYNC110
+        while (now := await running.montage(metafile)) is None or now.waiting_for != WAITS_FOR_PERSON:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert (now.state, now.verdict) == (APPLIED, "fail")
     return montage.id
 
 
-async def stays_open(work: Bench, seconds: float = 1.5) -> bool:
+async def stays_open(running: Bench, seconds: float = 1.5) -> bool:
     """Whether the output stack is not closed in a time in which the keeper examines it at least once."""
-    client = work.work.client
+    client = running.assembly.client
     before = asyncio.get_running_loop().time()
     while asyncio.get_running_loop().time() < before + seconds:
         meta = await client.stack(MIPS)
@@ -53,58 +53,58 @@ async def stays_open(work: Bench, seconds: float = 1.5) -> bool:
 
 
 async def test_without_hold_a_failed_montage_is_reported_and_goes_on(tmp_path: Path) -> None:
-    async with bench(tmp_path) as work:
-        metafile = work.write()
+    async with bench(tmp_path) as running:
+        metafile = running.write()
         blur_a_tile(metafile)
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, COMPLETE)
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, COMPLETE)
         assert montage.verdict == "fail"
-        (line,) = [line for line in work.log_lines if line["event"] == "montage.qc"]
+        (line,) = [line for line in running.log_lines if line["event"] == "montage.qc"]
         assert (line["verdict"], line["rules"], line["tile_count"]) == ("fail", ["min_focus"], 1)
-        verdict = await work.work.journal.verdict(montage.id)
+        verdict = await running.assembly.journal.verdict(montage.id)
         assert verdict is not None
         assert verdict.judgement is not None
         assert len(verdict.judgement.tiles) == 1
 
 
 async def test_a_good_montage_passes_and_its_stack_is_closed_under_hold(tmp_path: Path) -> None:
-    async with bench(tmp_path, qc=HOLD) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        assert (await work.reaches(metafile, COMPLETE)).verdict == "pass"
+    async with bench(tmp_path, qc=HOLD) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        assert (await running.reaches(metafile, COMPLETE)).verdict == "pass"
 
 
 @pytest.mark.parametrize("limits", [{"min_focus": "off"}, {"min_focus": 2.0}])
 async def test_a_rule_that_is_off_or_kept_holds_nothing(tmp_path: Path, limits: dict[str, Any]) -> None:
-    async with bench(tmp_path, qc={**HOLD, **limits}) as work:
-        metafile = work.write()
+    async with bench(tmp_path, qc={**HOLD, **limits}) as running:
+        metafile = running.write()
         blur_a_tile(metafile)
-        await work.notice(metafile)
-        assert (await work.reaches(metafile, COMPLETE)).verdict == "pass"
+        await running.notice(metafile)
+        assert (await running.reaches(metafile, COMPLETE)).verdict == "pass"
 
 
 async def test_hold_keeps_the_stack_open_until_a_person_passes_the_montage_over_restarts_too(tmp_path: Path) -> None:
     async with serve_standin() as url, RenderClient(url) as client:
-        async with bench(tmp_path, client, qc=HOLD) as work:
-            metafile = work.write()
+        async with bench(tmp_path, client, qc=HOLD) as running:
+            metafile = running.write()
             blur_a_tile(metafile)
-            await work.notice(metafile)
-            await held_in(work, metafile)
-            assert await stays_open(work)
-        async with bench(tmp_path, client, qc=HOLD) as work:
-            montage_id = await held_in(work, metafile)
-            assert await stays_open(work)
-            assert await work.work.journal.oldest_unfinished_s() is None  # no backlog
-            async with http_client(work) as http:
+            await running.notice(metafile)
+            await held_in(running, metafile)
+            assert await stays_open(running)
+        async with bench(tmp_path, client, qc=HOLD) as running:
+            montage_id = await held_in(running, metafile)
+            assert await stays_open(running)
+            assert await running.assembly.journal.oldest_unfinished_s() is None  # no backlog
+            async with http_client(running) as http:
                 again = {"verdict": "re-image", "by": "grace"}
                 assert (await http.post(f"/api/montages/{montage_id}/verdict", json=again)).status == 200
-                assert await stays_open(work)
+                assert await stays_open(running)
                 body = {"verdict": "pass", "by": "ada", "note": "resin"}
                 answer = await http.post(f"/api/montages/{montage_id}/verdict", json=body)
                 assert answer.status == 200
                 said = await answer.json()
                 assert (said["verdict"], said["computed"], said["override"]["note"]) == ("pass", "fail", "resin")
-            passed = await work.reaches(metafile, COMPLETE)
+            passed = await running.reaches(metafile, COMPLETE)
             assert (passed.verdict, passed.waiting_for) == ("pass", None)
             meta = await client.stack(MIPS)
             assert meta is not None
@@ -112,31 +112,31 @@ async def test_hold_keeps_the_stack_open_until_a_person_passes_the_montage_over_
 
 
 async def test_other_montages_of_the_stack_wait_with_it(tmp_path: Path) -> None:
-    async with bench(tmp_path, qc=HOLD) as work:
-        bad, good = work.write(1050), work.write(1051)
+    async with bench(tmp_path, qc=HOLD) as running:
+        bad, good = running.write(1050), running.write(1051)
         blur_a_tile(bad)
-        await work.notice(bad)
-        montage_id = await held_in(work, bad)
-        await work.notice(good)
-        assert (await work.reaches(good, APPLIED, COMPLETE)).state is APPLIED
-        assert await stays_open(work)
-        passed = await work.work.journal.decide(montage_id, "pass", "ada", "")  # type: ignore[arg-type]
+        await running.notice(bad)
+        montage_id = await held_in(running, bad)
+        await running.notice(good)
+        assert (await running.reaches(good, APPLIED, COMPLETE)).state is APPLIED
+        assert await stays_open(running)
+        passed = await running.assembly.journal.decide(montage_id, "pass", "ada", "")  # type: ignore[arg-type]
         assert passed is not None
-        await work.work.pipeline.decided(passed)
-        await work.reaches(good, COMPLETE)
-        await work.reaches(bad, COMPLETE)
+        await running.assembly.pipeline.decided(passed)
+        await running.reaches(good, COMPLETE)
+        await running.reaches(bad, COMPLETE)
 
 
 async def test_a_watch_that_closes_nothing_holds_the_montage_itself(tmp_path: Path) -> None:
-    async with bench(tmp_path, qc=HOLD, close=False) as work:
-        metafile = work.write()
+    async with bench(tmp_path, qc=HOLD, close=False) as running:
+        metafile = running.write()
         blur_a_tile(metafile)
-        await work.notice(metafile)
-        montage_id = await held_in(work, metafile)
-        async with http_client(work) as http:
+        await running.notice(metafile)
+        montage_id = await held_in(running, metafile)
+        async with http_client(running) as http:
             body = {"verdict": "pass", "by": "ada"}
             assert (await http.post(f"/api/montages/{montage_id}/verdict", json=body)).status == 200
-        await work.reaches(metafile, COMPLETE)
+        await running.reaches(metafile, COMPLETE)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_a_watch_that_closes_nothing_holds_the_montage_itself(tmp_path: Pa
 async def test_an_invalid_decision_is_refused_by_its_field(
     tmp_path: Path, body: dict[str, str], status: int, said: str
 ) -> None:
-    async with bench(tmp_path) as work, http_client(work) as http:
+    async with bench(tmp_path) as running, http_client(running) as http:
         answer = await http.post("/api/montages/1/verdict", json=body)
         assert answer.status == status
         assert said in (await answer.json())["error"]
@@ -160,11 +160,11 @@ async def test_an_invalid_decision_is_refused_by_its_field(
         assert (await http.post("/api/montages/x/verdict", json={"verdict": "pass", "by": "ada"})).status == 404
 
 
-def http_client(work: Bench) -> "TestClient[Any, Any]":
+def http_client(running: Bench) -> "TestClient[Any, Any]":
     """Return a client of the daemon's routes."""
 
     async def facts() -> Facts:
         return Facts((), (), None, None, None, 7200.0)
 
-    posts = Posts(HttpSettings(), None, work.work.journal, work.work.pipeline.decided)  # type: ignore[arg-type]
-    return TestClient(TestServer(make_app(work.work.journal, work.work.metrics, facts, posts)))
+    posts = Posts(HttpSettings(), None, running.assembly.journal, running.assembly.pipeline.decided)  # type: ignore[arg-type]
+    return TestClient(TestServer(make_app(running.assembly.journal, running.assembly.metrics, facts, posts)))

@@ -30,7 +30,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Bench]:
 
 async def quality_of(running: Bench, metafile: Path) -> tuple[int, Quality]:
     montage = await running.reaches(metafile, *MADE)
-    numbers = await running.work.journal.quality_numbers(montage.id)
+    numbers = await running.assembly.journal.quality_numbers(montage.id)
     assert numbers is not None
     return montage.id, unpack(numbers)
 
@@ -74,11 +74,11 @@ async def test_numbers_of_unchanged_images_stay_when_others_change(running: Benc
     changed = before.tiles.tile_ids[1]
     image = metafile.parent / f"{changed.removesuffix('.1050.0')}.tif"
     Image.new("L", (64, 64), 9).save(image)
-    journal = running.work.journal
+    journal = running.assembly.journal
     montage = await journal.change_images(montage_id, {changed: image.name})
     assert montage.state is MontageState.INGESTED
     assert await journal.quality_numbers(montage_id) is None
-    await running.work.pipeline.enqueue(montage)
+    await running.assembly.pipeline.enqueue(montage)
     _, after = await quality_of(running, metafile)
     for name, column in before.tiles.columns.items():
         np.testing.assert_array_equal(np.delete(after.tiles.columns[name], 1), np.delete(column, 1))
@@ -93,10 +93,10 @@ async def test_a_replay_measures_again_although_all_levels_are_kept(running: Ben
     await running.notice(metafile)
     montage_id, before = await quality_of(running, metafile)
     await running.reaches(metafile, MontageState.COMPLETE)
-    montage = await running.work.journal.replay(montage_id, Step.MIPMAPS)
+    montage = await running.assembly.journal.replay(montage_id, Step.MIPMAPS)
     assert montage is not None
-    assert await running.work.journal.quality_numbers(montage_id) is None
-    await running.work.pipeline.enqueue(montage)
+    assert await running.assembly.journal.quality_numbers(montage_id) is None
+    await running.assembly.pipeline.enqueue(montage)
     _, after = await quality_of(running, metafile)
     assert after.level_digests == before.level_digests
     np.testing.assert_array_equal(after.tiles.darkest, before.tiles.darkest)

@@ -122,7 +122,7 @@ async def test_an_existing_stack_without_a_resolution_gets_one(service: Standin,
 
 async def test_two_clients_that_create_a_stack_at_once_both_find_it_open(service: Standin) -> None:
     async with client_of(service.url) as one, client_of(service.url) as other:
-        await service.misbehave(f"^POST .*{RAW.stack}$", "late", seconds=0.2, times=2)
+        await service.set_fault(f"^POST .*{RAW.stack}$", "late", seconds=0.2, times=2)
         metas = await asyncio.gather(ensure_loading(one, RAW, RESOLUTION_NM), ensure_loading(other, RAW, RESOLUTION_NM))
     assert {meta.state for meta in metas} == {StackState.LOADING}
     assert {meta.resolution_nm for meta in metas} == {RESOLUTION_NM}
@@ -133,7 +133,7 @@ async def test_a_lost_answer_to_a_creation_makes_the_client_read_the_stack_not_c
     service: Standin, kind: str
 ) -> None:
     short_limits = TimeLimits(connect_s=1, silence_s=0.3, request_s=0.3)
-    await service.misbehave("^POST ", kind, seconds=0.6, times=1)
+    await service.set_fault("^POST ", kind, seconds=0.6, times=1)
     async with client_of(service.url, time_limits=short_limits) as client:
         with contextlib.suppress(RenderUnavailable):
             await create_stack(client, RAW, RESOLUTION_NM)
@@ -220,7 +220,7 @@ async def test_a_closed_stack_and_a_broken_service_raise_different_faults(
     assert len(await service.requests("PUT", "resolvedTiles")) == before + 1
     with pytest.raises(StackNotLoading):
         await client.delete_tile(RAW, "a")
-    await service.misbehave("resolvedTiles", "status", status=500, times=10)
+    await service.set_fault("resolvedTiles", "status", status=500, times=10)
     with pytest.raises(RenderBroken):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
 
@@ -368,7 +368,7 @@ async def test_after_a_late_answer_to_complete_the_state_is_polled_and_complete_
     service: Standin, client: RenderClient
 ) -> None:
     await open_with_tiles(client, "a")
-    await service.misbehave("state/COMPLETE", "late", seconds=1.0, times=1)
+    await service.set_fault("state/COMPLETE", "late", seconds=1.0, times=1)
     report = await close_stack(client, RAW, [1050.0])
     assert report.meta.state is StackState.COMPLETE
     assert report.differing == ()
@@ -377,7 +377,7 @@ async def test_after_a_late_answer_to_complete_the_state_is_polled_and_complete_
 
 async def test_a_connection_cut_during_complete_does_not_send_it_again(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a")
-    await service.misbehave("state/COMPLETE", "cut", times=1)
+    await service.set_fault("state/COMPLETE", "cut", times=1)
     try:
         report = await close_stack(client, RAW, [1050.0])
     except RenderUnavailable:
@@ -390,7 +390,7 @@ async def test_a_connection_cut_during_complete_does_not_send_it_again(service: 
 
 async def test_a_derivation_beyond_the_deadline_is_retried_later(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a")
-    await service.misbehave("state/COMPLETE", "stall", seconds=30, times=1)
+    await service.set_fault("state/COMPLETE", "stall", seconds=30, times=1)
     with pytest.raises(RenderUnavailable, match="still LOADING"):
         await close_stack(client, RAW, deadline_s=0.5)
 
@@ -487,7 +487,7 @@ async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
     service: Standin, client: RenderClient
 ) -> None:
     await open_with_tiles(client, "a")
-    await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED, times=2)
+    await service.set_fault("sectionData", "status", status=400, text=NOT_AGGREGATED, times=2)
     report = await close_stack(client, RAW, [1050.0])
     assert report.differing == ()
     assert len(await service.requests("PUT", "state/COMPLETE")) == 1
@@ -495,7 +495,7 @@ async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
 
 async def test_section_data_that_stay_absent_are_retried_later(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a")
-    await service.misbehave("sectionData", "status", status=400, text=NOT_AGGREGATED)
+    await service.set_fault("sectionData", "status", status=400, text=NOT_AGGREGATED)
     with pytest.raises(SectionDataMissing, match="section data not aggregated") as raised:
         await close_stack(client, RAW, [1050.0])
     assert raised.value.waiting_helps is Waiting.ALWAYS
@@ -525,7 +525,7 @@ async def test_a_service_that_is_not_there_is_unavailable() -> None:
 
 async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: Standin, client: RenderClient) -> None:
     await client.ping()
-    await service.misbehave("versionInfo", "stall", seconds=30)
+    await service.set_fault("versionInfo", "stall", seconds=30)
     with pytest.raises(AnswerLate):
         await client.ping()
 
@@ -535,15 +535,15 @@ async def test_reading_and_putting_tiles_survive_two_failures(
     service: Standin, client: RenderClient, status: int
 ) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
-    await service.misbehave("resolvedTiles", "status", status=status, times=2)
+    await service.set_fault("resolvedTiles", "status", status=status, times=2)
     await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
-    await service.misbehave("tileBounds", "status", status=status, times=2)
+    await service.set_fault("tileBounds", "status", status=status, times=2)
     assert len(await client.tile_bounds(RAW, 1050.0)) == 1
 
 
 async def test_a_lasting_failure_is_reported_after_three_tries(service: Standin, client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
-    await service.misbehave("resolvedTiles", "status", status=503, times=100)
+    await service.set_fault("resolvedTiles", "status", status=503, times=100)
     with pytest.raises(RenderUnavailable):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
     assert len(await service.requests("PUT", "resolvedTiles")) == 3
@@ -551,7 +551,7 @@ async def test_a_lasting_failure_is_reported_after_three_tries(service: Standin,
 
 async def test_a_connection_cut_in_the_middle_of_an_answer_is_retried(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, *(f"t{n}" for n in range(50)))
-    await service.misbehave("GET .*resolvedTiles", "cut", times=1)
+    await service.set_fault("GET .*resolvedTiles", "cut", times=1)
     layer = await client.resolved_tiles(RAW, 1050.0)
     assert layer is not None
     assert len(layer.tile_id_to_spec_map) == 50
@@ -559,10 +559,10 @@ async def test_a_connection_cut_in_the_middle_of_an_answer_is_retried(service: S
 
 async def test_a_request_that_timed_out_is_not_sent_again(service: Standin) -> None:
     async with client_of(service.url, time_limits=TimeLimits(silence_s=0.3, request_s=0.3)) as client:
-        await service.misbehave("^GET ", "stall", seconds=30)
+        await service.set_fault("^GET ", "stall", seconds=30)
         with pytest.raises(AnswerLate):
             await client.stack(RAW)
-        await service.behave()
+        await service.clear_faults()
         assert await client.stack(RAW) is None
 
 

@@ -92,7 +92,7 @@ async def test_failed_work_is_no_outage_while_the_database_answers(gated: Gated)
 async def test_failed_work_is_an_outage_if_the_database_does_not_answer(
     gated: Gated, answer: dict[str, object]
 ) -> None:
-    await gated.service.misbehave(DATABASE, **{"kind": "status", **answer})
+    await gated.service.set_fault(DATABASE, **{"kind": "status", **answer})
     await gated.failed(BROKEN)
     assert not gated.gate.is_closed_circuit
     assert gated.gate.fault is BROKEN
@@ -107,7 +107,7 @@ async def test_failed_work_is_an_outage_until_a_success_if_its_stack_can_be_read
 ) -> None:
     async with client_of(gated.service.url) as client:
         await ensure_loading(client, MIPS, RESOLUTION_NM)
-    await gated.service.misbehave("^PUT ", **{"kind": "status", **answer})
+    await gated.service.set_fault("^PUT ", **{"kind": "status", **answer})
     assert gated.gate.admit(1)
     await gated.gate.failed(1, BROKEN, MIPS)
     gated.gate.leave(1)
@@ -141,7 +141,7 @@ async def test_failed_work_is_no_outage_and_changes_no_stack_while_its_stack_can
 
 
 async def test_the_database_is_not_queried_for_each_failure_of_an_outage(gated: Gated) -> None:
-    await gated.service.misbehave(DATABASE, "status", status=500)
+    await gated.service.set_fault(DATABASE, "status", status=500)
     for work in range(4):
         assert gated.gate.admit(work)
     await asyncio.gather(*(gated.gate.failed(work, BROKEN) for work in range(4)))
@@ -158,20 +158,20 @@ async def test_an_answer_of_render_ws_itself_ends_an_outage(gated: Gated) -> Non
 
 
 async def test_an_outage_ends_when_the_database_can_be_read_not_when_the_version_is_returned(gated: Gated) -> None:
-    await gated.service.misbehave(DATABASE, "status", status=500)
+    await gated.service.set_fault(DATABASE, "status", status=500)
     await gated.failed(BROKEN)
     known = len(await gated.service.requests("GET", RAW.path))
     async with probing(gated.gate):
         await gated.until_asked(known + 2)
         assert not gated.gate.is_open
-        await gated.service.behave()
+        await gated.service.clear_faults()
         await gated.until(lambda: gated.gate.is_open)
         assert gated.gate.admit(MIPS)
 
 
 @pytest.mark.parametrize("answer", [{"status": 200}, {"status": 404}, {"status": 200, "text": "[]"}])
 async def test_a_proxy_page_in_place_of_an_idle_service_is_an_outage(gated: Gated, answer: dict[str, object]) -> None:
-    await gated.service.misbehave(".", "status", **answer)
+    await gated.service.set_fault(".", "status", **answer)
     async with probing(gated.gate):
         await gated.until(lambda: gated.gate.fault is not None)
 
@@ -179,7 +179,7 @@ async def test_a_proxy_page_in_place_of_an_idle_service_is_an_outage(gated: Gate
 async def test_the_database_is_queried_while_work_hangs(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "HANGS_S", 0.1)
     monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.02)
-    await gated.service.misbehave(DATABASE, "stall", seconds=60)
+    await gated.service.set_fault(DATABASE, "stall", seconds=60)
     async with probing(gated.gate):
         await asyncio.sleep(0.3)
         assert gated.gate.fault is None, "nothing is under way, so nothing hangs"
@@ -220,7 +220,7 @@ async def test_a_refused_login_is_probed_again_when_its_file_changes_and_not_bef
 ) -> None:
     monkeypatch.setattr(gate_module, "LOGIN_CHECK_S", 0.02)
     gate, service = with_login.gate, with_login.service
-    await service.misbehave(".", "status", status=401)
+    await service.set_fault(".", "status", status=401)
     async with probing(gate):
         await with_login.until(lambda: gate.needs_person)
         known = len(await service.requests())
@@ -228,7 +228,7 @@ async def test_a_refused_login_is_probed_again_when_its_file_changes_and_not_bef
         assert len(await service.requests()) == known
         assert "asks for a login (401" in str(gate.fault)
         assert not gate.admit(1)
-        await service.behave()
+        await service.clear_faults()
         password.write_text("new")
         await with_login.until(lambda: gate.fault is None)
         assert gate.admit(1)
@@ -236,10 +236,10 @@ async def test_a_refused_login_is_probed_again_when_its_file_changes_and_not_bef
 
 async def test_a_person_can_have_the_login_tried_at_once(with_login: Gated) -> None:
     gate, service = with_login.gate, with_login.service
-    await service.misbehave(".", "status", status=401)
+    await service.set_fault(".", "status", status=401)
     async with probing(gate):
         await with_login.until(lambda: gate.needs_person)
-        await service.behave()
+        await service.clear_faults()
         gate.probe_soon()
         await with_login.until(lambda: gate.fault is None)
 

@@ -18,14 +18,14 @@ from tests.integration.paged import Paged, paged
 
 
 @pytest.fixture
-async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
     async with paged(tmp_path) as served:
         yield served
 
 
-async def with_trend(face: Paged, number: int, trend: Trend, scope: str = "5") -> int:
-    montage_id = await face.settled(number, scope=scope)
-    await face.journal.write(lambda connection: trends.store(connection, montage_id, trend))
+async def with_trend(pages: Paged, number: int, trend: Trend, scope: str = "5") -> int:
+    montage_id = await pages.settled(number, scope=scope)
+    await pages.journal.write(lambda connection: trends.store(connection, montage_id, trend))
     return montage_id
 
 
@@ -51,26 +51,26 @@ def test_a_number_that_never_changes_is_a_level_line():
     assert "nan" not in chart.dots + chart.line
 
 
-async def test_a_microscope_has_a_page_of_its_own_trends(face):
-    await with_trend(face, 1, Trend(20.0, 30.0, 0.37, 1.5, 3.9))
-    newest = await with_trend(face, 2, Trend(22.0, 31.0, 0.38, 1.0, 3.9))
-    await with_trend(face, 3, Trend(99.0), scope="6")
-    text = await face.page("/scopes/temca2/5")
+async def test_a_microscope_has_a_page_of_its_own_trends(pages):
+    await with_trend(pages, 1, Trend(20.0, 30.0, 0.37, 1.5, 3.9))
+    newest = await with_trend(pages, 2, Trend(22.0, 31.0, 0.38, 1.0, 3.9))
+    await with_trend(pages, 3, Trend(99.0), scope="6")
+    text = await pages.page("/scopes/temca2/5")
     assert "Medians of 2 sections" in text
     assert re.findall(r'aria-label="([^:"]*): last', text) == [
         "Focus score", "Standard deviation", "From tile to tile", "Stage error", "Pixel size",
     ]  # fmt: skip
     assert f'href="/montages/{newest}"' in text
     assert "99" not in re.sub(r"<script.*?>|/static/\w+", "", text)
-    assert '/scopes/temca2/5"' in await face.page("/")
+    assert '/scopes/temca2/5"' in await pages.page("/")
 
 
-async def test_a_microscope_without_numbers_says_when_they_come(face):
-    await face.settled(1)
-    assert "They are measured while the mipmaps" in await face.page("/scopes/temca2/5")
-    assert "They are measured while the mipmaps" in await face.page("/scopes/nothing/%3Cscript%3E")
-    assert "from the last day." in await face.page("/scopes/temca2/5?days=1")
-    await face.page("/scopes/temca2/5?days=2", 400)
+async def test_a_microscope_without_numbers_says_when_they_come(pages):
+    await pages.settled(1)
+    assert "They are measured while the mipmaps" in await pages.page("/scopes/temca2/5")
+    assert "They are measured while the mipmaps" in await pages.page("/scopes/nothing/%3Cscript%3E")
+    assert "from the last day." in await pages.page("/scopes/temca2/5?days=1")
+    await pages.page("/scopes/temca2/5?days=2", 400)
 
 
 async def test_a_section_that_is_done_leaves_its_medians(tmp_path):
@@ -78,7 +78,7 @@ async def test_a_section_that_is_done_leaves_its_medians(tmp_path):
         metafile = running.write(tiles=4)
         await running.notice(metafile)
         montage = await running.reaches(metafile, MontageState.COMPLETE)
-        found = await running.work.journal.read(lambda c: trends.of_scope(c, "w", montage.scope, 0.0, 10))
+        found = await running.assembly.journal.read(lambda c: trends.of_scope(c, "w", montage.scope, 0.0, 10))
     (point,) = found
     assert (point.montage_id, point.z) == (montage.id, 1050.0)
     assert 10 < point.trend.focus < 40

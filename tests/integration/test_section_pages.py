@@ -39,7 +39,7 @@ async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(show
     for step, event in (("settle", "settled"), ("ingest", "ingested"), ("mipmaps", "mipmapped"), ("apply", "applied")):
         assert told.index(("tried", step)) < told.index(("event", event))
     assert "min focus" in text
-    view = shown.bench.work.client.base_url.rpartition("/")[0] + "/view"
+    view = shown.bench.assembly.client.base_url.rpartition("/")[0] + "/view"
     assert f"{view}/stack-details.html?renderStackOwner=em&amp;renderStackProject=test&amp;renderStack=s_mips" in text
     assert "/tile-with-neighbors.html?" in text
 
@@ -74,13 +74,13 @@ async def test_the_address_of_a_section_names_the_picture_that_is_shown(shown, s
     assert "nonsense" not in text
 
 
-async def test_the_mosaic_is_loaded_again_when_tiles_were_made(face):
-    montage_id = await face.settled(1, tiles=40)
-    await face.journal.record(montage_id, Event.INGESTED)
+async def test_the_mosaic_is_loaded_again_when_tiles_were_made(pages):
+    montage_id = await pages.settled(1, tiles=40)
+    await pages.journal.record(montage_id, Event.INGESTED)
     versions = []
     for made in range(0, 41, 4):
-        await face.journal.record_tiles(montage_id, {f"tile_1_{tile}": None for tile in range(made)})
-        text = await face.page(f"/montages/{montage_id}")
+        await pages.journal.record_tiles(montage_id, {f"tile_1_{tile}": None for tile in range(made)})
+        text = await pages.page(f"/montages/{montage_id}")
         versions.append(re.search(r'src="[^"]*mosaic.png\?as=([^"]*)"', text)[1])
     assert len(set(versions)) == len(versions)
 
@@ -113,7 +113,7 @@ async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(sho
 
 
 async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
-    path = await shown.first()
+    path = await shown.first_tile_path()
     for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
         level.unlink()
     async with shown.client.get(path, headers=HTML) as answer:
@@ -126,7 +126,7 @@ async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
 
 
 async def test_a_level_with_other_bytes_than_were_written_is_named(shown):
-    path = await shown.first()
+    path = await shown.first_tile_path()
     for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
         content = bytearray(level.read_bytes())
         content[-1] ^= 1
@@ -137,7 +137,7 @@ async def test_a_level_with_other_bytes_than_were_written_is_named(shown):
 
 async def test_a_level_that_is_too_large_for_a_page_is_not_read(shown, monkeypatch):
     monkeypatch.setattr("daemon.web.pages.section_files.MOST_BYTES", 100)
-    async with shown.client.get(await shown.first(), headers=HTML) as answer:
+    async with shown.client.get(await shown.first_tile_path(), headers=HTML) as answer:
         text = await answer.text()
     assert "not read" in text
     assert "levels: not compared: not all were read" in text
@@ -145,7 +145,7 @@ async def test_a_level_that_is_too_large_for_a_page_is_not_read(shown, monkeypat
 
 async def test_a_level_that_leads_elsewhere_is_not_shown(shown, tmp_path):
     """Somebody who can write the mipmap directory could show any image of the machine."""
-    path = await shown.first()
+    path = await shown.first_tile_path()
     secret = tmp_path / "secret.tif"
     Image.new("L", (32, 32)).save(secret)
     for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
@@ -180,7 +180,7 @@ async def test_a_picture_of_anything_but_a_tile_is_refused(shown, path):
 
 
 async def test_parsed_sections_are_kept_in_a_bounded_number(shown, monkeypatch):
-    files, work = SectionFiles(shown.bench.work.settings), shown.bench.work
+    files, work = SectionFiles(shown.bench.assembly.settings), shown.bench.assembly
     first = await files.read(shown.montage)
     assert await files.read(shown.montage) is first
     for grid in (1051, 1052):
@@ -195,45 +195,45 @@ async def test_parsed_sections_are_kept_in_a_bounded_number(shown, monkeypatch):
 
 
 @pytest.fixture
-async def face(tmp_path: Path) -> AsyncIterator[Paged]:
+async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
     async with paged(tmp_path) as served:
         yield served
 
 
-async def test_a_section_that_is_not_read_yet_says_what_is_known(face):
-    montage_id = await face.noticed(1)
-    await face.journal.wait(montage_id, "2 images are missing")
-    text = await face.page(f"/montages/{montage_id}")
+async def test_a_section_that_is_not_read_yet_says_what_is_known(pages):
+    montage_id = await pages.noticed(1)
+    await pages.journal.wait(montage_id, "2 images are missing")
+    text = await pages.page(f"/montages/{montage_id}")
     assert "has not settled" in text
     assert "2 images are missing" in text
     assert TIMELINE.findall(text) == [("noticed", "")]
 
 
-async def test_a_failed_section_can_be_retried_on_its_page(face):
-    montage_id = await face.failed(1, "lacks images", "copy them")
-    text = await face.page(f"/montages/{montage_id}")
+async def test_a_failed_section_can_be_retried_on_its_page(pages):
+    montage_id = await pages.failed(1, "lacks images", "copy them")
+    text = await pages.page(f"/montages/{montage_id}")
     assert "copy them" in text
     assert f'value="{montage_id}" checked' in text
 
 
 async def test_a_decision_is_recorded_under_the_name_that_the_proxy_gives(tmp_path):
-    async with paged(tmp_path, trusted_proxies=["127.0.0.1"], user_header="X-User") as face:
-        montage_id = await face.reached(1, MontageState.COMPLETE)
+    async with paged(tmp_path, trusted_proxies=["127.0.0.1"], user_header="X-User") as pages:
+        montage_id = await pages.reached(1, MontageState.COMPLETE)
         body = {"verdict": "re-image", "by": "somebody else", "note": "<i>scratch</i>"}
-        assert (await face.post(f"/api/montages/{montage_id}/verdict", body, X_User="annabel"))[0] == 200
-        text = await face.page(f"/montages/{montage_id}")
+        assert (await pages.post(f"/api/montages/{montage_id}/verdict", body, X_User="annabel"))[0] == 200
+        text = await pages.page(f"/montages/{montage_id}")
         assert "<strong>annabel</strong> decided re-image" in text
         assert "&lt;i&gt;scratch&lt;/i&gt;" in text
         assert "somebody else" not in text
 
 
-async def test_an_unknown_section_is_a_page(face):
+async def test_an_unknown_section_is_a_page(pages):
     for path in ("/montages/7", "/montages/x", "/montages/7/tiles/a", "/montages/7/at?column=0&row=0"):
-        assert "No such montage." in await face.page(path, 404)
+        assert "No such montage." in await pages.page(path, 404)
 
 
-async def test_links_to_other_programs_are_filled_for_the_section(face):
-    montage = await face.journal.montage(await face.settled(1050, bounds=(0.0, 100.0, 2000.0, 300.0)))
+async def test_links_to_other_programs_are_filled_for_the_section(pages):
+    montage = await pages.journal.montage(await pages.settled(1050, bounds=(0.0, 100.0, 2000.0, 300.0)))
     links = LinkSettings(
         catmaid="https://catmaid/?pid=1&zp={z}&yp={y}&xp={x}",
         neuroglancer='https://ng/#!{"layers":[{"source":"{source}"}]}',
@@ -248,20 +248,20 @@ async def test_a_section_links_to_other_programs_where_they_are_configured(tmp_p
     for number, given in enumerate(({}, links)):
         directory = tmp_path / str(number)
         directory.mkdir()
-        async with paged(directory, links=given) as face:
-            text = await face.page(f"/montages/{await face.settled(1050)}")
+        async with paged(directory, links=given) as pages:
+            text = await pages.page(f"/montages/{await pages.settled(1050)}")
         found = re.findall(r'<a href="(https[^"]*)" rel="noreferrer">(\w+)</a>', text)
         source = "render://http://127.0.0.1:9/em/v1/mips"
         expected = [("https://catmaid/?zp=1050", "CATMAID"), (f"https://ng/#!{source}", "Neuroglancer")]
         assert found == (expected if given else [])
 
 
-async def test_a_long_timeline_shows_its_newest_lines_and_counts_the_others(face):
-    montage_id = await face.settled(1050)
+async def test_a_long_timeline_shows_its_newest_lines_and_counts_the_others(pages):
+    montage_id = await pages.settled(1050)
     for number in range(MOST_LINES):
-        began = await face.journal.begin_attempt(montage_id, Step.INGEST)
-        await face.journal.end_attempt(began, Outcome.FAILED, MetafileFault("m", f"problem {number}", ""))
-    text = await face.page(f"/montages/{montage_id}")
+        began = await pages.journal.begin_attempt(montage_id, Step.INGEST)
+        await pages.journal.end_attempt(began, Outcome.FAILED, MetafileFault("m", f"problem {number}", ""))
+    text = await pages.page(f"/montages/{montage_id}")
     assert len(TIMELINE.findall(text)) == MOST_LINES
     assert "2 earlier lines" in text  # noticed, settled
     assert f"problem {MOST_LINES - 1}" in text

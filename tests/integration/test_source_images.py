@@ -234,7 +234,7 @@ async def test_an_image_whose_size_render_ws_does_not_show_is_refused(
 ) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m"))
-    await service.misbehave(match, "status", status=status)
+    await service.set_fault(match, "status", status=status)
     assert (await made_of(job)).fault is None  # the file is here to be looked at
     fault = await fault_of(replace(job, level0=Path("/only/there/a.tif"), force=True))
     assert isinstance(fault, ImageFault)
@@ -271,7 +271,7 @@ async def test_an_unreachable_service_is_retried(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["refuse", "lost", "cut"])
 async def test_a_broken_answer_is_retried(service: Standin, tmp_path: Path, kind: str) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
-    await service.misbehave("png-image", kind)
+    await service.set_fault("png-image", kind)
     fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, RenderUnavailable)
 
@@ -281,7 +281,7 @@ async def test_a_hanging_service_times_out_and_is_retried(
 ) -> None:
     monkeypatch.setattr(source, "SILENCE_S", 0.2)
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
-    await service.misbehave("png-image", "stall", seconds=2.0)
+    await service.set_fault("png-image", "stall", seconds=2.0)
     fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, AnswerLate)
     assert "sent nothing for 0.2 s" in str(fault)

@@ -8,14 +8,11 @@ import pytest
 
 from daemon.montages.states import MontageState
 from handlers.render.names import StackId
-from tests.integration.inprocess import Bench, bench, hurry
+from tests.integration.inprocess import Bench, bench
+
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 FAILED, COMPLETE = MontageState.FAILED, MontageState.COMPLETE
-
-
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
 
 
 def rewrite(metafile: Path, **header: Any) -> Path:
@@ -26,18 +23,18 @@ def rewrite(metafile: Path, **header: Any) -> Path:
     return metafile
 
 
-async def ingest(work: Bench, metafile: Path, *states: MontageState) -> Any:
-    await work.notice(metafile)
-    return await work.reaches(metafile, *states)
+async def ingest(running: Bench, metafile: Path, *states: MontageState) -> Any:
+    await running.notice(metafile)
+    return await running.reaches(metafile, *states)
 
 
 async def test_a_copied_section_with_other_positions_does_not_replace_the_specs_of_a_complete_montage(
     tmp_path: Path,
 ) -> None:
-    async with bench(tmp_path) as work:
-        owner = work.write(1050)
-        await ingest(work, owner, COMPLETE)
-        client, raw = work.work.client, StackId("em", "test", "s_raw")
+    async with bench(tmp_path) as running:
+        owner = running.write(1050)
+        await ingest(running, owner, COMPLETE)
+        client, raw = running.assembly.client, StackId("em", "test", "s_raw")
         before = await client.resolved_tiles(raw, 1050.0)
         copy = owner.parent.parent / "copy" / owner.name
         copy.parent.mkdir()
@@ -47,39 +44,39 @@ async def test_a_copied_section_with_other_positions_does_not_replace_the_specs_
         for tile in document[1]["data"]:
             tile["img_meta"]["stage_pos"] = [each + 4_000.0 for each in tile["img_meta"]["stage_pos"]]
         copy.write_text(json.dumps(document))
-        refused = await ingest(work, copy, FAILED)
+        refused = await ingest(running, copy, FAILED)
         assert str(copy) in str(refused.fault)
         assert str(owner) in str(refused.fault)
         assert await client.resolved_tiles(raw, 1050.0) == before
-        assert (await work.reaches(owner, COMPLETE)).state is COMPLETE
+        assert (await running.reaches(owner, COMPLETE)).state is COMPLETE
 
 
 @pytest.mark.parametrize("value", ["___", "é", ".."])
 async def test_a_header_value_without_a_letter_or_digit_names_no_stack(tmp_path: Path, value: str) -> None:
-    async with bench(tmp_path, raw="{specimen_id}_raw", mipmapped="{specimen_id}_mips") as work:
-        failed = await ingest(work, rewrite(work.write(1050), specimen_id=value), FAILED)
+    async with bench(tmp_path, raw="{specimen_id}_raw", mipmapped="{specimen_id}_mips") as running:
+        failed = await ingest(running, rewrite(running.write(1050), specimen_id=value), FAILED)
         assert f"specimen_id is {value!r}" in str(failed.fault)
-        assert await work.work.client.stack(StackId("em", "test", "raw")) is None
+        assert await running.assembly.client.stack(StackId("em", "test", "raw")) is None
 
 
 async def test_two_header_values_that_give_the_same_stack_name_do_not_share_the_stack(tmp_path: Path) -> None:
-    async with bench(tmp_path, raw="{specimen_id}_raw", mipmapped="{specimen_id}_mips") as work:
-        first = rewrite(work.write(1050), specimen_id="17797-1R")
-        second = rewrite(work.write(1051), specimen_id="17797_1R")
-        await ingest(work, first, COMPLETE)
-        failed = await ingest(work, second, FAILED)
+    async with bench(tmp_path, raw="{specimen_id}_raw", mipmapped="{specimen_id}_mips") as running:
+        first = rewrite(running.write(1050), specimen_id="17797-1R")
+        second = rewrite(running.write(1051), specimen_id="17797_1R")
+        await ingest(running, first, COMPLETE)
+        failed = await ingest(running, second, FAILED)
         for text in (str(second), str(first), "'17797-1R'", "'17797_1R'", "em/test/17797_1R_raw"):
             assert text in str(failed.fault)
-        third = rewrite(work.write(1052), specimen_id="17797-1R")
-        await ingest(work, third, COMPLETE)
+        third = rewrite(running.write(1052), specimen_id="17797-1R")
+        await ingest(running, third, COMPLETE)
         rewrite(first, specimen_id="17797-2R")
         rewrite(third, specimen_id="17797-2R")
         for corrected in (first, third):
-            await ingest(work, corrected, COMPLETE)
-        await work.reaches(second, COMPLETE)
+            await ingest(running, corrected, COMPLETE)
+        await running.reaches(second, COMPLETE)
 
 
 async def test_header_values_that_differ_may_share_a_stack_whose_name_does_not_contain_them(tmp_path: Path) -> None:
-    async with bench(tmp_path, raw="all_raw", mipmapped="{specimen_id}_mips") as work:
+    async with bench(tmp_path, raw="all_raw", mipmapped="{specimen_id}_mips") as running:
         for grid, value in ((1050, "a"), (1051, "b")):
-            await ingest(work, rewrite(work.write(grid), specimen_id=value), COMPLETE)
+            await ingest(running, rewrite(running.write(grid), specimen_id=value), COMPLETE)

@@ -37,7 +37,7 @@ async def serving(**options: Any) -> AsyncIterator[StackUnderTest]:
         yield stack
 
 
-async def misbehave(stack: StackUnderTest, kind: str, match: str, **more: Any) -> None:
+async def set_fault(stack: StackUnderTest, kind: str, match: str, **more: Any) -> None:
     url = URL(stack.service.url).with_path("/faults")
     async with stack.service.http.post(url, json={"kind": kind, "match": match, **more}) as answer:
         assert answer.status == 201, await answer.text()
@@ -63,7 +63,7 @@ PUT = "/resolvedTiles?deriveData=true"
 
 @pytest.mark.parametrize("kind", ["refuse", "cut_upload"])
 async def test_nothing_is_done_when_the_connection_ends_before_the_work(stack: StackUnderTest, kind: str) -> None:
-    await misbehave(stack, kind, "^PUT .*resolvedTiles", times=1)
+    await set_fault(stack, kind, "^PUT .*resolvedTiles", times=1)
     big = upload(*(tile(f"t{n}", labels=["x" * 100]) for n in range(2000)))
     with pytest.raises(aiohttp.ClientError):
         await stack.send("PUT", PUT, big)
@@ -73,21 +73,21 @@ async def test_nothing_is_done_when_the_connection_ends_before_the_work(stack: S
 
 
 async def test_a_stalled_request_gets_no_answer_and_does_nothing(stack: StackUnderTest) -> None:
-    await misbehave(stack, "stall", "^PUT ", seconds=0.05, times=1)
+    await set_fault(stack, "stall", "^PUT ", seconds=0.05, times=1)
     with pytest.raises(aiohttp.ClientError):
         await stack.send("PUT", PUT, upload(tile("a")))
-    await misbehave(stack, "stall", "^PUT ", seconds=60, times=1)
+    await set_fault(stack, "stall", "^PUT ", seconds=60, times=1)
     with pytest.raises(TimeoutError):
         await stack.send("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.1))
     assert await stack.tile_ids() == []
 
 
 async def test_a_status_comes_with_a_page_like_jettys_or_with_the_given_text(stack: StackUnderTest) -> None:
-    await misbehave(stack, "status", "^PUT ", times=1)
+    await set_fault(stack, "status", "^PUT ", times=1)
     answer = await stack.send("PUT", PUT, upload(tile("a")))
     assert answer.outcome == (503, "text/html")
     assert "HTTP ERROR 503 Service Unavailable" in answer.text
-    await misbehave(stack, "status", "^PUT ", status=500, text="E11000 duplicate key error", times=1)
+    await set_fault(stack, "status", "^PUT ", status=500, text="E11000 duplicate key error", times=1)
     answer = await stack.send("PUT", PUT, upload(tile("a")))
     assert (*answer.outcome, answer.text) == (500, "text/plain", "E11000 duplicate key error")
     assert await stack.tile_ids() == []
@@ -95,7 +95,7 @@ async def test_a_status_comes_with_a_page_like_jettys_or_with_the_given_text(sta
 
 @pytest.mark.parametrize("kind", ["lost", "cut"])
 async def test_the_work_is_done_when_the_connection_ends_after_it(stack: StackUnderTest, kind: str) -> None:
-    await misbehave(stack, kind, "^PUT ", times=1)
+    await set_fault(stack, kind, "^PUT ", times=1)
     with pytest.raises(aiohttp.ClientError):
         await stack.send("PUT", PUT, upload(tile("a")))
     assert await stack.tile_ids() == ["a"]
@@ -104,7 +104,7 @@ async def test_the_work_is_done_when_the_connection_ends_after_it(stack: StackUn
 async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest) -> None:
     await stack.put(tile("a"), tile("b"))
     whole = await stack.send("GET", "/z/1/tileBounds")
-    await misbehave(stack, "cut", "tileBounds")
+    await set_fault(stack, "cut", "tileBounds")
     async with stack.service.http.get(stack.service.url + stack.path + "/z/1/tileBounds") as answer:
         assert answer.status == 200
         assert answer.content_length == len(whole.body)
@@ -113,26 +113,26 @@ async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest
 
 
 async def test_the_work_of_a_late_answer_is_done_even_if_the_client_has_gone(stack: StackUnderTest) -> None:
-    await misbehave(stack, "late", "^PUT ", seconds=60, times=1)
+    await set_fault(stack, "late", "^PUT ", seconds=60, times=1)
     with pytest.raises(TimeoutError):
         await stack.send("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.2))
     assert await stack.tile_ids() == ["a"]
-    await misbehave(stack, "late", "^PUT ", seconds=0.1, times=1)
+    await set_fault(stack, "late", "^PUT ", seconds=0.1, times=1)
     begun = time.monotonic()
     await stack.put(tile("b"))
     assert time.monotonic() - begun >= 0.1
 
 
 async def test_a_fault_skips_some_requests_affects_some_and_ends(stack: StackUnderTest) -> None:
-    await misbehave(stack, "status", "tileBounds$", skip=1, times=2)
+    await set_fault(stack, "status", "tileBounds$", skip=1, times=2)
     statuses = [(await stack.send("GET", "/z/1/tileBounds")).status for _ in range(4)]
     assert statuses == [200, 503, 503, 200]
     assert (await stack.send("GET", "/zValues")).status == 200
 
 
 async def test_faults_apply_in_order_and_are_cleared_together(stack: StackUnderTest) -> None:
-    await misbehave(stack, "status", "zValues", status=502, times=1)
-    await misbehave(stack, "status", "zValues", status=504)
+    await set_fault(stack, "status", "zValues", status=502, times=1)
+    await set_fault(stack, "status", "zValues", status=504)
     statuses = [(await stack.send("GET", "/zValues")).status for _ in range(3)]
     assert statuses == [502, 504, 504]
     async with stack.service.http.delete(URL(stack.service.url).with_path("/faults")) as answer:
@@ -141,7 +141,7 @@ async def test_faults_apply_in_order_and_are_cleared_together(stack: StackUnderT
 
 
 async def test_after_a_reset_it_is_as_newly_started(stack: StackUnderTest) -> None:
-    await misbehave(stack, "status", "zValues", status=504)
+    await set_fault(stack, "status", "zValues", status=504)
     async with stack.service.http.delete(URL(stack.service.url).with_path("/state")) as answer:
         assert answer.status == 204
     assert await requests(stack) == []
@@ -234,7 +234,7 @@ async def test_a_derivation_continues_when_its_client_disconnects() -> None:
 async def test_a_write_checked_before_closing_lands_in_a_complete_stack(stack: StackUnderTest) -> None:
     """The look at the state and the write are two steps in render-ws; COMPLETE fits between."""
     await stack.put(tile("a"))
-    await misbehave(stack, "slow", "^PUT .*resolvedTiles", seconds=0.3, times=1)
+    await set_fault(stack, "slow", "^PUT .*resolvedTiles", seconds=0.3, times=1)
     async with asyncio.TaskGroup() as tasks:
         late = tasks.create_task(stack.send("PUT", PUT, upload(tile("b"))))
         await until(lambda: _has_two_uploads(stack))

@@ -15,7 +15,7 @@ from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import StackState
-from tests.integration.inprocess import MIPS, RAW, bench, hurry
+from tests.integration.inprocess import MIPS, RAW, bench, retry_fast
 
 Z = 1050.0
 Disturb = Callable[[RenderClient], Awaitable[object]]
@@ -40,7 +40,7 @@ async def nothing(client: RenderClient) -> None:
 async def test_raw_tiles_that_are_gone_before_the_levels_are_applied_are_put_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disturb: Disturb, is_ingested_again: bool
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real, ingest, ingested = Steps.make_mipmaps, Steps.ingest, []
 
     async def make_mipmaps(steps: Steps, section: Section) -> bytes:
@@ -54,12 +54,12 @@ async def test_raw_tiles_that_are_gone_before_the_levels_are_applied_are_put_aga
 
     monkeypatch.setattr(Steps, "make_mipmaps", make_mipmaps)
     monkeypatch.setattr(Steps, "ingest", count)
-    async with bench(tmp_path, close_after_s=2.0) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
+    async with bench(tmp_path, close_after_s=2.0) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
         for stack in (RAW, MIPS):
-            assert len(await work.work.client.tile_bounds(stack, Z)) == 2
+            assert len(await running.assembly.client.tile_bounds(stack, Z)) == 2
         assert len(ingested) == 1 + is_ingested_again
 
 
@@ -67,7 +67,7 @@ async def test_raw_tiles_that_are_gone_before_the_levels_are_applied_are_put_aga
 async def test_levels_are_applied_in_the_way_that_the_watch_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apply: str
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     limits: list[tuple[Path, int]] = []
 
     def access_timeout(path: Path, accesses: int = 1) -> Any:
@@ -75,18 +75,18 @@ async def test_levels_are_applied_in_the_way_that_the_watch_says(
         return contextlib.nullcontext()
 
     monkeypatch.setattr(daemon.pipeline.steps.perform, "access_timeout", access_timeout)
-    async with bench(tmp_path, mipmaps={"apply": apply}) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
-        client = work.work.client
+    async with bench(tmp_path, mipmaps={"apply": apply}) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
+        client = running.assembly.client
         builder, found = await client.path_builder(MIPS), await client.resolved_tiles(MIPS, Z)
         assert found is not None
         levels = {key for tile in found.tile_id_to_spec_map.values() for key in tile["mipmapLevels"]}
         is_derived = apply == "path_builder"
         assert (builder is not None, levels) == (is_derived, {"0"} if is_derived else {"0", "1"})
         assert limits == [(tmp_path / "mipmaps", 2)]  # the time for two tiles with one level
-        assert work.work.metrics.registry.get_sample_value("temwatch_tiles_mipmapped_total") == 2.0
+        assert running.assembly.metrics.registry.get_sample_value("temwatch_tiles_mipmapped_total") == 2.0
 
 
 async def put(client: RenderClient, stack: StackId, specs: Any) -> None:
@@ -98,7 +98,7 @@ async def put(client: RenderClient, stack: StackId, specs: Any) -> None:
 async def test_tiles_that_another_writer_put_are_counted_as_one_montage_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     real = Steps.ingest
 
     async def ingest(steps: Steps, section: Section) -> None:
@@ -107,10 +107,10 @@ async def test_tiles_that_another_writer_put_are_counted_as_one_montage_and_name
         await real(steps, section)
 
     monkeypatch.setattr(Steps, "ingest", ingest)
-    async with bench(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        await work.reaches(metafile, MontageState.COMPLETE)
-        assert work.work.steps.put_by_others == is_there
-        named = [line for line in work.log_lines if line["event"] == "tiles.of_another_writer"]
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.reaches(metafile, MontageState.COMPLETE)
+        assert running.assembly.steps.put_by_others == is_there
+        named = [line for line in running.log_lines if line["event"] == "tiles.of_another_writer"]
         assert [line["tiles"] for line in named] == [2] * is_there

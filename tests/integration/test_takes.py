@@ -52,7 +52,7 @@ def stack(base: Path) -> Path:
 
 
 async def tiles(running: Bench, z: float) -> list[str]:
-    return sorted(each.tile_id for each in await running.work.client.tile_bounds(MIPS, z))
+    return sorted(each.tile_id for each in await running.assembly.client.tile_bounds(MIPS, z))
 
 
 @pytest.mark.parametrize("is_later_first", [False, True])

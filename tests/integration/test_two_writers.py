@@ -8,7 +8,7 @@ from daemon.montages.states import MontageState, Step
 from daemon.pipeline.health import warnings
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
-from tests.integration.inprocess import bench, hurry
+from tests.integration.inprocess import bench, retry_fast
 from tests.unit.test_health import WELL
 
 
@@ -17,7 +17,7 @@ def reported(work: Any) -> list[dict[str, Any]]:
 
 
 async def test_tiles_put_by_another_daemon_are_reported(tmp_path: Path, monkeypatch: Any) -> None:
-    hurry(monkeypatch)
+    retry_fast(monkeypatch)
     async with serve_standin() as url, RenderClient(url) as client:
         async with bench(tmp_path, client) as first:
             metafile = first.write()
@@ -35,10 +35,10 @@ async def test_tiles_put_by_another_daemon_are_reported(tmp_path: Path, monkeypa
             await second.reaches(metafile, MontageState.COMPLETE)
             (line,) = reported(second)
             assert line["tiles"] == 2
-            assert second.work.steps.put_by_others == 1
-            replayed = await second.work.journal.replay(1, Step.INGEST)
+            assert second.assembly.steps.put_by_others == 1
+            replayed = await second.assembly.journal.replay(1, Step.INGEST)
             assert replayed is not None
-            await second.work.pipeline.enqueue(replayed, force=True)
+            await second.assembly.pipeline.enqueue(replayed, force=True)
             await second.reaches(metafile, MontageState.COMPLETE)
             assert len(reported(second)) == 1  # its own tiles are not reported
             await second.stop()

@@ -27,7 +27,7 @@ from handlers.quality.numbers import SectionNumbers, TileNumbers
 from tests.unit.test_health import WELL
 
 
-class Face:
+class Api:
     """A client of the daemon's routes, with the facts of readiness."""
 
     def __init__(self, client: TestClient, journal: Journal) -> None:
@@ -42,15 +42,15 @@ class Face:
 
 
 @pytest.fixture
-async def face(tmp_path: Path) -> AsyncIterator[Face]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with Journal(tmp_path / "journal.sqlite") as journal:
-        holder: list[Face] = []
+        holder: list[Api] = []
 
         async def facts() -> Facts:
             return holder[0].facts
 
         async with TestClient(TestServer(make_app(journal, Metrics(), facts, http=lambda: holder[0].http))) as client:
-            holder.append(Face(client, journal))
+            holder.append(Api(client, journal))
             yield holder[0]
 
 
@@ -61,50 +61,50 @@ async def noticed(journal: Journal, number: int) -> int:
     return montage_id
 
 
-async def test_liveness_is_200_while_the_daemon_is_not_ready(face):
-    face.facts = replace(WELL, render_fault="away")
-    assert await face.get("/healthz") == (200, {"alive": True})
+async def test_liveness_is_200_while_the_daemon_is_not_ready(api):
+    api.facts = replace(WELL, render_fault="away")
+    assert await api.get("/healthz") == (200, {"alive": True})
 
 
-async def test_ready_is_200_and_not_ready_503_with_the_reasons(face):
-    assert (await face.get("/readyz"))[0] == 200
-    face.facts = replace(WELL, render_fault="away")
-    status, body = await face.get("/readyz")
+async def test_ready_is_200_and_not_ready_503_with_the_reasons(api):
+    assert (await api.get("/readyz"))[0] == 200
+    api.facts = replace(WELL, render_fault="away")
+    status, body = await api.get("/readyz")
     assert (status, body["ready"], body["reasons"]) == (503, False, ["render-ws is unavailable: away"])
 
 
-async def test_montages_come_newest_first_by_state_and_limited(face):
-    ids = [await noticed(face.journal, number) for number in range(5)]
-    await face.journal.fail(ids[2], MetafileFault("m", "has no data", "write it again"))
-    _, body = await face.get("/api/montages?limit=2")
+async def test_montages_come_newest_first_by_state_and_limited(api):
+    ids = [await noticed(api.journal, number) for number in range(5)]
+    await api.journal.fail(ids[2], MetafileFault("m", "has no data", "write it again"))
+    _, body = await api.get("/api/montages?limit=2")
     assert [row["id"] for row in body["montages"]] == [ids[4], ids[3]]
     assert body["counts"] == {"temca2": {"noticed": 4, "failed": 1}}
-    _, body = await face.get("/api/montages?state=failed")
+    _, body = await api.get("/api/montages?state=failed")
     assert [row["fault"]["hint"] for row in body["montages"]] == ["write it again"]
 
 
 @pytest.mark.parametrize("status", [RootStatus.UNREACHABLE, RootStatus.PAUSED, RootStatus.OPENING])
-async def test_a_montage_of_an_inaccessible_directory_is_shown_as_waiting_for_the_directory(face, status):
-    ids = [await noticed(face.journal, number) for number in range(3)]
+async def test_a_montage_of_an_inaccessible_directory_is_shown_as_waiting_for_the_directory(api, status):
+    ids = [await noticed(api.journal, number) for number in range(3)]
     for montage_id in ids:
-        await face.journal.wait(montage_id, "the metafile is new or still changing")
-    await face.journal.fail(ids[2], MetafileFault("m", "has no data"))
+        await api.journal.wait(montage_id, "the metafile is new or still changing")
+    await api.journal.fail(ids[2], MetafileFault("m", "has no data"))
     away = replace(WELL.roots[0], status=status, reasons=("no answer from its file server for 61 s",))
-    face.facts = replace(WELL, roots=(away,))
-    _, listed = await face.get("/api/montages")
-    _, single = await face.get(f"/api/montages/{ids[0]}")
+    api.facts = replace(WELL, roots=(away,))
+    _, listed = await api.get("/api/montages")
+    _, single = await api.get(f"/api/montages/{ids[0]}")
     waits = {row["id"]: row["waiting_for"] for row in [*listed["montages"], single]}
     text = "the directory of watch temca2 cannot be accessed: no answer from its file server for 61 s"
     assert waits == {ids[0]: text, ids[1]: text, ids[2]: None}
-    face.facts = WELL
-    _, single = await face.get(f"/api/montages/{ids[0]}")
+    api.facts = WELL
+    _, single = await api.get(f"/api/montages/{ids[0]}")
     assert single["waiting_for"] == "the metafile is new or still changing"
 
 
-async def test_one_montage_comes_with_its_events_and_attempts(face):
-    montage_id = await noticed(face.journal, 1)
-    await face.journal.fail(montage_id, MetafileFault("m", "has no data"))
-    status, body = await face.get(f"/api/montages/{montage_id}")
+async def test_one_montage_comes_with_its_events_and_attempts(api):
+    montage_id = await noticed(api.journal, 1)
+    await api.journal.fail(montage_id, MetafileFault("m", "has no data"))
+    status, body = await api.get(f"/api/montages/{montage_id}")
     assert status == 200
     assert [event["event"] for event in body["events"]] == ["noticed", "failed"]
 
@@ -128,8 +128,8 @@ async def test_one_montage_comes_with_its_events_and_attempts(face):
         ("/nowhere", 404),
     ],
 )
-async def test_an_invalid_request_is_refused_in_one_sentence(face, path, status):
-    answered, body = await face.get(path)
+async def test_an_invalid_request_is_refused_in_one_sentence(api, path, status):
+    answered, body = await api.get(path)
     assert answered == status
     assert set(body) == {"error"}
 
@@ -151,22 +151,22 @@ LOOPBACK_HOSTS = ("localhost", "LOCALHOST:8787", "localhost.", "127.0.0.1:1", "1
 
 @pytest.mark.parametrize("host", UNKNOWN_HOSTS)
 @pytest.mark.parametrize("path", EVERY_ROUTE)
-async def test_on_loopback_an_unknown_host_name_is_refused_on_every_route(face, path, host):
+async def test_on_loopback_an_unknown_host_name_is_refused_on_every_route(api, path, host):
     """Otherwise a page that points its own name to 127.0.0.1 could read the answers (DNS rebinding)."""
-    async with face.client.get(path, headers={"Host": host}) as answer:
+    async with api.client.get(path, headers={"Host": host}) as answer:
         assert answer.status == 403
         assert "http.allowed_hosts" in (await answer.json())["error"]
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK_HOSTS, "render-pc:8787", "em.example"])
-async def test_on_loopback_loopback_names_and_allowed_names_are_served(face, host):
-    face.http = HttpSettings(allowed_hosts=("render-pc", "EM.example"))
-    async with face.client.get("/healthz", headers={"Host": host}) as answer:
+async def test_on_loopback_loopback_names_and_allowed_names_are_served(api, host):
+    api.http = HttpSettings(allowed_hosts=("render-pc", "EM.example"))
+    async with api.client.get("/healthz", headers={"Host": host}) as answer:
         assert answer.status == 200
 
 
-async def test_a_request_without_a_host_is_served(face):
-    reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
+async def test_a_request_without_a_host_is_served(api):
+    reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
     writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
     assert b" 200 " in await reader.readline()
     writer.close()
@@ -176,33 +176,33 @@ OWN_HOSTS = ("em-server:8787", "EM-Server.example", "em-server.example.", "10.1.
 
 
 @pytest.mark.parametrize("host", [*OWN_HOSTS, "proxy.example"])
-async def test_a_daemon_that_listens_for_other_machines_serves_its_addresses_and_names(face, monkeypatch, host):
+async def test_a_daemon_that_listens_for_other_machines_serves_its_addresses_and_names(api, monkeypatch, host):
     monkeypatch.setattr("daemon.web.hosts.own_names", lambda: frozenset({"em-server", "em-server.example"}))
-    face.http = HttpSettings(host="0.0.0.0", allowed_hosts=("proxy.example",))
-    async with face.client.get("/healthz", headers={"Host": host}) as answer:
+    api.http = HttpSettings(host="0.0.0.0", allowed_hosts=("proxy.example",))
+    async with api.client.get("/healthz", headers={"Host": host}) as answer:
         assert answer.status == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "em-server.evil.example", "10.1.2.3.evil.example", ""])
 @pytest.mark.parametrize("path", EVERY_ROUTE)
 async def test_a_daemon_that_listens_for_other_machines_refuses_other_names_on_every_route(
-    face, monkeypatch, path, host
+    api, monkeypatch, path, host
 ):
     monkeypatch.setattr("daemon.web.hosts.own_names", lambda: frozenset({"em-server", "em-server.example"}))
-    face.http = HttpSettings(host="0.0.0.0")
-    async with face.client.get(path, headers={"Host": host}) as answer:
+    api.http = HttpSettings(host="0.0.0.0")
+    async with api.client.get(path, headers={"Host": host}) as answer:
         assert answer.status == 403
         assert "http.allowed_hosts" in (await answer.json())["error"]
 
 
-async def test_the_name_in_http_host_is_one_of_its_own(face):
-    face.http = HttpSettings(host="em-server.example")
-    async with face.client.get("/healthz", headers={"Host": "em-server.example:8787"}) as answer:
+async def test_the_name_in_http_host_is_one_of_its_own(api):
+    api.http = HttpSettings(host="em-server.example")
+    async with api.client.get("/healthz", headers={"Host": "em-server.example:8787"}) as answer:
         assert answer.status == 200
 
 
-async def test_a_post_to_a_get_route_is_refused(face):
-    async with face.client.post("/readyz", data=b"x" * 100) as answer:
+async def test_a_post_to_a_get_route_is_refused(api):
+    async with api.client.post("/readyz", data=b"x" * 100) as answer:
         assert answer.status == 405
 
 
@@ -211,27 +211,27 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=TEXT, z=TEXT, limit=TEXT, tail=TEXT)
-async def test_every_query_is_answered_or_refused(face, state, z, limit, tail):
-    async with face.client.get("/api/montages", params={"state": state, "z": z, "limit": limit}) as answer:
+async def test_every_query_is_answered_or_refused(api, state, z, limit, tail):
+    async with api.client.get("/api/montages", params={"state": state, "z": z, "limit": limit}) as answer:
         assert answer.status in (200, 400)
-    async with face.client.get("/api/montages/" + tail.replace("/", "_").replace(".", "_")) as answer:
+    async with api.client.get("/api/montages/" + tail.replace("/", "_").replace(".", "_")) as answer:
         assert answer.status in (200, 404, 400)
 
 
-async def test_an_invalid_http_request_is_logged_in_one_line_without_a_traceback(face, caplog):
-    reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
+async def test_an_invalid_http_request_is_logged_in_one_line_without_a_traceback(api, caplog):
+    reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\0b\r\n\r\n")
     assert b" 400 " in await reader.readline()
     writer.close()
     (record,) = [each for each in caplog.records if each.name == "aiohttp.server"]
     assert record.getMessage().startswith("http.refused: Invalid header value char")
     assert (record.levelname, record.exc_info) == ("WARNING", None)
-    assert await face.get("/healthz") == (200, {"alive": True})
+    assert await api.get("/healthz") == (200, {"alive": True})
 
 
-async def test_many_refused_requests_are_one_line_a_minute_with_their_number(face, caplog, monkeypatch):
+async def test_many_refused_requests_are_one_line_a_minute_with_their_number(api, caplog, monkeypatch):
     async def refused() -> None:
-        reader, writer = await asyncio.open_connection(face.client.server.host, face.client.server.port)
+        reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
         writer.write(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n")
         assert b" 400 " in await reader.readline()
         writer.close()
@@ -253,12 +253,12 @@ def test_a_connection_that_closes_while_its_body_is_discarded_is_no_error_of_the
     assert (record.getMessage(), record.exc_info) == ("http.refused: Connection closed., from unknown", None)
 
 
-async def test_the_numbers_of_tiles_come_by_column(face):
-    montage_id = await noticed(face.journal, 1)
+async def test_the_numbers_of_tiles_come_by_column(api):
+    montage_id = await noticed(api.journal, 1)
     numbers = {"mean": np.array([3.0, np.nan]), "raster_col": np.array([0.0, 1.0])}
     block = pack(Quality(TileNumbers.of(("a", "b"), numbers), SectionNumbers(overlap=0.07), 6, {"b": bytes([7] * 16)}))
-    await face.journal.write(lambda connection: quality.store(connection, montage_id, block))
-    status, body = await face.get(f"/api/montages/{montage_id}/tiles")
+    await api.journal.write(lambda connection: quality.store(connection, montage_id, block))
+    status, body = await api.get(f"/api/montages/{montage_id}/tiles")
     assert status == 200
     assert body["tiles"] == ["a", "b"]
     assert body["numbers"]["mean"] == [3, None]
@@ -268,8 +268,8 @@ async def test_the_numbers_of_tiles_come_by_column(face):
 
 
 @pytest.mark.parametrize("montage_id", ["1", "2", "x"])
-async def test_a_montage_without_numbers_is_not_found(face, montage_id):
-    await noticed(face.journal, 1)
-    status, body = await face.get(f"/api/montages/{montage_id}/tiles")
+async def test_a_montage_without_numbers_is_not_found(api, montage_id):
+    await noticed(api.journal, 1)
+    status, body = await api.get(f"/api/montages/{montage_id}/tiles")
     assert status == 404
     assert "no " in body["error"]

@@ -1,4 +1,4 @@
-"""Hints from the emitters that come with watchdog: the watcher works with any of them."""
+"""Hints from the emitters of watchdog: the watcher works with each of them."""
 
 import contextlib
 import os
@@ -25,17 +25,17 @@ _FILE_EVENTS = (FileCreatedEvent, FileClosedEvent, FileModifiedEvent, FileMovedE
 
 
 def inotify_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> "TreeHints":
-    """watchdog's inotify emitter: it walks the tree and adds a watch for each directory itself."""
+    """Return hints of watchdog's inotify emitter, which adds a watch for each directory of the tree itself."""
     return TreeHints(InotifyObserver(), root, accepts, sink)
 
 
 def polling_hints(root: str, accepts: Callable[[str], bool], sink: HintSink) -> "TreeHints":
-    """watchdog's polling emitter: it compares snapshots of the whole tree, on any operating system."""
+    """Return hints of watchdog's polling emitter, which compares snapshots of the tree on any operating system."""
     return TreeHints(PollingObserver(timeout=POLL_S), root, accepts, sink)
 
 
 class TreeHints:
-    """Hints from an observer that watches a whole tree by itself."""
+    """Hints from an observer that watches a whole tree."""
 
     def __init__(self, observer: BaseObserver, root: str, accepts: Callable[[str], bool], sink: HintSink) -> None:
         self._observer = observer
@@ -50,7 +50,7 @@ class TreeHints:
         return all(thread.is_alive() for thread in self._threads)
 
     def descriptors(self) -> None:
-        return None  # not to be had through watchdog's documented interface
+        return None  # watchdog's documented interface does not provide them
 
     def close(self) -> None:
         self._observer.stop()

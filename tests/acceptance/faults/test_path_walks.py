@@ -232,18 +232,18 @@ class PathWalk(RuleBasedStateMachine):
         world = self.world
         world.observable = True
         world.broken.clear()
-        await world.rest()
+        await world.finish()
         for montage in await world.montages():
             if montage.state is MontageState.FAILED and "image is broken" in str(montage.fault):
                 await self._replay(montage, Step.INGEST)
-        await world.rest()
+        await world.finish()
         await self._check()
         rows = await world.montages()
         self.tally.montages += len(rows)
         self.tally.states.update(row.state for row in rows)
         before = await world.summary()
         await world.restart()
-        await world.rest()
+        await world.finish()
         assert await world.summary() == before
         await self._check()
 
