@@ -1,4 +1,4 @@
-"""A cluster that grows and shrinks by the tasks that it sees."""
+"""A cluster that starts and ends workers according to its tasks."""
 
 import asyncio
 from collections import Counter
@@ -35,7 +35,7 @@ def pool(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPo
 
 
 class Feed:
-    """Tiles that are under way as long as they are wanted."""
+    """Keeps CONCURRENT_TILES tiles under way until `is_enough` is set."""
 
     def __init__(self, pool: WorkerPool, directory: Path) -> None:
         self._pool, self._directory = pool, directory
@@ -55,13 +55,13 @@ class Feed:
             self.reports.append(await run_job(self._pool, job))
 
     def starts(self) -> list[tuple[str, str]]:
-        """Return tile and process of each start."""
+        """Return tile id and process id of each start."""
         path = self._directory / slow_tiles.STARTS
         lines = path.read_text().splitlines() if path.exists() else []
         return [(tile, process) for tile, process in map(str.split, lines)]
 
     def processes(self) -> set[str]:
-        """Return the processes that have had tiles."""
+        """Return the ids of the processes that have started tiles."""
         return {process for _, process in self.starts()}
 
 
@@ -77,13 +77,13 @@ async def test_an_adaptive_cluster_grows_from_no_worker_and_shrinks_with_tiles_u
     async with asyncio.TaskGroup() as group:
         feeding = group.create_task(feed.run())
         await asyncio.to_thread(
-            wait_for, lambda: len(feed.processes()) == MAX_WORKERS, "all workers have had tiles", 90
+            wait_for, lambda: len(feed.processes()) == MAX_WORKERS, "all workers have started tiles", 90
         )
         cluster.adapt(1)
         await asyncio.to_thread(wait_for_crew, pool, lambda crew: len(crew.members) == 1, "one worker is left", 90)
         cluster.adapt(MAX_WORKERS)
         await asyncio.to_thread(
-            wait_for, lambda: len(feed.processes()) == 2 * MAX_WORKERS - 1, "others have had tiles", 90
+            wait_for, lambda: len(feed.processes()) == 2 * MAX_WORKERS - 1, "new workers have started tiles", 90
         )
         assert not feeding.done()
         feed.is_enough = True
@@ -94,6 +94,6 @@ async def test_an_adaptive_cluster_grows_from_no_worker_and_shrinks_with_tiles_u
     starts = Counter(tile for tile, _ in feed.starts())
     assert starts.keys() == {job.tile_id for job in feed.jobs}
     again = starts.total() - len(starts)
-    assert again <= MAX_WORKERS - 1, "only the tiles that the workers made when they left are made again"
+    assert again <= MAX_WORKERS - 1, "only tiles of workers that ended are made again"
     await asyncio.to_thread(wait_for_crew, pool, lambda crew: not crew.members, "an idle cluster has no worker", 90)
     assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "late")), 90)).fault is None

@@ -1,6 +1,6 @@
-"""A day of events with the clock injected: exactly these messages, also if the daemon dies before each delivery.
+"""A simulated day of events gives exactly the expected messages, even if the daemon dies before each delivery.
 
-Then they go through apprise to a receiver on a loopback port.
+In this case the messages go through apprise to a receiver on a loopback port.
 """
 
 import contextlib
@@ -50,25 +50,25 @@ FINE = Facts((root(),), (), None, None, None, 7200.0)
 
 @dataclass
 class Day:
-    """A daemon's journal and facts, and the messages that people got."""
+    """A daemon's journal and facts, and the delivered messages."""
 
     path: Path
     dies: bool
-    """Whether the process dies after each look, before anything is delivered. Messages go through apprise then."""
+    """Whether the process dies between each check and its delivery, and after it. Then messages go through apprise."""
     now: float = MIDNIGHT
     facts: Facts = FINE
-    told: list[tuple[str, str]] = field(default_factory=list)
+    delivered: list[tuple[str, str]] = field(default_factory=list)
     """Time and title of each message."""
     ids: list[str] = field(default_factory=list)
     montages: dict[str, int] = field(default_factory=dict)
 
     async def open(self) -> None:
-        """Begin with what the journal's file holds."""
+        """Open the journal, and start the alerts."""
         self.journal = await Journal(self.path / "journal.sqlite", clock=lambda: self.now).__aenter__()
         self.start()
 
     def start(self) -> None:
-        """Begin with what the journal holds."""
+        """Start the alerts with nothing but the content of the journal."""
 
         async def facts() -> Facts:
             return self.facts
@@ -83,16 +83,16 @@ class Day:
         return Settings.model_validate({"render": render, "watch": [watch], "alerts": alerts})
 
     def take(self, _address: str, _number: int, message: Message) -> None:
-        self.told.append((clock(self.now), message.title))
+        self.delivered.append((clock(self.now), message.title))
         self.ids.append(message.id)
 
-    def hear(self, message: dict[str, Any]) -> int:
-        """Take a message as a service does; return the status of the answer."""
-        self.told.append((clock(self.now), message["title"].removeprefix("temwatch: ")))
+    def receive(self, message: dict[str, Any]) -> int:
+        """Accept a message like a service; return the status of the answer."""
+        self.delivered.append((clock(self.now), message["title"].removeprefix("temwatch: ")))
         self.ids.append(message["message"].rpartition(" ")[2])
         return 204
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         await self.alerting.check()
         if self.dies:
             self.start()
@@ -100,7 +100,7 @@ class Day:
         if self.dies:
             self.start()
 
-    # --- what happens
+    # --- events
 
     async def montage(self, name: str, z: int | None = None, scope: str | None = None) -> int:
         """Notice a metafile; let it settle if it has a z."""
@@ -184,7 +184,7 @@ def silenced(hours: float, **keys: str) -> Action:
 FULL = facts(disks=(Disk("/mips", 0, 1, "is full"),))
 OK = facts()
 ACTIONS: dict[str, list[Action]] = {
-    # Too short to be told, then long enough.
+    # Too short for a message, then long enough.
     "00:10": [facts(render_fault="cannot connect")],
     "00:14": [OK],
     "02:00": [facts(render_fault="cannot connect")],
@@ -265,8 +265,8 @@ EXPECTED = [
 ]
 
 
-def looks() -> list[int]:
-    """Return the minutes of the day at which the daemon looks: when something happens, when it is due, and hourly."""
+def minutes_of_checks() -> list[int]:
+    """Return the minutes of the day at which the alerts are checked: at events, at due messages, and hourly."""
     begun = [int(at[:2]) * 60 + int(at[3:]) for at in ACTIONS]
     due = [int(at[:2]) * 60 + int(at[3:]) for at, _ in EXPECTED]
     return sorted({*range(0, 1440, 60), *due, *(minute - 1 for minute in due), *begun, *(at + 1 for at in begun)})
@@ -283,7 +283,7 @@ async def day(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytes
         stack.callback(time.tzset)
         stack.callback(monkeypatch.undo)
         receiver = await stack.enter_async_context(receiving())
-        receiver.answer = day.hear
+        receiver.answer = day.receive
         if day.dies:
             stack.enter_context(apprise_ending())
         (tmp_path / "urls").write_text(f"json://{receiver.url.removeprefix('http://')}")
@@ -296,15 +296,15 @@ async def day(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytes
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # by apprise
 @pytest.mark.timeout(500)  # hundreds of turns between threads
 @pytest.mark.parametrize("day", [False, True], indirect=True, ids=["undisturbed", "dies before each delivery"])
-async def test_a_day_gives_exactly_these_messages(day: Day) -> None:
-    for minute in looks():
+async def test_the_events_of_a_day_give_exactly_the_expected_messages(day: Day) -> None:
+    for minute in minutes_of_checks():
         day.now = MIDNIGHT + minute * MINUTE
         for act in ACTIONS.get(clock(day.now), ()):
             await act(day)
-        await day.look()
-    assert day.told == EXPECTED
+        await day.check()
+    assert day.delivered == EXPECTED
     assert len(set(day.ids)) == len(EXPECTED)
 
 
-def test_the_day_has_a_message_of_every_kind() -> None:
+def test_the_day_has_a_message_of_each_kind() -> None:
     assert {kind for kind in AlertKind if any(str(kind) in title for _, title in EXPECTED)} == set(AlertKind)

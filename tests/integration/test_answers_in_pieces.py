@@ -1,4 +1,4 @@
-"""Answers whose body comes in several TCP segments, or byte by byte, are read to their end everywhere."""
+"""Answers whose body arrives in several TCP segments, or byte by byte, are read to their end everywhere."""
 
 import asyncio
 import contextlib
@@ -112,7 +112,7 @@ def requests_of(client: RenderClient) -> Iterator[tuple[str, Awaitable[Any]]]:
 
 
 def comparable(outcome: Any, url: str) -> Any:
-    """Return an outcome without the values that differ between services: URL and times."""
+    """Return an outcome without the values that differ between services: URL, times and statistics."""
     if isinstance(outcome, RenderFault):
         return type(outcome).__name__, str(outcome).replace(url, "URL")
     meta = getattr(outcome, "meta", outcome)
@@ -132,7 +132,7 @@ async def outcomes_of(url: str, shown_url: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("cut", [two_segments, byte_by_byte, chunked])
-async def test_every_request_of_the_client_ends_as_it_does_when_answers_come_whole(cut: Cut) -> None:
+async def test_every_request_has_the_same_outcome_as_with_answers_in_one_piece(cut: Cut) -> None:
     async with standin() as service:
         expected = await outcomes_of(service.url, service.url)
     assert expected["put when closed"][0] == "StackNotLoading"
@@ -141,18 +141,18 @@ async def test_every_request_of_the_client_ends_as_it_does_when_answers_come_who
 
 
 @pytest.mark.parametrize("cut", [two_segments, byte_by_byte, chunked])
-async def test_a_closed_stack_and_a_broken_service_are_distinguished_however_the_text_is_split(cut: Cut) -> None:
-    async def say(request: web.Request) -> web.StreamResponse:
+async def test_a_closed_stack_is_recognised_however_the_text_is_split(cut: Cut) -> None:
+    async def answer_with(request: web.Request) -> web.StreamResponse:
         await request.read()
         return await send_in_pieces(request, NOT_LOADING.encode(), cut, 500, "text/plain")
 
-    async with answering(say) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
+    async with answering(answer_with) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
         with pytest.raises(StackNotLoading, match="this stack's state is COMPLETE"):
             await client.put_tiles(MIPS, 1050.0, [tile_spec("a")])
 
 
-async def test_an_error_without_end_is_read_to_a_limit() -> None:
-    async def say(request: web.Request) -> web.StreamResponse:
+async def test_an_endless_error_is_read_up_to_a_limit() -> None:
+    async def answer_with(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(status=500, headers={"Content-Type": "text/plain"})
         await answer.prepare(request)
         with contextlib.suppress(ConnectionError):
@@ -160,13 +160,13 @@ async def test_an_error_without_end_is_read_to_a_limit() -> None:
                 await answer.write(b"down " * 1000)
         return answer
 
-    async with answering(say) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
+    async with answering(answer_with) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
         with pytest.raises(RenderFault, match="answered 500: down down"):
             await client.stack(RAW)
 
 
 @pytest.mark.parametrize("cut", [two_segments, byte_by_byte, chunked])
-async def test_raw_images_and_refusals_of_them_are_read_to_the_end(tmp_path: Path, cut: Cut) -> None:
+async def test_raw_images_and_their_refusals_are_read_to_the_end(tmp_path: Path, cut: Cut) -> None:
     image = np.random.default_rng(3).integers(0, 256, (80, 100), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.tif")
     async with standin() as service, in_pieces(service.url, cut) as url, client_of(service.url) as client:
@@ -186,18 +186,18 @@ async def test_raw_images_and_refusals_of_them_are_read_to_the_end(tmp_path: Pat
 async def test_the_health_command_reads_its_answer_to_the_end(cut: Cut, ready: bool) -> None:
     reasons = [] if ready else ["render-ws is unavailable: " + "x" * 300]
 
-    async def say(request: web.Request) -> web.StreamResponse:
+    async def answer_with(request: web.Request) -> web.StreamResponse:
         body = json.dumps({"alive": True, "ready": ready, "reasons": reasons, "warnings": []}).encode()
         return await send_in_pieces(request, body, cut, 200 if ready else 503, "application/json")
 
-    async with answering(say) as url:
-        code, said = await health_of(url.removesuffix("/render-ws/v1"))
-    assert (code, said.split()[:1]) == (0, ["ready"]) if ready else (1, ["not"])
-    assert all(reason in said for reason in reasons)
+    async with answering(answer_with) as url:
+        code, text = await health_of(url.removesuffix("/render-ws/v1"))
+    assert (code, text.split()[:1]) == (0, ["ready"]) if ready else (1, ["not"])
+    assert all(reason in text for reason in reasons)
 
 
 async def test_the_health_command_treats_a_truncated_answer_as_no_answer() -> None:
-    async def say(request: web.Request) -> web.StreamResponse:
+    async def answer_with(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(status=503, headers={"Content-Type": "application/json", "Content-Length": "100"})
         await answer.prepare(request)
         await answer.write(b'{"ready"')
@@ -205,11 +205,11 @@ async def test_the_health_command_treats_a_truncated_answer_as_no_answer() -> No
         request.transport.abort()
         return answer
 
-    async with answering(say) as url:
-        code, said = await health_of(url.removesuffix("/render-ws/v1"))
+    async with answering(answer_with) as url:
+        code, text = await health_of(url.removesuffix("/render-ws/v1"))
     assert code == 2
-    assert "unreachable" in said
-    assert "Traceback" not in said
+    assert "unreachable" in text
+    assert "Traceback" not in text
 
 
 async def health_of(url: str) -> tuple[int, str]:
@@ -218,6 +218,6 @@ async def health_of(url: str) -> tuple[int, str]:
         sys.executable, "-m", "daemon", "health", "--url", url,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await process.communicate()
+    text, _ = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, said.decode()
+    return process.returncode, text.decode()

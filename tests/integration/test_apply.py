@@ -66,8 +66,8 @@ async def test_levels_are_put_on_every_tile_of_the_montage_and_on_no_other(clien
 async def test_applying_changes_only_the_levels_of_a_tile(client: RenderClient) -> None:
     level_0 = {"imageUrl": "file:///raw/a.tif", "imageLoaderType": "IMAGEJ_TIFF_STACK", "imageSliceNumber": 3}
     more = {"meshCellSize": 32.0, "groupId": "g", "labels": ["patched"]}
-    odd = tile_spec("a", x=7, refs=("lens",), mipmapLevels={"0": level_0}, **more)
-    before = await ingest(client, [odd, tile_spec("b", refs=("other",))], "lens", "other")
+    unusual = tile_spec("a", x=7, refs=("lens",), mipmapLevels={"0": level_0}, **more)
+    before = await ingest(client, [unusual, tile_spec("b", refs=("other",))], "lens", "other")
     await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a")})
     after = await tiles(client, MIPS)
     assert set(after) == {"a"}
@@ -91,7 +91,7 @@ async def test_bounds_are_kept_and_not_derived_again(client: RenderClient, servi
     assert not any("deriveData" in line for line in await service.requests("PUT", MIPS.path))
 
 
-async def test_fewer_levels_in_another_format_leave_none_of_the_old_ones(client: RenderClient) -> None:
+async def test_fewer_levels_in_another_format_replace_all_old_levels(client: RenderClient) -> None:
     await ingest(client, [tile_spec("a")])
     await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a", 6)})
     await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a", 2, extension="png")})
@@ -117,7 +117,9 @@ async def test_a_mask_that_would_be_lost_above_level_0_is_refused(client: Render
     assert await tiles(client, RAW) == before
 
 
-async def test_tiles_missing_in_the_source_are_named_and_nothing_is_put(client: RenderClient, service: Standin) -> None:
+async def test_tiles_that_the_source_stack_lacks_are_named_and_nothing_is_put(
+    client: RenderClient, service: Standin
+) -> None:
     await ingest(client, [tile_spec("a")])
     with pytest.raises(ReadBackDiffers, match="1 of 2 tiles of the montage are missing: b"):
         await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a"), "b": levels("b")})
@@ -144,20 +146,20 @@ async def test_a_closed_target_is_reported_as_closed(client: RenderClient) -> No
     await apply_mipmaps(client, RAW, MIPS, Z, {"a": levels("a")})
 
 
-async def test_a_target_that_shows_other_tiles_than_were_put_is_a_fault(
+async def test_tiles_that_another_client_overwrites_after_the_upload_are_a_fault(
     client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another client writes the same tile between the upload and the reading."""
+    """Another client writes the same tile between the upload and its verification."""
     await ingest(client, [tile_spec("a", refs=("lens",)), tile_spec("b")], "lens")
     put_tiles = client.put_tiles
-    rival = tile_spec("a", mipmapLevels={"0": {"imageUrl": "file:///raw/a.tif"}, "1": {"imageUrl": "file:///x.tif"}})
+    other = tile_spec("a", mipmapLevels={"0": {"imageUrl": "file:///raw/a.tif"}, "1": {"imageUrl": "file:///x.tif"}})
 
-    async def put_and_be_overtaken(*args: Any, **more: Any) -> int:
+    async def put_and_overwrite(*args: Any, **more: Any) -> int:
         count = await put_tiles(*args, **more)
-        await put_tiles(RAW, Z, [rival])
+        await put_tiles(RAW, Z, [other])
         return count
 
-    monkeypatch.setattr(client, "put_tiles", put_and_be_overtaken)
+    monkeypatch.setattr(client, "put_tiles", put_and_overwrite)
     with pytest.raises(ReadBackDiffers) as caught:
         await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a", 2), "b": levels("b", 2)})
     assert "tile 'a'.mipmapLevels.1.imageUrl" in str(caught.value)
@@ -166,21 +168,21 @@ async def test_a_target_that_shows_other_tiles_than_were_put_is_a_fault(
     assert "tile 'b'" not in str(caught.value)
 
 
-async def test_a_target_that_shows_another_shared_transform_than_was_put_is_a_fault(
+async def test_a_shared_transform_that_another_client_overwrites_after_the_upload_is_a_fault(
     client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another client replaces the lens correction between the upload and the reading."""
+    """Another client replaces the lens correction between the upload and its verification."""
     await ingest(client, [tile_spec("a", refs=("lens",))], "lens")
     put_tiles = client.put_tiles
 
-    async def put_and_be_overtaken(*args: Any, **more: Any) -> int:
+    async def put_and_overwrite(*args: Any, **more: Any) -> int:
         count = await put_tiles(*args, **more)
         await put_tiles(
             RAW, Z, [tile_spec("b", refs=("lens",))], {"lens": {**lens("lens"), "dataString": "1 0 0 1 7 7"}}
         )
         return count
 
-    monkeypatch.setattr(client, "put_tiles", put_and_be_overtaken)
+    monkeypatch.setattr(client, "put_tiles", put_and_overwrite)
     with pytest.raises(ReadBackDiffers, match=r"transform 'lens'\.dataString"):
         await apply_mipmaps(client, RAW, RAW, Z, {"a": levels("a")})
 
@@ -192,7 +194,7 @@ async def test_a_level_whose_url_is_not_a_uri_is_refused(client: RenderClient, u
 
 
 @pytest.mark.parametrize("given", [{}, {0: ("file:///m/a.tif", None)}])
-async def test_levels_start_at_1(client: RenderClient, given: Levels) -> None:
+async def test_levels_that_do_not_start_at_1_are_refused(client: RenderClient, given: Levels) -> None:
     with pytest.raises(RenderRefused, match="levels"):
         await apply_mipmaps(client, RAW, RAW, Z, {"a": given})
 
@@ -201,7 +203,7 @@ def channel(name: str, image: str) -> dict[str, Any]:
     return {"name": name, "minIntensity": 0, "maxIntensity": 255, "mipmapLevels": {"0": {"imageUrl": image}}}
 
 
-def test_the_levels_of_a_tile_with_one_channel_go_where_render_looks() -> None:
+def test_the_levels_of_a_tile_with_one_channel_are_put_into_the_channel() -> None:
     spec = tile_spec("a", channels=[channel("em", "file:/raw/a.tif")])
     edited = with_levels(spec, levels("a", 1))
     assert edited["mipmapLevels"] == spec["mipmapLevels"]
@@ -216,7 +218,7 @@ def test_the_levels_of_a_tile_with_one_channel_go_where_render_looks() -> None:
     "channels",
     [
         [channel("a", "file:///raw/a.tif"), channel("b", "file:///raw/b.tif")],
-        [channel("a", "file:///raw/quite_another.tif")],
+        [channel("a", "file:///raw/another.tif")],
     ],
 )
 def test_ambiguous_channels_are_refused(channels: list[dict[str, Any]]) -> None:
@@ -241,7 +243,7 @@ async def test_a_path_builder_is_set_and_the_tiles_stay_as_they_are(client: Rend
     assert len(await service.requests("PUT", "resolvedTiles")) == 1
 
 
-async def test_a_path_builder_on_a_second_stack_comes_with_the_tiles(client: RenderClient) -> None:
+async def test_a_second_stack_gets_the_path_builder_and_the_tiles(client: RenderClient) -> None:
     before = await ingest(client, [tile_spec("a", refs=("lens",)), tile_spec("b")], "lens")
     await apply_path_builder(client, RAW, MIPS, Z, {"a": levels("a")}, BUILDER)
     assert await tiles(client, MIPS) == {"a": before["a"]}
@@ -260,16 +262,16 @@ async def test_the_level_count_of_a_path_builder_is_only_raised(client: RenderCl
 
 
 @pytest.mark.parametrize("other", [{"root_path": "/elsewhere"}, {"extension": "png"}])
-async def test_another_path_builder_on_the_stack_is_not_replaced(client: RenderClient, other: dict[str, str]) -> None:
+async def test_another_path_builder_of_the_stack_is_not_replaced(client: RenderClient, other: dict[str, str]) -> None:
     await ingest(client, [tile_spec("a")])
-    there = BUILDER.model_copy(update=other).normalized()
-    await client.put_path_builder(RAW, there)
+    existing = BUILDER.model_copy(update=other).normalized()
+    await client.put_path_builder(RAW, existing)
     with pytest.raises(RenderRefused, match="path builder"):
         await apply_path_builder(client, RAW, RAW, Z, {"a": levels("a")}, BUILDER)
-    assert await client.path_builder(RAW) == there
+    assert await client.path_builder(RAW) == existing
 
 
-async def test_a_path_builder_that_derives_another_file_than_was_made_is_refused(client: RenderClient) -> None:
+async def test_a_path_builder_that_derives_other_paths_than_the_made_files_is_refused(client: RenderClient) -> None:
     escaped = {"0": {"imageUrl": "file:///raw/a%20b.tif"}}
     await ingest(client, [tile_spec("a"), tile_spec("b", mipmapLevels=escaped)])
     with pytest.raises(RenderRefused, match="derives"):

@@ -1,4 +1,4 @@
-"""Steps that are cancelled at any moment hold nothing afterwards and do not count as crashes."""
+"""A step that is cancelled at any moment keeps nothing locked and does not count as a crash."""
 
 import asyncio
 import hashlib
@@ -17,15 +17,15 @@ from daemon.pipeline.steps.section import Section
 from tests.integration.inprocess import bench, retry_fast
 
 
-async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
+async def test_a_step_cancelled_before_it_begins_leaves_the_render_gate_and_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retry_fast(monkeypatch)
     real = asyncio.TaskGroup.create_task
     cancelled: list[asyncio.Task[Any]] = []
 
-    def cancel_at_once(group: asyncio.TaskGroup, running: Any, *, name: str | None = None, **options: Any) -> Any:
-        task = real(group, running, name=name, **options)
+    def cancel_at_once(group: asyncio.TaskGroup, coroutine: Any, *, name: str | None = None, **options: Any) -> Any:
+        task = real(group, coroutine, name=name, **options)
         if (name or "").startswith("montage ") and not cancelled:
             task.cancel()
             cancelled.append(task)
@@ -46,7 +46,7 @@ async def test_a_step_cancelled_before_its_first_turn_holds_nothing(
         await running.reaches(metafile, MontageState.COMPLETE)
 
 
-async def test_a_step_that_ends_because_the_daemon_stops_still_waits_in_the_queue(
+async def test_a_step_that_ends_because_the_daemon_stops_stays_in_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retry_fast(monkeypatch)
@@ -60,7 +60,7 @@ async def test_a_step_that_ends_because_the_daemon_stops_still_waits_in_the_queu
         metafile = running.write()
         await running.notice(metafile)
         await running.tasks.pop("pipeline")
-        assert (await running.reaches(metafile, MontageState.INGESTED)).state is MontageState.INGESTED
+        await running.reaches(metafile, MontageState.INGESTED)
         assert running.assembly.pipeline.waiting == 1
 
 
@@ -88,7 +88,9 @@ async def test_a_step_cancelled_while_its_attempt_begins_does_not_count_as_a_cra
         assert await running.assembly.journal.count_crashes() == 0
 
 
-async def test_a_content_found_by_a_cancelled_step_is_ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_content_that_a_cancelled_step_found_is_ingested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     retry_fast(monkeypatch)
     real_section, real_write = Steps.section, Journal.write
     changed, cancelled = asyncio.Event(), asyncio.Event()
@@ -100,7 +102,7 @@ async def test_a_content_found_by_a_cancelled_step_is_ingested(tmp_path: Path, m
         return await real_section(steps, montage, *arguments)
 
     async def write(journal: Journal, closure: Any) -> Any:
-        """Cancel the task that has just journaled that the metafile holds another content."""
+        """Cancel the task that has just recorded another content of the metafile in the journal."""
         before = await unread()
         result = await real_write(journal, closure)
         task = asyncio.current_task()

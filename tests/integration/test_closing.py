@@ -20,7 +20,7 @@ from handlers.render.closing import close_stack
 from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import StackState
-from tests.integration.inprocess import MIPS, RAW, Bench, bench, retry_fast
+from tests.integration.inprocess import MIPS, RAW, Bench, bench
 
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
@@ -36,7 +36,7 @@ async def state_of(client: RenderClient, stack: StackId) -> StackState | None:
     return meta.state if meta else None
 
 
-async def closed(client: RenderClient, *stacks: StackId) -> None:
+async def wait_until_closed(client: RenderClient, *stacks: StackId) -> None:
     async with asyncio.timeout(20):
         while {await state_of(client, stack) for stack in stacks} != {StackState.COMPLETE}:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -69,7 +69,7 @@ async def test_a_montage_superseded_while_its_stack_is_being_closed_does_not_end
         assert not [line for line in running.log_lines if line["event"] == "stack.close_bug"]
 
 
-async def test_a_montage_whose_tiles_are_deleted_again_and_again_fails_alone(
+async def test_a_montage_whose_tiles_another_program_deletes_repeatedly_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = close_stack
@@ -140,7 +140,7 @@ async def test_a_foreign_tile_without_a_section_id_does_not_keep_a_stack_open(
 
 
 async def write_on(running: Bench, metafiles: list[Path], enough: asyncio.Event) -> None:
-    """Write one section after the other: the stacks are never quiet for long enough."""
+    """Write one section after the other, so that the stacks are never quiet for `close_after_s`."""
     while not enough.is_set():
         metafiles.append(running.write(1050 + len(metafiles)))
         await running.notice(metafiles[-1])
@@ -149,7 +149,7 @@ async def write_on(running: Bench, metafiles: list[Path], enough: asyncio.Event)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-async def test_a_stack_that_never_gets_quiet_is_closed_at_its_latest_time_and_reopened(
+async def test_a_stack_that_is_never_quiet_is_closed_at_its_latest_time_and_reopened(
     tmp_path: Path, client: RenderClient, in_place: bool
 ) -> None:
     stacks = {"mipmapped": None} if in_place else {}
@@ -164,36 +164,39 @@ async def test_a_stack_that_never_gets_quiet_is_closed_at_its_latest_time_and_re
         await writing
         for metafile in metafiles:
             await running.reaches(metafile, MontageState.COMPLETE)
-        await closed(client, RAW)
+        await wait_until_closed(client, RAW)
 
 
 async def test_montages_are_complete_while_other_layers_of_the_closed_stack_are_still_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, may_go_on = RenderClient.tile_bounds, asyncio.Event()
+    real, may_continue = RenderClient.tile_bounds, asyncio.Event()
 
-    async def slow_at_the_end(client: RenderClient, stack: StackId, z: float) -> Any:
+    async def wait_for_the_last_layer(client: RenderClient, stack: StackId, z: float) -> Any:
         if z == 1052.0 and (await client.existing_stack(stack)).state is StackState.COMPLETE:
-            await may_go_on.wait()
+            await may_continue.wait()
         return await real(client, stack, z)
 
-    monkeypatch.setattr(RenderClient, "tile_bounds", slow_at_the_end)
+    monkeypatch.setattr(RenderClient, "tile_bounds", wait_for_the_last_layer)
     monkeypatch.setattr(daemon.pipeline.stacks.closer, "RECORD_EVERY_S", 0.0)
-    async with bench(tmp_path, close_after_s=1.0) as running:
+    async with bench(tmp_path) as running:
         metafiles = [running.write(1050 + number) for number in range(3)]
-        for metafile in metafiles:
-            await running.notice(metafile)
+        async with running.assembly.keeper.holding(RAW), running.assembly.keeper.holding(MIPS):
+            for metafile in metafiles:
+                await running.notice(metafile)
+            for metafile in metafiles:
+                await running.reaches(metafile, MontageState.APPLIED)
         for metafile in metafiles[:2]:
             await running.reaches(metafile, MontageState.COMPLETE)
         last = await running.montage(metafiles[2])
         assert last is not None
         assert last.state is MontageState.APPLIED
         await running.until(lambda: not running.assembly.keeper.is_blocked(MIPS))
-        may_go_on.set()
+        may_continue.set()
         await running.reaches(metafiles[2], MontageState.COMPLETE)
 
 
-async def test_a_stack_that_never_gets_quiet_stays_open_without_a_latest_time(
+async def test_a_stack_that_is_never_quiet_stays_open_without_a_latest_time(
     tmp_path: Path, client: RenderClient
 ) -> None:
     async with bench(tmp_path, client, close_after_s=0.5, close_at_latest_s=0.0) as running:
@@ -202,7 +205,7 @@ async def test_a_stack_that_never_gets_quiet_stays_open_without_a_latest_time(
             async with running.assembly.keeper.holding(RAW):
                 metafiles.append(running.write(1050))
                 await running.notice(metafiles[0])
-                await closed(client, MIPS)
+                await wait_until_closed(client, MIPS)
                 assert (await running.reaches(metafiles[0], MontageState.APPLIED)).state is MontageState.APPLIED
                 assert await state_of(client, RAW) is StackState.LOADING
         await running.reaches(metafiles[0], MontageState.COMPLETE)
@@ -212,31 +215,35 @@ async def test_no_step_begins_to_write_to_a_stack_whose_close_is_overdue(tmp_pat
     async with bench(tmp_path, client, close_after_s=60.0, close_at_latest_s=0.3) as running:
         keeper = running.assembly.keeper
         done: list[str] = []
-        may_end = asyncio.Event()
+        begun, may_end = asyncio.Event(), asyncio.Event()
 
         async def write(name: str) -> None:
             async def effect() -> None:
                 await client.put_tiles(RAW, 1.0, [{**TILE, "tileId": name}])
-                if name == "first":
+                if name == "long":
+                    begun.set()
                     await may_end.wait()
                 done.append(f"{name} in version {(await client.stack(RAW)).current_version_number}")  # type: ignore[union-attr]
 
             await keeper.write("w", RAW, (4.0, 4.0, 45.0), effect)
 
-        await write("zeroth")
-        first = asyncio.create_task(write("first"))
+        long = asyncio.create_task(write("long"))
+        await begun.wait()
+        await write("short")
         await running.until(lambda: keeper.is_blocked(RAW))
-        second = asyncio.create_task(write("second"))
-        await asyncio.sleep(0.1)
-        assert not second.done()
+        late = asyncio.create_task(write("late"))
+        await running.until(lambda: keeper._uses[RAW].holders == 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert keeper._uses[RAW].writers == 1, "the late step waits"
         may_end.set()
-        await asyncio.wait([first, second])
-        assert done == ["zeroth in version 0", "first in version 0", "second in version 1"]
+        await asyncio.wait([long, late])
+        assert done == ["short in version 0", "long in version 0", "late in version 1"]
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[StackId]:
-    """The closes that were begun; none of them ends."""
+    """The stacks whose close has begun. No close ends."""
     begun: list[StackId] = []
 
     async def hang(_: RenderClient, stack: StackId, *arguments: Any, **options: Any) -> None:
@@ -247,7 +254,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StackId]:
     return begun
 
 
-async def test_a_close_that_never_ends_does_not_block_writers_for_ever(
+async def test_a_close_that_never_ends_blocks_writers_for_a_limited_time(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch, begun: list[StackId]
 ) -> None:
     monkeypatch.setattr(daemon.pipeline.stacks.keeper, "MOST_BLOCKED_S", 0.3)
@@ -285,7 +292,7 @@ async def test_a_stack_reopened_for_a_montage_that_fails_is_closed_again(
         monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
         await running.notice(bad)
         await running.reaches(bad, MontageState.FAILED)
-        await closed(client, RAW, MIPS)
+        await wait_until_closed(client, RAW, MIPS)
         assert len(await client.tile_bounds(RAW, 1051.0)) == 2
         assert await running.assembly.journal.open_stacks() == []
 
@@ -301,18 +308,18 @@ async def test_a_stack_left_open_by_a_former_process_is_closed_by_the_next_one(
             await running.reaches(metafile, MontageState.FAILED)
             assert await state_of(client, RAW) is StackState.LOADING
     async with bench(tmp_path, client):
-        await closed(client, RAW)
+        await wait_until_closed(client, RAW)
 
 
 async def test_a_read_only_stack_is_not_closed_again(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Steps, "make_mipmaps", fail_mipmaps)
+    monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", locked)
     async with bench(tmp_path, client, close_after_s=0.5) as running:
         metafile = running.write(1050)
         await running.notice(metafile)
         await running.reaches(metafile, MontageState.FAILED)
-        monkeypatch.setattr(daemon.pipeline.stacks.closer, "close_stack", locked)
         await running.until(lambda: any(line["event"] == "stack.close_failed" for line in running.log_lines))
         async with asyncio.timeout(20):
             while await running.assembly.journal.open_stacks():  # noqa: ASYNC110
@@ -339,21 +346,21 @@ async def test_a_stopped_keeper_begins_no_close_and_a_cancelled_close_is_no_cras
         outcomes = [
             each["outcome"] for each in await running.assembly.journal.attempts(montage.id) if each["step"] == "close"
         ]
-        # The raw stack's close may have begun before the montage was APPLIED: then it is an attempt of the other alone.
+        # The close of the raw stack may have begun before the montage was APPLIED. Then it is not one of its attempts.
         assert outcomes in (["stopped"], ["stopped", "stopped"])
         assert await running.assembly.journal.count_crashes() == 0
-    async with bench(tmp_path, client, close_after_s=0.3) as running:
+    async with bench(tmp_path, client) as running:
         running.assembly.keeper.stop()
         await running.notice(second)
         await running.reaches(second, MontageState.APPLIED)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)  # a close without a quiet time would begin at once
         assert len(begun) == 2
 
 
-async def test_a_montage_that_the_section_data_lack_waits_alone(
+async def test_a_montage_whose_tiles_the_section_data_lack_waits_alone(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another program goes on writing to its section."""
+    """Another program continues to write to its section."""
     real = RenderClient.section_data
 
     async def miss_a_tile(client: RenderClient, *arguments: Any) -> Any:
@@ -383,7 +390,6 @@ async def test_a_montage_that_the_section_data_lack_waits_alone(
 async def test_a_montage_whose_tile_is_deleted_during_the_close_is_applied_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retry_fast(monkeypatch)
     real = close_stack
     deleted: list[str] = []
 
@@ -409,7 +415,6 @@ async def test_a_montage_whose_tile_is_deleted_during_the_close_is_applied_again
 async def test_an_unexpected_exception_fails_the_close_which_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retry_fast(monkeypatch)
     real = close_stack
     failed: list[StackId] = []
 
