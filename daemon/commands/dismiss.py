@@ -2,23 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
-from pydantic import ValidationError
-
 from daemon.commands.journal_change import change_journal
+from daemon.commands.parse_request import parse_request
 from daemon.config.settings import Settings
-from daemon.pipeline.replay.lookup import NotSelectable
-from daemon.pipeline.replay.selection import problems
 from daemon.pipeline.requests.dismissal import DismissRequest
 from daemon.pipeline.requests.dismissal import dismiss as dismiss_in
 
 
 def request_for(ids: Sequence[int], reason: str) -> DismissRequest:
     """Return the request for the arguments of the command line. Raises NotSelectable for invalid ones."""
-    try:
-        return DismissRequest.model_validate({"ids": ids, "reason": reason})
-    except ValidationError as error:
-        key, _, text = problems(error, DismissRequest).partition(": ")
-        raise NotSelectable("ID" if key.startswith("ids") else f"--{key}", text) from None
+    return parse_request(DismissRequest, {"ids": ids, "reason": reason}, {"ids": "ID"})
 
 
 async def dismiss(settings: Settings, request: DismissRequest, say: Callable[[str], None]) -> int:

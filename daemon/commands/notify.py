@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
-from pydantic import ValidationError
 
 from daemon.commands.journal_change import change_journal
+from daemon.commands.parse_request import parse_request
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.notify.addresses import read_addresses, send
@@ -23,8 +23,6 @@ from daemon.notify.cloud_event import event_for_test
 from daemon.notify.requests import MOST_LISTED, DeliveryRequest, Listed, act, listed
 from daemon.notify.silences import SilenceRequest, silence_line
 from daemon.notify.silences import silence as silence_in
-from daemon.pipeline.replay.lookup import NotSelectable
-from daemon.pipeline.replay.selection import problems
 from daemon.system.locks import JournalHeld, lock_journal
 from handlers.errors import Fault, SettingsFault
 from handlers.text import printable
@@ -34,10 +32,7 @@ NAMES_OF_ACTIONS = {"retry": "retried", "drop": "dropped"}
 
 def request_for(action: Literal["retry", "drop"], ids: Sequence[int]) -> DeliveryRequest:
     """Return the request for the arguments of the command line. Raises NotSelectable for invalid ones."""
-    try:
-        return DeliveryRequest(action=action, ids=tuple(ids))
-    except ValidationError as error:
-        raise NotSelectable("ID", problems(error, DeliveryRequest).partition(": ")[2]) from None
+    return parse_request(DeliveryRequest, {"action": action, "ids": tuple(ids)}, {"ids": "ID"})
 
 
 async def send_test(settings: Settings, say: Callable[[str], None]) -> int:
@@ -81,21 +76,9 @@ async def _test_addresses(path: Path, say: Callable[[str], None]) -> int:
 def silence_for(kind: str, watch: str, subject: str, hours: float, reason: str) -> SilenceRequest:
     """Return the request for the arguments of the command line. Raises NotSelectable for invalid ones."""
     by = getpass.getuser()[:100] if "LOGNAME" in os.environ or "USER" in os.environ else ""
-    try:
-        return SilenceRequest.model_validate(
-            {
-                "kind": kind or None,
-                "watch": watch,
-                "subject": subject,
-                "for_s": hours * 3600,
-                "by": by,
-                "reason": reason,
-            }
-        )
-    except ValidationError as error:
-        key, _, text = problems(error, SilenceRequest).partition(": ")
-        names = {"kind": "KIND", "for_s": "--hours"}
-        raise NotSelectable(names.get(key, f"--{key}"), text) from None
+    about = {"for_s": hours * 3600, "by": by, "reason": reason}
+    values = {"kind": kind or None, "watch": watch, "subject": subject, **about}
+    return parse_request(SilenceRequest, values, {"kind": "KIND", "for_s": "--hours"})
 
 
 async def silence(settings: Settings, request: SilenceRequest, say: Callable[[str], None]) -> None:

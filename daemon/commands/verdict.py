@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 
-from pydantic import ValidationError
-
 from daemon.commands.journal_change import NotFoundByDaemon, change_journal
+from daemon.commands.parse_request import parse_request
 from daemon.config.settings import Settings
-from daemon.pipeline.replay.lookup import NotSelectable
-from daemon.pipeline.replay.selection import problems
 from daemon.pipeline.requests.decision import DecisionRequest
 from daemon.pipeline.requests.decision import decide as decide_in
 from handlers.text import printable
@@ -15,11 +12,7 @@ from handlers.text import printable
 
 def request_for(verdict: str, by: str, note: str) -> DecisionRequest:
     """Return the request for the arguments of the command line. Raises NotSelectable for invalid ones."""
-    try:
-        return DecisionRequest.model_validate({"verdict": verdict, "by": by, "note": note})
-    except ValidationError as error:
-        key, _, text = problems(error, DecisionRequest).partition(": ")
-        raise NotSelectable(f"--{key}", text) from None
+    return parse_request(DecisionRequest, {"verdict": verdict, "by": by, "note": note})
 
 
 async def decide(settings: Settings, montage_id: int, request: DecisionRequest, say: Callable[[str], None]) -> int:

@@ -23,9 +23,10 @@ from daemon.notify.requests import DeliveryRequest, act
 from daemon.notify.silences import SilenceRequest, silence
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
-from daemon.pipeline.replay.selection import Action, ReplayRequest, problems
+from daemon.pipeline.replay.selection import Action, ReplayRequest
 from daemon.pipeline.requests.decision import DecisionRequest, decide
 from daemon.pipeline.requests.dismissal import DismissRequest, dismiss
+from daemon.pipeline.requests.problems import problems
 from daemon.pipeline.requests.retry_request import RetryRequest, retry_failed
 from daemon.web.access import post_refusal
 from daemon.web.errors import error_answer

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from daemon.commands.parse_request import parse_request
 from daemon.pipeline.replay.lookup import NotSelectable
-from daemon.pipeline.replay.selection import ReplayRequest, parse_since, problems
+from daemon.pipeline.replay.selection import ReplayRequest, parse_since
 
 MAX_PATHS = 2_000
 """Largest number of paths in one request."""
@@ -68,16 +69,10 @@ def requests_for(paths: Sequence[str], *, max_paths: int = MAX_PATHS, **given: A
     """
     absolute = [os.path.join(Path.cwd(), path) for path in paths]  # noqa: PTH118  keeps links and dots as written
     present = {key: value for key, value in given.items() if value not in (None, ())}
-    try:
-        if (since := given.get("since")) is not None:  # local time here may differ from the daemon's
-            present["since"] = _iso_time(since)
-        parts = list(_split(absolute, max_paths)) or [[]]
-        return [ReplayRequest.model_validate({**present, "paths": part}) for part in parts]
-    except ValueError as error:
-        if not isinstance(error, ValidationError):
-            raise NotSelectable("--since", str(error)) from None
-        key, _, text = problems(error).partition(": ")
-        raise NotSelectable(parameter(key), text) from None
+    if (since := given.get("since")) is not None:  # local time here may differ from the daemon's
+        present["since"] = _iso_time(since)
+    parts = list(_split(absolute, max_paths)) or [[]]
+    return [parse_request(ReplayRequest, {**present, "paths": part}, {"paths": "PATH"}) for part in parts]
 
 
 def parameter(key: str) -> str:
@@ -91,7 +86,10 @@ def parameter(key: str) -> str:
 
 
 def _iso_time(since: str) -> str:
-    return parse_since(since, datetime.now().astimezone()).isoformat()
+    try:
+        return parse_since(since, datetime.now().astimezone()).isoformat()
+    except ValueError as error:
+        raise NotSelectable("--since", str(error)) from None
 
 
 def _split(values: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from daemon.montages.records import Montage
 from daemon.montages.states import UNFINISHED, MontageState, Step, replay_start
@@ -306,14 +306,3 @@ def _plan(candidate: Candidate, action: Action, start: MontageState | None, note
         start,
         note,
     )
-
-
-def problems(error: ValidationError, model: type[BaseModel] = ReplayRequest) -> str:
-    """Return the problems of a request, each after the name of its key."""
-    found = []
-    for problem in error.errors(include_url=False, include_input=False):
-        place = ".".join(map(str, problem["loc"])) or "body"
-        known = ", ".join(field.alias or name for name, field in model.model_fields.items())
-        text = f"unknown; the keys are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
-        found.append(f"{place}: {text.removeprefix('Value error, ')}")
-    return "; ".join(found)

@@ -1,0 +1,34 @@
+"""Make a request to the daemon of a command's arguments."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from daemon.pipeline.replay.lookup import NotSelectable
+from daemon.pipeline.requests.problems import problems
+
+Request = TypeVar("Request", bound=BaseModel)
+
+
+def parse_request(
+    model: type[Request], values: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})
+) -> Request:
+    """Return the request with these values.
+
+    Parameters
+    ----------
+    names : key of the request -> name on the command line, if that is not `--key`.
+
+    Raises
+    ------
+    NotSelectable
+        If a value is invalid; the fault has its name on the command line.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        place, _, text = problems(error, model).partition(": ")
+        key = place.partition(".")[0]
+        raise NotSelectable(names.get(key, f"--{key.replace('_', '-')}"), text) from None
