@@ -32,13 +32,13 @@ needs_compiler = pytest.mark.skipif(compiled_filters() is None, reason="there wa
 
 
 def nearest(left: int, above: int, corner: int) -> int:
-    """The predictor of the filter Paeth, as the specification words it."""
+    """Return the predictor of the filter Paeth, as the specification defines it."""
     estimate = left + above - corner
     return min((left, above, corner), key=lambda neighbour: abs(estimate - neighbour))
 
 
 def filtered(image: np.ndarray, filters: Sequence[int]) -> bytes:
-    """The rows of an image, each behind the number of its filter."""
+    """Return the rows of an image, each after the number of its filter."""
     step = image.itemsize
     big = image.astype(">u2" if step == 2 else np.uint8)
     lines, above = [], bytes(image.shape[1] * step)
@@ -59,7 +59,7 @@ def header(width: int, height: int, bits: int = 8, interlace: int = 0) -> bytes:
 
 
 def png_of(image: np.ndarray, filters: Sequence[int] | None = None, pieces: int = 1, between: bytes = b"") -> bytes:
-    """A PNG whose pixels are in several chunks."""
+    """Return a PNG with its pixels in several chunks, and with other chunks between them."""
     height, width = image.shape
     packed = zlib.compress(filtered(image, filters or [0] * height))
     size = -(-len(packed) // pieces)
@@ -68,7 +68,7 @@ def png_of(image: np.ndarray, filters: Sequence[int] | None = None, pieces: int 
 
 
 def with_rows(packed: bytes) -> bytes:
-    """A PNG of 5 x 7 pixels with these compressed rows."""
+    """Return a PNG of 5 x 7 pixels with these compressed rows."""
     return SIGNATURE + header(5, 7) + png_chunk(b"IDAT", packed) + END
 
 
@@ -102,13 +102,13 @@ def require_filters_undone(depth: type, size: tuple[int, int]) -> None:
 @pytest.mark.usefixtures("small_bands")
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (25, 13)])
-def test_each_filter_is_undone_behind_every_other(depth: type, size: tuple[int, int]) -> None:
+def test_each_filter_is_undone_after_every_other(depth: type, size: tuple[int, int]) -> None:
     require_filters_undone(depth, size)
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_files_of_an_encoder_have_the_pixels_that_pillow_decodes(tmp_path: Path, depth: type, level: int) -> None:
+def test_files_that_pillow_writes_have_the_pixels_that_were_written(tmp_path: Path, depth: type, level: int) -> None:
     smooth = np.add.outer(np.arange(401) ** 2, np.arange(303) * 57).astype(depth)
     Image.fromarray(smooth).save(tmp_path / "a.png", compress_level=level)
     assert np.array_equal(read_image(tmp_path / "a.png", 303, 401)[0], smooth)
@@ -126,7 +126,7 @@ def test_without_compiled_code_pillow_decodes_the_same(tmp_path: Path, without_c
 
 
 def interlaced() -> bytes:
-    """GREY in the seven passes of Adam7."""
+    """Return GREY as a PNG in the seven passes of Adam7."""
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     parts = [GREY[top::down, left::right] for left, top, right, down in passes]
     lines = b"".join(b"\0" + row.tobytes() for part in parts if part.shape[1] for row in part)
@@ -134,12 +134,13 @@ def interlaced() -> bytes:
 
 
 def four_bits() -> bytes:
+    """Return the upper four bits of GREY as a PNG."""
     lines = b"".join(bytes([0, *(row[::2] >> 4 << 4)]) for row in GREY)
     return SIGNATURE + header(5, 7, bits=4) + png_chunk(b"IDAT", zlib.compress(lines)) + END
 
 
 @pytest.mark.parametrize("made", [interlaced, four_bits])
-def test_interlaced_rows_and_small_depths_are_decoded_whole(tmp_path: Path, made: Callable[[], bytes]) -> None:
+def test_interlaced_images_and_small_depths_are_decoded_at_once(tmp_path: Path, made: Callable[[], bytes]) -> None:
     path = saved(tmp_path / "a.png", made())
     with Image.open(path) as pillow:
         expected = np.asarray(pillow)
@@ -161,9 +162,10 @@ def test_levels_are_made_while_the_file_is_read_and_hashed(
     levels = []
     for file in (path, png):
         level0 = FileLevel0(Level0File(file, 203, 301))
-        with monkeypatch.context() as patch, reduced(level0, 203, 301, (1, 2, 4), None) as pages:
-            patch.setattr(FileLevel0, "pixels", None)  # nothing decodes it whole
-            levels.append([page.pixels.copy() for page in pages.values()])
+        with monkeypatch.context() as patch:
+            patch.setattr(FileLevel0, "pixels", None)  # the whole image must not be decoded at once
+            with reduced(level0, 203, 301, (1, 2, 4), None) as pages:
+                levels.append([page.pixels.copy() for page in pages.values()])
     assert all(np.array_equal(mine, other) for mine, other in zip(*levels, strict=True))
     assert level0.digest == xxhash.xxh3_128_digest(content)
 
@@ -184,7 +186,7 @@ def test_rows_do_not_depend_on_the_lengths_of_chunks_and_bands(cuts: list[int], 
 
 
 class Bytes:
-    """A file in memory, of which a read returns at most seven bytes."""
+    """A file in memory. Each read returns at most seven bytes."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.size = content, len(content)
@@ -207,7 +209,7 @@ def header_of(content: Bytes) -> png_rows.PngHeader:
 
 @needs_compiler
 @pytest.mark.parametrize(("offset", "length"), [(11, 11), (0, 12), (0, 5)])
-def test_rows_are_read_in_their_order_and_whole(offset: int, length: int) -> None:
+def test_rows_must_be_read_in_order_and_completely(offset: int, length: int) -> None:
     content = Bytes(png_of(np.zeros((9, 11), np.uint8)))
     with pytest.raises(ValueError, match="expected whole rows from byte 0 on"):
         PngRows(content, header_of(content)).pread_into(memoryview(bytearray(length)), offset)
@@ -229,7 +231,7 @@ DAMAGED = {
 
 @needs_compiler
 @pytest.mark.parametrize("problem", DAMAGED)
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, problem: str) -> None:
+def test_a_damaged_file_is_refused_with_its_problem(tmp_path: Path, problem: str) -> None:
     path = saved(tmp_path / "a.png", DAMAGED[problem])
     with pytest.raises(ImageFault, match=problem.strip()):
         read_image(path, 5, 7)
@@ -237,18 +239,16 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, problem: str) -> None
         read_hashed(descriptor, path, 5, 7)
 
 
-def test_rows_below_the_last_one_are_ignored_as_other_decoders_do(tmp_path: Path) -> None:
+def test_bytes_after_the_last_row_are_ignored(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", with_rows(zlib.compress(ROWS + bytes(10_000))))
     assert np.array_equal(read_image(path, 5, 7)[0], GREY)
 
 
 def broken() -> Iterator[bytes]:
+    """Yield a PNG truncated at each byte, and with one changed bit in each byte."""
     whole = png_of(GREY, [0, 1, 2, 3, 4, 3, 2], pieces=2)
     yield from (whole[:length] for length in range(len(whole) - 4))
-    for at in (
-        *range(len(whole) - 12),
-        *range(len(whole) - 8, len(whole)),
-    ):  # nothing uses the length of the last chunk
+    for at in (*range(len(whole) - 12), *range(len(whole) - 8, len(whole))):  # the length of the last chunk is not used
         yield whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
 
 

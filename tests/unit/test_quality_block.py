@@ -1,4 +1,4 @@
-"""The block of numbers that the journal keeps, and the columns of what workers measured."""
+"""The block of quality numbers in the journal, and the columns of numbers that workers measured."""
 
 import math
 import random
@@ -18,7 +18,7 @@ from handlers.quality.measured import MadeTile, level_digests, measured_columns,
 from handlers.quality.numbers import UNITS, SectionNumbers, TileNumbers
 
 TILES = 2772
-"""Of a full section."""
+"""Number of tiles of a full section."""
 
 
 def numbers(**columns: list[float]) -> TileNumbers:
@@ -28,8 +28,8 @@ def numbers(**columns: list[float]) -> TileNumbers:
 
 
 def full_section(seed: int = 1) -> Quality:
-    """A section of which every number is known, and varies as much as in a real one."""
-    chance, some = random.Random(seed), np.random.default_rng(seed)
+    """Return a section with all numbers, which vary as much as those of a real section."""
+    chance, generator = random.Random(seed), np.random.default_rng(seed)
     ids = tuple(
         f"2017082913{number // 160:02}{10_000 + number % 160 * 370 + chance.randrange(300):05}"
         f"_295434_5LC_0064_01_redo_001050_0_{number % 54}_{number // 54}.1050.0"
@@ -50,10 +50,13 @@ def full_section(seed: int = 1) -> Quality:
     for side in ("left", "top"):
         normal |= {f"{side}_{name}": (0, 8) for name in ("dx", "dy", "distance", "stage_x", "stage_y")}
         normal |= {f"{side}_quality": (8, 1), f"{side}_rotation": (0, 0.002), f"{side}_stage_error": (0.4, 0.1)}
-    columns = {name: some.normal(*values, TILES) for name, values in normal.items()}
-    columns["minimum"] = some.normal(14_000, 500, TILES) // 16 * 16
+    columns = {name: generator.normal(*values, TILES) for name, values in normal.items()}
+    columns["minimum"] = generator.normal(14_000, 500, TILES) // 16 * 16
     columns["maximum"], columns["bits"] = np.full(TILES, 65_520.0), np.full(TILES, 8.0)
-    columns["dark_share"], columns["saturated_share"] = some.exponential(1e-5, TILES), some.exponential(3e-4, TILES)
+    columns["dark_share"], columns["saturated_share"] = (
+        generator.exponential(1e-5, TILES),
+        generator.exponential(3e-4, TILES),
+    )
     columns["raster_index"] = np.arange(TILES, dtype=float)
     columns["raster_col"], columns["raster_row"] = columns["raster_index"] % 54, columns["raster_index"] // 54
     digests = {tile_id: chance.randbytes(16) for tile_id in ids}
@@ -69,14 +72,14 @@ def require_same(found: Quality, expected: Quality) -> None:
         np.testing.assert_allclose(found.tiles.columns[name], column, rtol=1e-15, atol=step / 2 * (1 + 1e-9))
 
 
-def test_a_full_section_takes_less_than_150_kilobytes_and_comes_back() -> None:
+def test_a_full_section_is_packed_into_less_than_150_kilobytes_and_unpacked() -> None:
     quality = full_section()
     block = pack(quality)
     assert len(block) < 150_000
     require_same(unpack(block), quality)
 
 
-def test_multiples_of_a_step_come_back_as_the_decimal_fractions_that_they_were() -> None:
+def test_multiples_of_a_step_are_unpacked_exactly() -> None:
     found = unpack(pack(Quality(numbers(focus_score=[17.25, 20.01, math.nan], mean=[3, 4, 5]), SectionNumbers())))
     assert found.tiles.focus_score.tolist()[:2] == [17.25, 20.01]
     assert math.isnan(found.tiles.focus_score[2])
@@ -88,13 +91,13 @@ values = st.one_of(st.just(math.nan), st.integers(-(2**60), 2**60).map(float), s
 
 
 @given(st.lists(st.tuples(values, values, values), min_size=1, max_size=12))
-def test_any_numbers_come_back_within_half_a_step(rows: list[tuple[float, float, float]]) -> None:
+def test_any_numbers_are_unpacked_within_half_a_step(rows: list[tuple[float, float, float]]) -> None:
     focus, mean, rotation = map(list, zip(*rows, strict=True))
     quality = Quality(numbers(focus_score=focus, mean=mean, left_rotation=rotation), SectionNumbers())
     require_same(unpack(pack(quality)), quality)
 
 
-def test_a_tile_without_a_digest_has_none_after_it_was_packed() -> None:
+def test_a_tile_without_a_digest_has_none_after_it_is_unpacked() -> None:
     quality = Quality(
         numbers(mean=[1, 2, 3]), SectionNumbers(0.1, beam_center_active=True), 4, {"t1": bytes(range(16))}
     )
@@ -129,7 +132,7 @@ def measured(**changes: Any) -> Measured:
     return Measured(**{"bits": 8, "darkest": 1, "brightest": 200, "sharpness": 10.0, **changes})
 
 
-def test_measured_numbers_stand_in_the_columns_of_their_tiles() -> None:
+def test_measured_numbers_are_in_the_columns_of_their_tiles() -> None:
     made = {"a": MadeTile(None, measured(dark_share=0.25)), "c": MadeTile(None, None)}
     columns = measured_columns(("a", "b", "c"), made, None)
     assert [columns["darkest"][0], columns["brightest"][0], columns["dark_share"][0]] == [1, 200, 0.25]
@@ -146,13 +149,13 @@ def test_tiles_that_were_not_measured_again_keep_their_numbers_and_digests() -> 
     assert level_digests(made, former, 4) == {}
 
 
-def test_a_frame_with_the_bytes_of_another_names_the_one_acquired_first() -> None:
+def test_an_image_with_the_bytes_of_others_refers_to_the_one_acquired_first() -> None:
     of_tiles = numbers(raster_index=[3, 1, 2, 0])
     made = {f"t{number}": MadeTile(digest, None) for number, digest in enumerate([b"p", b"p", b"q", b"r"])}
     assert repeats(of_tiles, made).tolist() == pytest.approx([1, math.nan, math.nan, math.nan], nan_ok=True)
 
 
-def test_a_repeated_frame_is_found_although_its_file_names_another_time() -> None:
+def test_an_image_with_the_numbers_of_another_is_a_repeat_unless_both_are_blank() -> None:
     of_tiles = numbers(raster_index=[0, 1, 2, 3])
     frame, blank = measured(dark_share=1 / 3), measured(sharpness=0.0)
     made = {
@@ -164,9 +167,9 @@ def test_a_repeated_frame_is_found_although_its_file_names_another_time() -> Non
     assert repeats(of_tiles, made).tolist() == pytest.approx([math.nan, math.nan, 0, math.nan], nan_ok=True)
 
 
-def test_other_formats_give_the_numbers_that_their_tiles_have() -> None:
+def test_the_numbers_of_other_formats_are_those_of_their_tiles() -> None:
     tiles = (
-        Tile("a.tif", "a", (0.0, 0.0), 10, 10, raster_col=0, raster_row=1, numbers={"mean": 12.0, "odd": 1.0}),
+        Tile("a.tif", "a", (0.0, 0.0), 10, 10, raster_col=0, raster_row=1, numbers={"mean": 12.0, "unknown": 1.0}),
         Tile("b.tif", "b", (9.0, 0.0), 10, 10),
     )
     found = quality_of(Acquisition("x", tiles, {}, (1.0, 1.0)), ["a", "b"]).tiles

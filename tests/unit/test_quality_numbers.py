@@ -1,4 +1,4 @@
-"""Numbers of a section that its metafile states."""
+"""Quality numbers of a section that its metafile contains."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def numbers_of(change: Change | None = None, **size: int) -> TileNumbers:
     return tile_numbers(metafile, [tile.basename for tile in metafile.tiles])
 
 
-def test_numbers_of_the_metafile_stand_in_the_columns_of_their_tiles() -> None:
+def test_numbers_of_the_metafile_are_in_the_columns_of_their_tiles() -> None:
     def change(_: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
         tiles[2] |= {"focus_score": 17.25, "mean": 30000, "min": 16, "max": 60000, "std_dev": 9}
         tiles[2]["matcher"][1] |= {"dX": -3.5, "dY": 2.25, "distance": 4.2, "rotation": -0.002, "match_quality": 10}
@@ -47,7 +47,7 @@ def test_an_edge_without_a_neighbour_is_unknown_and_one_without_a_match_has_no_s
         tiles[7]["matcher"][0] |= {"match_quality": 0, "dX": 0, "dY": 0, "distance": 0, "rotation": 0}
 
     found = numbers_of(change)
-    # Row 0 lacks its corner: nothing lies above it, and nothing to the left of its first tile.
+    # Row 0 has no tile at column 0. No tile is above the row, and none is to the left of its first tile.
     assert np.isnan(found.top_quality[:3]).all()
     assert np.isnan(found.left_quality[0])
     assert found.left_quality[1:3].tolist() == [7, 7]
@@ -57,7 +57,7 @@ def test_an_edge_without_a_neighbour_is_unknown_and_one_without_a_match_has_no_s
     assert np.isnan(found.right_quality).all()
 
 
-def test_a_match_on_the_right_of_a_row_that_runs_to_the_left_has_columns_of_its_own() -> None:
+def test_a_match_with_the_right_neighbour_has_its_own_columns() -> None:
     def change(_: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
         tiles[4]["matcher"][1] |= {"position": 4, "dX": 8.5, "match_quality": 3}
 
@@ -66,9 +66,9 @@ def test_a_match_on_the_right_of_a_row_that_runs_to_the_left_has_columns_of_its_
     assert np.isnan(found.left_quality[4])
 
 
-def test_the_offset_from_the_ideal_raster_is_what_the_stage_was_off() -> None:
+def test_the_offset_from_the_ideal_raster_is_the_deviation_of_the_stage() -> None:
     def change(_: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
-        # The camera is turned by 90 degrees: pixel x is stage y, pixel y is minus stage x. 4 nm for each pixel.
+        # The camera is rotated by 90 degrees: pixel x is stage y, pixel y is minus stage x. A pixel has 4 nm.
         tiles[5]["img_meta"]["stage_pos"][1] += 80
         tiles[5]["img_meta"]["stage_pos"][0] += 40
 
@@ -99,7 +99,7 @@ def test_names_without_a_time_have_no_interval() -> None:
     assert np.flatnonzero(np.isnan(numbers_of(change).interval)).tolist() == [0, 1, 4, 5]
 
 
-def test_numbers_of_the_section_stand_in_the_header() -> None:
+def test_numbers_of_the_section_are_read_from_the_header() -> None:
     def change(head: dict[str, Any], _: list[dict[str, Any]]) -> None:
         head |= {"aperture_centroid": {"x": 1500, "y": -200}, "autofocus_value": 3.5}
 
@@ -133,7 +133,7 @@ def test_other_columns_replace_unknown_ones() -> None:
     assert before.is_blank.tolist() == [False, False]
 
 
-odd = st.one_of(
+any_value = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3), st.lists(st.none())
 )
 
@@ -141,10 +141,12 @@ odd = st.one_of(
 @given(
     width=st.integers(1, 4),
     height=st.integers(1, 3),
-    places=st.lists(st.tuples(st.integers(0, 10), st.sampled_from(("focus_score", "min", "std_dev", "matcher")), odd)),
-    matches=st.lists(st.tuples(st.integers(0, 10), st.sampled_from(("match_quality", "dX", "position")), odd)),
+    places=st.lists(
+        st.tuples(st.integers(0, 10), st.sampled_from(("focus_score", "min", "std_dev", "matcher")), any_value)
+    ),
+    matches=st.lists(st.tuples(st.integers(0, 10), st.sampled_from(("match_quality", "dX", "position")), any_value)),
 )
-def test_odd_metafiles_give_numbers_or_unknown_and_never_an_error(
+def test_any_values_in_a_metafile_give_finite_or_unknown_numbers(
     width: int, height: int, places: list[tuple[int, str, object]], matches: list[tuple[int, str, object]]
 ) -> None:
     def change(_: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
@@ -154,7 +156,7 @@ def test_odd_metafiles_give_numbers_or_unknown_and_never_an_error(
             tiles[index % len(tiles)][key] = value
 
     if width * height == 1:
-        width = 2  # the section lacks its corner
+        width = 2  # a section of one cell has no tile
     found = numbers_of(change, width=width, height=height)
     assert set(found.columns) == set(UNITS)
     for name, column in found.columns.items():
@@ -163,7 +165,7 @@ def test_odd_metafiles_give_numbers_or_unknown_and_never_an_error(
 
 
 @pytest.mark.skipif(not MONTAGE.exists(), reason=NO_DATA)
-def test_the_real_metafile_has_the_numbers_that_its_text_has() -> None:
+def test_the_numbers_of_the_real_metafile_are_those_of_its_text() -> None:
     metafile = parse_metafile(MONTAGE.read_bytes(), MONTAGE.name)
     found = tile_numbers(metafile, [tile.basename for tile in metafile.tiles])
     data = next(part["data"] for part in json.loads(MONTAGE.read_text()) if "data" in part)
@@ -171,7 +173,7 @@ def test_the_real_metafile_has_the_numbers_that_its_text_has() -> None:
         assert found.columns[name].tolist() == [row[key] for row in data]
     assert found.interval[1] == pytest.approx(0.344)  # 13:02:24.998 to 13:02:25.342
     assert found.raster_col[:2].tolist() == [88, 89]
-    # One column of 3840 px less 7 % is 3571.2 px. The stage went 12,495 nm in x: 3570 px at 3.5 nm, 1.2 too few.
+    # A column step is 3840 px less 7 %: 3571.2 px. The stage moved 12,495 nm in x: 3570 px of 3.5 nm, 1.2 px less.
     assert found.raster_offset_x[1] - found.raster_offset_x[0] == pytest.approx(-1.2)
     assert section_numbers(metafile).autofocus_value == pytest.approx(22.789662043253582)
     assert np.median(found.raster_offset_x) == pytest.approx(0, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Several grids of one section: their rasters side by side, their neighbours and their overlap apart."""
+"""Several grids of one section: the cells of their tiles, their neighbours and their overlap."""
 
 from pathlib import Path
 
@@ -30,15 +30,15 @@ def neighbours(tiles: list[Tile]) -> dict[str, set[Side]]:
     return {tile_id: {each.side for each in beside} for tile_id, beside in found.items()}
 
 
-def test_grids_stand_side_by_side_with_an_empty_column_between() -> None:
+def test_grids_are_side_by_side_with_an_empty_column_between_them() -> None:
     assert section_cells(TWO_GRIDS) == [(0, 0), (1, 0), (3, 0), (3, 1)]
 
 
-def test_one_grid_keeps_its_columns_and_tiles_without_a_grid_have_no_place() -> None:
+def test_one_grid_keeps_its_columns_and_tiles_without_columns_have_no_cell() -> None:
     assert section_cells([tile("a", 88, 7), tile("a", None, None), tile("a", 90, 7)]) == [(88, 7), None, (90, 7)]
 
 
-def test_tiles_of_two_grids_are_no_neighbours() -> None:
+def test_tiles_of_two_grids_are_not_neighbours() -> None:
     assert neighbours(TWO_GRIDS) == {
         "b.0.0": {Side.RIGHT},
         "b.1.0": {Side.LEFT},
@@ -47,7 +47,7 @@ def test_tiles_of_two_grids_are_no_neighbours() -> None:
     }
 
 
-def test_a_turned_grid_does_not_keep_another_from_being_compared() -> None:
+def test_rotated_and_scaled_grids_have_no_neighbours_and_others_have() -> None:
     turned = [tile("b", col, 0, rotation_deg=3.0) for col in (0, 1)]
     scaled = [tile("c", col, 0, scale=2.0) for col in (0, 1)]
     assert neighbours([*turned, tile("a", 0, 0), tile("a", 1, 0), *scaled]).keys() == {"a.0.0", "a.1.0"}
@@ -64,7 +64,7 @@ def test_a_heatmap_shows_the_tiles_of_all_grids() -> None:
 @pytest.mark.parametrize(
     ("tiles", "overlap"),
     [
-        (TWO_GRIDS, 0.2),  # 20 px of both 200 and 100
+        (TWO_GRIDS, 0.2),  # 20 px of the shorter side, 100 px
         ([tile("a", 0, 0), tile("a", 1, 0)], 0.2),
         ([tile("a", 0, 0), tile("a", 0, 1)], 0.2),
         ([tile("a", 0, 0), tile("a", 1, 1)], None),

@@ -1,4 +1,4 @@
-"""Images are read ahead: within a limit, each once, and only where they may be opened."""
+"""Images that are read ahead: each once, within a limit of bytes, and only below the watched directory."""
 
 import os
 from dataclasses import replace
@@ -23,7 +23,7 @@ from handlers.workers.upcoming import (
 from tests.page_cache import cached_share, drop, wait_until_cached
 
 IMAGE_BYTES = 2 * 100 * 100 + MOST_EXTRA_BYTES
-"""What is reserved for one image of the jobs below."""
+"""Bytes that are reserved for one image of `jobs`."""
 
 
 def jobs(count: int) -> list[MipmapJob]:
@@ -39,7 +39,7 @@ def test_each_image_is_announced_once_by_an_earlier_job_as_far_as_the_limit_allo
     upcoming = UpcomingImages(jobs(5), limit)
     assert announced(upcoming.before(0)) == ["1", "2"]
     assert announced(upcoming.before(1)) == []  # neither of the two has been used
-    upcoming.done(0)  # it was not announced itself
+    upcoming.done(0)  # its own image was not announced
     assert announced(upcoming.before(2)) == []
     upcoming.done(1)
     upcoming.done(2)
@@ -47,21 +47,21 @@ def test_each_image_is_announced_once_by_an_earlier_job_as_far_as_the_limit_allo
     assert announced(upcoming.before(4)) == []
 
 
-def test_a_job_that_begins_later_announces_nothing_that_an_earlier_one_did():
+def test_an_image_that_an_earlier_job_announced_is_not_announced_again():
     upcoming = UpcomingImages(jobs(4), ReadAheadLimit(99 * IMAGE_BYTES))
     assert announced(upcoming.before(0)) == ["1", "2", "3"]
     assert [announced(upcoming.before(number)) for number in (1, 2, 3)] == [[], [], []]
 
 
 def test_the_first_jobs_share_the_images():
-    """One worker would open them all in turn."""
+    """Otherwise one worker would open all images, one after the other."""
     upcoming = UpcomingImages(jobs(11), ReadAheadLimit(99 * IMAGE_BYTES))
     assert announced(upcoming.before(0)) == ["1", "2", "3", "4"]
     assert announced(upcoming.before(1)) == ["5", "6", "7", "8"]
     assert announced(upcoming.before(2)) == ["9", "10"]
 
 
-def test_a_job_that_ends_twice_gives_back_what_it_used_once():
+def test_a_job_that_ends_twice_returns_its_bytes_once():
     limit = ReadAheadLimit(IMAGE_BYTES)
     upcoming = UpcomingImages(jobs(2), limit)
     upcoming.before(0)
@@ -71,7 +71,7 @@ def test_a_job_that_ends_twice_gives_back_what_it_used_once():
     assert not limit.take(1)
 
 
-def test_users_of_a_pool_share_the_limit_and_get_back_what_a_stopped_one_held():
+def test_users_of_a_pool_share_the_limit_and_a_stopped_one_returns_its_bytes():
     limit = ReadAheadLimit(3 * IMAGE_BYTES)
     first, second = UpcomingImages(jobs(9), limit), UpcomingImages(jobs(9), limit)
     assert announced(first.before(0)) == ["1", "2", "3"]
@@ -80,7 +80,7 @@ def test_users_of_a_pool_share_the_limit_and_get_back_what_a_stopped_one_held():
     assert announced(second.before(1)) == ["2", "3", "4"]
 
 
-def test_an_image_above_the_whole_limit_is_left_to_its_own_job():
+def test_an_image_above_the_whole_limit_is_not_announced():
     upcoming = UpcomingImages(jobs(3), ReadAheadLimit(IMAGE_BYTES - 1))
     assert [announced(upcoming.before(number)) for number in range(3)] == [[], [], []]
 
@@ -112,7 +112,7 @@ def test_the_limit_grows_with_the_workers_up_to_a_share_of_the_memory():
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Path:
-    """Return a file of 4 MiB on a disk, of which the cache holds nothing."""
+    """A file of 4 MiB on a disk that is not in the page cache."""
     path = tmp_path / "cold.tif"
     path.write_bytes(os.urandom(4 << 20))
     drop(path)
@@ -121,7 +121,7 @@ def cold(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_announced_file_comes_into_the_cache_up_to_the_limit(cold):
+def test_an_announced_file_is_read_into_the_cache_up_to_the_limit(cold):
     descriptor = os.open(cold, os.O_RDONLY)
     try:
         announce(descriptor, 3 << 20)
@@ -131,7 +131,7 @@ def test_an_announced_file_comes_into_the_cache_up_to_the_limit(cold):
     assert cached_share(cold, 3 << 20) == 0
 
 
-def test_a_file_outside_of_its_directory_is_not_read_ahead(cold, tmp_path):
+def test_a_file_outside_of_the_directory_is_not_read_ahead(cold, tmp_path):
     (inside := tmp_path / "inside").mkdir()
     (link := inside / "link.tif").symlink_to(cold)
     with pytest.raises(NotContained):

@@ -1,4 +1,4 @@
-"""Tiles count as put when the stack shows them as they were sent: over a stack that shows what the test says."""
+"""Tiles count as put if the stack shows them as they were sent. The stack is a stand-in."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def tile(tile_id: str, x: int = 0, **more: Any) -> dict[str, Any]:
 
 
 class Stack:
-    """Stands for the client and its stack."""
+    """Stand-in for the client and its stack."""
 
     def __init__(self) -> None:
         self.shown: dict[str, Any] | None = {}
@@ -75,7 +75,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Stack:
     return Stack()
 
 
-async def test_tiles_that_the_stack_shows_as_they_were_sent_are_put(stack: Stack) -> None:
+async def test_tiles_that_the_stack_shows_as_they_were_sent_count_as_put(stack: Stack) -> None:
     assert await stack.put(tile("a"), tile("b")) == 3
     assert stack.puts == [(STACK, Z, ["a", "b"], {"lens": LENS}, False, 99)]
 
@@ -91,18 +91,18 @@ async def test_bounds_are_derived_if_any_tile_lacks_one(stack: Stack, side: str)
 
 
 @pytest.mark.parametrize(
-    ("shown", "words"),
+    ("shown", "difference"),
     [
         ({"b": tile("b", x=1)}, "tile 'b'.transforms.specList[1].dataString: sent '1 0 0 1 0 0', shown '1 0 0 1 1 0'"),
         ({"b": tile("other")}, "tile 'b': not shown"),
     ],
 )
-async def test_a_tile_that_differs_or_is_missing_is_named(stack: Stack, shown: dict[str, Any], words: str) -> None:
+async def test_a_tile_that_differs_or_is_missing_is_named(stack: Stack, shown: dict[str, Any], difference: str) -> None:
     stack.shown = shown
     with pytest.raises(ReadBackDiffers) as fault:
         await stack.put(tile("a"), tile("b"))
     assert fault.value.subject == f"{STACK} z 7.0"
-    assert fault.value.problem.endswith(f": {words}")
+    assert fault.value.problem.endswith(f": {difference}")
 
 
 async def test_a_transform_that_differs_or_is_missing_is_named(stack: Stack) -> None:
@@ -136,7 +136,7 @@ def test_tiles_are_found_by_their_own_ids() -> None:
     assert tiles_by_id(found) == {"a": {"tileId": "a"}}
 
 
-async def test_unwanted_tiles_are_deleted_in_order_and_none_without_need(stack: Stack) -> None:
+async def test_unwanted_tiles_are_deleted_in_one_request_and_none_is_sent_without_tiles(stack: Stack) -> None:
     client: Any = stack
     assert await delete_tiles(client, STACK, Z, {"b", "a"}) == ("a", "b")
     assert await delete_tiles(client, STACK, Z, ()) == ()

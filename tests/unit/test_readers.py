@@ -1,4 +1,4 @@
-"""Every reader keeps the promises that everything behind it relies on."""
+"""The reader of each format passes the conformance suite of readers."""
 
 import json
 from collections.abc import Callable
@@ -62,24 +62,24 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
 formats = pytest.mark.parametrize("name", SAMPLES)
 
 
-def test_every_format_takes_part() -> None:
+def test_every_format_has_a_sample() -> None:
     assert SAMPLES.keys() == READERS.keys()
     assert all(name == reader.format for name, reader in READERS.items())
 
 
 @formats
-def test_a_sound_file_is_read_whole(name: str) -> None:
+def test_a_valid_file_is_read_completely(name: str) -> None:
     sample, reader = SAMPLES[name](), READERS[name]
     found = reader.parse(sample.content, sample.path)
     check_acquisition(reader, found, sample.path)
     assert len(found.tiles) == sample.tiles
-    assert {place: found.tiles[place].name for place in sample.names} == sample.names
+    assert {index: found.tiles[index].name for index in sample.names} == sample.names
     assert found == reader.parse(sample.content, sample.path)
     assert all(fact in reader.fields for fact in found.facts)
 
 
 @formats
-def test_images_lie_in_the_directory_of_the_reader(name: str) -> None:
+def test_the_image_directory_contains_the_metafile(name: str) -> None:
     sample, reader = SAMPLES[name](), READERS[name]
     assert sample.path.is_relative_to(reader.image_directory(sample.path))
 
@@ -92,7 +92,7 @@ def test_an_empty_file_is_partial(name: str, content: bytes) -> None:
 
 
 @formats
-def test_a_file_that_is_cut_off_at_any_byte_is_refused_or_has_fewer_tiles(name: str) -> None:
+def test_a_file_truncated_at_any_byte_is_refused_or_has_fewer_tiles(name: str) -> None:
     sample, reader = SAMPLES[name](), READERS[name]
     for length in range(0, len(sample.content.rstrip()) - 1, max(1, len(sample.content) // 200)):
         try:
@@ -104,7 +104,7 @@ def test_a_file_that_is_cut_off_at_any_byte_is_refused_or_has_fewer_tiles(name: 
 
 @formats
 @given(data=st.data())
-def test_a_spoiled_file_gives_a_sound_acquisition_or_a_fault(name: str, data: st.DataObject) -> None:
+def test_a_damaged_file_gives_a_valid_acquisition_or_a_fault(name: str, data: st.DataObject) -> None:
     sample = SAMPLES[name]()
     read_any(READERS[name], data.draw(damaged(sample.content)), sample.path)
 

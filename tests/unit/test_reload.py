@@ -1,7 +1,7 @@
-"""Reloads: every key is applied or refused, one reload comes after the other, and the newest file wins."""
+"""Reloads: every key is applied or refused, reloads run one after the other, and the newest file is used."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ CHANGED: dict[str, Any] = {
     "workers.dask_certificate_file": Path("/etc/client.pem"),
     "workers.dask_key_file": Path("/etc/client.key"),
 }
-"""Another valid value for keys that cannot simply be incremented or negated."""
+"""Key -> another valid value, for keys whose value is neither a number nor a boolean."""
 
 
 def settings(**sections: Any) -> Settings:
@@ -78,14 +78,16 @@ def test_changes_of_log_watch_and_links_need_no_restart(section: str) -> None:
 
 
 class File:
-    """A configuration file, and the functions of the daemon that a reload calls."""
+    """A configuration file, and stand-ins for the functions of the daemon that a reload calls."""
 
     def __init__(self) -> None:
         self.content: Settings | Exception = settings()
         self.in_force = settings()
         self.loads = 0
         self.adopting = 0
-        self.most_adopting = 0
+        self.max_adopting = 0
+        self.may_adopt = asyncio.Event()
+        self.may_adopt.set()
         self.reloader = Reloader(self.load, lambda: self.in_force, self.adopt, SystemdNotifier())
 
     def load(self) -> Settings:
@@ -96,15 +98,21 @@ class File:
 
     async def adopt(self, settings: Settings) -> None:
         self.adopting += 1
-        self.most_adopting = max(self.most_adopting, self.adopting)
-        await asyncio.sleep(0.01)
+        self.max_adopting = max(self.max_adopting, self.adopting)
+        await self.may_adopt.wait()
         self.in_force = settings
         self.adopting -= 1
 
     async def reloaded(self) -> dict[str, Any]:
-        while (result := self.reloader.to_json())["answered"] < result["asked"]:  # noqa: ASYNC110  there is no event for it
+        """Wait until all requested reloads are done; return the result."""
+        await until(lambda: self.reloader.to_json()["answered"] == self.reloader.to_json()["asked"])
+        return self.reloader.to_json()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  there is no event for it
             await asyncio.sleep(0.001)
-        return result
 
 
 def watching(name: str) -> Settings:
@@ -121,14 +129,20 @@ async def file() -> Any:
     running.cancel()
 
 
-async def test_reloads_come_one_after_the_other_and_the_newest_file_wins(file: File) -> None:
-    for number in range(20):
-        file.content = watching(f"w{number}")
+async def test_reloads_run_one_after_the_other_and_the_newest_file_is_used(file: File) -> None:
+    file.may_adopt.clear()
+    file.content = watching("first")
+    file.reloader.ask()
+    await until(lambda: file.adopting == 1)
+    for name in ("second", "newest"):
+        file.content = watching(name)
         file.reloader.ask()
-        await asyncio.sleep(0.003)
+        await asyncio.sleep(0.01)
+    assert (file.loads, file.adopting) == (1, 1)
+    file.may_adopt.set()
     await file.reloaded()
-    assert file.in_force.watch[0].name == "w19"
-    assert file.most_adopting == 1
+    assert file.in_force.watch[0].name == "newest"
+    assert (file.loads, file.max_adopting) == (2, 1)
 
 
 async def test_a_refused_file_changes_nothing_and_the_next_valid_one_is_applied(file: File) -> None:
@@ -136,7 +150,7 @@ async def test_a_refused_file_changes_nothing_and_the_next_valid_one_is_applied(
     for refused, problems in (
         (ConfigError(("watch[0].z: is required",)), ["watch[0].z: is required"]),
         (settings(log={"level": "debug"}, http={"port": 1}), ["http.port: needs a restart"]),
-        (ZeroDivisionError("boom"), ["a bug in temwatch; please report it: ZeroDivisionError: boom"]),
+        (ZeroDivisionError("division"), ["a bug in temwatch; please report it: ZeroDivisionError: division"]),
     ):
         file.content = refused
         file.reloader.ask()

@@ -1,4 +1,4 @@
-"""Requests from the command line of `temwatch replay`, and the text of outcomes."""
+"""Requests that `temwatch replay` makes from its command line, and the text of outcomes."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from daemon.temwatch import temwatch
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("parameters", "problem"),
     [
         ({"since": "soon"}, "--since: 'soon' is not a time: expected 2h or 3d"),
         ({"since": "2100-01-01"}, "--since: '2100-01-01' is in the future"),
@@ -22,10 +22,10 @@ from daemon.temwatch import temwatch
         ({"state": "noticed"}, "--state: "),
     ],
 )
-def test_an_invalid_parameter_is_named(given, said):
+def test_an_invalid_parameter_is_named(parameters, problem):
     with pytest.raises(NotSelectable) as refused:
-        requests_for([], **given)
-    assert str(refused.value).startswith(said)
+        requests_for([], **parameters)
+    assert str(refused.value).startswith(problem)
     assert "\n" not in str(refused.value)
 
 
@@ -65,7 +65,7 @@ def test_each_montage_of_a_report_is_replayed_from_the_step_that_repairs_it():
 @pytest.mark.parametrize(
     "text", ["", "{}", "[1]", '{"replay": [{"from": "apply"}]}', '{"replay": [{"metafile": "x"}]}']
 )
-def test_a_text_that_is_not_a_report_is_refused(text):
+def test_a_text_that_is_not_a_report_of_verify_is_refused(text):
     with pytest.raises(NotSelectable, match="is not a report of temwatch verify --json"):
         requests_of(text, None)
 
