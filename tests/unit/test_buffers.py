@@ -4,14 +4,12 @@ import io
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import xxhash
 from hypothesis import given
@@ -22,7 +20,7 @@ from handlers.errors import ImageFault
 from handlers.images.decode import verify_level
 from handlers.images.digest import RunningDigest
 from handlers.images.encode import Encoding
-from handlers.images.header import ImageInfo, inspect_image, open_descriptor, read_header
+from handlers.images.header import inspect_image
 from handlers.images.pixels import Grey
 from handlers.images.tiff_header import Run
 from handlers.mipmaps import buffers, make
@@ -31,40 +29,23 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.stores import atomic_write
 from tests.reduction import reduce_levels
-from tests.unit.levels.files import grey_tags, leftovers, save, tiff
-
-DEPTHS = (np.uint8, np.uint16)
-
-
-def noise(depth: Any, width: int, height: int, seed: int = 3) -> Grey:
-    return np.random.default_rng(seed).integers(0, np.iinfo(depth).max, (height, width), depth, endpoint=True)
+from tests.unit.levels.files import DEPTHS, grey_tags, info_of, job_for_pixels, leftovers, save, strips, tiff
+from tests.unit.noise import noise
 
 
-def job_of(file: Path, output_dir: Path, pixels: npt.NDArray[Any], levels: int = 3, **changes: Any) -> MipmapJob:
-    outputs = tuple((level, output_dir / f"{level}" / f"{file.name}.tif") for level in range(1, levels + 1))
-    height, width = pixels.shape
-    return replace(MipmapJob("t", file, outputs, width, height, convert_to_8bit=False), **changes)
+def levels_of(job: MipmapJob) -> dict[int, Grey]:
+    """Make all levels of a job; return their pixels."""
+    report = make_mipmaps(job)
+    assert report.fault is None
+    assert [made.level for made in report.made] == [level for level, _ in job.outputs]
+    return {made.level: verify_level(made.path, made.width, made.height, made.mode) for made in report.made}
 
 
-def info_of(file: Path) -> ImageInfo:
-    with open_descriptor(file) as descriptor:
-        return read_header(descriptor, file, with_layout=True)
-
-
-def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:
-    """A TIFF of several strips, each followed by `gap` bytes that are not pixels."""
-    height, width = pixels.shape
-    parts = [pixels[start : start + rows_each].tobytes() for start in range(0, height, rows_each)]
-    tables = 2 * 4 * len(parts)
-    tags = [*grey_tags(width, height, pixels.itemsize * 8)[:-1], (278, 4, rows_each), (273, 4, 0), (279, 4, 0)]
-    start = len(tiff(b"", *tags, **options))
-    offsets = [start + tables + sum(len(part) + gap for part in parts[:index]) for index in range(len(parts))]
-    table = np.array([*offsets, *map(len, parts)], "<u4").tobytes()
-    content = bytearray(tiff(b"", *tags, **options))
-    for tag, where in ((273, start), (279, start + 4 * len(parts))):
-        entry = content.index(tag.to_bytes(2, "little") + b"\4\0")
-        content[entry + 4 : entry + 12] = len(parts).to_bytes(4, "little") + where.to_bytes(4, "little")
-    return bytes(content) + table + b"".join(part + b"\xee" * gap for part in parts)
+def assert_levels(job: MipmapJob, pixels: Grey) -> None:
+    """Assert that the levels of a job have the means of level 0."""
+    found = levels_of(job)
+    for level, expected in reduce_levels(pixels, found):
+        assert np.array_equal(found[level], expected), level
 
 
 class TestFilesOfLevels:
@@ -75,7 +56,7 @@ class TestFilesOfLevels:
         st.text(st.characters(codec="ascii"), max_size=185),
     )
     def test_a_plain_page_is_the_file_that_pillow_writes(self, width: int, height: int, depth: Any, text: str) -> None:
-        pixels = noise(depth, width, height)
+        pixels = noise(depth, height, width)
         page = Encoding("tif").page(pixels, text)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "TIFF", description=text.ljust(185))
@@ -84,12 +65,10 @@ class TestFilesOfLevels:
 
     @pytest.mark.parametrize("depth", DEPTHS)
     def test_the_file_of_a_level_decodes_to_the_expected_pixels(self, tmp_path: Path, depth: Any) -> None:
-        pixels = noise(depth, 333, 257)
-        report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
-        expected = dict(reduce_levels(pixels, [1, 2, 3]))
-        assert report.fault is None
-        for made in report.made:
-            assert np.array_equal(verify_level(made.path, made.width, made.height, made.mode), expected[made.level])
+        pixels = noise(depth, 257, 333)
+        job = job_for_pixels(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)
+        assert_levels(job, pixels)
+        for made in make_mipmaps(job).made:
             assert inspect_image(made.path).file_bytes == made.bytes
 
     @pytest.mark.parametrize("position", [0, 4, 60, 133, 134, 200, 319, 320, -1])
@@ -105,7 +84,7 @@ class TestFilesOfLevels:
 
         monkeypatch.setattr(atomic_write, "_write", flipped)
         pixels = noise(np.uint8, 64, 64)
-        report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
+        report = make_mipmaps(job_for_pixels(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None
         assert "reads back differently" in report.fault.problem
         assert [path for path in (tmp_path / "m").rglob("*") if path.is_file()] == []
@@ -116,7 +95,7 @@ class TestFilesOfLevels:
             atomic_write, "_write", lambda path, content, *others: write(path, content + b"\0", *others)
         )
         pixels = noise(np.uint8, 64, 64)
-        report = make_mipmaps(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
+        report = make_mipmaps(job_for_pixels(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels))
         assert report.fault is not None
         assert "reads back differently" in report.fault.problem
         assert not leftovers(tmp_path / "m")
@@ -145,7 +124,7 @@ class TestLevel0InPlace:
     def test_an_image_rewritten_after_its_header_was_read_is_reported_as_changing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: Any
     ) -> None:
-        pixels, newer = noise(np.uint8, 64, 48), noise(depth, 64, 48, seed=4)
+        pixels, newer = noise(np.uint8, 48, 64), noise(depth, 48, 64, seed=4)
         file = save(tmp_path / "a.tif", pixels)
         open_level0 = make.open_level0
 
@@ -155,7 +134,7 @@ class TestLevel0InPlace:
             return level0
 
         monkeypatch.setattr(make, "open_level0", open_then_replace)
-        report = make_mipmaps(job_of(file, tmp_path / "m", pixels, 1))
+        report = make_mipmaps(job_for_pixels(file, tmp_path / "m", pixels, 1))
         assert report.fault is not None
         assert report.fault.kind == "ImageChanging"
         assert not report.made
@@ -166,32 +145,32 @@ class TestLevel0InPlace:
     def test_strips_of_any_height_with_or_without_gaps(
         self, tmp_path: Path, depth: Any, rows_each: int, gap: int
     ) -> None:
-        pixels = noise(depth, 1001, 300)
+        pixels = noise(depth, 300, 1001)
         file = tmp_path / "a.tif"
         file.write_bytes(strips(pixels, rows_each, gap))
         self.require_as_decoded(file, pixels)
         assert len(info_of(file).runs) == (1 if gap == 0 else -(-300 // rows_each))
 
     def test_one_strip_is_one_run(self, tmp_path: Path) -> None:
-        pixels = noise(np.uint8, 40, 30)
+        pixels = noise(np.uint8, 30, 40)
         self.require_as_decoded(save(tmp_path / "a.tif", pixels), pixels, [Run(122, 30)])
 
     @pytest.mark.parametrize("options", [{"order": ">"}, {"big": True}])
     def test_big_tiff_is_read_in_place_and_big_endian_pixels_are_decoded(
         self, tmp_path: Path, options: dict[str, Any]
     ) -> None:
-        pixels = noise(np.uint16, 40, 30)
+        pixels = noise(np.uint16, 30, 40)
         content = pixels.astype(">u2").tobytes() if "order" in options else pixels.tobytes()
         file = tmp_path / "a.tif"
         file.write_bytes(tiff(content, *grey_tags(40, 30, 16), **options))
         assert bool(info_of(file).runs) == ("big" in options)
-        report = make_mipmaps(job_of(file, tmp_path / "m", pixels, 1))
+        report = make_mipmaps(job_for_pixels(file, tmp_path / "m", pixels, 1))
         (expected,) = reduce_levels(pixels, [1])
         assert np.array_equal(verify_level(report.made[0].path, 20, 15, "I;16"), expected[1])
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
     def test_compressed_pixels_are_not_read_in_place(self, tmp_path: Path, compression: str) -> None:
-        pixels = noise(np.uint8, 40, 30)
+        pixels = noise(np.uint8, 30, 40)
         assert info_of(save(tmp_path / "a.tif", pixels, compression=compression)).runs == ()
 
     def test_reversed_bits_are_not_read_in_place(self, tmp_path: Path) -> None:
@@ -240,7 +219,7 @@ class TestLevel0InPlace:
             return fill(level_buffers, *arguments)
 
         monkeypatch.setattr(LevelBuffers, "fill_from_file", fill_truncated)
-        report = make_mipmaps(job_of(file, tmp_path / "m", pixels))
+        report = make_mipmaps(job_for_pixels(file, tmp_path / "m", pixels))
         assert report.fault is not None
         assert report.fault.kind == "ImageChanging"
         assert not report.made
@@ -249,20 +228,15 @@ class TestLevel0InPlace:
 class TestReusedMemory:
     def test_a_tile_contains_no_pixels_of_the_previous_tile(self, tmp_path: Path) -> None:
         for seed in range(3):
-            pixels = noise(np.uint8, 128, 96, seed)
-            report = make_mipmaps(job_of(save(tmp_path / f"{seed}.tif", pixels), tmp_path / "m", pixels))
-            expected = dict(reduce_levels(pixels, [1, 2, 3]))
-            for made in report.made:
-                assert np.array_equal(verify_level(made.path, made.width, made.height, "L"), expected[made.level])
+            pixels = noise(np.uint8, 96, 128, seed)
+            assert_levels(job_for_pixels(save(tmp_path / f"{seed}.tif", pixels), tmp_path / "m", pixels), pixels)
 
     def test_a_grey_between_two_integers_keeps_its_mean_before_and_after_another_tile(self, tmp_path: Path) -> None:
         quarter = np.full((256, 256), 100, np.uint8)
         quarter[::2, ::2] = 101
         for name, pixels in (("a.tif", quarter), ("b.tif", noise(np.uint8, 256, 256)), ("c.tif", quarter)):
-            report = make_mipmaps(job_of(save(tmp_path / name, pixels), tmp_path / "m", pixels))
-            for made in report.made:
-                found = verify_level(made.path, made.width, made.height, "L")
-                assert abs(found.mean() - pixels.mean()) <= 0.1
+            levels = levels_of(job_for_pixels(save(tmp_path / name, pixels), tmp_path / "m", pixels))
+            assert [level for level, found in levels.items() if abs(found.mean() - pixels.mean()) > 0.1] == []
 
     def test_idle_buffers_are_reused(self) -> None:
         kind = Kind(64, 64, 8, (1, 2), None)
@@ -279,27 +253,14 @@ class TestReusedMemory:
 
     def test_threads_never_share_buffers(self, tmp_path: Path) -> None:
         tiles = [noise(np.uint8, 512, 512, seed) for seed in range(4)]
-        jobs = [job_of(save(tmp_path / f"{n}.tif", tile), tmp_path / "m", tile) for n, tile in enumerate(tiles)]
-        problems: list[str] = []
+        jobs = [job_for_pixels(save(tmp_path / f"{n}.tif", tile), tmp_path / "m", tile) for n, tile in enumerate(tiles)]
 
         def work(job: MipmapJob, pixels: Grey) -> None:
-            expected = dict(reduce_levels(pixels, [1, 2, 3]))
             for _ in range(5):
-                report = make_mipmaps(job)
-                problems.extend(
-                    f"{job.level0} {made.level}"
-                    for made in report.made
-                    if not np.array_equal(verify_level(made.path, made.width, made.height, "L"), expected[made.level])
-                )
-                if report.fault:
-                    problems.append(report.fault.problem)
+                assert_levels(job, pixels)
 
-        threads = [threading.Thread(target=work, args=pair) for pair in zip(jobs, tiles, strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert problems == []
+        with ThreadPoolExecutor(len(jobs)) as threads:
+            list(threads.map(work, jobs, tiles))  # raises the AssertionError of a thread
 
     @pytest.mark.parametrize("grey", ["noise", "even"])
     def test_a_worker_uses_at_most_three_times_the_memory_of_its_image(self, tmp_path: Path, grey: str) -> None:
@@ -328,19 +289,19 @@ print(made("small.tif", 100), made("a.tif", {side}))
 
 @pytest.mark.parametrize("extension", ["png", "jpg"])
 def test_png_levels_have_the_pixels_of_tiff_levels_and_jpeg_levels_their_size(tmp_path: Path, extension: str) -> None:
-    pixels = noise(np.uint8, 256, 192)
+    pixels = noise(np.uint8, 192, 256)
     file = save(tmp_path / "a.tif", pixels)
-    plain = make_mipmaps(job_of(file, tmp_path / "m", pixels))
-    other = make_mipmaps(job_of(file, tmp_path / extension, pixels, encoding=Encoding(extension)))
-    for one, two in zip(plain.made, other.made, strict=True):
-        first = verify_level(one.path, one.width, one.height, "L")
-        second = verify_level(two.path, two.width, two.height, "L")
-        assert np.array_equal(first, second) if extension == "png" else first.shape == second.shape
+    plain = levels_of(job_for_pixels(file, tmp_path / "m", pixels))
+    other = levels_of(job_for_pixels(file, tmp_path / extension, pixels, encoding=Encoding(extension)))
+    if extension == "png":
+        assert all(np.array_equal(plain[level], other[level]) for level in plain)
+    else:
+        assert [found.shape for found in plain.values()] == [found.shape for found in other.values()]
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(DEPTHS), st.booleans())
 def test_a_png_decodes_to_the_encoded_pixels(width: int, height: int, depth: Any, is_even: bool) -> None:
-    pixels = np.full((height, width), 200, depth) if is_even else noise(depth, width, height)
+    pixels = np.full((height, width), 200, depth) if is_even else noise(depth, height, width)
     with Image.open(io.BytesIO(Encoding("png").encoded(pixels))) as decoded:
         decoded.load()
         assert decoded.format == "PNG"
@@ -362,7 +323,7 @@ def test_a_rename_that_puts_another_content_in_place_is_detected(
         Path(target).write_bytes(content)
 
     pixels = noise(np.uint8, 64, 64)
-    job = job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)
+    job = job_for_pixels(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)
     monkeypatch.setattr(os, "replace", replaced)
     report = make_mipmaps(job)
     assert report.fault is not None

@@ -12,16 +12,20 @@ from PIL import Image
 from handlers.container import Container
 from handlers.errors import Fault
 from handlers.images.encode import Encoding
+from handlers.images.header import ImageInfo, open_descriptor, read_header
+from handlers.images.pixels import Grey
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import MipmapReport
+from tests.unit.noise import noise
 
 WIDTH, HEIGHT = 21, 13
+DEPTHS = (np.uint8, np.uint16)
 
 
 def texture(depth: Any = np.uint8, width: int = WIDTH, height: int = HEIGHT) -> Any:
-    """An image of noise, (height, width)."""
-    return np.random.default_rng(11).integers(0, np.iinfo(depth).max, (height, width), depth, endpoint=True)
+    """An image of noise, (H, W)."""
+    return noise(depth, height, width, seed=11)
 
 
 def save(path: Path, pixels: Any, **options: Any) -> Path:
@@ -44,6 +48,18 @@ def job_for(level0: Path, output_dir: Path, levels: int = 2, extension: str = "t
         root=Container(level0.parent, level0.parent.resolve()),
     )
     return replace(job, **changes)
+
+
+def job_for_pixels(file: Path, output_dir: Path, pixels: Grey, levels: int = 3, **changes: Any) -> MipmapJob:
+    """A job for an image file with these pixels, without a conversion to 8 bits."""
+    height, width = pixels.shape
+    return job_for(file, output_dir, levels, **{"width": width, "height": height, "convert_to_8bit": False, **changes})
+
+
+def info_of(file: Path) -> ImageInfo:
+    """Header of an image, with the runs of its rows."""
+    with open_descriptor(file) as descriptor:
+        return read_header(descriptor, file, with_layout=True)
 
 
 def fault_of(job: MipmapJob) -> Fault:
@@ -84,3 +100,19 @@ def grey_tags(width: int, height: int, bits: int = 8, photometric: int = 1) -> l
     """The tags that a grey image needs, without those of its strip."""
     tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (277, 3, 1)]
     return [*tags, (278, 4, height)]
+
+
+def strips(pixels: Grey, rows_each: int, gap: int = 0, **options: Any) -> bytes:
+    """A TIFF of several strips, each followed by `gap` bytes that are not pixels."""
+    height, width = pixels.shape
+    parts = [pixels[start : start + rows_each].tobytes() for start in range(0, height, rows_each)]
+    tables = 2 * 4 * len(parts)
+    tags = [*grey_tags(width, height, pixels.itemsize * 8)[:-1], (278, 4, rows_each), (273, 4, 0), (279, 4, 0)]
+    start = len(tiff(b"", *tags, **options))
+    offsets = [start + tables + sum(len(part) + gap for part in parts[:index]) for index in range(len(parts))]
+    table = np.array([*offsets, *map(len, parts)], "<u4").tobytes()
+    content = bytearray(tiff(b"", *tags, **options))
+    for tag, where in ((273, start), (279, start + 4 * len(parts))):
+        entry = content.index(tag.to_bytes(2, "little") + b"\4\0")
+        content[entry + 4 : entry + 12] = len(parts).to_bytes(4, "little") + where.to_bytes(4, "little")
+    return bytes(content) + table + b"".join(part + b"\xee" * gap for part in parts)

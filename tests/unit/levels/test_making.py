@@ -182,6 +182,7 @@ class TestMasks:
             job_for(file, output_dir, levels=6, width=2760, height=2330, reduction=MASK, is_mask=True)
         )
         assert report.fault is None
+        assert len(report.made) == 6
         for made in report.made:
             pixels = verify_level(made.path, 2760 >> made.level, 2330 >> made.level, "L")
             assert set(np.unique(pixels)) == {0, 255}

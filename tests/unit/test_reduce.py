@@ -19,8 +19,8 @@ from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.resize import FILTERS, OF_NEIGHBOURS
 from tests.reduction import reduce_levels
-from tests.unit.levels.files import save
-from tests.unit.test_buffers import DEPTHS, info_of, job_of, noise, strips
+from tests.unit.levels.files import DEPTHS, info_of, job_for_pixels, save, strips
+from tests.unit.noise import noise
 
 OTHERS = [Reduction(method, name) for method, names in METHODS.items() for name in names if name != MEAN.function]
 LEVELS = (1, 2, 4)
@@ -57,7 +57,7 @@ class TestRowsOfAFile:
     def test_a_file_gives_the_levels_of_its_whole_image(
         self, tmp_path: Path, reduction: Reduction, depth: Any, to_8bit: Any, rows_each: int, gap: int
     ) -> None:
-        pixels = noise(depth, 101, 91)
+        pixels = noise(depth, 91, 101)
         file = tmp_path / "a.tif"
         file.write_bytes(strips(pixels, rows_each, gap))
         level_buffers = LevelBuffers(Kind(101, 91, pixels.itemsize * 8, LEVELS, to_8bit, reduction))
@@ -75,7 +75,7 @@ class TestRowsOfAFile:
     def test_a_decoded_image_gives_the_same_levels(self, reduction: Reduction, depth: Any) -> None:
         level_buffers = LevelBuffers(Kind(70, 83, np.dtype(depth).itemsize * 8, LEVELS, None, reduction))
         for seed in range(2):
-            pixels = noise(depth, 70, 83, seed)
+            pixels = noise(depth, 83, 70, seed)
             level_buffers.fill(pixels)
             for level, expected in expected_levels(pixels, reduction).items():
                 np.testing.assert_array_equal(level_buffers.pages[level].pixels, expected)
@@ -84,7 +84,7 @@ class TestRowsOfAFile:
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("size", [(64, 64), (101, 91), (127, 33), (16, 16)])
 def test_nearest_has_the_pixels_of_pillow(depth: Any, size: tuple[int, int]) -> None:
-    pixels = noise(depth, *size)
+    pixels = noise(depth, *size[::-1])
     whole = Image.fromarray(pixels)
     for level, found in expected_levels(pixels, Reduction("PIL", "NEAREST")).items():
         width, height = size[0] >> level, size[1] >> level
@@ -97,7 +97,7 @@ def test_nearest_has_the_pixels_of_pillow(depth: Any, size: tuple[int, int]) -> 
 def test_the_next_tile_needs_no_new_memory_for_its_level_0(tmp_path: Path, reduction: Reduction) -> None:
     side = 2048
     pixels = noise(np.uint8, side, side)
-    job = replace(job_of(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels), reduction=reduction)
+    job = replace(job_for_pixels(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels), reduction=reduction)
     new_pages = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
