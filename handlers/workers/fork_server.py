@@ -90,6 +90,16 @@ def end_server() -> None:
     _close_address()
 
 
+def release_server() -> None:
+    """Let the fork server end now, and not only with this process, whose end takes as long. Does not wait for it.
+
+    Call it when no worker runs any more. The next pool starts another server.
+    """
+    if _server._forkserver_alive_fd is not None:
+        os.close(_server._forkserver_alive_fd)
+        _server._forkserver_alive_fd = _server._forkserver_pid = None
+
+
 def _reap(pid: int, deadline: float) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:

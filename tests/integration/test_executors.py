@@ -761,6 +761,30 @@ def test_workers_are_forked_from_the_server_that_was_started_ahead() -> None:
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
+def test_a_released_server_ends_before_this_process_and_the_next_pool_starts_another() -> None:
+    """Runs in a process of its own: this process has a server already."""
+    code = textwrap.dedent("""
+        import os
+        from multiprocessing import forkserver
+        from handlers.workers.fork_server import end_server, release_server, start_server
+        from handlers.workers.opening import open_executor
+        release_server()
+        start_server()
+        first = forkserver._forkserver._forkserver_pid
+        with open_executor("processes", 1) as pool:
+            print(pool.executor.submit(os.getppid).result() == first)
+        release_server()
+        release_server()
+        print(os.waitpid(first, 0) == (first, 0))
+        with open_executor("processes", 1) as pool:
+            print(pool.executor.submit(os.getppid).result() not in (first, os.getpid()))
+        end_server()
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True"] * 3, done.stderr
+    assert not done.stderr
+
+
 def test_a_server_that_died_is_replaced(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Runs in a process of its own, with its own temporary directory."""
     code = textwrap.dedent("""

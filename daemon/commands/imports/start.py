@@ -1,9 +1,10 @@
 """Start an import command. Work that can run during its imports is started first."""
 
 import contextlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from daemon.commands.cli.clash import warn_of_clash
@@ -16,7 +17,10 @@ STOPPED = 130
 
 
 def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
-    """Run an import command without importing the group of all commands, then exit."""
+    """Run an import command without importing the group of all commands, then exit.
+
+    The process ends without deleting hundreds of modules one by one, which takes as long as its work for some tiles.
+    """
     try:
         accept_any_text()
         warn_of_clash()
@@ -29,14 +33,22 @@ def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
     except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    sys.exit(code)
+    logging.shutdown()
+    with contextlib.suppress(OSError):  # nobody reads it
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run an import command and return its exit code."""
     hide_passwords()  # before the slow imports: `ps` shows the command line to all users
     if name == MAKES_MIPMAPS and not _only_prints(arguments):
-        _start_workers_meanwhile()
+        with _workers_started_meanwhile():
+            return _run(name, arguments)
+    return _run(name, arguments)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     from daemon.commands.imports.commands import run_command
 
     return run_command(name, arguments)
@@ -47,9 +59,17 @@ def _only_prints(arguments: Sequence[str]) -> bool:
     return any(word.startswith(("--help", "-h", "--dry_run", "--print_schema")) for word in arguments)
 
 
-def _start_workers_meanwhile() -> None:
-    """Start the server of the workers. It imports the workers' modules while this process imports the others."""
-    from handlers.workers.fork_server import start_server
+@contextlib.contextmanager
+def _workers_started_meanwhile() -> Iterator[None]:
+    """Context with the server of the workers. It starts and ends while this process does other work.
+
+    At the start it imports the workers' modules while this process imports the others.
+    """
+    from handlers.workers.fork_server import release_server, start_server
 
     with contextlib.suppress(OSError):  # the pool reports it
         start_server()
+    try:
+        yield
+    finally:
+        release_server()
