@@ -1,4 +1,4 @@
-"""SBEMimage: tile specs of the sample, logs that grow, runs that continue one another, lines that cannot be read."""
+"""SBEMimage: tile specs of the sample, growing logs, runs that continue each other, invalid lines."""
 
 import json
 import os
@@ -52,15 +52,15 @@ def sample_log() -> Path:
 
 
 @real_data
-def test_the_sample_has_four_slices_closed_by_records_of_the_next_number() -> None:
+def test_the_sample_has_four_slices_each_closed_by_a_record_with_the_next_number() -> None:
     found = sections_of(sample_log())
     assert [part.number for part in map(part_of, found) if part] == [2, 3, 4, 5]
     assert [len(read(path).tiles) for path in found] == [5, 5, 5, 5]
 
 
 @real_data
-def test_tile_specs_of_the_sample_equal_those_of_embl_its_marked_faults_aside() -> None:
-    want = expected()["right"]
+def test_tile_specs_of_the_sample_equal_those_of_embl_except_for_marked_faults() -> None:
+    corrected = expected()["right"]
     specs = {}
     for path in sections_of(sample_log()):
         found = read(path)
@@ -72,8 +72,8 @@ def test_tile_specs_of_the_sample_equal_those_of_embl_its_marked_faults_aside() 
         z = found.facts["z_index"]
         assert isinstance(z, int)
         specs |= {spec["tileId"]: spec for spec in tile_specs_for(found, z, directory, options_for(READER))}
-    assert specs.keys() == want.keys()
-    for tile_id, right in want.items():
+    assert specs.keys() == corrected.keys()
+    for tile_id, right in corrected.items():
         spec = specs[tile_id]
         for key in ("z", "width", "height", "minIntensity", "maxIntensity"):
             assert spec[key] == right[key], (tile_id, key)
@@ -95,7 +95,7 @@ def test_tile_specs_of_the_sample_equal_those_of_embl_its_marked_faults_aside() 
 
 
 @real_data
-def test_the_affine_of_every_tile_is_what_the_four_transforms_of_embl_compose_to() -> None:
+def test_the_affine_of_every_tile_equals_the_four_composed_transforms_of_embl() -> None:
     theirs = {spec["tileId"]: spec["tool_composed_affine"] for spec in expected()["runs"]["all_slices"]["tilespecs"]}
     for path in sections_of(sample_log()):
         for spec in tile_specs_for(read(path), 1, SAMPLE, options_for(READER)):
@@ -104,14 +104,14 @@ def test_the_affine_of_every_tile_is_what_the_four_transforms_of_embl_compose_to
 
 
 @real_data
-def test_the_sample_is_warned_of_for_a_pixel_size_that_contradicts_its_positions() -> None:
+def test_a_pixel_size_that_contradicts_the_positions_is_a_warning() -> None:
     path = sections_of(sample_log())[0]
     texts = [finding.text for finding in READER.check(read(path), path)]
     assert [text for text in texts if "12936 nm apart in x" in text and "2048 pixels of 5 nm" in text]
 
 
 @real_data
-def test_the_sample_names_stack_run_thickness_and_depth_and_no_mail_address() -> None:
+def test_the_sample_has_stack_run_thickness_and_depth_and_no_mail_address() -> None:
     found = read(sections_of(sample_log())[0])
     assert found.facts["specimen_id"] == "sbemimage_testdata"
     assert found.facts["session_id"] == "2020-06-0210021236"
@@ -137,7 +137,7 @@ def test_the_sample_written_line_by_line_gives_each_slice_once_when_it_is_closed
     assert {section_identity(path) for path in found} == whole
 
 
-# ------------------------------------------------------------------------------------------------------------- by hand
+# ----------------------------------------------------------------------------------------------- logs of single lines
 
 SESSION = {
     "timestamp": 1591084932, "eht": 1.5, "beam_current": 320, "wd_stig_xy_default": [0.0062, -0.014, 1.094],
@@ -166,7 +166,7 @@ def complete(slice_: int) -> str:
 
 
 class Stack:
-    """A stack's directory with its logs."""
+    """Directory of a stack, with its logs."""
 
     def __init__(self, base: Path) -> None:
         self.logs = base / "meta" / "logs"
@@ -177,7 +177,7 @@ class Stack:
         return self.logs / f"metadata_2020-06-{run:02d}10021236.txt"
 
     def write(self, run: int, *lines: str) -> list[Path]:
-        """Append to the log of a run; return the sections that follow."""
+        """Append lines to the log of a run; return the sections that these lines close."""
         with self.log(run).open("a", newline="") as file:
             file.write("".join(lines))
         return sections_of(self.log(run), self.follower)
@@ -215,7 +215,7 @@ def test_an_interrupted_slice_is_continued_in_the_next_log_as_one_section(stack:
     assert ids(section) == ["0000.0000.00002", "0000.0001.00002", "0000.0002.00002"]
 
 
-def test_the_log_before_may_arrive_after_the_one_that_continues_it(stack: Stack) -> None:
+def test_an_earlier_log_can_arrive_after_the_log_that_continues_it(stack: Stack) -> None:
     (section,) = stack.write(2, session(), tile(2, 2), complete(2))
     alone = section_identity(section)
     (again,) = stack.write(1, session(), tile(0, 2), tile(1, 2))
@@ -239,7 +239,7 @@ def test_a_slice_that_a_later_run_images_again_is_a_later_take_of_it(stack: Stac
     assert not is_later_take(first, second)
 
 
-def test_a_tile_that_is_listed_twice_counts_as_its_latest_record(stack: Stack) -> None:
+def test_the_latest_record_of_a_tile_that_is_listed_twice_is_used(stack: Stack) -> None:
     late = tile(0, 2, glob_x=9, timestamp=1591090000)
     (section,) = stack.write(1, session(), late, tile(0, 2, glob_x=7), complete(2))
     (found,) = read(section).tiles
@@ -253,7 +253,7 @@ def test_a_log_that_is_replaced_is_read_from_its_beginning(stack: Stack) -> None
     assert ids(section) == ["0000.0001.00002"]
 
 
-def test_links_pipes_and_directories_with_the_name_of_a_log_are_no_logs(stack: Stack) -> None:
+def test_links_pipes_and_directories_with_the_name_of_a_log_are_ignored(stack: Stack) -> None:
     for number, make in ((0, os.mkfifo), (2, Path.mkdir), (3, lambda path: path.symlink_to(stack.log(1)))):
         make(stack.log(number))
     (section,) = stack.write(1, session(), tile(0, 2), complete(2))
@@ -261,7 +261,7 @@ def test_links_pipes_and_directories_with_the_name_of_a_log_are_no_logs(stack: S
     assert [stack.follower.sections(str(stack.log(number))) for number in (0, 2, 3)] == [[], [], []]
 
 
-def test_a_time_beyond_what_the_journal_holds_is_cut(stack: Stack) -> None:
+def test_a_time_beyond_the_range_of_the_journal_is_limited(stack: Stack) -> None:
     (section,) = stack.write(1, session(), tile(0, 2, timestamp=99_999_999_999), complete(2))
     identity = section_identity(section)
     assert identity is not None
@@ -289,17 +289,17 @@ def test_the_identity_of_a_section_does_not_change_while_its_log_grows(stack: St
     assert section_identity(section) == before
 
 
-def test_reading_a_section_of_a_long_log_reads_its_lines_alone(stack: Stack) -> None:
+def test_reading_a_section_of_a_long_log_does_not_read_the_whole_log(stack: Stack) -> None:
     stack.write(1, session())
     for first in range(0, 2000, 100):
         lines = (f"{tile(0, number)}{complete(number)}" for number in range(first, first + 100))
         found = stack.write(1, *lines)
     before = _bytes_read()
     section_content(found[0])
-    assert _bytes_read() - before < 4 << 20
+    assert _bytes_read() - before < stack.log(1).stat().st_size / 3
 
 
-def test_following_a_log_reads_each_byte_a_bounded_number_of_times(stack: Stack) -> None:
+def test_following_a_growing_log_does_not_read_more_and_more(stack: Stack) -> None:
     stack.write(1, session())
     costs = []
     for first in range(0, 3000, 100):
@@ -311,11 +311,12 @@ def test_following_a_log_reads_each_byte_a_bounded_number_of_times(stack: Stack)
 
 
 def _bytes_read() -> int:
+    """Return the number of bytes that this process has read."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counters["rchar"])
 
 
-def test_grids_of_another_pixel_size_are_enlarged_to_that_of_the_first(stack: Stack) -> None:
+def test_grids_of_another_pixel_size_are_scaled_to_that_of_the_first(stack: Stack) -> None:
     (section,) = stack.write(
         1, session(pixel_sizes=[10.0, 20.0], rotation_angles=[0.0, 0.0]), tile(0, 2), tile(0, 2, grid=1), complete(2)
     )
@@ -332,7 +333,7 @@ def test_a_pixel_size_that_changes_within_a_slice_is_refused(stack: Stack) -> No
 
 
 def in_array(tile_: int, region: int, *, array: int = 3, **changes: Any) -> str:
-    """Return the line of a tile in array mode: every region is a grid, and the slice stays the same."""
+    """Return the line of a tile in array mode, in which every region is a grid and all regions have the same slice."""
     name = f"tiles/a{array:04d}/r{region:04d}/t{tile_:04d}/stack_a{array:04d}_r{region:04d}_t{tile_:04d}.ome.tif"
     return tile(tile_, 2, grid=region, filename=name, **changes)
 
@@ -354,7 +355,7 @@ def test_a_slice_of_an_array_is_a_section_for_each_region(stack: Stack) -> None:
     assert not is_later_take(second, first)
 
 
-def test_a_region_that_is_imaged_again_is_a_later_take_whatever_its_slice(stack: Stack) -> None:
+def test_a_region_that_is_imaged_again_is_a_later_take(stack: Stack) -> None:
     (first,) = stack.write(1, session(**ARRAY), in_array(0, 7), complete(2))
     (again,) = stack.write(2, session(**ARRAY), in_array(0, 7, timestamp=1591099999), complete(2))
     assert is_later_take(again, first)
@@ -367,27 +368,27 @@ def test_an_interrupted_region_is_continued_in_the_next_log(stack: Stack) -> Non
     assert [tile.name[:5] for tile in read(section).tiles] == ["a3.r7", "a3.r7"]
 
 
-def test_regions_of_windows_paths_are_read_alike(stack: Stack) -> None:
+def test_regions_are_read_from_paths_with_backslashes(stack: Stack) -> None:
     line = in_array(0, 7).replace("/", "\\\\")
     (section,) = stack.write(1, session(**ARRAY), line, complete(1))
     assert read(section).facts["roi_index"] == 7
 
 
 def config(*, active: object = ((0, 1), (0,)), grids: object = (1, 1), interval: object = (1, 1)) -> str:
-    """Return a part of a run's configuration, with a value that is broken as in real ones."""
+    """Return a part of a run's configuration, with a list that is not closed, as in real ones."""
     values = {"grid_active": grids, "active_tiles": active, "acq_interval": interval, "acq_interval_offset": (0, 0)}
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     return "\r\n".join(["[sem]", "active_tiles = [[9]]", "[grids]", "origin = [[1, 2]", *lines, "[ov]", "x = 1", ""])
 
 
 def end(stack: Stack, run: int, text: str = "*** END OF LOG ***\r\n", **of_config: object) -> None:
-    """Write what SBEMimage writes beside a log when a run ends."""
+    """Write the files that SBEMimage writes beside a log when a run ends."""
     beside = stack.log(run).name.removeprefix("metadata_")
     (stack.logs / f"log_{beside}").write_text(f"Stack paused.\r\n{text}")
     (stack.logs / f"config_{beside}").write_text(config(**of_config))
 
 
-def test_the_end_of_a_run_closes_a_slice_of_which_every_active_tile_is_listed(stack: Stack) -> None:
+def test_the_end_of_a_run_closes_a_slice_with_all_active_tiles(stack: Stack) -> None:
     lines = tile(0, 2), tile(1, 2), tile(0, 2, grid=1)
     assert stack.write(1, session(), *lines[:2]) == []
     end(stack, 1, "")
@@ -411,7 +412,7 @@ def test_a_watch_finds_the_last_slice_when_its_run_ends_although_the_log_is_unch
     assert tree.scan_some((str(stack.logs),), ()) == []
 
 
-def test_a_slice_that_continues_after_the_end_of_its_run_becomes_one_of_the_next_log(stack: Stack) -> None:
+def test_a_slice_that_continues_after_the_end_of_its_run_belongs_to_the_next_log(stack: Stack) -> None:
     end(stack, 1, active=[[0]])
     (alone,) = stack.write(1, session(), tile(0, 2))
     (both,) = stack.write(2, session(), tile(1, 2), complete(2))
@@ -420,7 +421,7 @@ def test_a_slice_that_continues_after_the_end_of_its_run_becomes_one_of_the_next
     assert section_identity(alone) is None
 
 
-def test_a_run_that_begins_by_closing_a_slice_closes_that_of_the_log_before(stack: Stack) -> None:
+def test_a_run_that_begins_by_closing_a_slice_closes_the_slice_of_the_earlier_log(stack: Stack) -> None:
     assert stack.write(1, session(), tile(0, 2)) == []
     (section,) = stack.write(2, session(), complete(2))
     assert file_of(section) == stack.log(1)
@@ -429,7 +430,7 @@ def test_a_run_that_begins_by_closing_a_slice_closes_that_of_the_log_before(stac
 
 
 @pytest.mark.parametrize(
-    ("of_config", "slice_", "is_whole"),
+    ("of_config", "slice_", "is_complete"),
     [
         ({"active": [[0], []]}, 2, True),
         ({"active": [[0, 1], []]}, 2, False),
@@ -444,20 +445,20 @@ def test_a_run_that_begins_by_closing_a_slice_closes_that_of_the_log_before(stac
     ],
 )
 def test_active_tiles_are_those_of_active_grids_that_are_due(
-    stack: Stack, of_config: dict[str, object], slice_: int, is_whole: bool
+    stack: Stack, of_config: dict[str, object], slice_: int, is_complete: bool
 ) -> None:
     end(stack, 1, **of_config)
-    assert is_imaged(stack.log(1), (slice_, None), tile(0, slice_).encode()) is is_whole
+    assert is_imaged(stack.log(1), (slice_, None), tile(0, slice_).encode()) is is_complete
 
 
-def test_a_region_is_whole_when_its_own_grids_are(stack: Stack) -> None:
+def test_a_region_is_complete_when_its_own_grid_is(stack: Stack) -> None:
     end(stack, 1, active=[[0], [0, 1]], grids=[1, 1])
     assert is_imaged(stack.log(1), (2, (3, 0)), tile(0, 2).encode())
     assert not is_imaged(stack.log(1), (2, (3, 1)), tile(0, 2, grid=1).encode())
 
 
 @given(content=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))
-def test_whatever_stands_in_the_files_of_a_run_leaves_its_slice_open(content: bytes) -> None:
+def test_any_content_of_the_files_of_a_run_leaves_its_slice_open(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "metadata_1.txt"
         log.with_name("config_1.txt").write_bytes(b"[grids]\n" + content)
@@ -466,7 +467,7 @@ def test_whatever_stands_in_the_files_of_a_run_leaves_its_slice_open(content: by
         assert has_ended(log) is (b"*** END OF LOG ***" in content)
 
 
-def test_pipes_and_links_beside_a_log_say_nothing_of_its_run(stack: Stack) -> None:
+def test_pipes_and_links_beside_a_log_are_ignored(stack: Stack) -> None:
     end(stack, 2, active=[[0]])
     for kind, make in (("log_", os.mkfifo), ("config_", lambda path: path.symlink_to(stack.logs / "config_2.txt"))):
         make(stack.logs / (kind + stack.log(1).name.removeprefix("metadata_")))

@@ -1,4 +1,4 @@
-"""Passes over a directory tree: which metafiles they find, which directories they skip, and what does not stop them."""
+"""Passes over a directory tree: which metafiles they find, which directories they skip, which faults they survive."""
 
 import os
 import random
@@ -57,7 +57,7 @@ def test_a_pass_finds_metafiles_at_any_depth_and_nothing_else(tmp_path: Path) ->
     assert paths(tree(tmp_path).pass_over()) == [str(deep)]
 
 
-def test_a_listing_shows_what_came_when_the_events_of_its_directory_were_requested(tmp_path: Path) -> None:
+def test_files_that_arrive_while_events_of_their_directory_are_requested_are_found(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     asked: list[str] = []
 
@@ -71,13 +71,13 @@ def test_a_listing_shows_what_came_when_the_events_of_its_directory_were_request
 
 
 @pytest.mark.parametrize("pattern", ["*_metadata_*.json", "?metadata*", "[_]metadata*", "_*"])
-def test_a_pattern_may_begin_with_anything(tmp_path: Path, pattern: str) -> None:
+def test_a_pattern_may_begin_with_a_wildcard(tmp_path: Path, pattern: str) -> None:
     path = metafile(tmp_path)
     (tmp_path / "image.tif").touch()
     assert paths(Tree(str(tmp_path), NameRule(pattern)).pass_over()) == [str(path)]
 
 
-def test_a_metafile_is_found_once_while_it_stays_the_same(tmp_path: Path) -> None:
+def test_a_metafile_is_found_once_while_it_is_unchanged(tmp_path: Path) -> None:
     metafile(tmp_path)
     scanned = tree(tmp_path)
     assert len(scanned.pass_over()) == 1
@@ -89,7 +89,7 @@ def test_a_directory_that_did_not_change_is_not_listed(tmp_path: Path) -> None:
     age(tmp_path / "a", tmp_path)
     scanned = tree(tmp_path)
     scanned.pass_over()
-    path.write_text("rewritten in place, which leaves the directory's mtime alone")
+    path.write_text("rewritten in place, so that the mtime of the directory does not change")
     assert scanned.pass_over() == []
     assert paths(scanned.pass_over({str(tmp_path / "a")})) == [str(path)]
 
@@ -112,7 +112,7 @@ def test_a_second_change_within_the_same_tick_of_the_file_system_is_found(tmp_pa
     seen = tmp_path.stat()
     assert len(scanned.pass_over()) == 1
     metafile(tmp_path, "_metadata_2_.json")
-    os.utime(tmp_path, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # as if the clock had not ticked in between
+    os.utime(tmp_path, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # as if the clock of the file system had not advanced
     clock.now += 1
     assert len(scanned.pass_over()) == 1
 
@@ -141,7 +141,7 @@ def test_directories_that_vanish_are_forgotten(tmp_path: Path) -> None:
 
 
 class Disk:
-    """A directory that can be unmounted and mounted again, which changes nothing in it."""
+    """A directory that can be unmounted and mounted again without a change in it."""
 
     def __init__(self, place: Path) -> None:
         self.root = place / "root"
@@ -157,7 +157,7 @@ class Disk:
 
     @contextmanager
     def listing(self, path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-        """List a directory, and be unmounted before its entries are looked at."""
+        """List a directory, and unmount the disk before the status of an entry is read."""
         with os.scandir(path) as entries:
             yield entries
         self.unmount()
@@ -178,7 +178,7 @@ def test_a_new_directory_is_found_although_its_disk_is_unmounted_before_it_is_li
     assert paths(scanned.pass_over()) == [str(path)]
 
 
-def test_a_metafile_is_found_although_its_disk_is_unmounted_before_its_size_is_asked(
+def test_a_metafile_is_found_although_its_disk_is_unmounted_before_its_size_is_read(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = metafile(disk.root)
@@ -191,7 +191,7 @@ def test_a_metafile_is_found_although_its_disk_is_unmounted_before_its_size_is_a
     assert paths(scanned.pass_over()) == [str(path)]
 
 
-def test_a_new_directory_is_found_although_the_root_was_gone_when_a_hint_was_followed(disk: Disk) -> None:
+def test_a_new_directory_is_found_although_the_root_was_missing_when_a_hint_was_followed(disk: Disk) -> None:
     known = metafile(disk.root / "known")
     scanned = tree(disk.root)
     scanned.pass_over()
@@ -203,7 +203,7 @@ def test_a_new_directory_is_found_although_the_root_was_gone_when_a_hint_was_fol
     assert str(path) in paths(scanned.pass_over())
 
 
-def test_known_directories_are_listed_again_when_their_disk_was_gone_during_a_pass(disk: Disk) -> None:
+def test_known_directories_are_listed_again_after_their_disk_was_missing(disk: Disk) -> None:
     path = metafile(disk.root / "a" / "b")
     age(path.parent, path.parent.parent, disk.root)
     scanned = tree(disk.root)
@@ -283,7 +283,7 @@ def test_a_tree_deeper_than_the_recursion_limit_is_scanned(tmp_path: Path) -> No
     assert scanned.content.directories > sys.getrecursionlimit()
 
 
-def test_hints_are_followed_where_they_point_and_nowhere_else(tmp_path: Path) -> None:
+def test_only_the_directories_of_hints_are_scanned(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
     scanned = tree(tmp_path)
@@ -301,7 +301,7 @@ def test_a_pass_ends_at_the_next_directory_once_stop_is_set(tmp_path: Path) -> N
     assert scanned.pass_over() == []
 
 
-def test_the_tree_counts_directories_that_come_and_go(tmp_path: Path) -> None:
+def test_the_tree_counts_new_and_removed_directories(tmp_path: Path) -> None:
     metafile(tmp_path / "a")
     scanned = tree(tmp_path)
     scanned.pass_over()
@@ -375,7 +375,7 @@ def test_every_metafile_is_found_after_random_changes_of_the_tree(tmp_path: Path
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that every user may enter."""
+    """A directory that every user can enter."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -383,7 +383,7 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Run without the rights of root, which may read everything."""
+    """Run without the permissions of root, which can read everything."""
     if os.geteuid() != 0:
         yield
         return
@@ -422,5 +422,7 @@ def test_an_unreadable_directory_is_reported_and_retried(open_directory: Path, r
         (Content(10, 3), Content(1, 0), False),
     ],
 )
-def test_a_tree_that_lost_everything_is_suddenly_empty(before: Content, now: Content, empty: bool) -> None:
+def test_a_tree_that_lost_all_of_many_metafiles_or_everything_is_suddenly_empty(
+    before: Content, now: Content, empty: bool
+) -> None:
     assert is_suddenly_empty(before, now) is empty

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from daemon.system import sd_notify
 from daemon.system.sd_notify import SystemdNotifier, watchdog_interval_s
 
 
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The socket of systemd."""
+    """Stand-in for the socket of systemd."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(5)
@@ -50,13 +51,14 @@ def test_an_abstract_socket_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
         assert listening.recv(4096) == b"READY=1"
 
 
-def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_no_socket_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setattr(sd_notify, "socket", None)
     notifier = SystemdNotifier()
     notifier.ready()
 
 
-def test_a_missing_systemd_does_not_stop_the_service(systemd: socket.socket) -> None:
+def test_a_message_to_a_closed_socket_is_dropped_without_an_exception(systemd: socket.socket) -> None:
     notifier = SystemdNotifier()
     systemd.close()
     notifier.watchdog()

@@ -1,4 +1,4 @@
-"""Sections: what the steps know of a montage and its metafile, and the jobs that make its mipmaps."""
+"""Sections: the data of a montage and its metafile that the steps use, and the jobs that make its mipmaps."""
 
 import hashlib
 import json
@@ -90,7 +90,7 @@ def test_a_mosaic_is_drawn_from_the_files_of_this_machine_and_not_from_the_paths
         }
 
 
-def test_an_invalid_lens_correction_names_the_file_and_not_what_its_header_says(tmp_path: Path) -> None:
+def test_an_invalid_lens_correction_is_a_fault_of_the_file_and_not_of_the_names_in_its_header(tmp_path: Path) -> None:
     document = [*section(lambda head, _: head.update(grid="000777")), {"sharedTransform": {**LENS, "type": 7}}]
     with pytest.raises(MetafileFault) as failed:
         section_from_content(
@@ -99,7 +99,7 @@ def test_an_invalid_lens_correction_names_the_file_and_not_what_its_header_says(
     assert failed.value.subject == str(tmp_path / NAME)
 
 
-def test_two_tiles_with_one_id_name_the_file_and_not_what_its_header_says(tmp_path: Path) -> None:
+def test_two_tiles_with_one_id_are_a_fault_of_the_file_and_not_of_the_names_in_its_header(tmp_path: Path) -> None:
     content = json.dumps(section(lambda head, _: head.update(grid="000777"))).encode()
     watch = watch_settings(tmp_path, tile_id="{grid}")
     with pytest.raises(MetafileFault, match="several tiles") as failed:
@@ -142,7 +142,7 @@ def test_a_level_is_present_as_soon_as_the_first_level_of_any_tile_is(tmp_path: 
     assert _is_any_level_present(jobs)
 
 
-async def test_a_metafile_is_read_again_and_must_hold_the_content_that_settled(tmp_path: Path) -> None:
+async def test_a_metafile_is_read_again_and_must_have_the_content_that_settled(tmp_path: Path) -> None:
     content = json.dumps(section()).encode()
     montage, watch, reader = montage_of(tmp_path, content), watch_settings(tmp_path), SectionReader()
     montage.metafile.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a section takes from images, settings and stacks where its metafile does not state it."""
+"""Values of a section that its metafile does not contain: from images, from settings and from stacks."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_sizes_and_the_pixel_size_come_from_an_image_and_the_settings(tmp_path: 
     assert found.resolution_nm[:2] == (4.0, 4.0)
 
 
-def test_a_section_without_any_image_to_show_the_size_waits_for_the_first(tmp_path: Path) -> None:
+def test_a_section_whose_image_size_is_unknown_waits_for_its_first_image(tmp_path: Path) -> None:
     montage = region_in(tmp_path)
     with pytest.raises(ImagesMissing, match="only images contain the size of the tiles") as missing:
         section_from_content(montage, multisem(tmp_path), TABLE)
@@ -60,7 +60,7 @@ def test_a_section_without_any_image_to_show_the_size_waits_for_the_first(tmp_pa
     assert missing.value.evidence == Evidence(first, None)
 
 
-async def test_a_section_that_needs_no_further_step_is_parsed_again_when_it_does(tmp_path: Path) -> None:
+async def test_a_forgotten_section_is_parsed_again(tmp_path: Path) -> None:
     content = json.dumps(metafile_of_a_section()).encode()
     montage, watch, reader = montage_of(tmp_path, content), watch_settings(tmp_path), SectionReader()
     montage.metafile.write_bytes(content)
@@ -70,7 +70,7 @@ async def test_a_section_that_needs_no_further_step_is_parsed_again_when_it_does
     assert (await reader.read(montage, watch)).acquisition is not first.acquisition
 
 
-def test_the_neighbours_of_a_tile_lie_where_its_spec_puts_them(tmp_path: Path) -> None:
+def test_the_distances_of_neighbours_are_those_of_the_tile_specs(tmp_path: Path) -> None:
     watch = watch_settings(tmp_path)
     found = section_in(tmp_path)
     plan = watch.mipmap_plan()
@@ -91,7 +91,7 @@ def place(spec: Any) -> tuple[float, float]:
     return float(numbers[4]), float(numbers[5])
 
 
-def test_level_0_of_an_image_inside_a_stack_is_the_file_that_temwatch_makes_of_it(tmp_path: Path) -> None:
+def test_level_0_of_an_image_inside_a_stack_is_the_file_that_temwatch_makes_from_it(tmp_path: Path) -> None:
     found = section_in(tmp_path)
     tile = found.level0()[0]
     placed = Section._placed(found, tile, 3)

@@ -64,7 +64,7 @@ def candidate(*known: Montage, named: bool = False, digest: str | None = "aa", *
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "expected"),
     [
         ("2h", "2026-07-02T10:00:00+02:00"),
         ("3d", "2026-06-29T12:00:00+02:00"),
@@ -75,8 +75,8 @@ def candidate(*known: Montage, named: bool = False, digest: str | None = "aa", *
         ("2026-07-01T18:30-05:00", "2026-07-01T18:30:00-05:00"),
     ],
 )
-def test_a_time_is_relative_or_iso_8601_and_local_without_a_zone(text, meant):
-    assert parse_since(text, NOW).isoformat() == meant
+def test_a_time_is_relative_or_iso_8601_and_local_without_a_zone(text, expected):
+    assert parse_since(text, NOW).isoformat() == expected
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2h ago", "-2h", "2026-13-01", "9" * 400 + "d", "1e3h"])
@@ -152,7 +152,7 @@ def test_an_invalid_request_names_the_key(body, named):
     assert refused.value.errors()[0]["loc"][0] == named
 
 
-# --- who is selected
+# --- which montages are selected
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_every_given_condition_must_match():
     assert not is_selected(chosen, Selection(), 200.5)
 
 
-def test_an_unknown_metafile_is_selected_unless_complete_ones_are_asked_for():
+def test_an_unknown_metafile_is_selected_unless_complete_or_dismissed_ones_are_requested():
     assert is_selected(candidate(), Selection(), 150.0)
     assert is_selected(candidate(), Selection(state="failed"), None)
     assert not is_selected(candidate(), Selection(state="complete"), None)
@@ -201,7 +201,7 @@ def test_an_unknown_metafile_with_an_ignored_name_is_selected_only_by_name():
     assert is_selected(replace(candidate(named=True), ignored_by="*_reference_*"), Selection(), None)
 
 
-# --- what is done
+# --- the action for each montage
 
 
 def failed(failed_in: str, **changes) -> Montage:
@@ -227,17 +227,17 @@ def test_a_replay_starts_at_its_step_or_where_the_montage_failed_before(row, ste
     assert (planned.action, planned.start) == (Action.REPLAY, start)
 
 
-def test_the_note_says_that_a_montage_never_reached_the_step():
+def test_the_note_states_that_a_montage_never_reached_the_step():
     assert "never settled; it starts with the first step" in plan(candidate(failed("noticed")), Step.APPLY).note
     assert "never reached apply; it resumes where it failed" in plan(candidate(failed("ingested")), Step.APPLY).note
 
 
-def test_an_unfinished_montage_is_waited_for_even_when_its_file_is_gone():
-    gone = replace(candidate(montage("ingested")), on_disk=None)
-    assert plan(gone, Step.INGEST).action is Action.WAIT
+def test_an_unfinished_montage_is_waited_for_even_if_its_file_is_missing():
+    missing = replace(candidate(montage("ingested")), on_disk=None)
+    assert plan(missing, Step.INGEST).action is Action.WAIT
 
 
-def test_a_metafile_that_is_gone_or_cannot_be_read_is_refused():
+def test_a_metafile_that_is_missing_or_cannot_be_read_is_refused():
     assert plan(replace(candidate(montage()), on_disk=None), Step.INGEST).action is Action.REFUSE
     refused = plan(candidate(montage(), unreadable="cannot be read: I/O error"), Step.INGEST)
     assert (refused.action, refused.note) == (Action.REFUSE, "cannot be read: I/O error")
@@ -257,7 +257,7 @@ def test_a_noticed_metafile_is_waited_for_even_if_its_content_is_known():
     assert (planned.action, planned.montage_id) == (Action.WAIT, 2)
 
 
-def test_a_content_that_came_back_is_noticed_again():
+def test_a_superseded_content_that_is_present_again_is_noticed():
     old, new = montage("superseded", id=1, digest="old"), montage("complete", id=2, digest="new")
     planned = plan(candidate(new, old, digest="old", named=True), Step.APPLY)
     assert planned.action is Action.NOTICE

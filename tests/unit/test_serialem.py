@@ -1,4 +1,4 @@
-"""SerialEM's montages: positions, items, pieces without coordinates, files that grow and are rewritten."""
+"""Montages of SerialEM: positions, items, pieces without coordinates, files that grow and are rewritten."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def expected(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def idocs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample, with links to the images that are listed twice; a copy may have turned links into short texts."""
+    """The sample, with links for images that are listed twice. A copy may have short text files in place of links."""
     directory = tmp_path_factory.mktemp("idocs")
     for file in IDOCS.iterdir():
         if file.suffix == ".jpg" and file.stat().st_size < 100:
@@ -81,7 +81,7 @@ def montages(file: Path) -> dict[str, Acquisition]:
 
 @real_data
 @pytest.mark.parametrize("name", SAMPLES)
-def test_tile_specs_equal_those_of_embl_field_by_field_its_marked_faults_aside(name: str, idocs: Path) -> None:
+def test_tile_specs_equal_those_of_embl_except_for_marked_faults(name: str, idocs: Path) -> None:
     found, want = montages(idocs / name), expected(name)["pieces"]
     assert found.keys() == {each["group"] for each in want}
     compared = 0
@@ -110,7 +110,7 @@ def test_tile_specs_equal_those_of_embl_field_by_field_its_marked_faults_aside(n
 
 @real_data
 @pytest.mark.parametrize("name", SAMPLES)
-def test_positions_rows_and_columns_are_the_right_ones(name: str, idocs: Path) -> None:
+def test_positions_rows_and_columns_equal_the_expected_ones(name: str, idocs: Path) -> None:
     want = expected(name)["pieces"]
     for group, acquisition in montages(idocs / name).items():
         theirs = [each for each in want if each["group"] == group]
@@ -130,7 +130,7 @@ def test_positions_rows_and_columns_are_the_right_ones(name: str, idocs: Path) -
 
 
 @real_data
-def test_what_the_samples_contradict_is_a_warning(idocs: Path) -> None:
+def test_contradictions_in_the_samples_are_warnings(idocs: Path) -> None:
     found = montages(idocs / "mont01.idoc")
     texts = {group: [finding.text for finding in READER.check(each, IDOC)] for group, each in found.items()}
     size = "images have 2000x2000 pixels, the metafile says 2048x2048"
@@ -148,7 +148,7 @@ def test_what_the_samples_contradict_is_a_warning(idocs: Path) -> None:
 
 @real_data
 @pytest.mark.parametrize("name", ["montage_section.mdoc", "montage_section_multiple.mdoc"])
-def test_positions_rows_and_columns_in_a_stack_are_the_right_ones(name: str) -> None:
+def test_positions_rows_and_columns_in_a_stack_equal_the_expected_ones(name: str) -> None:
     file = HERE / name
     want = json.loads((HERE / "expected_mdoc.json").read_text())["files"][name]
     paths = [Path(path) for path, _ in MontageFollower().sections(str(file))]
@@ -167,16 +167,16 @@ def test_positions_rows_and_columns_in_a_stack_are_the_right_ones(name: str) -> 
         assert found.pixel_size_nm == (want["pixel_size_nm"],) * 2
 
 
-# ------------------------------------------------------------------------------------------------------------- by hand
+# -------------------------------------------------------------------------------------------- files of single pieces
 
 
-def test_y_runs_up_in_the_file_and_down_in_the_tile_specs() -> None:
+def test_y_points_up_in_the_file_and_down_in_the_tile_specs() -> None:
     found = read(piece(0, 0, 0), piece(1, 0, 40), piece(2, 50, 40), end())
     assert [tile.position_px for tile in found.tiles] == [(0, 0), (0, -40), (50, -40)]
     assert [(tile.raster_col, tile.raster_row) for tile in found.tiles] == [(0, 1), (0, 0), (1, 0)]
 
 
-def test_a_supermontage_has_its_own_coordinates_moved_by_the_alignment() -> None:
+def test_a_supermontage_has_its_own_coordinates_corrected_by_the_alignment() -> None:
     values = {"SuperMontCoords": "500 900", "AlignedPieceCoords": "12 37 4", "NavigatorLabel": "7-1-4"}
     found = read(piece(0, 10, 40, 4, **values), end(4))
     assert found.tiles[0].position_px == (502, -897)
@@ -189,7 +189,7 @@ def test_the_alignment_without_very_sloppy_is_preferred() -> None:
     assert found.tiles[0].position_px == (1, -2)
 
 
-def test_a_piece_that_could_not_be_placed_stays_where_it_was_imaged() -> None:
+def test_a_piece_without_aligned_coordinates_keeps_its_coordinates() -> None:
     unplaced = piece(1, 50, 0, AlignedPieceCoords="-1000000000 -1000000000 0")
     found = read(piece(0, 0, 0, AlignedPieceCoords="1 2 0"), unplaced, end())
     assert found.tiles[1].position_px == (50, 0)
@@ -197,8 +197,8 @@ def test_a_piece_that_could_not_be_placed_stays_where_it_was_imaged() -> None:
 
 
 def test_a_negative_uncropped_size_changes_nothing() -> None:
-    with_it, without = (read(piece(**values), end()) for values in ({"UncroppedSize": "-64 -48"}, {}))
-    assert with_it == without
+    uncropped, plain = (read(piece(**values), end()) for values in ({"UncroppedSize": "-64 -48"}, {}))
+    assert uncropped == plain
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_an_entry_of_unusual_length_is_refused() -> None:
         read(piece(0), piece(1, Notes="x" * 70_000), end())
 
 
-def test_a_long_head_is_cut() -> None:
+def test_a_long_head_is_truncated() -> None:
     content = HEAD.replace("[T", "T").encode() + b"key = 1\n" * 1_000_000
     found = read_autodoc(content)
     assert not found.montages
@@ -269,7 +269,7 @@ def test_a_montage_without_its_last_entry_is_awaited() -> None:
         read(piece())
 
 
-def test_a_montage_that_was_not_finished_is_over_when_a_later_one_begins() -> None:
+def test_an_unfinished_montage_ends_when_a_later_one_begins() -> None:
     found = read(piece(0), piece(1, section=1), end(1), path=IDOC / "montage@00000")
     (finding,) = found.findings
     assert finding.text == "was not finished: [MontSection] is missing for 0, and later sections follow"
@@ -354,16 +354,16 @@ def names(found: list[tuple[str, Any]]) -> list[str]:
     return [Path(path).name for path, _ in found]
 
 
-def test_a_montage_is_seen_from_its_first_image_on_and_again_whenever_it_changes(tmp_path: Path) -> None:
+def test_a_montage_is_reported_from_its_first_image_on_and_at_each_change(tmp_path: Path) -> None:
     file, follower = tmp_path / "run.idoc", MontageFollower()
     file.write_text(HEAD)
     assert follower.sections(str(file)) == []
-    looks = []
+    reported = []
     for text in (piece(0), piece(1, 50), end(), piece(2, section=1), end(1), "\n"):
         with file.open("a") as growing:
             growing.write(text)
-        looks.append(names(follower.sections(str(file))))
-    assert looks == [["montage@00000"]] * 3 + [["montage@00001"]] * 2 + [[]]
+        reported.append(names(follower.sections(str(file))))
+    assert reported == [["montage@00000"]] * 3 + [["montage@00001"]] * 2 + [[]]
     aligned = file.read_text().replace(
         "PieceCoordinates = 50 0 0\n", "PieceCoordinates = 50 0 0\nAlignedPieceCoords = 51 2 0\n"
     )
@@ -372,7 +372,7 @@ def test_a_montage_is_seen_from_its_first_image_on_and_again_whenever_it_changes
     assert follower.identity(str(file / "montage@00001")) == find_metafile(file / "montage@00001").identity  # type: ignore[union-attr]
 
 
-def test_what_follows_an_unfinished_montage_changes_it_once(tmp_path: Path) -> None:
+def test_an_unfinished_montage_changes_once_when_a_later_one_begins(tmp_path: Path) -> None:
     file, follower = tmp_path / "run.idoc", MontageFollower()
     file.write_text(HEAD + piece(0))
     follower.sections(str(file))
@@ -386,7 +386,7 @@ def test_what_follows_an_unfinished_montage_changes_it_once(tmp_path: Path) -> N
     assert len(found.tiles) == 1
 
 
-def test_a_file_of_another_kind_is_told_itself_and_links_are_not_read(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_reported_itself_and_links_are_not_read(tmp_path: Path) -> None:
     other, link = tmp_path / "notes.idoc", tmp_path / "link.idoc"
     other.write_text("Dear operator,\nthis is something else.\n")
     link.symlink_to(other)
@@ -398,7 +398,7 @@ def test_a_file_of_another_kind_is_told_itself_and_links_are_not_read(tmp_path: 
     assert find_metafile(other / "montage@00000") is None
 
 
-def test_a_tilt_series_beside_montages_is_passed_over_and_its_import_refused(tmp_path: Path) -> None:
+def test_a_tilt_series_is_ignored_and_its_import_is_refused(tmp_path: Path) -> None:
     series = tmp_path / "tilt.mrc.mdoc"
     series.write_text("PixelSpacing = 16.76\nImageFile = tilt.mrc\n\n[ZValue = 0]\nTiltAngle = -60\n")
     assert MontageFollower().sections(str(series)) == []
@@ -415,13 +415,13 @@ def test_a_path_of_a_montage_names_its_file() -> None:
     assert READER.image_directory(path) == IDOC.parent
 
 
-def test_an_item_of_odd_letters_makes_a_legal_name() -> None:
+def test_special_characters_of_an_item_are_escaped_in_its_name() -> None:
     text = piece(SuperMontCoords="1 1", NavigatorLabel="../ä 1-2-3") + end()
     (name,) = read_autodoc((HEAD + text).encode()).montages
     assert montage_in(IDOC / name) == name == "supermontage@..%2F%C3%A4%201"
 
 
-def test_the_simulated_microscope_leaves_tiles_without_seams(tmp_path: Path) -> None:
+def test_the_positions_of_the_simulated_microscope_are_read(tmp_path: Path) -> None:
     plan = plan_section(tiles=5, size=(40, 30))
     written = write_in_format("serialem", plan, tmp_path, pixels="flat")
     found = READER.parse(metafile_content(written.metafile), written.metafile)

@@ -1,4 +1,4 @@
-"""The daemon's own HTTP server."""
+"""The HTTP server of the daemon."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ from aiohttp import web
 from daemon.web.server import serve
 
 
-async def test_a_server_that_is_stopped_while_it_starts_ends_what_has_begun() -> None:
-    """Or its tasks outlive the daemon, with the journal that they read."""
+async def test_a_server_that_is_cancelled_while_it_starts_cleans_up() -> None:
+    """Otherwise its tasks would outlive the daemon and the journal that they read."""
     seen: list[str] = []
     started = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What reading a metafile does to the rows of its path and of others: each rule on a journal in memory."""
+"""Effects of a metafile that was read on the montages of its path and of other paths, in a journal in memory."""
 
 import json
 import sqlite3
@@ -25,7 +25,7 @@ RAW, MIPS = "em/v1/s_raw", "em/v1/s_mips"
 NOW = 1000.0
 AWAITED = Evidence(Path("/data/a/t1.tif"), FileIdentity(5, 6, 7, 8), or_gone=True)
 FAULT = MetafileFault(str(PATH), "is invalid", "export it again").with_evidence(AWAITED)
-WAY = (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED)
+PROGRESS = (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED, Event.COMPLETED)
 
 
 class Rows:
@@ -49,13 +49,13 @@ class Rows:
 
     def settle(self, montage_id: int, digest: str = "aa", **given: Any) -> SettleResult:
         moved, apart = given.pop("moved", {}), given.pop("apart", ())
-        what = settled(digest, **given)
-        return settling.settle(self.connection, self.inspection(montage_id, digest), what, moved, apart, NOW)
+        values = settled(digest, **given)
+        return settling.settle(self.connection, self.inspection(montage_id, digest), values, moved, apart, NOW)
 
     def done(self, digest: str = "aa", path: Path = PATH, *, until: Event = Event.COMPLETED, **given: Any) -> int:
-        """Bring a montage of a new file up to an event."""
+        """Notice and settle a new file, and record the events of its montage up to one of them."""
         kept = self.settle(self.sight(path), digest, **given).kept
-        for event in WAY[: WAY.index(until) + 1] if until in WAY else ():
+        for event in PROGRESS[: PROGRESS.index(until) + 1] if until in PROGRESS else ():
             record(self.connection, kept, event, NOW, {})
         return kept
 
@@ -95,7 +95,7 @@ def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), **given: 
 # --- a content settles
 
 
-def test_what_settling_found_out_is_stored(rows):
+def test_the_values_of_a_settled_content_are_stored(rows):
     facts = {"raw_fields": '{"a": "1"}', "mipmapped_fields": '{"b": "2"}', "section_id": "7.0", "output_dir": "file:/m"}
     rows.done("other", OTHER, tiles=("u1",))
     montage_id = rows.done(
@@ -159,7 +159,7 @@ def test_another_content_is_not_recognised_and_nothing_is_recorded(rows, digest)
     assert [rows.state(each) for each in (known, montage_id)] == [S.COMPLETE, S.NOTICED]
 
 
-def test_a_content_that_had_failed_is_not_recognised_but_done_again_in_its_own_row(rows):
+def test_a_content_that_had_failed_is_not_recognised_but_settles_again_in_its_own_row(rows):
     failed = rows.done("aa", until=Event.INGESTED)
     rows.fail(failed)
     again = rows.sight()
@@ -217,7 +217,7 @@ def test_a_rival_that_changed_since_it_was_checked_makes_the_inspection_stale(ro
         rows.settle(rows.sight(), moved={before: "moved"})
 
 
-def test_a_rival_without_a_common_tile_is_no_obstacle_once_it_was_checked(rows):
+def test_a_rival_without_a_common_tile_does_not_prevent_settling_after_it_was_checked(rows):
     same_content = rows.sight(OTHER)
     rows.connection.execute("UPDATE montages SET seen_digest = 'aa' WHERE id = ?", (same_content,))
     montage_id = rows.sight()
@@ -300,14 +300,14 @@ def test_a_montage_that_moved_onto_an_unread_one_is_superseded_with_what_it_had_
     assert (rows.column("superseded_by", unread), rows.column("superseded_by", replaced)) == (onto, unread)
 
 
-def test_a_montage_that_owns_tiles_stays_if_the_metafile_moved_onto_one_that_has_settled(rows, moved):
+def test_a_montage_with_tiles_is_not_superseded_if_the_metafile_moved_onto_a_settled_one(rows, moved):
     unread, replaced = moved
     onto = rows.done("bb", until=Event.INGESTED)
     assert [each.id for each in settling.move(rows.connection, rows[unread], rows[onto], NOW)] == [unread]
     assert rows.state(replaced) is S.FAILED
 
 
-def test_a_montage_without_tiles_is_superseded_whatever_the_metafile_moved_onto(rows):
+def test_a_montage_without_tiles_is_superseded_even_if_the_metafile_moved_onto_a_failed_one(rows):
     replaced = rows.sight(OTHER)
     settling.refuse(rows.connection, rows.inspection(replaced, "bad"), FAULT, NOW)
     unread = rows.sight(OTHER)
@@ -325,7 +325,7 @@ def test_nothing_is_superseded_if_the_moved_montage_changed_meanwhile(rows, move
     assert (rows.state(unread), rows.state(replaced)) == (S.NOTICED, S.FAILED)
 
 
-def test_contents_of_a_path_with_a_later_sighting_stay(rows):
+def test_contents_of_a_path_with_a_later_sighting_are_not_superseded(rows):
     first = rows.done("old", OTHER, until=Event.SETTLED, tiles=("u1",))
     rows.fail(first)
     second = rows.done("newer", OTHER, until=Event.INGESTED, tiles=("u2",))
@@ -370,7 +370,7 @@ def test_a_content_that_is_refused_twice_has_one_row(rows):
     assert [event for event, _ in rows.events(first)] == ["noticed", "failed", "renoticed", "failed"]
 
 
-def test_a_refused_or_ignored_content_supersedes_all_others_of_its_path_but_complete_ones(rows):
+def test_a_refused_or_ignored_content_supersedes_all_others_of_its_path_except_complete_ones(rows):
     complete = rows.done("aa")
     refused = rows.sight()
     settling.refuse(rows.connection, rows.inspection(refused, "bad"), FAULT, NOW)
@@ -391,28 +391,28 @@ def test_a_content_that_has_settled_is_never_refused(rows):
         settling.refuse(rows.connection, inspection, FAULT, NOW)
 
 
-GONE = MetafileFault(str(PATH), "is gone").with_evidence(Evidence(PATH, None))
+MISSING = MetafileFault(str(PATH), "is missing").with_evidence(Evidence(PATH, None))
 
 
 @pytest.mark.parametrize("until", [Event.SETTLED, Event.INGESTED, Event.MIPMAPPED])
-def test_a_metafile_that_is_gone_ends_the_unfinished_contents_of_its_path(rows, until):
+def test_a_missing_metafile_supersedes_the_unfinished_contents_of_its_path(rows, until):
     unfinished = rows.done("aa", until=until)
     unread = rows.sight()
-    result, montage = settling.refuse(rows.connection, rows.inspection(unread, None), GONE, NOW)
+    result, montage = settling.refuse(rows.connection, rows.inspection(unread, None), MISSING, NOW)
     assert ([each.id for each in result.superseded], result.kept) == ([unfinished], unread)
     assert rows.column("superseded_by", unfinished) == unread
     assert (rows.state(unfinished), montage.state, montage.digest) == (S.SUPERSEDED, S.FAILED, None)
 
 
 @pytest.mark.parametrize("until", [Event.APPLIED, Event.COMPLETED])
-def test_a_metafile_that_is_gone_leaves_finished_contents_alone(rows, until):
+def test_a_missing_metafile_does_not_supersede_finished_contents(rows, until):
     finished = rows.done("aa", until=until)
     before = rows.state(finished)
-    result, _ = settling.refuse(rows.connection, rows.inspection(rows.sight(), None), GONE, NOW)
+    result, _ = settling.refuse(rows.connection, rows.inspection(rows.sight(), None), MISSING, NOW)
     assert (result.superseded, rows.state(finished)) == ((), before)
 
 
-def test_a_metafile_that_is_ignored_unread_ends_no_other_content(rows):
+def test_a_metafile_that_is_ignored_unread_supersedes_no_other_content(rows):
     unfinished = rows.done("aa", until=Event.INGESTED)
     unread = rows.sight()
     result = settling.ignore(rows.connection, rows.inspection(unread, None), "a second path", None, NOW)
@@ -420,7 +420,7 @@ def test_a_metafile_that_is_ignored_unread_ends_no_other_content(rows):
     assert rows.state(unfinished) is S.INGESTED
 
 
-def test_a_metafile_that_cannot_be_read_ends_no_other_content(rows):
+def test_a_metafile_that_cannot_be_read_supersedes_no_other_content(rows):
     unfinished = rows.done("aa", until=Event.INGESTED)
     unread = rows.sight()
     result, montage = settling.refuse(rows.connection, rows.inspection(unread, None), FAULT, NOW)
@@ -438,7 +438,7 @@ def test_an_outcome_of_a_newer_file_than_the_sighting_is_recorded_with_its_ident
     assert (rows[montage_id].identity, rows.state(montage_id)) == (newer, S.SETTLED)
 
 
-def test_an_outcome_of_the_newest_sighting_counts_although_the_inspection_expected_another(rows):
+def test_an_outcome_of_the_newest_sighting_is_recorded_although_the_inspection_expected_another(rows):
     montage_id = rows.sight()
     newest = rows[montage_id].identity
     inspection = Inspection(montage_id, FileIdentity(1, 1, 1, 1), newest, "aa")
@@ -465,14 +465,14 @@ def test_an_outcome_of_another_sighting_or_of_a_montage_that_is_not_noticed_is_s
 def test_a_reason_to_wait_is_stored_with_the_digest_that_was_seen(rows):
     montage_id = rows.sight()
     settling.wait(rows.connection, montage_id, "images are missing", "aa")
-    settling.wait(rows.connection, montage_id, "an image is not whole", None)
-    assert rows[montage_id].waiting_for == "an image is not whole"
+    settling.wait(rows.connection, montage_id, "an image is truncated", None)
+    assert rows[montage_id].waiting_for == "an image is truncated"
     assert rows.column("seen_digest", montage_id) == "aa"
-    settling.wait(rows.connection, montage_id, "an image is not whole", "bb")
+    settling.wait(rows.connection, montage_id, "an image is truncated", "bb")
     assert rows.column("seen_digest", montage_id) == "bb"
 
 
-def test_what_is_stored_already_is_not_written_again(rows):
+def test_an_unchanged_reason_to_wait_is_not_written_again(rows):
     montage_id = rows.sight()
     settling.wait(rows.connection, montage_id, "images are missing", "aa")
     before = rows.connection.total_changes
@@ -484,7 +484,7 @@ def test_what_is_stored_already_is_not_written_again(rows):
 # --- a rebuilt journal
 
 
-def test_a_montage_is_restored_in_the_state_that_stacks_and_files_prove(rows):
+def test_a_montage_of_a_rebuilt_journal_is_restored_in_its_state(rows):
     sighting = Sighting("w", PATH, FileIdentity(1, 2, 3, 4), FoundBy.REBUILD)
     montage_id = settling.restore(rows.connection, sighting, settled(), S.APPLIED, "by its tiles", NOW)
     assert montage_id is not None

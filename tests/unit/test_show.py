@@ -1,4 +1,4 @@
-"""What the demonstration prints: tables that fit a terminal, commands that can be pasted."""
+"""Output of the demonstration: tables that fit a terminal, commands that can be pasted, quality verdicts."""
 
 import io
 import shlex
@@ -39,7 +39,7 @@ def test_a_stack_has_one_row_in_a_terminal_of_80_columns() -> None:
 
 
 @pytest.mark.parametrize("directory", ["bin", "a directory"])
-def test_the_command_of_the_program_that_runs_can_be_pasted(
+def test_the_command_of_the_running_program_can_be_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str
 ) -> None:
     own = tmp_path / directory / "temwatch"
@@ -58,7 +58,7 @@ def test_a_program_without_a_script_is_named_with_its_interpreter(monkeypatch: p
     assert program() == "/usr/bin/python3 -m daemon"
 
 
-def test_a_section_whose_metafile_comes_first_is_announced() -> None:
+def test_a_section_whose_metafile_is_written_first_is_announced() -> None:
     assert "section 2" in purpose(2)
     assert "on purpose" in purpose(2)
 
@@ -80,7 +80,7 @@ def test_a_verdict_is_shown_with_its_broken_limits_and_their_tiles() -> None:
     ]
 
 
-def test_a_verdict_is_right_if_it_names_all_bad_tiles_and_no_other(tmp_path: Path) -> None:
+def test_a_verdict_is_correct_if_it_names_all_bad_tiles_and_no_other(tmp_path: Path) -> None:
     log = tmp_path / "microscope.log"
     log.write_text('{"section": 1, "fault": "blurred", "tile": "a"}\n{"section": 1, "file": "/x/a.tif"}\n')
     planted = planted_faults(log)

@@ -1,4 +1,4 @@
-"""Screenshots of the demonstration: of which pages, and what happens without a browser."""
+"""Screenshots of the demonstration: which pages they show, and that there are none without a browser."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ COMPLETE = {"id": 7, "state": "complete"}
 
 @pytest.fixture
 def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A browser that writes its arguments where the picture should be."""
+    """Stand-in for a browser that writes its arguments to the file of the screenshot."""
     program = tmp_path / "browser"
     program.write_text(
         '#!/bin/sh\nfor each; do case "$each" in --screenshot=*) f=${each#*=};; esac; done\necho "$@" > "$f"\n'

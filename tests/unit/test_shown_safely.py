@@ -1,4 +1,4 @@
-"""Texts that others write, such as file names and answers of render-ws, act on no terminal, log or page."""
+"""Texts of other programs, such as file names and answers of render-ws, are printed without control characters."""
 
 import io
 import json
@@ -43,7 +43,7 @@ ROW = {
 
 
 def assert_printable(written: str, *, lines: int) -> None:
-    """The text has this many lines and no other unprintable character."""
+    """Require that a text has this many lines and no unprintable character in them."""
     assert written.count("\n") == lines, written
     assert written.replace("\n", "").isprintable(), ascii(written)
 
@@ -54,7 +54,7 @@ def test_a_fault_is_printable() -> None:
 
 @pytest.fixture
 def logged() -> Iterator[Callable[[str], io.StringIO]]:
-    """Set up the log in a format; what is logged then goes to the stream returned."""
+    """Function that sets up the log in a format, and returns the stream to which it is written."""
     root, stream = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers[:], root.level
 
@@ -73,13 +73,13 @@ def logged() -> Iterator[Callable[[str], io.StringIO]]:
 def test_the_log_is_printable(logged: Callable[[str], io.StringIO], form: str) -> None:
     stream = logged(form)
     structlog.get_logger().info("noticed", metafile=HOSTILE, others=[{HOSTILE: HOSTILE}], fault=Fault(HOSTILE, "x"))
-    logging.getLogger("library").warning("odd: %s", HOSTILE)
+    logging.getLogger("library").warning("cannot open %s", HOSTILE)
     assert_printable(stream.getvalue(), lines=2)
     shown = json.dumps(SHOWN)[1:-1] if form == "json" else SHOWN
-    assert f"odd: {shown}" in stream.getvalue()
+    assert f"cannot open {shown}" in stream.getvalue()
 
 
-def test_a_traceback_in_the_log_cannot_pose_as_a_line_of_the_log(logged: Callable[[str], io.StringIO]) -> None:
+def test_a_traceback_in_the_log_cannot_look_like_a_line_of_the_log(logged: Callable[[str], io.StringIO]) -> None:
     stream = logged("console")
     try:
         raise ValueError("x\n2026-01-02 03:04:05 info    daemon.ready\x1b[2J")
@@ -108,7 +108,7 @@ def test_status_is_printable(capsys: pytest.CaptureFixture[str], by_cause: bool)
     assert written.count(r"\nready at http://evil") >= 6
 
 
-def test_what_commands_print_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_commands_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
     say(HOSTILE)
     say_lines(f"{HOSTILE}\n")
     say_json({HOSTILE: HOSTILE})
@@ -138,7 +138,7 @@ def test_import_commands_are_printable(capsys: pytest.CaptureFixture[str]) -> No
     assert_printable(written.err, lines=1)
     assert written.out.replace("\n", "").isprintable()
     assert json.loads(written.out)["stack"] == utf_8
-    record = logging.LogRecord("library", logging.WARNING, "", 0, "odd: %s", (HOSTILE,), None)
+    record = logging.LogRecord("library", logging.WARNING, "", 0, "cannot open %s", (HOSTILE,), None)
     assert_printable(PrintableFormatter("%(message)s").format(record), lines=0)
 
 
@@ -159,7 +159,7 @@ def test_the_status_line_of_systemd_is_printable(tmp_path: Path, monkeypatch: py
         assert_printable(listening.recv(4096).decode(), lines=0)
 
 
-def test_the_demonstration_shows_names_printable() -> None:
+def test_names_in_the_output_of_the_demonstration_are_printable() -> None:
     stream = io.StringIO()
     Console(file=stream, width=400).print(montage_table([ROW]))
     assert r"\u202egpj.exe" in stream.getvalue()
@@ -172,13 +172,13 @@ ALLOWED = {
     "daemon/commands/imports/commands.py", "daemon/commands/imports/reporting.py",
     "daemon/simulator/demonstration/demonstrate.py",
 }  # fmt: skip
-"""Modules whose writing is tested above."""
+"""Modules whose output is tested above."""
 OWN_TEXTS = {
     "daemon/config/reference.py", "daemon/commands/imports/arguments.py", "daemon/simulator/microscope.py",
     "daemon/simulator/picture.py", "daemon/simulator/standin/server.py", "daemon/notify/cloud_event.py",
     "daemon/simulator/demonstration/store.py", "daemon/commands/verify.py",
 }  # fmt: skip
-"""Modules that write texts of their own, JSON in ASCII, or each line through `printable`."""
+"""Modules that write only their own texts, JSON in ASCII, or lines converted by `printable`."""
 
 
 def test_no_other_module_writes_to_a_terminal() -> None:

@@ -1,4 +1,4 @@
-"""Blocking work in a thread of its own: its outcome, and an end of the process that does not wait for it."""
+"""Blocking work in its own thread: its outcome, and the end of the process, which does not wait for the work."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ async def main():
         async with asyncio.timeout(0.1):
             await in_spare_thread(time.sleep, 1e6)
     except TimeoutError:
-        print("given up")
+        print("timed out")
 
 asyncio.run(main())
 """
 
 
-async def test_its_result_or_exception_is_that_of_the_work() -> None:
+async def test_the_result_of_the_work_is_returned_and_its_exception_is_raised() -> None:
     assert await in_spare_thread(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await in_spare_thread(divmod, 7, 0)
@@ -32,4 +32,4 @@ async def test_its_result_or_exception_is_that_of_the_work() -> None:
 def test_work_that_never_ends_does_not_delay_the_end_of_the_process() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", HANGING], cwd=root, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "timed out\n", "")

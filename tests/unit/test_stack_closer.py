@@ -1,4 +1,4 @@
-"""One close of a stack: what is recorded for its montages, and when it is tried again. Journal and gate are lists."""
+"""The close of a stack: what is recorded for its montages, and when it is retried."""
 
 import asyncio
 import random
@@ -47,7 +47,7 @@ class Opened(set[StackId]):
 
 
 class Bench:
-    """A closer whose journal and gate record their calls."""
+    """A closer with stand-ins for render-ws, the journal and the gate, which record their calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *montages: Any) -> None:
         monkeypatch.setattr(random, "random", lambda: 0.5)
@@ -59,7 +59,7 @@ class Bench:
         """Tiles that the derivation did not count."""
         self.close_fault: Exception | None = None
         self.fault_after: int | None = None
-        """Number of compared layers after which render-ws goes away."""
+        """Number of compared layers after which render-ws is unavailable."""
         self.layer_s = 0.0
         """Seconds that the comparison of one layer takes."""
         self.now = 0.0
@@ -98,7 +98,8 @@ class Bench:
     def is_closed_circuit(self) -> bool:
         return not self.in_outage
 
-    def named(self, name: str) -> list[tuple[Any, ...]]:
+    def calls_of(self, name: str) -> list[tuple[Any, ...]]:
+        """Return the arguments of all calls with this name."""
         return [call[1:] for call in self.calls if call[0] == name]
 
     def _recording(self, name: str) -> Callable[..., Any]:
@@ -166,26 +167,28 @@ async def test_a_stack_that_nothing_waits_for_is_not_closed(monkeypatch: pytest.
     assert bench.calls == []
 
 
-async def test_whole_montages_are_complete_and_the_stack_is_not_open_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_montages_with_all_their_tiles_are_complete_and_the_stack_is_no_longer_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bench = Bench(monkeypatch, montage(1), montage(2))
     assert await bench.closer.close(STACK) is None
     assert STACK not in bench.opened
-    assert bench.named("closed") == [(STACK,)]
-    assert bench.named("end_attempts") == [([101, 102], Outcome.DONE)]
-    assert bench.named("complete") == [([1, 2],)]
-    assert bench.named("worked") == [()]
+    assert bench.calls_of("closed") == [(STACK,)]
+    assert bench.calls_of("end_attempts") == [([101, 102], Outcome.DONE)]
+    assert bench.calls_of("complete") == [([1, 2],)]
+    assert bench.calls_of("worked") == [()]
 
 
 @pytest.mark.parametrize(("layer_s", "batches"), [(0.1, [[3, 1, 2]]), (3.0, [[3, 1], [2]]), (60.0, [[3], [1], [2]])])
-async def test_a_montage_is_complete_soon_after_its_own_layer_was_compared_the_oldest_first(
+async def test_montages_are_complete_soon_after_their_own_layers_are_compared_in_order(
     monkeypatch: pytest.MonkeyPatch, layer_s: float, batches: list[list[int]]
 ) -> None:
     bench = Bench(monkeypatch, montage(3, z=7.0), montage(1, z=5.0), montage(2, z=9.0))
     bench.layer_s = layer_s
     assert await bench.closer.close(STACK) is None
-    complete = [each for (each,) in bench.named("complete") if each]
+    complete = [each for (each,) in bench.calls_of("complete") if each]
     assert complete == batches
-    ended = [each for each, _ in bench.named("end_attempts") if each]
+    ended = [each for each, _ in bench.calls_of("end_attempts") if each]
     assert ended == [[100 + number for number in batch] for batch in batches]
     seen: list[int] = []
     for name, *values in bench.calls:
@@ -200,20 +203,20 @@ async def test_a_montage_is_complete_soon_after_its_own_layer_was_compared_the_o
         assert compared[1] == ("complete", [3])
 
 
-async def test_only_montages_that_are_not_compared_yet_wait_when_render_goes_away_meanwhile(
+async def test_only_montages_that_are_not_compared_yet_wait_when_render_ws_becomes_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(monkeypatch, montage(1, z=1.0), montage(2, z=2.0), montage(3, z=3.0))
     bench.layer_s, bench.fault_after, bench.in_outage = 60.0, 2, False
     assert await bench.closer.close(STACK) == 1.0
-    assert [each for (each,) in bench.named("complete") if each] == [[1], [2]]
-    assert bench.named("fail") == bench.named("record") == []
+    assert [each for (each,) in bench.calls_of("complete") if each] == [[1], [2]]
+    assert bench.calls_of("fail") == bench.calls_of("record") == []
     bench.fault_after, bench.montages = None, bench.montages[2:]
     assert await bench.closer.close(STACK) is None
-    assert [each for (each,) in bench.named("complete") if each] == [[1], [2], [3]]
+    assert [each for (each,) in bench.calls_of("complete") if each] == [[1], [2], [3]]
 
 
-async def test_a_layer_that_differs_makes_no_montage_complete_before_it_is_derived_again(
+async def test_no_montage_of_a_layer_that_differs_is_complete_before_the_layer_is_derived_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(monkeypatch, montage(1, z=1.0), montage(2, z=2.0))
@@ -230,11 +233,11 @@ async def test_a_layer_that_differs_makes_no_montage_complete_before_it_is_deriv
             return False
 
         await compare(client, stack, zs, is_right=differs_at_first, on_complete=on_complete)
-        assert [each for (each,) in bench.named("complete") if each] == [[2]]
+        assert [each for (each,) in bench.calls_of("complete") if each] == [[2]]
 
     monkeypatch.setattr(closer, "close_stack", close_stack)
     assert await bench.closer.close(STACK) is None
-    assert [each for (each,) in bench.named("complete") if each] == [[2], [1]]
+    assert [each for (each,) in bench.calls_of("complete") if each] == [[2], [1]]
 
 
 async def test_a_montage_that_lacks_a_tile_is_applied_again_and_the_others_are_complete(
@@ -243,13 +246,13 @@ async def test_a_montage_that_lacks_a_tile_is_applied_again_and_the_others_are_c
     bench = Bench(monkeypatch, montage(1), montage(2))
     bench.present = bench.present[1:]
     assert await bench.closer.close(STACK) is None
-    ((attempt, outcome, fault),) = bench.named("end_attempt")
+    ((attempt, outcome, fault),) = bench.calls_of("end_attempt")
     assert (attempt, outcome, type(fault)) == (101, Outcome.FAILED, ReadBackDiffers)
     assert (fault.subject, fault.hint) == (str(STACK), DELETED_HINT)
     because = f"{STACK}: lacks 1 of 1 tiles of _metadata_1_.json after closing, such as tile 1"
-    assert bench.named("record") == [(1, Event.TILES_LOST, because)]
-    assert bench.named("lost") == [("applied again 1",)]
-    assert bench.named("complete") == [([2],)]
+    assert bench.calls_of("record") == [(1, Event.TILES_LOST, because)]
+    assert bench.calls_of("lost") == [("applied again 1",)]
+    assert bench.calls_of("complete") == [([2],)]
 
 
 async def test_a_montage_that_a_late_upload_has_overwritten_is_applied_again_and_the_others_are_complete(
@@ -259,9 +262,9 @@ async def test_a_montage_that_a_late_upload_has_overwritten_is_applied_again_and
     bench.present = bench.present[1:]
     bench.overwritten = {2: ReadBackDiffers(str(STACK), "shows other tiles", "they are put again")}
     assert await bench.closer.close(STACK) is None
-    assert bench.named("compare whole") == [(2,), (3,)]
-    assert bench.named("record")[1:] == [(2, Event.TILES_LOST, f"{STACK}: shows other tiles")]
-    assert [each for (each,) in bench.named("complete") if each] == [[3]]
+    assert bench.calls_of("compare whole") == [(2,), (3,)]
+    assert bench.calls_of("record")[1:] == [(2, Event.TILES_LOST, f"{STACK}: shows other tiles")]
+    assert [each for (each,) in bench.calls_of("complete") if each] == [[3]]
 
 
 async def test_montages_of_an_empty_stack_are_applied_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,44 +273,46 @@ async def test_montages_of_an_empty_stack_are_applied_again(monkeypatch: pytest.
     bench.present = []
     assert await bench.closer.close(STACK) is None
     because = f"{STACK}: expected the tiles of _metadata_1_.json, but the stack is empty"
-    assert bench.named("record") == [(1, Event.TILES_LOST, because)]
-    assert bench.named("end_attempt")[0][2].hint == DELETED_HINT
+    assert bench.calls_of("record") == [(1, Event.TILES_LOST, because)]
+    assert bench.calls_of("end_attempt")[0][2].hint == DELETED_HINT
 
 
 async def test_a_refused_close_of_a_stack_with_tiles_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(monkeypatch, montage(1))
     bench.close_fault = RenderRefused(str(STACK), "no")
     await bench.closer.close(STACK)
-    assert bench.named("fail") == [(1, bench.close_fault)]
+    assert bench.calls_of("fail") == [(1, bench.close_fault)]
 
 
 @pytest.mark.parametrize(("attempt", "delay_s"), [(0, 1.0), (2, 4.0)])
-async def test_a_montage_that_the_derivation_missed_waits_with_growing_delay(
+async def test_a_montage_that_the_derivation_missed_is_retried_with_a_growing_delay(
     monkeypatch: pytest.MonkeyPatch, attempt: int, delay_s: float
 ) -> None:
     bench = Bench(monkeypatch, montage(1, attempt=attempt), montage(2, z=2.0))
     bench.missed = 1
     bench.montages[1].attempt = 6
     assert await bench.closer.close(STACK) == delay_s
-    fault = bench.named("end_attempt")[0][2]
+    fault = bench.calls_of("end_attempt")[0][2]
     assert isinstance(fault, StackReopened)
     assert (fault.subject, fault.hint) == (str(STACK), "another program writes to this stack")
-    assert bench.named("record") == []
+    assert bench.calls_of("record") == []
 
 
 async def test_an_unexpected_exception_fails_the_attempts_and_is_retried_five_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(monkeypatch, montage(1))
-    bench.close_fault = ZeroDivisionError("planted")
+    bench.close_fault = ZeroDivisionError("division by zero")
     for round_ in range(2):  # a montage that is replayed after it FAILED has five attempts again
         delays = [await bench.closer.close(STACK) for _ in range(5)]
         assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
-        assert len(bench.named("fail")) == round_ + 1
-    assert all(isinstance(fault, BugFault) and fault.subject == str(STACK) for _, fault in bench.named("gate failed"))
-    assert {stack for stack, _ in bench.named("gate failed")} == {STACK}
+        assert len(bench.calls_of("fail")) == round_ + 1
     assert all(
-        each[:2] == ([101], Outcome.FAILED) and isinstance(each[2], BugFault) for each in bench.named("end_attempts")
+        isinstance(fault, BugFault) and fault.subject == str(STACK) for _, fault in bench.calls_of("gate failed")
+    )
+    assert {stack for stack, _ in bench.calls_of("gate failed")} == {STACK}
+    assert all(
+        each[:2] == ([101], Outcome.FAILED) and isinstance(each[2], BugFault) for each in bench.calls_of("end_attempts")
     )
 
 
@@ -323,14 +328,16 @@ async def test_a_montage_that_is_superseded_during_the_close_cannot_fail(monkeyp
     bench = Bench(monkeypatch, montage(1))
     bench.close_fault, bench.superseded = StackLocked(str(STACK), "is READ_ONLY"), True
     assert await bench.closer.close(STACK) is None
-    assert len(bench.named("fail")) == 1
+    assert len(bench.calls_of("fail")) == 1
 
 
-async def test_an_outage_costs_no_attempt_and_the_gate_decides_when_to_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_does_not_count_as_an_attempt_and_the_gate_decides_when_to_retry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     bench = Bench(monkeypatch, montage(1))
     bench.close_fault, bench.in_outage = RenderUnavailable("render", "refused"), True
     assert [await bench.closer.close(STACK) for _ in range(10)] == [0.0] * 10
-    assert bench.named("fail") == bench.named("record") == []
+    assert bench.calls_of("fail") == bench.calls_of("record") == []
     bench.in_outage = False
     assert await bench.closer.close(STACK) == 1.0
 
@@ -350,7 +357,7 @@ async def test_an_opened_stack_without_montages_is_closed_again_and_never_given_
 
 
 @pytest.mark.parametrize("kind", [StackLocked, StackMissing, RenderRefused])
-async def test_a_stack_that_cannot_be_closed_by_this_daemon_is_not_open_any_more(
+async def test_a_stack_that_this_daemon_cannot_close_is_no_longer_open(
     monkeypatch: pytest.MonkeyPatch, kind: type[Fault]
 ) -> None:
     bench = Bench(monkeypatch)
@@ -361,7 +368,7 @@ async def test_a_stack_that_cannot_be_closed_by_this_daemon_is_not_open_any_more
         delays.append(await bench.closer.close(STACK))
         if len(delays) == 2:
             assert STACK not in bench.opened
-            assert bench.named("closed") == [(STACK,)]
+            assert bench.calls_of("closed") == [(STACK,)]
             bench.opened |= {STACK}  # a later step opens it again
     assert delays == [1.0, None, 1.0]
 
@@ -375,4 +382,4 @@ async def test_a_cancelled_close_stops_its_attempts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(closer, "close_stack", cancelled)
     with pytest.raises(asyncio.CancelledError):
         await bench.closer.close(STACK)
-    assert bench.named("stop_attempts") == [([1],)]
+    assert bench.calls_of("stop_attempts") == [([1],)]

@@ -1,4 +1,4 @@
-"""Life cycle of a stack: examples, and random walks that check its invariants."""
+"""Life cycle of a stack: examples, and random events that check its invariants."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +49,7 @@ def test_a_stack_that_never_gets_quiet_closes_at_its_latest_time():
     assert close_due_in_s(use, 905.0, CloseRule(60.0, 900.0)) == 0.0
 
 
-def test_a_busy_stack_stays_open_for_ten_rule_the_duration_of_its_last_close():
+def test_a_busy_stack_stays_open_for_ten_times_the_duration_of_its_last_close():
     use = begin_closing(hold(request_close(StackUse(), now=0.0)), now=900.0)
     use = end_closing(request_close(use, now=950.0), now=1100.0, closed=True)
     assert use.phase is StackPhase.HELD
@@ -57,15 +57,15 @@ def test_a_busy_stack_stays_open_for_ten_rule_the_duration_of_its_last_close():
     assert close_due_in_s(release(use, now=1200.0), 1200.0, CloseRule(60.0, 900.0)) == 60.0
 
 
-def test_only_the_derivation_spaces_the_closes_of_a_busy_stack_and_not_the_comparison():
+def test_the_pause_between_closes_depends_on_the_derivation_and_not_on_the_comparison():
     use = begin_closing(hold(request_close(StackUse(), now=0.0)), now=900.0)
     use = request_close(end_deriving(use, now=920.0), now=930.0)
     use = end_closing(use, now=1600.0, closed=True)
-    assert close_due_in_s(use, 1600.0, CloseRule(60.0, 900.0)) == 230.0  # 900 s after 930; 200 s after 1600 are over
+    assert close_due_in_s(use, 1600.0, CloseRule(60.0, 900.0)) == 230.0  # at 930 + 900, later than 1600 + 10 * 20
     assert close_due_in_s(use, 1600.0, CloseRule(60.0, 10.0)) == 200.0
 
 
-def test_a_stack_that_is_not_being_closed_ends_no_derivation():
+def test_the_end_of_a_derivation_is_ignored_while_the_stack_is_not_being_closed():
     use = end_deriving(request_close(StackUse(), now=0.0), now=500.0)
     use = end_closing(begin_closing(use, now=900.0), now=910.0, closed=True)
     assert use.derivation_s == 10.0
