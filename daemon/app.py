@@ -18,7 +18,7 @@ from daemon.notify.alerts import Alerting
 from daemon.notify.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.changes.recheck import Recheck
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.readiness import Readiness
 from daemon.simulator.embedded import serve_if_embedded
 from daemon.system.first_signals import FirstSignals, has_terminal

@@ -8,13 +8,8 @@ from pathlib import Path
 
 from daemon.commands.daemon_client import download
 from daemon.journal.copies import check_copy, copy_journal, remove_journal
-from daemon.journal.file import (
-    COMPANIONS,
-    connect_read_only,
-    create_private,
-    journal_fault,
-    sync,
-)
+from daemon.journal.faults import journal_fault
+from daemon.journal.file import COMPANIONS, connect_read_only, create_private, sync
 from daemon.pipeline.replay.lookup import NotSelectable
 from handlers.errors import Fault, SettingsFault, storage_fault
 from handlers.text import printable

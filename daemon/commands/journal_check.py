@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.journal.copies import copy_journal, remove_journal
-from daemon.journal.file import (
-    MIGRATIONS,
-    Connection,
-    connect_read_only,
-    journal_fault,
-    migrate,
-)
+from daemon.journal.faults import journal_fault
+from daemon.journal.file import connect_read_only
+from daemon.journal.migration import MIGRATIONS, migrate
 from daemon.journal.tables import rows, tile_sets
+from daemon.journal.transaction import Connection
 from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
 from handlers.text import byte_size, printable
 

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
-from daemon.journal.file import Connection
 from daemon.journal.queries import JournalQueries
 from daemon.journal.tables import rows
+from daemon.journal.transaction import Connection
 from daemon.montages.records import Outcome
 from daemon.montages.states import Step
 from handlers.errors import Fault

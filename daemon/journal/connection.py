@@ -11,21 +11,18 @@ from typing import Self, TypeVar
 import structlog
 
 from daemon.journal.copies import copy_journal
+from daemon.journal.faults import JournalLocked, deleted_fault, journal_fault
 from daemon.journal.file import (
     BUSY_S,
-    Connection,
     Examination,
-    JournalLocked,
     OpenFile,
     are_in_place,
     connect,
     connect_beside,
     connect_read_only,
-    deleted_fault,
-    journal_fault,
     open_files,
-    transaction,
 )
+from daemon.journal.transaction import Connection, transaction
 from daemon.system.threads import DaemonThreads
 from handlers.errors import StorageFault
 

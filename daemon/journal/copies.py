@@ -4,7 +4,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from daemon.journal.file import COMPANIONS, Connection, create_private, journal_fault, quick_check
+from daemon.journal.faults import journal_fault
+from daemon.journal.file import COMPANIONS, create_private, quick_check
+from daemon.journal.transaction import Connection
 
 
 def copy_journal(source: Connection, path: Path, target: Path) -> int:

@@ -1,4 +1,4 @@
-"""Open, examine, create and migrate the journal's file; translate SQLite's errors into faults."""
+"""The journal's file: open it, examine it, create it, and detect that it was deleted."""
 
 import os
 import sqlite3
@@ -6,43 +6,19 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import closing
-from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import quote
 
-from handlers.errors import Fault, SettingsFault, StorageFault
-
-Connection = sqlite3.Connection
-
-
-class UnusableJournal(SettingsFault):
-    """The journal's file is damaged, of a newer version, or not a journal.
-
-    A restart does not help: an operator has to choose between a back-up and a rebuild.
-    """
-
-    exit_code = 2
-
-
-class JournalLocked(StorageFault):
-    """Another program has locked the journal."""
-
+from daemon.journal.faults import HINTS, PLACE_HINT, damaged
+from daemon.journal.migration import migrate, version_of
+from daemon.journal.transaction import Connection
+from handlers.errors import StorageFault
 
 BUSY_S = 10.0
 """Time after which a lock of another connection becomes a fault; also the wait of an opening connection."""
 BRIEFLY_BUSY_S = 0.5
 """Longest wait of one transaction for a lock, since its thread is blocked meanwhile."""
-MIGRATIONS: tuple[str, ...] = tuple(
-    file.read_text(encoding="utf-8")
-    for file in sorted(
-        files("daemon.journal").joinpath("migrations").iterdir(), key=lambda file: int(file.name.partition("_")[0])
-    )
-)
-"""SQL that migrates the journal from version n to n + 1; `PRAGMA user_version` holds n."""
-
-
 COMPANIONS = ("", "-wal", "-shm", "-journal")
 """Suffixes of the files of a journal."""
 
@@ -89,9 +65,9 @@ def connect(path: Path, examination: Examination | None = None) -> Connection:
         _create(path)
         examination = None
     elif path.stat().st_size == 0:
-        raise _damaged(path, "it is empty")
+        raise damaged(path, "it is empty")
     if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        raise StorageFault(str(path), "the journal cannot be written", _HINTS[sqlite3.SQLITE_READONLY])
+        raise StorageFault(str(path), "the journal cannot be written", HINTS[sqlite3.SQLITE_READONLY])
     connection = _open(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -137,8 +113,8 @@ def connect_read_only(path: Path) -> Connection:
 def _open_read_only(path: Path, uri: str) -> Connection:
     connection = _open(path, uri)
     try:
-        if _version(connection, path) == 0:
-            raise _damaged(path, "it holds no tables")
+        if version_of(connection, path) == 0:
+            raise damaged(path, "it holds no tables")
     except BaseException:
         connection.close()
         raise
@@ -157,13 +133,13 @@ def _create(path: Path) -> None:
     """Create an empty journal under another name, then rename it."""
     for companion in ("-wal", "-journal"):
         if Path(f"{path}{companion}").exists():
-            raise _damaged(path, f"it is missing, but its {companion} file exists")
+            raise damaged(path, f"it is missing, but its {companion} file exists")
     unfinished = path.with_name(f".{path.name}.new")
     unfinished.unlink(missing_ok=True)
     try:
         create_private(unfinished)
     except OSError as error:
-        raise StorageFault(str(path), f"the journal cannot be created: {error.strerror}", _HINT) from error
+        raise StorageFault(str(path), f"the journal cannot be created: {error.strerror}", PLACE_HINT) from error
     with closing(_open(unfinished)) as connection:
         migrate(connection, unfinished)
     unfinished.rename(path)
@@ -198,16 +174,6 @@ def _is_in_place(file: OpenFile) -> bool:
     return (status.st_dev, status.st_ino) == (file.device, file.inode)
 
 
-def deleted_fault(path: Path) -> StorageFault:
-    """Return the fault for a journal whose file was deleted or replaced while open."""
-    return StorageFault(
-        str(path),
-        "the journal's file was deleted or replaced while the daemon uses it",
-        "save it with `temwatch journal backup FILE`, stop the daemon, delete -wal and -shm beside this path, "
-        "move FILE to this path, start the daemon",
-    )
-
-
 def create_private(path: Path) -> None:
     """Create an empty file that other users cannot read; SQLite gives its -wal and -shm the same mode."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
@@ -222,102 +188,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _version(connection: Connection, path: Path) -> int:
-    """Return the journal's version; 0 for a file without tables."""
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > len(MIGRATIONS):
-        raise UnusableJournal(
-            "journal.path",
-            f"{path} was written by a newer temwatch (journal version {version}, this one knows {len(MIGRATIONS)})",
-            "run the newer temwatch, or restore a back-up from before the upgrade",
-        )
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if tables and (version == 0 or "montages" not in tables):
-        raise _foreign(path, "it has other tables")
-    return version if tables else 0
-
-
 def _examine(connection: Connection, path: Path, examination: Examination | None) -> None:
-    if _version(connection, path) == 0:
-        raise _damaged(path, "it holds no tables")
+    if version_of(connection, path) == 0:
+        raise damaged(path, "it holds no tables")
     found = examination.result() if examination else quick_check(connection)
     if found != "ok":
-        raise _damaged(path, found.splitlines()[-1])
+        raise damaged(path, found.splitlines()[-1])
 
 
 def quick_check(connection: Connection, pragma: str = "quick_check") -> str:
     """Return the first problem that SQLite's check of the whole file finds; "ok" if there is none."""
     return str(connection.execute(f"PRAGMA {pragma}(1)").fetchone()[0])
-
-
-def migrate(connection: Connection, path: Path) -> None:
-    """Migrate an older journal to the present version, one transaction for each version.
-
-    Raises
-    ------
-    UnusableJournal
-        If the file was written by a newer temwatch, or is not a journal.
-    """
-    version = _version(connection, path)
-    for following, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        # executescript commits an open transaction, so the script contains its own.
-        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {following};\nCOMMIT;")
-
-
-class transaction:  # noqa: N801  reads as a statement
-    """`with transaction(connection)`: commit at the end, roll back after an exception."""
-
-    def __init__(self, connection: Connection, *, read_only: bool = False) -> None:
-        self._connection = connection
-        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
-
-    def __enter__(self) -> Connection:
-        self._connection.execute(self._begin)
-        return self._connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-
-
-_HINT = "check that its directory exists on a local disk, has free space, and is writable for the service's user"
-_HINTS = {
-    sqlite3.SQLITE_BUSY: "another program has locked it, an sqlite3 shell for example: end that program",
-    sqlite3.SQLITE_READONLY: "let the service's user write the file and its directory; mount its disk writable",
-    sqlite3.SQLITE_FULL: "free space on its disk",
-    sqlite3.SQLITE_IOERR: "check the disk's health",
-}
-"""Hints by SQLite's primary result code."""
-
-
-def journal_fault(path: Path, error: sqlite3.DatabaseError) -> Fault:
-    """Return the fault for an error of SQLite. Raises the error itself if it is a bug of this program."""
-    if isinstance(error, sqlite3.OperationalError):
-        if _code(error) == sqlite3.SQLITE_ERROR:  # a table or column of every journal is missing
-            return _foreign(path, str(error))
-        hint = _HINTS.get(_code(error), _HINT)
-        kind = JournalLocked if _code(error) == sqlite3.SQLITE_BUSY else StorageFault
-        return kind(str(path), f"the journal cannot be used: {error}", hint)
-    if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-        raise error  # a bug of this program, not a damaged file
-    return _damaged(path, str(error))
-
-
-def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code; 0 if Python's module raised the error."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def _foreign(path: Path, reason: str) -> UnusableJournal:
-    return UnusableJournal(
-        "journal.path", f"{path} is an SQLite database but not a journal: {reason}", "name another file"
-    )
-
-
-def _damaged(path: Path, reason: str) -> UnusableJournal:
-    hint = "restore a back-up, or run `temwatch journal rebuild`; it keeps the damaged file under another name"
-    return UnusableJournal("journal.path", f"{path} is a damaged journal: {reason}", hint)

@@ -10,8 +10,8 @@ from types import MappingProxyType
 import structlog
 
 from daemon.journal.attempts import JournalAttempts
-from daemon.journal.file import Connection
 from daemon.journal.tables import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
+from daemon.journal.transaction import Connection
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Settled, SettleResult
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import Event, MontageState, Step

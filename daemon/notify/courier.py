@@ -8,10 +8,10 @@ from functools import partial
 import structlog
 
 from daemon.config.hook_settings import HookSettings
-from daemon.journal.file import Connection
 from daemon.journal.journal import Journal
 from daemon.journal.tables import deliveries
 from daemon.journal.tables.deliveries import Delivery, Failure
+from daemon.journal.transaction import Connection
 from daemon.notify.delays import GIVE_UP_S, delay_s, is_given_up, pause_s
 from daemon.notify.send_request import Sent
 from handlers.text import printable

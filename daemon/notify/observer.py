@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from daemon.config.settings import Settings
-from daemon.journal.file import Connection
 from daemon.journal.journal import Journal
 from daemon.journal.tables import alerts as rows
 from daemon.journal.tables.differences import Differing, differing
@@ -16,6 +15,7 @@ from daemon.journal.tables.results import Day, days_since
 from daemon.journal.tables.rule_breaks import Broken, broken_after
 from daemon.journal.tables.section_times import SectionTimes, section_times
 from daemon.journal.tables.silences import SilenceRow, active
+from daemon.journal.transaction import Connection
 from daemon.notify.alerting import AlertKind, Condition
 from daemon.notify.conditions import WORKERS_LOST_S, Observed, Waiting, accessible, conditions
 from daemon.notify.digest import last_due

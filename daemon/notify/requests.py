@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from daemon.journal.file import Connection
 from daemon.journal.journal import Journal
 from daemon.journal.tables import alerts, deliveries, silences
+from daemon.journal.transaction import Connection
 from daemon.montages.announcements import utc_text
 from daemon.notify.silences import silence_json
 

@@ -23,7 +23,7 @@ from daemon.pipeline.changes.late_uploads import LateUploads
 from daemon.pipeline.gates.output_disks import OutputDisks
 from daemon.pipeline.gates.render_gate import PROBE_STACK, RenderGate
 from daemon.pipeline.gates.worker_gate import WorkerGate
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.settling.settle import Settler
 from daemon.pipeline.stacks.keeper import StackKeeper

@@ -23,7 +23,7 @@ from daemon.montages.verdicts import WAITS_FOR_PERSON
 from daemon.pipeline.gates.output_disks import OutputDisks
 from daemon.pipeline.gates.render_gate import RenderGate
 from daemon.pipeline.gates.worker_gate import WorkerGate
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.order.retry import FIRST_DELAY_S, Tries
 from daemon.pipeline.order.schedule import Ticket
 from daemon.pipeline.order.work_queue import WorkQueue

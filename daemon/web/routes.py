@@ -12,7 +12,8 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from daemon.montages.presentation import counts_json, iso_time, montage_json
 from daemon.montages.verdicts import verdict_json
-from daemon.pipeline.health import Facts, Metrics, waits_of
+from daemon.pipeline.health import Facts, waits_of
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.pictures import Pictures
 from daemon.web import parameters
 from daemon.web.answers import LINKS, encode_json, encode_montages, readiness_json

@@ -14,7 +14,8 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline.health import Disk, Metrics
+from daemon.pipeline.health import Disk
+from daemon.pipeline.metrics import Metrics
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app

@@ -20,7 +20,7 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
 from daemon.pipeline.assembly import Assembly
 from daemon.pipeline.changes.recheck import Recheck
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.simulator.section import plan_section
 from daemon.simulator.standin.server import serve_standin
 from daemon.simulator.temca import write_section

@@ -5,7 +5,7 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
-from daemon.journal.file import MIGRATIONS
+from daemon.journal.migration import MIGRATIONS
 
 _IDS = zlib.compress(b"t1\nt2").hex()
 _FAULT = '{"kind": "ImageFault", "subject": "a.tif", "problem": "is truncated", "hint": ""}'

@@ -13,7 +13,8 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState
-from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.health import Facts
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages

@@ -9,7 +9,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.health import Facts
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.pictures import Pictures
 from daemon.web.live import LiveEvents
 from daemon.web.pages.handlers import Pages

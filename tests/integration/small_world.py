@@ -19,7 +19,7 @@ from daemon.montages.records import Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.changes.recheck import Recheck
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.order.schedule import Ticket
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.settling.metafile_cache import MetafileCache

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal.file import MIGRATIONS, Examination, UnusableJournal, connect, connect_read_only, examine_ahead
+from daemon.journal.faults import UnusableJournal
+from daemon.journal.file import Examination, connect, connect_read_only, examine_ahead
 from daemon.journal.journal import Journal
+from daemon.journal.migration import MIGRATIONS
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
 from handlers.errors import MetafileFault, SettingsFault, StorageFault

@@ -18,7 +18,7 @@ from daemon.commands.quality import Form, quality
 from daemon.config.settings import JournalSettings
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.pictures import Pictures
 from daemon.pipeline.replay.selection import Selection
 from daemon.simulator.standin.server import serve_standin

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
-from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.health import Facts
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.web import server
 from daemon.web.posts import Posts

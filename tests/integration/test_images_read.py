@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.journal.file import MIGRATIONS
 from daemon.journal.journal import Journal
+from daemon.journal.migration import MIGRATIONS
 from daemon.journal.tables.images_read import MAX_CHANGES, pack, unpack
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import daemon.journal
-from daemon.journal.file import MIGRATIONS, connect
+from daemon.journal.file import connect
 from daemon.journal.journal import Journal
+from daemon.journal.migration import MIGRATIONS
 from daemon.montages.records import Inspection, Outcome, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState, Step, fold

@@ -15,7 +15,7 @@ from daemon.config.load import load_settings
 from daemon.journal.file import connect
 from daemon.journal.journal import Journal
 from daemon.pipeline.assembly import open_assembly
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.system.garbage_collector import no_full_passes
 from daemon.web.routes import make_app
 from handlers.acquisition.parse import parse_metafile

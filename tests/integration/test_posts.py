@@ -16,7 +16,8 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
-from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.health import Facts
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.replay.replayer import Replayer
 from daemon.web.posts import Posts
 from daemon.web.routes import MAX_BODY_BYTES, make_app

@@ -13,8 +13,10 @@ from daemon.commands import journal_check
 from daemon.commands.journal_check import check
 from daemon.config.load import load_settings
 from daemon.config.settings import Settings
-from daemon.journal.file import MIGRATIONS, UnusableJournal, connect
+from daemon.journal.faults import UnusableJournal
+from daemon.journal.file import connect
 from daemon.journal.journal import Journal
+from daemon.journal.migration import MIGRATIONS
 from daemon.journal.tables import alerts
 from daemon.montages.states import Event, MontageState, Step
 from handlers.errors import SettingsFault, StorageFault

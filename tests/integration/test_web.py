@@ -16,7 +16,8 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from daemon.journal.tables import quality
 from daemon.montages.sighting import FoundBy, Sighting
-from daemon.pipeline.health import Facts, Metrics
+from daemon.pipeline.health import Facts
+from daemon.pipeline.metrics import Metrics
 from daemon.watching.roots import RootStatus
 from daemon.web import errors
 from daemon.web.routes import make_app

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal.file import migrate
+from daemon.journal.migration import migrate
 from daemon.journal.tables import alerts as rows
 from daemon.notify.alert_state import AlertState
 from daemon.notify.alerting import Alert, AlertKind, Condition, Draft, Severity

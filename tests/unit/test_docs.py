@@ -123,7 +123,7 @@ def test_the_check_of_keys_finds_an_unknown_one() -> None:
 
 
 def test_every_metric_that_a_document_names_exists() -> None:
-    known = set(re.findall(r'"(temwatch_\w+)"', read("daemon/pipeline/health.py")))
+    known = set(re.findall(r'"(temwatch_\w+)"', read("daemon/pipeline/metrics.py")))
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*DOCUMENTS, ROOT / "monitoring/README.md"])
     named = {re.sub(r"_total$", "", name) for name in re.findall(r"`(temwatch_\w+?)(?:\{[^`]*)?`", text)}
     assert len(named) > 10

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from daemon.montages.states import MontageState, Step
 from daemon.montages.waits import NOTHING
-from daemon.pipeline.health import Disk, Facts, Metrics, reasons_not_ready, waits_of, warnings
+from daemon.pipeline.health import Disk, Facts, reasons_not_ready, waits_of, warnings
+from daemon.pipeline.metrics import Metrics
 from daemon.watching.roots import RootHealth, RootStatus
 from daemon.web.answers import readiness_json
 from handlers.workers.crew import Crew, Member

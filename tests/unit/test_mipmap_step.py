@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.pipeline.gates.output_disks import Halt
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.steps import mipmap_step
 from daemon.pipeline.steps.mipmap_step import MipmapStep, Stopped
 from daemon.pipeline.steps.render_image_cache import RenderImageCache

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daemon.journal.file import migrate
+from daemon.journal.migration import migrate
 from daemon.journal.tables import retries, settling, sightings, tile_sets
 from daemon.journal.tables.rows import need, record
 from daemon.montages.records import Inspection, Montage, Settled, SettleResult, StaleInspection

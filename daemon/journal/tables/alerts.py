@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from daemon.journal.file import Connection
+from daemon.journal.transaction import Connection
 
 
 class AlertRow(NamedTuple):

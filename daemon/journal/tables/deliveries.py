@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.journal.file import Connection
 from daemon.journal.tables import outbox
+from daemon.journal.transaction import Connection
 from daemon.montages.announcements import Announced, Kind
 
 Wants = Callable[[Kind, str], bool]

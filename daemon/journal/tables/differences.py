@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from daemon.journal.file import Connection
+from daemon.journal.transaction import Connection
 
 MOST_READ = 1000
 _PUT = (

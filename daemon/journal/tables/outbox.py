@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daemon.journal.file import Connection
+from daemon.journal.transaction import Connection
 from daemon.montages.announcements import (
     KIND_OF_EVENT,
     Announced,

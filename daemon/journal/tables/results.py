@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from daemon.journal.file import Connection
 from daemon.journal.tables.rows import UNFINISHED_STATES
+from daemon.journal.transaction import Connection
 
 _COMPLETE = (
     "SELECT watch, scope, count(*), coalesce(sum(tile_count), 0) FROM montages"

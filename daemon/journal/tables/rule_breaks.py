@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from daemon.journal.file import Connection
 from daemon.journal.tables.outbox import last_number
+from daemon.journal.transaction import Connection
 from handlers.quality.rules import Verdict
 
 MOST_READ = 500

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from daemon.journal.file import Connection
+from daemon.journal.transaction import Connection
 
 NEWEST = 3000
 """Largest number of montages that are read, over all microscopes."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from daemon.journal.file import Connection
+from daemon.journal.transaction import Connection
 
 
 class SilenceRow(NamedTuple):

@@ -10,7 +10,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Outcome
 from daemon.montages.states import Event, IllegalTransition, Step
 from daemon.pipeline.gates.render_gate import RenderGate
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.order.retry import CRASHES_BEFORE_PARKING, Tries
 from daemon.pipeline.order.work_queue import WorkQueue
 from daemon.pipeline.steps.failures import NEEDS_RENDER, FailureHandler

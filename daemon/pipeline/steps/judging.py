@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from daemon.journal.journal import Journal
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.steps.section import Section
 from handlers.quality.block import Quality, unpack
 from handlers.quality.medians import trend_of

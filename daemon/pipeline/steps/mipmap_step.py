@@ -7,7 +7,7 @@ import structlog
 
 from daemon.journal.journal import Journal
 from daemon.pipeline.gates.output_disks import OutputDisks
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.stacks.keeper import StackKeeper
 from daemon.pipeline.steps.changing_images import ChangingImages
 from daemon.pipeline.steps.render_image_cache import RenderImageCache

@@ -10,7 +10,7 @@ from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.pipeline.gates.output_disks import OutputDisks
-from daemon.pipeline.health import Metrics
+from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.order.tile_holds import TileHolds
 from daemon.pipeline.stacks.keeper import StackKeeper
 from daemon.pipeline.steps.judging import Judge
