@@ -1,4 +1,4 @@
-"""A dask cluster of separate processes: what goes away comes back, and no montage pays for it."""
+"""A dask cluster of separate processes: schedulers and workers end and return, and no tile is lost."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from handlers.errors import Waiting
+from handlers.mipmaps.report import MipmapReport
 from handlers.workers import pool as worker_pool
 from handlers.workers.cluster import leftovers
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
@@ -31,7 +32,7 @@ from tests.integration.cluster import (
     wait_for_crew,
 )
 from tests.integration.test_executors import job_for
-from tests.integration.toy_jobs import toy_job
+from tests.integration.toy_jobs import release, toy_job
 
 
 @pytest.fixture
@@ -47,10 +48,10 @@ def pool(cluster: Cluster) -> Iterator[WorkerPool]:
 
 
 @pytest.mark.slow
-async def test_a_scheduler_and_workers_that_come_later_and_go_lose_no_job(
+async def test_a_job_waits_for_a_scheduler_and_a_worker_that_start_later(
     cluster: Cluster, pool: WorkerPool, tmp_path: Path
 ) -> None:
-    wait_for_crew(pool, lambda crew: "does not answer" in crew.fault, "the scheduler is reported as away")
+    wait_for_crew(pool, lambda crew: "does not answer" in crew.fault, "the scheduler is reported as missing")
     first = asyncio.create_task(run_job(pool, job_for(tmp_path, "first")))
     cluster.start_scheduler()
     cluster.start_worker()
@@ -59,9 +60,15 @@ async def test_a_scheduler_and_workers_that_come_later_and_go_lose_no_job(
     assert is_ready(pool.crew)
 
 
+def run_with_the_others_held(pool: WorkerPool, directory: Path) -> "list[asyncio.Task[MipmapReport]]":
+    """Start a job, and five jobs that wait until they are released."""
+    names = ("first", *(f"held{number}" for number in range(5)))
+    return [asyncio.create_task(run_job(pool, job_for(directory, name))) for name in names]
+
+
 @pytest.mark.slow
-class TestWhatGoesAway:
-    async def test_a_restarted_scheduler_is_waited_for_and_its_jobs_are_done(
+class TestLostProcesses:
+    async def test_jobs_of_a_killed_scheduler_are_done_after_its_restart(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
@@ -69,14 +76,15 @@ class TestWhatGoesAway:
         pool.on_scheduler = faults.append
         cluster.start_scheduler()
         worker = cluster.start_worker()
-        wait_for_crew(pool, is_ready, "the worker is there")
-        jobs = [asyncio.create_task(run_job(pool, job_for(tmp_path, f"slow{number}"))) for number in range(6)]
+        wait_for_crew(pool, is_ready, "the worker is ready")
+        jobs = run_with_the_others_held(pool, tmp_path)
         await asyncio.wait_for(jobs[0], 60)
         cluster.kill_scheduler()
         cluster.kill_worker(worker)
         crew = await asyncio.to_thread(wait_for_crew, pool, lambda crew: crew.fault, "the loss is noticed")
         assert crew.tiles
         assert next(crew.reasons()).startswith("the dask scheduler cannot be used: tcp://")
+        release(job_for(tmp_path, "first"))
         cluster.start_scheduler()
         cluster.start_worker()
         reports = await asyncio.wait_for(asyncio.gather(*jobs), 90)
@@ -86,25 +94,26 @@ class TestWhatGoesAway:
         assert any(faults)
         assert pool.rebuilt == 0
 
-    async def test_a_killed_worker_costs_no_tile_and_a_new_worker_continues(
+    async def test_the_tiles_of_a_killed_worker_are_done_by_a_new_worker(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         cluster.start_scheduler()
         worker = cluster.start_worker()
-        jobs = [asyncio.create_task(run_job(pool, job_for(tmp_path, f"slow{number}"))) for number in range(8)]
+        jobs = run_with_the_others_held(pool, tmp_path)
         await asyncio.wait_for(jobs[0], 60)
         cluster.kill_worker(worker)
         await asyncio.to_thread(wait_for_crew, pool, lambda crew: not crew.members, "the worker's end is noticed")
         assert pool.crew.tiles
+        release(job_for(tmp_path, "first"))
         cluster.start_worker()
         reports = await asyncio.wait_for(asyncio.gather(*jobs), 90)
         assert not [report.fault for report in reports if report.fault]
 
-    async def test_a_worker_whose_time_is_over_leaves_and_others_do_its_tiles(
+    async def test_a_worker_at_the_end_of_its_lifetime_leaves_its_tiles_to_other_workers(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As with `--lifetime` before the end of a batch job."""
+        """`--lifetime` ends a worker before its batch job ends."""
         monkeypatch.setattr(worker_pool, "make_mipmaps", toy_job)
         cluster.start_scheduler()
         leaving = cluster.start_worker("--lifetime", "4 seconds")
@@ -118,7 +127,7 @@ class TestWhatGoesAway:
 
 
 @pytest.mark.slow
-class TestSuspects:
+class TestTilesThatKillWorkers:
     async def test_only_the_tile_that_kills_its_own_process_is_reported(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -129,7 +138,7 @@ class TestSuspects:
         cluster.environment["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "0"
         cluster.start_scheduler()
         cluster.start_worker(threads=2, nanny=True)
-        wait_for_crew(pool, is_ready, "the worker is there")
+        wait_for_crew(pool, is_ready, "the worker is ready")
         names = ("slow1", "killer", "slow2", "slow3")
         reports = await asyncio.wait_for(
             asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in names)), 90
@@ -146,8 +155,8 @@ class TestSuspects:
         assert deaths == [WorkerDeath("killer", "signal SIGKILL")] * 2
 
 
-class TestProof:
-    async def test_a_worker_without_the_file_system_gets_no_tiles_and_others_go_on(
+class TestFileSystemsOfWorkers:
+    async def test_a_worker_without_the_file_systems_gets_no_tiles_and_others_do_them(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path
     ) -> None:
         acquisition, mipmaps = tmp_path / "acquisition", tmp_path / "mipmaps"
@@ -171,7 +180,7 @@ class TestProof:
         assert not list(mipmaps.rglob(".temwatch*"))
 
     @pytest.mark.slow
-    async def test_a_worker_that_sees_the_files_elsewhere_gets_its_own_paths(
+    async def test_a_worker_with_the_files_at_another_path_gets_its_own_paths(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:
         data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
@@ -192,64 +201,66 @@ class TestProof:
         assert failed.fault.subject == str(missing.level0)
 
 
-def living_and_dead(on_node: list[str], living: int) -> list[str]:
-    """Return the names of two writers on a host: a process at work, and one that has ended."""
+def running_and_dead(on_node: list[str], running: int) -> list[str]:
+    """Return the names of two writers on a host: a running process, and a process that has ended."""
     code = (
         "import subprocess; from handlers.stores.temporary import machine, maker\n"
         "ended = subprocess.Popen(['true']); ended.wait()\n"
-        f"print(maker({living}), f'{{machine()}}-{{ended.pid}}-1')"
+        f"print(maker({running}), f'{{machine()}}-{{ended.pid}}-1')"
     )
     done = subprocess.run([*on_node, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Return a list that grows with each look at directories."""
-    real, looks = leftovers._left_in, list[object]()
+def count_listings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that grows with each listing of directories."""
+    real, listings = leftovers._left_in, list[object]()
 
     def counting(directories: Iterable[Path]) -> dict[Path, list[Path] | None]:
-        looks.append(None)
+        listings.append(None)
         return real(directories)
 
     monkeypatch.setattr(leftovers, "_left_in", counting)
-    return looks
+    return listings
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-async def test_temporary_files_of_dead_workers_go_and_those_of_a_worker_at_work_on_another_host_stay(
+async def test_temporary_files_of_dead_workers_are_removed_and_those_of_a_running_worker_on_another_host_stay(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leftovers, "RETRY_S", 0.2)
     monkeypatch.setattr(leftovers, "QUIET_S", 0.2)
-    looks, visited = counted(monkeypatch), tmp_path / "journal.sqlite-visited"
+    listings, visited = count_listings(monkeypatch), tmp_path / "journal.sqlite-visited"
     on_node = on_host("node7", "true")
     cluster.start_scheduler()
     worker = cluster.start_worker(wrapper=on_node)
     levels = tmp_path / "mipmaps" / "2"
     with open_executor("dask", 2, cluster.address, visited=visited, job_timeout_s=60) as pool:
-        await asyncio.wait_for(run_job(pool, job_for(tmp_path, "first")), 120)  # its process has swept the directories
-        of_living, of_dead = (levels / f".a.tif.{writer}-0.tmp" for writer in living_and_dead(on_node, worker.pid))
+        await asyncio.wait_for(
+            run_job(pool, job_for(tmp_path, "first")), 120
+        )  # its process has cleaned the directories
+        of_running, of_dead = (levels / f".a.tif.{writer}-0.tmp" for writer in running_and_dead(on_node, worker.pid))
         of_unknown, of_old = (levels / f".{name}.tif.00000000-1-1-0.tmp" for name in ("c", "d"))
-        files = (of_living, of_dead, of_unknown, of_old)
+        files = (of_running, of_dead, of_unknown, of_old)
         for path in files:
             path.write_bytes(b"half a lev")
         os.utime(of_old, (0, 0))
         assert (await asyncio.wait_for(run_job(pool, job_for(tmp_path, "second")), 120)).fault is None
         await asyncio.to_thread(wait_for, lambda: not of_dead.exists() and not of_old.exists(), "they are removed", 120)
-        seen = len(looks)
-        await asyncio.to_thread(wait_for, lambda: len(looks) > seen + 3, "it is tried again", 120)
-        assert [path for path in files if path.exists()] == [of_living, of_unknown]
+        before = len(listings)
+        await asyncio.to_thread(wait_for, lambda: len(listings) > before + 3, "the directories are listed again", 120)
+        assert [path for path in files if path.exists()] == [of_running, of_unknown]
     cluster.kill_worker(worker)
     cluster.start_worker(wrapper=on_node)
     with open_executor("dask", 2, cluster.address, visited=visited, job_timeout_s=60):
-        await asyncio.to_thread(wait_for, lambda: not of_living.exists(), "a new worker on that host removes it", 120)
+        await asyncio.to_thread(wait_for, lambda: not of_running.exists(), "a new worker on that host removes it", 120)
         assert of_unknown.exists()
 
 
 @pytest.mark.slow
 class TestVersions:
-    async def test_differing_versions_are_one_line_and_another_temwatch_gets_no_tiles(
+    async def test_differing_versions_are_one_note_and_a_worker_with_another_temwatch_gets_no_tiles(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path
     ) -> None:
         cluster.start_scheduler()
@@ -286,7 +297,7 @@ sys.modules["handlers"] = sys.modules["daemon"] = None
 """
 
 
-async def test_a_scheduler_without_temwatch_keeps_no_task_of_a_job_that_is_done(
+async def test_a_scheduler_without_temwatch_keeps_nothing_of_finished_jobs(
     cluster: Cluster, pool: WorkerPool, tmp_path: Path
 ) -> None:
     import cloudpickle
@@ -312,7 +323,7 @@ KEPT_WHEN_IDLE = {"tasks": 0, "groups": 0, "wanted": 0, "unrunnable": 0}
 
 
 def kept_by(dask_scheduler: Any) -> dict[str, int]:
-    """Return how much a scheduler keeps of tasks."""
+    """Return the numbers of objects that a scheduler keeps for tasks."""
     return {
         "tasks": len(dask_scheduler.tasks),
         "groups": len(dask_scheduler.task_groups),
@@ -329,7 +340,7 @@ def certificates(tmp_path: Path) -> Path:
 
 
 class TestTls:
-    async def test_jobs_go_through_tls_and_another_authority_is_refused_in_words(
+    async def test_jobs_use_tls_and_each_wrong_certificate_or_key_is_refused_with_the_reason(
         self, tmp_path: Path, certificates: Path
     ) -> None:
         right, wrong = certificates / "right", certificates / "wrong"
@@ -345,8 +356,8 @@ class TestTls:
             with open_executor("dask", 1, replace(access, ca_file=wrong / "ca.pem")) as pool:
                 crew = wait_for_crew(pool, lambda crew: "has not answered" not in crew.fault, "it is refused")
                 assert crew.fault == f"{cluster.address}: its certificate does not verify: CERTIFICATE_VERIFY_FAILED"
-            stranger = replace(access, certificate_file=wrong / "client.pem", key_file=wrong / "client-key.pem")
-            with open_executor("dask", 1, stranger) as pool:
+            unknown = replace(access, certificate_file=wrong / "client.pem", key_file=wrong / "client-key.pem")
+            with open_executor("dask", 1, unknown) as pool:
                 crew = wait_for_crew(pool, lambda crew: "has not answered yet" not in crew.fault, "it is refused")
                 assert crew.fault == f"{cluster.address} refuses the certificate in {wrong / 'client.pem'}"
             (right / "client-key.pem").chmod(0o644)

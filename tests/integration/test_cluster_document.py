@@ -1,4 +1,4 @@
-"""docs/cluster.md: the job script that its program makes, and the options that it gives to dask's programs."""
+"""docs/cluster.md: the job script of its program, and its options for dask's programs."""
 
 import contextlib
 import importlib
@@ -62,12 +62,12 @@ def test_the_job_script_is_the_one_in_the_document(script: str) -> None:
     assert script.strip() == document.block_with("sh", "#SBATCH").strip()
 
 
-def test_a_job_leaves_before_its_walltime_and_has_the_memory_and_files_that_a_worker_needs(script: str) -> None:
+def test_a_worker_ends_before_its_walltime_and_has_the_memory_and_files_that_it_needs(script: str) -> None:
     directives = dict(re.findall(r"^#SBATCH (-\w|--[\w-]+)[ =](.*)$", script, re.MULTILINE))
     options = options_of(script.strip().splitlines()[-1])
     hours, minutes, _ = map(int, directives["-t"].split(":"))
-    leaves = seconds(options["--lifetime"]) + seconds(options["--lifetime-stagger"])
-    assert leaves + 1800 <= 3600 * hours + 60 * minutes
+    ends_at_s = seconds(options["--lifetime"]) + seconds(options["--lifetime-stagger"])
+    assert ends_at_s + 1800 <= 3600 * hours + 60 * minutes
     assert seconds(options["--lifetime-stagger"]) > 0
     assert int(options["--death-timeout"]) >= 60
     assert options["--nthreads"] == directives["--cpus-per-task"] == directives["-n"] == "1"
@@ -111,13 +111,13 @@ def test_the_profiler_of_dask_is_off_in_scheduler_and_workers(script: str) -> No
     assert f"\nexport {setting}\n" in script
     assert 'profile.enabled": False' in document.block_with("python", "SLURMCluster")
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    ask = "import dask, distributed; print(dask.config.get('distributed.worker.profile.enabled'))"
+    code = "import dask, distributed; print(dask.config.get('distributed.worker.profile.enabled'))"
     environment = {**os.environ, **dict([setting.split("=")])}
-    run = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 
 
-def test_dask_knows_every_option_that_the_document_gives_to_it(script: str) -> None:
+def test_dask_knows_every_option_in_the_document(script: str) -> None:
     units = "\n".join(document.blocks("ini")).replace("\\\n", " ")
     commands = [*re.findall(r"^ExecStart=(.*-m distributed.*)$", units, re.MULTILINE), script.strip().splitlines()[-1]]
     assert len(commands) == 3
@@ -149,7 +149,7 @@ for number; do kill -- -$(cat {jobs}/$number.pid) && echo $number >> {jobs}/canc
 
 
 class Slurm:
-    """Runs jobs on this machine at once, each in a process group of its own."""
+    """Runs jobs on this machine without a queue, each in its own process group."""
 
     def __init__(self, directory: Path) -> None:
         self.jobs, self.programs = directory / "jobs", directory / "bin"
@@ -178,7 +178,7 @@ class Slurm:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_program_submits_jobs_again_that_ended_and_cancels_them_when_it_ends(tmp_path: Path) -> None:
+def test_the_program_resubmits_ended_jobs_and_cancels_all_jobs_at_its_end(tmp_path: Path) -> None:
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     slurm = Slurm(tmp_path)
     program, _ = document.write_program(tmp_path, document.make_certificates(tmp_path), python=sys.executable)

@@ -1,4 +1,4 @@
-"""What dask's library writes to the daemon's log: one line each, under temwatch's name, however dask is configured."""
+"""Records of dask in the daemon's log: one line each, under temwatch's name, whatever dask's configuration is."""
 
 import json
 import os
@@ -69,7 +69,7 @@ loop.close()
 
 
 def written(code: str, level: str = "info", **environment: str) -> list[dict[str, Any]]:
-    """Return the lines that a program writes."""
+    """Return the lines that a program logs."""
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     run = subprocess.run(
         [sys.executable, "-c", BEGIN + code, level],
@@ -83,20 +83,20 @@ def written(code: str, level: str = "info", **environment: str) -> list[dict[str
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-def short(line: dict[str, Any]) -> tuple[str, ...]:
-    """Return what people read of a line of dask."""
+def parts_of(line: dict[str, Any]) -> tuple[str, ...]:
+    """Return level, logger, note and problem of a line of dask."""
     assert line["event"] == "workers.dask"
     assert not {"exception", "stack", "stack_info"} & line.keys()
     return (line["level"], line["logger"], line.get("note", ""), line.get("problem", ""))
 
 
-def test_each_record_of_dask_is_one_line_under_our_name_and_no_traceback() -> None:
+def test_each_record_of_dask_is_one_line_under_temwatchs_name_without_a_traceback() -> None:
     *lines, foreign = written(IMPORT + RECORDS)
     handshake = "Timed out during handshake while connecting to"
     late = (
         "Event loop was unresponsive in Client for 3.05s.  This is often caused by long-running GIL-holding functions"
     )
-    assert [short(line) for line in lines] == [
+    assert [parts_of(line) for line in lines] == [
         ("warning", "temwatch.distributed.client", "Couldn't gather 3 keys,", ""),
         ("error", "temwatch.distributed.client", handshake, f"OSError: {handshake} tls://node7:8786 after 30 s"),
         (
@@ -119,18 +119,18 @@ def test_each_record_of_dask_is_one_line_under_our_name_and_no_traceback() -> No
     assert foreign["logger"] == "py.warnings"
 
 
-def test_the_level_of_the_log_counts_for_dask_too() -> None:
+def test_the_level_of_the_log_applies_to_dask_too() -> None:
     assert {line["level"] for line in written(IMPORT + RECORDS, "error")} == {"error"}
 
 
-def test_an_exception_that_nobody_retrieved_is_one_line_unless_temwatch_raised_it() -> None:
-    of_dask, ours, without = written(IMPORT + ENDS)
+def test_an_unretrieved_exception_has_a_traceback_only_if_temwatch_raised_it() -> None:
+    of_dask, of_temwatch, without = written(IMPORT + ENDS)
     never = "Task exception was never retrieved"
-    assert short(of_dask)[:3] == ("error", "temwatch.distributed.asyncio", never)
+    assert parts_of(of_dask)[:3] == ("error", "temwatch.distributed.asyncio", never)
     assert of_dask["problem"].startswith("ValueError: ")
-    assert short(without) == ("error", "temwatch.distributed.asyncio", "Unclosed connection", "")
-    assert ours["logger"] == "asyncio"
-    assert "handlers/text.py" in ours["exception"]
+    assert parts_of(without) == ("error", "temwatch.distributed.asyncio", "Unclosed connection", "")
+    assert of_temwatch["logger"] == "asyncio"
+    assert "handlers/text.py" in of_temwatch["exception"]
 
 
 CONNECT = """

@@ -1,4 +1,4 @@
-"""What a dask scheduler keeps of tasks that are done, and who hears of exceptions on the loop of its client."""
+"""Memory that a dask scheduler keeps for finished tasks, and the exception handler on the loop of its client."""
 
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -20,12 +20,12 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-def test_the_scheduler_keeps_nothing_of_a_task_that_is_done(cluster: Any) -> None:
+def test_the_scheduler_keeps_nothing_of_finished_tasks_and_the_client_has_its_exception_handler(cluster: Any) -> None:
     with open_executor("dask", 2, cluster.scheduler_address) as pool:
         futures = [pool.executor.submit(abs, -number) for number in range(TASKS)]
         wait(futures, 60)
         assert sum(future.result() for future in futures) == sum(range(TASKS))
-        from handlers.workers.cluster.lean_client import report_end
+        from handlers.workers.cluster.lean_client import report_end  # it imports distributed
 
         assert pool.executor._loop.get_exception_handler() is report_end
     spans = cluster.scheduler.extensions["spans"].spans.values()

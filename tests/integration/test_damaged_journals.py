@@ -1,4 +1,4 @@
-"""Journals that are damaged, locked, of an older version or not journals: refused in one line, or read."""
+"""Journals that are damaged, locked, of an older version or of another program: refused in one line, or read."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ RECOVERY = "temwatch journal rebuild"
 ANY = FileIdentity(1, 1, 1, 1)
 
 
-async def filled(path: Path, montages: int = 40) -> None:
+async def fill(path: Path, montages: int = 40) -> None:
     async with Journal(path) as journal:
         for number in range(montages):
             name = Path(f"/data/{number:04d}/_metadata_{number}_{'x' * 80}.json")
@@ -37,8 +37,8 @@ async def filled(path: Path, montages: int = 40) -> None:
             await journal.fail(montage_id, MetafileFault(str(name), "has no data " * 20))
 
 
-async def opened(path: Path, *, ahead: bool = False) -> str:
-    """Return the text of the refusal."""
+async def refusal_of(path: Path, *, ahead: bool = False) -> str:
+    """Open a journal that is refused; return the text of the fault."""
     with pytest.raises(SettingsFault) as refused:
         async with Journal(path, examination=examine_ahead(path) if ahead else None):
             pass
@@ -47,7 +47,7 @@ async def opened(path: Path, *, ahead: bool = False) -> str:
 
 @pytest.mark.parametrize("ahead", [False, True], ids=["", "examined ahead"])
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "problem"),
     [
         (lambda path: os.truncate(path, 0), "it is empty"),
         (lambda path: os.truncate(path, 300), "a damaged journal"),
@@ -62,13 +62,13 @@ async def opened(path: Path, *, ahead: bool = False) -> str:
     ],
     ids=["emptied", "cut in its header", "cut at a page", "cut within a page", "zeroed", "JSON", "zeroed from page 3"],
 )
-async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_recovery(tmp_path, damage, said, ahead):
+async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_recovery(tmp_path, damage, problem, ahead):
     path = tmp_path / "journal.sqlite"
-    await filled(path)
+    await fill(path)
     damage(path)
     before = path.read_bytes()
-    text = await opened(path, ahead=ahead)
-    assert said in text
+    text = await refusal_of(path, ahead=ahead)
+    assert problem in text
     assert RECOVERY in text
     assert "\n" not in text
     assert path.read_bytes() == before
@@ -82,12 +82,12 @@ async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_recovery(
         (b"SQLite format 3\0" + bytes(8000), sqlite3.DatabaseError),
         (b"", UnusableJournal),
     ],
-    ids=["text", "zeroed but for its first words", "empty"],
+    ids=["text", "zeroed after its first words", "empty"],
 )
-def test_a_journal_that_is_refused_is_not_held_open(tmp_path, opening, content, error):
+def test_a_refused_journal_is_closed(tmp_path, opening, content, error):
     path = tmp_path / "journal.sqlite"
     path.write_bytes(content)
-    with pytest.raises(error) as refused:  # keeps the frames, and so what they hold
+    with pytest.raises(error) as refused:  # it keeps the frames, and with them a connection that was not closed
         opening(path)
     assert refused.value
     assert descriptors_of(path) == []
@@ -96,24 +96,24 @@ def test_a_journal_that_is_refused_is_not_held_open(tmp_path, opening, content, 
 @pytest.mark.parametrize("read_only", [False, True])
 async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypatch, read_only):
     path = tmp_path / "journal.sqlite"
-    await filled(path, 1)
+    await fill(path, 1)
     before = set(threading.enumerate())
-    is_opening, goes_on = threading.Event(), threading.Event()
+    is_opening, may_continue = threading.Event(), threading.Event()
     opening = connect_read_only if read_only else connect
 
-    def slowly(*arguments):
+    def open_later(*arguments):
         is_opening.set()
-        assert goes_on.wait(10)
+        assert may_continue.wait(10)
         return opening(*arguments)
 
-    monkeypatch.setattr(f"daemon.journal.connection.{opening.__name__}", slowly)
+    monkeypatch.setattr(f"daemon.journal.connection.{opening.__name__}", open_later)
     task = asyncio.create_task(Journal(path, read_only=read_only).__aenter__())
     assert await asyncio.to_thread(is_opening.wait, 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     begun = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("journal")]
-    goes_on.set()
+    may_continue.set()
     assert begun
     for thread in begun:
         await asyncio.to_thread(thread.join, 10)
@@ -133,7 +133,7 @@ async def test_an_early_examination_creates_no_journal_and_takes_no_lock(tmp_pat
 
 async def test_the_result_of_an_early_examination_is_used(tmp_path):
     path = tmp_path / "journal.sqlite"
-    await filled(path)
+    await fill(path)
     found: Examination = Future()
     found.set_result("*** in database main ***\nPage 5 is never used")
     with pytest.raises(SettingsFault, match="Page 5 is never used"):
@@ -143,10 +143,10 @@ async def test_the_result_of_an_early_examination_is_used(tmp_path):
 
 async def test_a_missing_journal_is_not_created_beside_its_wal(tmp_path):
     path = tmp_path / "journal.sqlite"
-    await filled(path)
+    await fill(path)
     path.unlink()
-    Path(f"{path}-wal").write_bytes(b"what was not yet in the main file")
-    text = await opened(path)
+    Path(f"{path}-wal").write_bytes(b"changes that are not yet in the main file")
+    text = await refusal_of(path)
     assert "is missing, but its -wal file exists" in text
     assert RECOVERY in text
 
@@ -163,13 +163,13 @@ async def test_the_database_of_another_program_is_refused(tmp_path, tables):
     path = tmp_path / "journal.sqlite"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(tables)
-    assert "is an SQLite database but not a journal" in await opened(path)
+    assert "is an SQLite database but not a journal" in await refusal_of(path)
 
 
-async def test_a_journal_that_another_program_locks_is_refused_with_what_to_do(tmp_path, monkeypatch):
+async def test_a_journal_that_another_program_locks_is_refused_with_a_hint(tmp_path, monkeypatch):
     monkeypatch.setattr("daemon.journal.file.BUSY_S", 0.1)
     path = tmp_path / "journal.sqlite"
-    await filled(path, 1)
+    await fill(path, 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageFault, match="end that program"):
@@ -177,10 +177,10 @@ async def test_a_journal_that_another_program_locks_is_refused_with_what_to_do(t
                 pass
 
 
-async def test_a_journal_on_a_read_only_disk_is_refused_with_what_to_do_and_can_be_read(tmp_path):
+async def test_a_journal_on_a_read_only_disk_is_refused_with_a_hint_and_can_be_read(tmp_path):
     path = tmp_path / "disk" / "journal.sqlite"
     path.parent.mkdir()
-    await filled(path, 3)
+    await fill(path, 3)
     mounted = subprocess.run(["mount", "--bind", "-o", "ro", path.parent, path.parent], capture_output=True)
     if mounted.returncode:
         pytest.skip("needs the right to mount")
@@ -219,7 +219,7 @@ async def test_a_journal_of_version_1_is_migrated_without_loss(tmp_path):
         assert "USING COVERING INDEX montages_by_metafile" in plan.fetchone()[3]
 
 
-async def test_a_journal_is_read_beside_the_daemon_that_writes_it(tmp_path):
+async def test_a_journal_can_be_read_while_the_daemon_writes_it(tmp_path):
     path = tmp_path / "journal.sqlite"
     async with Journal(path) as writer:
         await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), ANY, FoundBy.SCAN))
@@ -229,7 +229,7 @@ async def test_a_journal_is_read_beside_the_daemon_that_writes_it(tmp_path):
                 await reader.notice(Sighting("temca2", Path("/data/_metadata_2.json"), ANY, FoundBy.SCAN))
 
 
-async def test_a_journal_left_by_a_crash_is_read_with_its_wal(tmp_path):
+async def test_a_journal_that_a_crash_left_is_read_with_its_wal(tmp_path):
     path = tmp_path / "journal.sqlite"
     async with Journal(path) as writer:
         await writer.notice(Sighting("temca2", Path("/data/_metadata_1.json"), ANY, FoundBy.SCAN))
@@ -238,13 +238,3 @@ async def test_a_journal_left_by_a_crash_is_read_with_its_wal(tmp_path):
             shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
     with closing(connect_read_only(crashed)) as connection:
         assert connection.execute("SELECT count(*) FROM montages").fetchone() == (1,)
-
-
-async def test_montages_are_selected_by_directory_and_not_by_a_prefix_of_its_name(tmp_path):
-    async with Journal(tmp_path / "journal.sqlite") as journal:
-        for number, name in enumerate(["/data/a/x.json", "/data/a/b/y.json", "/data/ab/z.json", "/data/a.json"]):
-            await journal.notice(Sighting("temca2", Path(name), FileIdentity(1, number, number, number), FoundBy.SCAN))
-        below = await journal.montages(below=Path("/data/a"))
-        assert sorted(montage.metafile.name for montage in below) == ["x.json", "y.json"]
-        assert len(await journal.montages(below=Path("/"))) == 4
-        assert [montage.id for montage in await journal.montages(ids=[2, 9])] == [2]

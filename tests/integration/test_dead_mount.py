@@ -26,18 +26,20 @@ RENDER = RenderSettings(url="http://render:8080/render-ws/v1", owner="em", proje
 
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any, str], None]]:
-    """Make a blocking function hang until the test ends."""
-    free = threading.Event()
+    """Return a function that makes a blocking function hang until the test ends."""
+    release = threading.Event()
 
-    def hangs(owner: Any, name: str) -> None:
-        monkeypatch.setattr(owner, name, lambda *_, **__: free.wait(60))
+    def hang_until_the_end(owner: Any, name: str) -> None:
+        monkeypatch.setattr(owner, name, lambda *_, **__: release.wait(60))
 
     monkeypatch.setattr(threads, "ANSWER_S", 0.2)
-    yield hangs
-    free.set()
+    yield hang_until_the_end
+    release.set()
 
 
-class Bench:
+class Settling:
+    """A section, and the accesses to its files while it settles and in its steps."""
+
     def __init__(self, place: Path) -> None:
         section = write_section(plan_section(tiles=2, size=(64, 48)), place, pixels="flat")
         self.images = sorted(section.directory.glob("*.tif"))
@@ -53,15 +55,15 @@ class Bench:
         identity = FileIdentity.of(section.metafile.stat())
         self.montage: Any = SimpleNamespace(id=1, metafile=section.metafile, identity=identity, changed_at=0.0)
 
-    async def not_yet(self) -> Any:
+    async def check(self) -> Any:
         return await self.settler.check(self.montage, self.watch)
 
     async def read(self) -> Any:
-        await self.not_yet()
+        await self.check()
         return await self.settler.read(self.montage)
 
     async def examine(self) -> Any:
-        await self.not_yet()
+        await self.check()
         content = self.montage.metafile.read_bytes()
         return await self.settler.examine(self.montage, self.watch, content, "aa", RENDER)
 
@@ -69,19 +71,19 @@ class Bench:
         self.images[0].unlink()
         await self.examine()
         self.now += 1.0
-        return await self.not_yet()
+        return await self.check()
 
     async def section(self) -> Any:
         nothing: Any = SimpleNamespace()
-        at_work = Steps(
+        steps = Steps(
             settings=nothing, journal=nothing, client=nothing, keeper=nothing, disks=nothing, pool=nothing,
             metrics=nothing, in_flight=1,
         )  # fmt: skip
-        return await at_work.section(self.montage, self.watch)
+        return await steps.section(self.montage, self.watch)
 
 
 HANGING = [
-    ("not_yet", settle, "checked_identity"),
+    ("check", settle, "checked_identity"),
     ("read", arrival, "read_regular"),
     ("read", settle, "present_identity"),
     ("examine", settle, "check_images"),
@@ -90,23 +92,23 @@ HANGING = [
 ]
 
 
-@pytest.mark.parametrize(("work", "owner", "name"), HANGING, ids=lambda each: str(each).rpartition(".")[2])
-async def test_a_file_access_without_an_answer_times_out_and_is_retried(tmp_path, hang, work, owner, name):
-    bench = Bench(tmp_path / "acquisition")
+@pytest.mark.parametrize(("access", "owner", "name"), HANGING, ids=lambda each: str(each).rpartition(".")[2])
+async def test_a_file_access_without_an_answer_is_a_fault_for_which_waiting_helps(tmp_path, hang, access, owner, name):
+    settling = Settling(tmp_path / "acquisition")
     hang(owner, name)
     with pytest.raises(StorageFault, match="has not answered") as caught:
-        await getattr(bench, work)()
+        await getattr(settling, access)()
     assert caught.value.waiting_helps is Waiting.ALWAYS
     assert str(tmp_path) in caught.value.subject
     assert "mount" in caught.value.hint
 
 
-async def test_a_time_out_reported_by_the_file_server_is_passed_on(tmp_path, monkeypatch):
-    bench = Bench(tmp_path / "acquisition")
+async def test_a_time_out_that_the_file_server_reports_is_raised_unchanged(tmp_path, monkeypatch):
+    settling = Settling(tmp_path / "acquisition")
 
-    def reported(*_: Any) -> Any:
+    def time_out(*_: Any) -> Any:
         raise TimeoutError(110, "Connection timed out")
 
-    monkeypatch.setattr(settle, "checked_identity", reported)
+    monkeypatch.setattr(settle, "checked_identity", time_out)
     with pytest.raises(TimeoutError):
-        await bench.not_yet()
+        await settling.check()

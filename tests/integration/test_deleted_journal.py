@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch):
+def _short_retries(monkeypatch):
     monkeypatch.setattr("daemon.journal.connection.RETRY_S", 0.05)
 
 
@@ -53,7 +53,7 @@ async def test_a_missing_journal_is_a_fault_as_soon_as_it_is_read(path, damage):
         assert "temwatch journal backup" in fault.hint
 
 
-async def test_a_deleted_wal_is_a_fault_too(path):
+async def test_a_deleted_wal_is_a_fault(path):
     async with Journal(path) as journal:
         await journal.notice(SIGHTING)
         Path(f"{path}-wal").unlink()
@@ -61,14 +61,14 @@ async def test_a_deleted_wal_is_a_fault_too(path):
         assert journal.fault is not None
 
 
-async def test_nothing_is_written_to_a_deleted_journal_and_the_write_succeeds_when_it_is_back(path, tmp_path):
+async def test_a_write_waits_while_the_journal_is_missing_and_succeeds_when_it_is_back(path, tmp_path):
     aside = tmp_path / "aside.sqlite"
     async with Journal(path) as journal:
         await journal.notice(SIGHTING)
         path.rename(aside)
         noticing = asyncio.create_task(journal.notice(OTHER))
         async with asyncio.timeout(10):
-            while journal.fault is None:  # noqa: ASYNC110  no event tells of it
+            while journal.fault is None:  # noqa: ASYNC110  there is no event for it
                 await asyncio.sleep(0.01)
         assert journal.is_blocked
         assert not noticing.done()
@@ -89,7 +89,7 @@ async def test_a_deleted_journal_can_be_backed_up_by_the_process_that_uses_it(pa
         assert [each.metafile for each in await journal.montages()] == [SIGHTING.path]
 
 
-async def test_a_journal_says_whether_it_was_created_by_this_start(path):
+async def test_a_journal_is_new_only_when_it_is_opened_for_the_first_time(path):
     async with Journal(path) as journal:
         assert journal.is_new
     async with Journal(path) as journal:

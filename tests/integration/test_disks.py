@@ -23,8 +23,7 @@ from daemon.pipeline.steps import mipmap_step
 from daemon.pipeline.steps.perform import Steps
 from handlers.errors import StorageFault
 from handlers.sharing import Sharing
-from tests.integration.inprocess import bench as at_work
-from tests.integration.inprocess import retry_fast
+from tests.integration.inprocess import bench, retry_fast
 
 
 def mipmaps(directory: Path, min_free_bytes: int = 0) -> Any:
@@ -37,20 +36,20 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
         yield opened
 
 
-class Bench:
+class WatchedDisks:
     """Output disks of several directories; counts how often one became usable again."""
 
     def __init__(self, journal: Journal, *wanted: Any) -> None:
         self.wanted = list(wanted)
-        self.woken = 0
-        self.disks = OutputDisks(self._settings, journal, self._wake)
+        self.usable_again = 0
+        self.disks = OutputDisks(self._settings, journal, self._count)
 
     def _settings(self) -> Any:
         watches = [SimpleNamespace(name=f"w{number}", mipmaps=each) for number, each in enumerate(self.wanted)]
         return SimpleNamespace(watch=watches)
 
-    def _wake(self) -> None:
-        self.woken += 1
+    def _count(self) -> None:
+        self.usable_again += 1
 
 
 async def until(condition: Any, what: str) -> None:
@@ -60,8 +59,8 @@ async def until(condition: Any, what: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def looking(bench: Bench) -> AsyncIterator[None]:
-    task = asyncio.create_task(bench.disks.run())
+async def checking(watched: WatchedDisks) -> AsyncIterator[None]:
+    task = asyncio.create_task(watched.disks.run())
     try:
         yield
     finally:
@@ -71,22 +70,22 @@ async def looking(bench: Bench) -> AsyncIterator[None]:
 
 async def test_a_directory_is_made_and_marked_at_its_first_use(journal, tmp_path):
     target = tmp_path / "a" / "mipmaps"
-    await Bench(journal).disks.require(mipmaps(target))
+    await WatchedDisks(journal).disks.require(mipmaps(target))
     assert [path.name for path in target.iterdir()] == [MARKER]
     assert await journal.is_used_for_mipmaps(target)
 
 
 async def test_a_used_directory_without_its_marker_is_refused_also_after_a_restart(journal, tmp_path):
     target = tmp_path / "mipmaps"
-    await Bench(journal).disks.require(mipmaps(target))
+    await WatchedDisks(journal).disks.require(mipmaps(target))
     shutil.rmtree(target)
     target.mkdir()  # the bare mount point
-    for bench in (Bench(journal), Bench(journal)):
+    for watched in (WatchedDisks(journal), WatchedDisks(journal)):
         with pytest.raises(StorageFault, match=r"lacks the marker file .* mount it"):
-            await bench.disks.require(mipmaps(target))
+            await watched.disks.require(mipmaps(target))
     assert list(target.iterdir()) == []
     (target / MARKER).touch()
-    await Bench(journal).disks.require(mipmaps(target))
+    await WatchedDisks(journal).disks.require(mipmaps(target))
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -97,72 +96,74 @@ async def test_a_link_in_place_of_the_marker_is_not_followed(journal, tmp_path, 
     if there:
         elsewhere.write_bytes(b"of another user")
     with pytest.raises(StorageFault, match="replace the link"):
-        await Bench(journal).disks.require(mipmaps(target))
+        await WatchedDisks(journal).disks.require(mipmaps(target))
     assert elsewhere.exists() is there
     assert not await journal.is_used_for_mipmaps(target)
 
 
 async def test_a_disk_below_min_free_bytes_is_refused_with_both_sizes(journal, tmp_path):
     with pytest.raises(StorageFault, match="GB free, but min_free_bytes is"):
-        await Bench(journal).disks.require(mipmaps(tmp_path / "m", 10**18))
+        await WatchedDisks(journal).disks.require(mipmaps(tmp_path / "m", 10**18))
 
 
 async def test_a_disk_that_runs_low_halts_only_its_own_work(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "BUSY_S", 0.05)
     low, other = mipmaps(tmp_path / "low"), mipmaps(tmp_path / "other")
-    bench = Bench(journal, low, other, low)
-    await bench.disks.require(low)
-    await bench.disks.require(other)
-    halt_of = bench.disks.halt_of
-    async with looking(bench):
+    watched = WatchedDisks(journal, low, other, low)
+    await watched.disks.require(low)
+    await watched.disks.require(other)
+    halt_of = watched.disks.halt_of
+    async with checking(watched):
         with halt_of(low.output_dir) as halt, halt_of(other.output_dir) as other_halt:
             low.min_free_bytes = 10**18
             await until(halt.is_set, "halt")
             assert not other_halt.is_set()
-        assert not bench.disks.is_usable(low.output_dir)
-        assert bench.disks.is_usable(other.output_dir)
-        facts = bench.disks.facts()
+        assert not watched.disks.is_usable(low.output_dir)
+        assert watched.disks.is_usable(other.output_dir)
+        facts = watched.disks.facts()
         assert [(bool(disk.problem), disk.watches) for disk in facts] == [(True, ("w0", "w2")), (False, ("w1",))]
         low.min_free_bytes = 0
-        await until(lambda: bench.woken == 1, "it is usable again")
+        await until(lambda: watched.usable_again == 1, "it is usable again")
         with halt_of(low.output_dir) as halt:
             assert not halt.is_set()
 
 
-async def test_a_mount_that_vanishes_during_the_work_halts_it(journal, tmp_path, monkeypatch):
+async def test_a_mount_that_disappears_during_the_work_halts_it(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "BUSY_S", 0.05)
     target = mipmaps(tmp_path / "m")
-    bench = Bench(journal, target)
-    await bench.disks.require(target)
-    async with looking(bench):
-        with bench.disks.halt_of(target.output_dir) as halt:
+    watched = WatchedDisks(journal, target)
+    await watched.disks.require(target)
+    async with checking(watched):
+        with watched.disks.halt_of(target.output_dir) as halt:
             (target.output_dir / MARKER).unlink()
             await until(halt.is_set, "halt")
 
 
-async def test_a_stop_halts_everything(journal, tmp_path):
-    bench = Bench(journal)
-    with bench.disks.halt_of(tmp_path) as before:
-        bench.disks.stop()
+async def test_a_stop_halts_the_work_on_every_disk(journal, tmp_path):
+    watched = WatchedDisks(journal)
+    with watched.disks.halt_of(tmp_path) as before:
+        watched.disks.stop()
         assert before.is_set()
-    with bench.disks.halt_of(tmp_path) as after:
+    with watched.disks.halt_of(tmp_path) as after:
         assert after.is_set()
 
 
-async def test_a_disk_that_does_not_answer_is_not_waited_for(journal, tmp_path, monkeypatch):
+async def test_a_disk_that_does_not_answer_is_refused_after_a_time_out(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "STUCK_S", 0.1)
-    free = threading.Event()
+    release = threading.Event()
     monkeypatch.setattr(
-        disks, "check_directory", lambda *arguments, **options: free.wait(30) and check_directory(*arguments, **options)
+        disks,
+        "check_directory",
+        lambda *arguments, **options: release.wait(30) and check_directory(*arguments, **options),
     )
-    bench, target = Bench(journal), mipmaps(tmp_path / "m")
+    watched, target = WatchedDisks(journal), mipmaps(tmp_path / "m")
     try:
         with pytest.raises(StorageFault, match="does not answer"):
-            await bench.disks.require(target)
+            await watched.disks.require(target)
     finally:
-        free.set()
+        release.set()
     monkeypatch.setattr(disks, "STUCK_S", 10.0)
-    await bench.disks.require(target)
+    await watched.disks.require(target)
 
 
 FULL_DISK = """
@@ -183,7 +184,7 @@ FULL_DISK = """
         if path.is_file():
             with Image.open(path) as image:
                 image.load()
-            print("whole" if not path.name.startswith(".") else "left", path.name)
+            print("whole" if not path.name.startswith(".") else "temporary", path.name)
 """
 
 
@@ -201,40 +202,40 @@ def test_a_disk_that_fills_during_a_write_keeps_only_complete_files(tmp_path, si
     assert done.stdout.splitlines() == ["StorageFault free space on the target", *["whole a.tif"] * whole], done.stderr
 
 
-async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_moment(tmp_path, monkeypatch):
+async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_short_time(tmp_path, monkeypatch):
     """The disk is usable again before the running tiles have ended."""
     retry_fast(monkeypatch)
     monkeypatch.setattr(disks, "BUSY_S", 0.01)
-    real_check, real_make_all, dips = disks.check_directory, mipmap_step.make_all, []
+    real_check, real_make_all, outages = disks.check_directory, mipmap_step.make_all, []
 
-    def look(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
+    def check(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
         return (
             Disk(str(directory), None, needed_bytes, "is gone")
-            if dips == ["now"]
+            if outages == ["now"]
             else real_check(directory, needed_bytes, used=used)
         )
 
     async def make_all(*arguments: Any, stop: Any, **options: Any) -> None:
-        if not dips:
-            dips.append("now")
+        if not outages:
+            outages.append("now")
             await stop.wait()
-            dips[:] = ["over"]
-            await until(lambda: work.assembly.disks.is_usable(tmp_path / "mipmaps"), "it is usable again")
+            outages[:] = ["over"]
+            await until(lambda: running.assembly.disks.is_usable(tmp_path / "mipmaps"), "it is usable again")
         await real_make_all(*arguments, stop=stop, **options)
 
-    monkeypatch.setattr(disks, "check_directory", look)
+    monkeypatch.setattr(disks, "check_directory", check)
     monkeypatch.setattr(mipmap_step, "make_all", make_all)
-    async with at_work(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
-        montage = await work.reaches(metafile, MontageState.COMPLETE)
-        attempts = [each for each in await work.assembly.journal.attempts(montage.id) if each["step"] == "mipmaps"]
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
+        attempts = [each for each in await running.assembly.journal.attempts(montage.id) if each["step"] == "mipmaps"]
         assert [each["outcome"] for each in attempts] == ["failed", "done"]
         assert "is gone" in str(attempts[0]["fault"])
 
 
-async def test_levels_written_below_a_vanished_mount_are_made_again(tmp_path, monkeypatch):
-    """The mount vanishes while tiles are made, before the next check of the disk."""
+async def test_levels_written_below_a_missing_mount_are_made_again(tmp_path, monkeypatch):
+    """The mount disappears while tiles are made, before the next check of the disk."""
     retry_fast(monkeypatch)
     levels, mount = tmp_path / "mipmaps", tmp_path / "mount"
     real_make, real_apply, applied = Steps.make_mipmaps, Steps.apply, asyncio.Event()
@@ -257,13 +258,13 @@ async def test_levels_written_below_a_vanished_mount_are_made_again(tmp_path, mo
 
     monkeypatch.setattr(Steps, "make_mipmaps", make)
     monkeypatch.setattr(Steps, "apply", apply)
-    async with at_work(tmp_path) as work:
-        metafile = work.write()
-        await work.notice(metafile)
+    async with bench(tmp_path) as running:
+        metafile = running.write()
+        await running.notice(metafile)
         await applied.wait()
         shutil.rmtree(levels)
         mount.rename(levels)
-        await work.reaches(metafile, MontageState.COMPLETE)
+        await running.reaches(metafile, MontageState.COMPLETE)
         assert len(list(levels.rglob("*.tif"))) == 2
         assert len(made) == 2
 
@@ -290,7 +291,9 @@ def test_a_read_only_directory_is_reported_with_the_setting_of_the_unit(tmp_path
     ]
 
 
-def test_a_directory_of_another_user_is_reported_until_its_first_use(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_directory_that_this_user_cannot_write_is_reported_before_its_first_use(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert "by user" in check_directory(tmp_path / "mipmaps", 0, used=False).problem
     (tmp_path / MARKER).touch()
@@ -307,18 +310,18 @@ def test_free_space_and_min_free_bytes_are_shown_in_distinct_units(tmp_path: Pat
     )
 
 
-async def test_a_disk_that_was_not_checked_is_not_ready(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
+async def test_a_disk_is_not_usable_before_its_first_check(tmp_path: Path, journal: Journal, monkeypatch: Any) -> None:
     monkeypatch.setattr("daemon.pipeline.gates.output_disks.FIRST_CHECK_S", 0.1)
     release = threading.Event()
     monkeypatch.setattr(
         "daemon.pipeline.gates.output_disks.check_directory",
         lambda *_, **__: release.wait() and Disk(str(tmp_path), 1, 0),
     )
-    bench = Bench(journal, mipmaps(tmp_path))
-    assert [(disk.problem, disk.watches) for disk in bench.disks.facts()] == [("has not been checked yet", ("w0",))]
-    async with looking(bench):
+    watched = WatchedDisks(journal, mipmaps(tmp_path))
+    assert [(disk.problem, disk.watches) for disk in watched.disks.facts()] == [("has not been checked yet", ("w0",))]
+    async with checking(watched):
         async with asyncio.timeout(20):
-            await bench.disks.checked.wait()
-        assert "does not answer" in bench.disks.facts()[0].problem
+            await watched.disks.checked.wait()
+        assert "does not answer" in watched.disks.facts()[0].problem
         release.set()
-        await until(lambda: not bench.disks.facts()[0].problem, "it answers")
+        await until(lambda: not watched.disks.facts()[0].problem, "it answers")

@@ -56,7 +56,7 @@ async def test_a_dismissed_montage_is_not_retried_when_its_file_changes(journal)
     assert await journal.retry(montage_id, "t1.tif has changed") is None
 
 
-async def test_a_replay_undoes_the_dismissal_from_where_the_montage_failed(journal):
+async def test_a_replay_of_a_dismissed_montage_begins_in_the_state_in_which_it_failed(journal):
     montage_id = await failed(journal)
     await journal.dismiss(montage_id, "deleted on purpose")
     montage = await journal.replay(montage_id, Step.APPLY)
@@ -70,7 +70,7 @@ async def test_only_a_failed_montage_can_be_dismissed(journal):
     assert (await journal.montage(montage_id)).state is MontageState.SETTLED
 
 
-async def test_a_metafile_that_comes_back_changed_is_read_again(journal):
+async def test_the_changed_metafile_of_a_dismissed_montage_is_read_again(journal):
     montage_id = await failed(journal)
     await journal.dismiss(montage_id, "deleted on purpose")
     changed = replace(SIGHTING, identity=FileIdentity(200, 2, 2, 8))

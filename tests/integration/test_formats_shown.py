@@ -32,7 +32,7 @@ from tests.integration.paged import HTML
 from tests.integration.test_pictures import picture_at
 from tests.unit.test_health import WELL
 
-pytestmark = pytest.mark.timeout(300)  # pictures are drawn when nothing else wants the processor
+pytestmark = pytest.mark.timeout(300)  # pictures are drawn with the lowest priority
 Grey = npt.NDArray[np.uint8]
 SIDE = (600, 400)
 WIDTH, HEIGHT = 200, 100
@@ -46,23 +46,23 @@ def tissue() -> Grey:
 
 @dataclass(frozen=True)
 class Plan:
-    """A tile: grid, number, where its translation leads, what it shows."""
+    """A tile: grid, number, translation in pixels, image."""
 
     grid: int
     number: int
-    place: tuple[int, int]
+    position: tuple[int, int]
     image: Grey
 
 
 def three_grids(field: Grey) -> list[Plan]:
-    """Return four tiles of a grid, one of a grid that is turned by a quarter, and one of twice the pixel size."""
+    """Return four tiles of a grid, one of a grid rotated by 90 degrees, and one of a grid with twice the pixel size."""
     plain = [
         Plan(0, number, (x, y), field[y : y + HEIGHT, x : x + WIDTH])
         for number, (x, y) in enumerate([(0, 0), (180, 0), (0, 80), (180, 80)])
     ]
-    turned = np.rot90(field[200:400, 250:350])  # a tile at 200, 250, turned about its centre
+    rotated = np.rot90(field[200:400, 250:350])  # a tile at 200, 250, rotated about its centre
     doubled = np.asarray(Image.fromarray(field[200:300, :200]).resize((100, 50), Image.Resampling.BOX))
-    return [*plain, Plan(1, 0, (200, 250), turned), Plan(2, 0, (0, 200), doubled)]
+    return [*plain, Plan(1, 0, (200, 250), rotated), Plan(2, 0, (0, 200), doubled)]
 
 
 def write_log(base: Path, plans: Iterable[Plan]) -> Path:
@@ -78,7 +78,7 @@ def write_log(base: Path, plans: Iterable[Plan]) -> Path:
         tile = {"tileid": f"{plan.grid:04d}.{plan.number:04d}.00002", "slice_counter": 2, "filename": name}
         tile |= {"timestamp": 1591084958 + 7 * seconds, "wd_stig_xy": [0.00625, -0.014, 1.094]}
         tile |= {"tile_width": plan.image.shape[1], "tile_height": plan.image.shape[0]}
-        tile |= {"glob_x": plan.place[0] * 10, "glob_y": plan.place[1] * 10, "glob_z": 100}
+        tile |= {"glob_x": plan.position[0] * 10, "glob_y": plan.position[1] * 10, "glob_z": 100}
         lines.append(f"TILE: {tile}")
     lines.append("SLICE COMPLETE: {'timestamp': 1591085000, 'completed_slice': 3}")
     log.write_text("".join(f"{line}\r\n" for line in lines), newline="")
@@ -130,7 +130,7 @@ async def page_of(client: "TestClient[Any, Any]", montage: Montage) -> str:
 
 
 async def lines_of(running: Bench, pictures: Path | None = None) -> list[str]:
-    """Return what `temwatch quality` prints of all montages."""
+    """Return the lines that `temwatch quality` prints about all montages."""
     lines: list[str] = []
     journal = JournalSettings(path=running.root / "journal.sqlite")
     settings = running.assembly.settings().model_copy(update={"journal": journal})
@@ -138,7 +138,7 @@ async def lines_of(running: Bench, pictures: Path | None = None) -> list[str]:
     return lines
 
 
-async def test_a_slice_of_three_grids_is_shown_turned_and_enlarged_at_its_place(tmp_path: Path) -> None:
+async def test_the_grids_of_a_slice_are_shown_rotated_and_scaled_at_their_positions(tmp_path: Path) -> None:
     watch = {"format": "sbemimage", "z": {"rule": "header"}, "qc": {"measure_stage_error": True}}
     watch["mipmaps"] = {"output_dir": str(tmp_path / "mipmaps"), "levels": 3}
     field = tissue()
@@ -172,20 +172,20 @@ async def test_a_slice_of_three_grids_is_shown_turned_and_enlarged_at_its_place(
 async def check_growing_and_moved_log(
     client: "TestClient[Any, Any]", running: Bench, montage: Montage, mosaic: Grey
 ) -> None:
-    """Draw the mosaic again after its log has grown, and ask for it after the log has been moved away."""
+    """Draw the mosaic again after its log has grown, and request it after the log was moved."""
     mosaic_png, log = f"/api/montages/{montage.id}/mosaic.png", montage.metafile.parent
 
-    def forget() -> None:
+    def delete_pictures() -> None:
         for kept in (running.root / "pictures").iterdir():
             kept.unlink()
 
     with log.open("a") as file:
         file.write("TILE: {'slice_counter': 3, 'tileid': '0000.0000.00003'}\n")
-    forget()
+    delete_pictures()
     assert (await picture_at(client, mosaic_png) == mosaic).all()
     log.rename(log.with_name("elsewhere.txt"))
     assert (await picture_at(client, mosaic_png) == mosaic).all()  # kept
-    forget()
+    delete_pictures()
     async with client.get(mosaic_png) as answer:
         assert answer.status == 503
         assert "was moved, renamed or deleted" in await answer.text()
@@ -214,7 +214,7 @@ async def test_a_region_of_multisem_without_a_lattice_is_shown_in_the_order_of_i
 
 
 @pytest.mark.parametrize("name", ["000001\\a.bmp", "mFOV_0001\\sfov_001.bmp"])
-async def test_a_bmp_of_multisem_is_read_as_it_is(tmp_path: Path, name: str) -> None:
+async def test_a_bmp_of_multisem_is_read_without_a_change(tmp_path: Path, name: str) -> None:
     watch = {"format": "multisem", "pixel_size_nm": 8.0, "z": {"rule": "fixed", "z": 4}}
     async with bench(tmp_path, of_format=watch) as running:
         region = tmp_path / "acquisition" / "region"
@@ -232,18 +232,20 @@ async def test_a_bmp_of_multisem_is_read_as_it_is(tmp_path: Path, name: str) -> 
             assert np.abs(np.asarray(made).astype(int) - expected).max() <= 1
 
 
-async def test_the_import_of_a_log_takes_its_only_section_and_names_several(tmp_path: Path) -> None:
+async def test_the_import_of_a_log_imports_its_only_section_and_refuses_several_with_their_names(
+    tmp_path: Path,
+) -> None:
     section = write_log(tmp_path / "stack", three_grids(tissue()))
     async with serve_standin() as url:
 
-        async def brought(file: Path) -> str:
+        async def imported(file: Path) -> str:
             where = {"url": url, "owner": "em", "project": "test", "stack": "alone"}
             return await import_into_stack(file, "sbemimage", z=7.0, close=True, **where)
 
         for file in (section.parent, section):
-            assert await brought(file) == "em/test/alone: 6 tiles are at z 7; the stack is COMPLETE"
+            assert await imported(file) == "em/test/alone: 6 tiles are at z 7; the stack is COMPLETE"
         with section.parent.open("a") as log:
             log.write("TILE: {'slice_counter': 3, 'tileid': '0000.0000.00003'}\nSLICE COMPLETE: {}\n")
         with pytest.raises(SettingsFault, match=r"contains 2 sections: slice_00002@\d+, slice_00003@\d+") as caught:
-            await brought(section.parent)
+            await imported(section.parent)
         assert caught.value.hint == f"name one, as in {section}"

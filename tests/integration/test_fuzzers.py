@@ -1,4 +1,4 @@
-"""The fuzzers: a few inputs of each pass, and planted faults are found."""
+"""The fuzzers: some inputs of each pass, and planted faults are found."""
 
 import importlib
 import random
@@ -14,7 +14,9 @@ from tests.fuzz.__main__ import FUZZERS, fuzz, main
 from tests.fuzz.fuzzer import Fuzzer, Run, run
 from tests.fuzz.planted import OpenCheck, crash, draw_number, end, fail, fail_at_large_numbers, hang, take_memory
 
-INPUTS, MOST_INPUTS = 40, 500
+INPUTS = 40
+INPUTS_FOR_A_FINDING = 500
+"""Inputs within which a planted fault is found."""
 
 
 def try_some(fuzzer: Fuzzer, place: Path, inputs: int = INPUTS) -> None:
@@ -23,14 +25,14 @@ def try_some(fuzzer: Fuzzer, place: Path, inputs: int = INPUTS) -> None:
             check(fuzzer.draw(random.Random(seed)))
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, about spoiled images
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged images
 @pytest.mark.parametrize("name", FUZZERS)
-def test_a_few_inputs_of_each_fuzzer_pass(name, tmp_path):
+def test_some_inputs_of_each_fuzzer_pass(name, tmp_path):
     try_some(FUZZERS[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", FUZZERS)
-def test_a_seed_draws_the_same_input_again(name):
+def test_the_same_seed_draws_the_same_input(name):
     draw = FUZZERS[name].draw
     drawn = [draw(random.Random(seed)) for seed in range(INPUTS)]
     assert drawn == [draw(random.Random(seed)) for seed in range(INPUTS)]
@@ -48,7 +50,7 @@ PLANTED = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FUZZERS)
-def test_an_exception_where_a_spoiled_input_is_refused_is_found(name, tmp_path, monkeypatch):
+def test_an_unexpected_exception_in_place_of_a_refusal_is_found(name, tmp_path, monkeypatch):
     def planted(*arguments: Any, **options: Any) -> Any:
         raise KeyError("planted")
 
@@ -65,7 +67,7 @@ def test_an_exception_where_a_spoiled_input_is_refused_is_found(name, tmp_path, 
     real = getattr(importlib.import_module(module), function)
     monkeypatch.setattr(PLANTED[name], planted if name == "requests" else fails_where_refused(real))
     with pytest.raises((KeyError, AssertionError)):
-        try_some(FUZZERS[name], tmp_path, MOST_INPUTS)
+        try_some(FUZZERS[name], tmp_path, INPUTS_FOR_A_FINDING)
 
 
 @pytest.mark.parametrize("check", [crash, fail, take_memory, hang, end])
@@ -75,7 +77,7 @@ def test_every_kind_of_failure_is_a_finding(check):
     assert (outcome.tried, outcome.last) == (1, ("planted-7", draw_number(random.Random(7))))
 
 
-def test_a_finding_is_printed_kept_and_tried_again(tmp_path, capfd):
+def test_a_finding_is_printed_and_kept_and_can_be_tried_again(tmp_path, capfd):
     fuzzer, output = Fuzzer("planted", draw_number, OpenCheck(fail_at_large_numbers)), tmp_path / "output"
     asked = Run(0, 1000, None)
     assert not fuzz(fuzzer, asked, output)
@@ -95,7 +97,7 @@ def test_the_command_tries_one_seed_and_ends_with_0(tmp_path, capfd):
     assert "metafiles: from seed 7 on\nmetafiles: tried 1, no finding\n" in capfd.readouterr().out
 
 
-def test_a_time_ends_a_run():
+def test_a_run_ends_after_its_time():
     outcome = run(Fuzzer("planted", draw_number, OpenCheck(len)), Run(0, None, 0.05))
     assert outcome.exit_code == 0
     assert outcome.tried > 0

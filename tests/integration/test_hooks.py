@@ -35,7 +35,7 @@ def settings_with(*hooks: dict[str, Any]) -> Settings:
 
 
 class World:
-    """A journal, a notifier, and what it counted."""
+    """A journal, a notifier, and the outcomes that it counted."""
 
     def __init__(self, journal: Journal, *hooks: dict[str, Any]) -> None:
         self.journal = journal
@@ -57,8 +57,8 @@ class World:
         montage = await self.journal.notice(Sighting("w", path, FileIdentity(1, 1, 1, self._count), FoundBy.SCAN))
         return f"montages/{montage}"
 
-    async def again(self, subject: str) -> None:
-        """Record another event of a montage."""
+    async def notice_again(self, subject: str) -> None:
+        """Record another event of the montage."""
         montage = await self.journal.montage(int(subject.partition("/")[2]))
         assert montage
         await self.journal.notice_again(Sighting("w", montage.metafile, replace_size(montage.identity), FoundBy.SCAN))
@@ -145,7 +145,7 @@ async def test_a_hook_gets_the_events_that_it_names_of_the_watches_that_it_names
     ]
 
 
-async def test_a_new_hook_begins_with_the_events_of_that_moment(journal: Journal, receiver: Receiver) -> None:
+async def test_a_new_hook_gets_only_later_events(journal: Journal, receiver: Receiver) -> None:
     world = World(journal)
     async with world.running():
         await world.notice()
@@ -156,7 +156,7 @@ async def test_a_new_hook_begins_with_the_events_of_that_moment(journal: Journal
     assert [event["subject"] for event in receiver.accepted] == [subject]
 
 
-async def test_events_recorded_while_nothing_delivers_arrive_later(journal: Journal, receiver: Receiver) -> None:
+async def test_events_recorded_before_the_deliveries_start_are_delivered(journal: Journal, receiver: Receiver) -> None:
     world = World(journal, {"url": receiver.url, "on": ALL})
     await world.notifier.register()
     subjects = [await world.notice() for _ in range(20)]
@@ -166,7 +166,7 @@ async def test_events_recorded_while_nothing_delivers_arrive_later(journal: Jour
 
 
 @pytest.mark.parametrize("answer", [500, 404, 503, 302, 410, 0])
-async def test_a_refused_event_is_repeated_with_the_same_id_and_before_the_next_of_its_montage(
+async def test_a_refused_event_is_repeated_with_the_same_id_before_the_next_event_of_its_montage(
     journal: Journal, receiver: Receiver, answer: int
 ) -> None:
     receiver.headers = {"Location": "/elsewhere"} if answer == 302 else {}
@@ -174,8 +174,8 @@ async def test_a_refused_event_is_repeated_with_the_same_id_and_before_the_next_
     world = World(journal, {"url": receiver.url, "on": ALL})
     async with world.running():
         subject = await world.notice()
-        await world.again(subject)
-        await world.again(subject)
+        await world.notice_again(subject)
+        await world.notice_again(subject)
         await receiver.until(lambda: len(receiver.accepted) == 3)
     bodies = [json.loads(body) for _, body in receiver.requests]
     assert len({event["id"] for event in bodies[:4]}) == 1
@@ -208,7 +208,7 @@ async def test_a_refused_event_delays_no_other_montage(journal: Journal, receive
         await receiver.until(lambda: len(receiver.accepted) == 13)
 
 
-async def test_a_request_without_an_answer_ends_after_its_time_and_delays_no_other_montage(
+async def test_a_request_without_an_answer_times_out_and_delays_no_other_montage(
     journal: Journal, receiver: Receiver
 ) -> None:
     world = World(journal, {"url": receiver.url, "on": ALL, "timeout_s": 0.1})
@@ -221,7 +221,7 @@ async def test_a_request_without_an_answer_ends_after_its_time_and_delays_no_oth
         await receiver.until(lambda: hanging in [event["subject"] for event in receiver.accepted])
 
 
-async def test_nothing_listens_for_a_while(journal: Journal) -> None:
+async def test_events_are_delivered_when_a_receiver_that_was_down_listens_again(journal: Journal) -> None:
     async with receiving() as first:
         url = first.url
     world = World(journal, {"url": url, "on": ALL})
@@ -234,7 +234,7 @@ async def test_nothing_listens_for_a_while(journal: Journal) -> None:
             assert sorted(event["subject"] for event in again.accepted) == sorted(subjects)
 
 
-async def test_a_receiver_that_is_away_gets_one_request_at_a_time(
+async def test_a_failing_receiver_gets_one_request_at_a_time(
     journal: Journal, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.answer = lambda _: 503
@@ -243,12 +243,11 @@ async def test_a_receiver_that_is_away_gets_one_request_at_a_time(
     for _ in range(50):
         await world.notice()
     async with world.running():
-        await receiver.until(lambda: len(receiver.requests) == courier.REQUESTS_AT_ONCE)
         await receiver.until(lambda: len(receiver.requests) > courier.REQUESTS_AT_ONCE + 3)
         before = len(receiver.requests)
         receiver.answer = lambda _: -1
         await receiver.until(lambda: len(receiver.requests) > before)
-        await asyncio.sleep(0.2)  # longer than the longest pause: no second request may follow
+        await asyncio.sleep(0.2)  # longer than the longest pause, after which a second request would follow
         assert len(receiver.requests) == before + 1
 
 
@@ -281,7 +280,7 @@ async def test_an_event_is_given_up_after_a_day_and_an_operator_can_retry_or_dro
     assert await world.counts() == {}
 
 
-async def test_an_event_that_waited_while_nothing_delivered_is_tried_before_it_is_given_up(
+async def test_an_event_older_than_a_day_is_tried_after_a_restart_before_it_is_given_up(
     journal: Journal, receiver: Receiver
 ) -> None:
     world = World(journal, {"url": receiver.url, "on": ALL})
@@ -307,10 +306,10 @@ async def test_old_events_are_deleted_when_no_hook_waits_for_them(journal: Journ
     left = await announced(journal)
     assert [each.number for each in left] == [2]
     await journal.write(lambda connection: deliveries.prune(connection, 0.0, 2e12))
-    assert len(await world.counts()) == 1  # it waits: only what was given up is deleted
+    assert len(await world.counts()) == 1  # it waits: only deliveries that were given up are deleted
 
 
-async def test_a_bug_in_sending_is_a_failed_attempt(
+async def test_an_unexpected_exception_in_sending_is_a_failed_attempt(
     journal: Journal, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(journal, {"url": receiver.url, "on": ALL})
@@ -325,7 +324,7 @@ async def test_a_bug_in_sending_is_a_failed_attempt(
         assert "planted" in ((await world.counts()).popitem()[1].problem or "")
 
 
-async def test_a_signed_request_proves_itself(journal: Journal, receiver: Receiver, tmp_path: Path) -> None:
+async def test_a_request_is_signed_with_the_secret(journal: Journal, receiver: Receiver, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
     secret.chmod(0o600)
@@ -339,7 +338,7 @@ async def test_a_signed_request_proves_itself(journal: Journal, receiver: Receiv
         digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
         assert headers["webhook-signature"] == f"v1,{digest}"
         assert headers["webhook-id"] == receiver.accepted[0]["id"]
-        secret.chmod(0o644)  # noticed at the next request
+        secret.chmod(0o644)  # the daemon notices it at the next request
         await world.notice()
         await receiver.until(lambda: [outcome for _, outcome in world.counted].count("failed"))
         assert "open to other users" in ((await world.counts()).popitem()[1].problem or "")
@@ -363,7 +362,7 @@ async def test_a_program_gets_the_event_on_standard_input(journal: Journal, tmp_
     assert [event["subject"] for event in events] == subjects
 
 
-async def test_a_program_that_fails_is_run_again_and_its_last_words_are_kept(journal: Journal, tmp_path: Path) -> None:
+async def test_a_failed_program_is_run_again_and_its_last_line_is_logged(journal: Journal, tmp_path: Path) -> None:
     text = 'if [ ! -e "$1" ]; then touch "$1"; echo first >&2; echo no cluster today >&2; exit 3; fi'
     world = World(journal, {"command": program(tmp_path, text), "on": ALL})
     with structlog.testing.capture_logs() as lines:
@@ -379,14 +378,17 @@ async def test_a_program_that_takes_too_long_is_killed_with_its_children(journal
     world = World(journal, {"command": program(tmp_path, text), "on": ALL, "timeout_s": 0.5})
     async with world.running():
         await world.notice()
-        await until(lambda: ("program", "failed") in world.counted)
+        output = tmp_path / "out"  # an attempt may be killed before it has written the number
+        await until(lambda: ("program", "failed") in world.counted and output.exists() and output.read_text().strip())
         problem = (await world.counts())["program"].problem
         assert problem == "was still running after 0.5 s, and was killed"
-    child = int((tmp_path / "out").read_text())
+    child = int(output.read_text())
     await until(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text())
 
 
-async def test_processes_that_a_program_leaves_running_delay_nothing(journal: Journal, tmp_path: Path) -> None:
+async def test_processes_that_a_program_leaves_running_do_not_delay_its_delivery(
+    journal: Journal, tmp_path: Path
+) -> None:
     text = "sleep 5 & echo started >&2"
     world = World(journal, {"command": program(tmp_path, text), "on": ALL, "timeout_s": 4})
     async with world.running():
@@ -409,7 +411,7 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_hooks_have_not_taken_is_counted_after_each_write_and_not_at_each_question(
+async def test_waiting_deliveries_are_counted_again_only_after_a_write(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(journal, {"name": "away", "url": "http://127.0.0.1:1/", "on": ALL})

@@ -1,4 +1,4 @@
-"""The HTTP server against slow, many and odd clients."""
+"""The HTTP server with slow, numerous and faulty clients."""
 
 import asyncio
 import contextlib
@@ -26,6 +26,8 @@ DEADLINE_S = 20
 
 
 class Served:
+    """A running server, with raw connections to it."""
+
     def __init__(self, port: int) -> None:
         self.port = port
         self.writers: list[asyncio.StreamWriter] = []
@@ -81,7 +83,7 @@ async def test_a_connection_without_a_whole_request_is_closed(short_header_time,
         assert await reader.read() == b""
 
 
-async def test_a_header_that_trickles_in_is_cut_off(short_header_time, served):
+async def test_a_header_that_arrives_slowly_is_cut_off(short_header_time, served):
     reader = await served.connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
 
     async def trickle() -> None:
@@ -96,7 +98,7 @@ async def test_a_header_that_trickles_in_is_cut_off(short_header_time, served):
     trickling.cancel()
 
 
-async def test_a_body_that_does_not_come_is_408(monkeypatch, served):
+async def test_a_body_that_does_not_arrive_is_answered_with_408(monkeypatch, served):
     monkeypatch.setattr("daemon.web.posts.BODY_S", 0.1)
     head = (
         b"POST /api/replay HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
@@ -106,7 +108,7 @@ async def test_a_body_that_does_not_come_is_408(monkeypatch, served):
     served.writers[-1].write(b"12345678")  # aiohttp reads the rest for 10 s, so that clients see the answer
 
 
-async def test_many_idle_connections_do_not_keep_a_request_out(monkeypatch, served):
+async def test_many_idle_connections_do_not_block_a_request(monkeypatch, served):
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
     readers = [await served.connect(b"GET /he") for _ in range(20)]
     assert await served.is_alive()
@@ -116,7 +118,7 @@ async def test_many_idle_connections_do_not_keep_a_request_out(monkeypatch, serv
                 assert await reader.read() == b""
 
 
-async def test_a_lack_of_descriptors_is_one_line_in_the_log(monkeypatch, tmp_path):
+async def test_a_lack_of_descriptors_is_logged_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(server, "ACCEPT_RETRY_S", 0.001)
     failures = iter(range(50))
     real = server._accept
@@ -142,7 +144,7 @@ async def test_a_lack_of_descriptors_is_one_line_in_the_log(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("body", [gzip.compress(b" " * 10_000_000), b"not gzip"], ids=["bomb", "not gzip"])
-async def test_a_compressed_body_is_refused_unread(served, body):
+async def test_a_compressed_body_is_refused_without_reading_it(served, body):
     head = (
         f"POST /api/replay HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     )
@@ -160,7 +162,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize(("sent", "status"), REQUESTS.values(), ids=REQUESTS)
-async def test_every_answer_is_json_for_no_sniffing_and_no_cache_and_names_no_version(served, sent, status):
+async def test_every_answer_is_json_and_forbids_sniffing_and_caching_and_names_no_version(served, sent, status):
     answered, headers, body = await served.answer_to(sent)
     assert answered == status
     assert set(json.loads(body)) in ({"alive"}, {"error"})
@@ -170,7 +172,7 @@ async def test_every_answer_is_json_for_no_sniffing_and_no_cache_and_names_no_ve
     assert not any(character.isdigit() for character in headers.get("server", ""))
 
 
-async def test_the_root_lists_the_same_links_in_json(served):
+async def test_the_root_lists_links_in_json(served):
     status, headers, body = await served.answer_to(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (status, headers["content-type"]) == (200, "application/json; charset=utf-8")
     assert "/readyz" in json.loads(body)["links"]

@@ -373,6 +373,16 @@ async def test_unfinished_montages_are_listed_for_the_next_process(path):
         assert await journal.unfinished() == [(other, SIGHTING.path.name, MontageState.NOTICED, "temca2")]
 
 
+async def test_montages_are_selected_by_directory_and_not_by_a_prefix_of_its_name(path):
+    async with Journal(path) as journal:
+        for number, name in enumerate(["/data/a/x.json", "/data/a/b/y.json", "/data/ab/z.json", "/data/a.json"]):
+            await journal.notice(Sighting("temca2", Path(name), FileIdentity(1, number, number, number), FoundBy.SCAN))
+        below = await journal.montages(below=Path("/data/a"))
+        assert sorted(montage.metafile.name for montage in below) == ["x.json", "y.json"]
+        assert len(await journal.montages(below=Path("/"))) == 4
+        assert [montage.id for montage in await journal.montages(ids=[2, 9])] == [2]
+
+
 async def test_the_state_is_the_fold_of_the_events(path):
     async with Journal(path) as journal:
         await completed(journal)
@@ -414,14 +424,6 @@ async def test_a_journal_of_a_newer_version_is_refused_with_a_hint(path):
     with pytest.raises(SettingsFault, match="written by a newer temwatch"):
         async with Journal(path):
             pass
-
-
-async def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(path):
-    path.write_bytes(b"not a database" * 100)
-    with pytest.raises(SettingsFault, match="a damaged journal"):
-        async with Journal(path):
-            pass
-    assert path.read_bytes() == b"not a database" * 100
 
 
 async def test_a_journal_whose_directory_is_missing_is_refused_with_a_hint(tmp_path):
