@@ -39,6 +39,8 @@ _GOOGLE_CREDENTIALS = re.compile(
 
 _lock = threading.Lock()
 _open: dict[Bucket, "ObjectStore"] = {}
+_without_conditions: set[Bucket] = set()
+"""Buckets whose stores have answered that they have no conditional writes."""
 _opened_by: int | None = None
 """Process that opened the first connection."""
 
@@ -71,6 +73,17 @@ def reconnect(bucket: Bucket) -> None:
     """Drop the connection to a bucket. The next use opens a new one, and reads files and environment again."""
     with _lock:
         _open.pop(bucket, None)
+        _without_conditions.discard(bucket)
+
+
+def has_conditions(bucket: Bucket) -> bool:
+    """Whether a store is asked for conditional writes: until it answers that it has none."""
+    return bucket not in _without_conditions
+
+
+def note_without_conditions(bucket: Bucket) -> None:
+    """Ask the store of a bucket for no further conditional write: each refusal is retried, and takes seconds."""
+    _without_conditions.add(bucket)
 
 
 def environment_endpoint(scheme: str) -> str:

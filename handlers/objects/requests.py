@@ -9,7 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import StoreFault
-from handlers.objects.connection import connection, reconnect, store_errors
+from handlers.objects.connection import (
+    connection,
+    has_conditions,
+    note_without_conditions,
+    reconnect,
+    store_errors,
+)
 from handlers.place import Bucket, ObjectPlace
 from handlers.text import shorten
 
@@ -64,7 +70,11 @@ class ObjectStat:
         return self.etag == other["e_tag"] if self.etag else self.modified == other["last_modified"]
 
     def as_condition(self) -> dict[str, str]:
-        """Return the condition of a write that replaces this object, in the form of obstore."""
+        """Return the condition of a write that replaces this object, in the form of obstore.
+
+        >>> ObjectStat(9, '"e"', version="17").as_condition()
+        {'e_tag': '"e"', 'version': '17'}
+        """
         named = {"e_tag": self.etag, "version": self.version}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -137,20 +147,20 @@ class Objects:
         errors = store_errors()
         mode: Any = "create" if replaces is None else replaces.as_condition()
         attributes: Any = {_CONTENT_TYPE: content_type, **metadata}
+        options: Any = {"attributes": attributes, "use_multipart": False}
         with self._asking(place, "write it"):
             try:
-                done = obstore.put(
-                    self._store, place.key, content, attributes=attributes, use_multipart=False, mode=mode
-                )
+                if has_conditions(self._bucket):
+                    return obstore.put(self._store, place.key, content, mode=mode, **options)["e_tag"]
             except (AlreadyExistsError, PreconditionError) as error:
                 problem = "was written by another program at the same time"
                 raise OtherObject(str(place), problem, "retries continue") from error
             except errors as error:
                 if "status code: 501" not in str(error):
                     raise
-                # The store has no conditional writes: the last writer wins, as in a directory.
-                done = obstore.put(self._store, place.key, content, attributes=attributes, use_multipart=False)
-            return done["e_tag"]
+                note_without_conditions(self._bucket)
+            # The store has no conditional writes: the last writer wins, as in a directory.
+            return obstore.put(self._store, place.key, content, **options)["e_tag"]
 
     def range(self, place: ObjectPlace, start: int, end: int, version: ObjectStat) -> bytes:
         """Return bytes of a version of an object.

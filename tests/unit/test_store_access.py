@@ -155,6 +155,23 @@ def test_retries_have_a_back_off_of_their_own_that_grows_within_bounds(server):
     assert backoff["base"] > 1
 
 
+def test_a_store_that_accepts_a_request_and_never_answers_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(connection, "REQUEST_S", 0.2)
+    monkeypatch.setattr(connection, "MOST_RETRIES", 0)
+    held = threading.Event()
+
+    def hold(request):
+        held.wait(60)
+
+    with FaultLayer(server, rule=hold).running() as layer:
+        place = place_at(layer.url, "bucket") / "a.tif"
+        try:
+            with pytest.raises(StoreFault, match="could not look it up"):
+                BucketStore(place.bucket).stat(place)
+        finally:
+            held.set()
+
+
 # --- credentials
 
 

@@ -330,8 +330,14 @@ def test_a_store_without_conditional_writes_is_written_all_the_same(faulty):
         else None
     )
     put(place / "a.tif")
-    _, written = put(place / "a.tif", seed=2)
+    layer.requests.clear()
+    _, written = put(place / "a.tif", seed=2, side=3000)  # 9 MB: programs that upload in parts would
     assert content(place / "a.tif") == written
+    assert [request.method for request in layer.requests if request.method not in ("HEAD", "GET")] == ["PUT"]
+    connection.reconnect(place.bucket)  # the store may have been replaced by one that has conditional writes
+    layer.rule = lambda request: None
+    put(place / "a.tif", seed=3)
+    assert "if-match" in layer.requests[-2].headers
 
 
 def test_a_store_that_keeps_other_bytes_is_a_fault(faulty, monkeypatch):
