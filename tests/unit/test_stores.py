@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -350,8 +351,16 @@ def test_a_store_that_keeps_other_bytes_is_a_fault(faulty, monkeypatch):
         put(place / "a.tif")
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_changing_not_broken(faulty):
+def without_condition(request):
+    headers = {name: value for name, value in request.headers.items() if name != "if-match"}
+    return replace(request, headers=headers) if request.method == "GET" else request
+
+
+@pytest.mark.parametrize("translated", [lambda request: request, without_condition], ids=["compared", "ignored"])
+def test_an_object_that_is_replaced_while_it_is_read_is_changing_not_broken(faulty, translated):
+    """A store compares the version with that of the request. A proxy before it may lose this condition."""
     layer, place = faulty
+    layer.translated = translated
     put(place / "a.tif", side=2300)
     direct = place_at(layer.target, place.bucket.name) / "a.tif"
     gets = iter(range(100))
@@ -363,6 +372,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_changing_not_broken(faul
     layer.rule = replace_before_the_second_range
     with pytest.raises(ImageChanging):
         content(place / "a.tif")
+    assert all("if-match" in request.headers for request in layer.requests if request.method == "GET")
 
 
 def test_an_object_is_read_once_however_often_it_is_opened(faulty):
