@@ -37,6 +37,8 @@ REMEMBERED_S = 3.0
 times by default."""
 AT_ONCE = 128
 """Requests of a late server that are under way at once."""
+END_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG: the kernel signals this process when its parent has ended; libfuse then unmounts."""
 READ = 0
 """Number of the system call in which the server waits for a request; it reads files by other calls."""
 WHY_NOT = (
@@ -287,7 +289,8 @@ def _serve_many(connection: Any, _: int) -> None:
 
 
 def serve(source: str, target: str, delay_s: float = 0.0, remembered_s: float = REMEMBERED_S) -> int:
-    """Serve a directory at another one until it is unmounted."""
+    """Serve a directory at another one until it is unmounted, or until the test ends or is killed."""
+    ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
     library = ctypes.CDLL(ctypes.util.find_library("fuse3"))
     operations = (ctypes.c_void_p * len(OPERATIONS))()
     passthrough, kept = _Passthrough(source), []
