@@ -51,6 +51,14 @@ def test_two_steps_of_the_clock_without_a_montage_between_them_are_added() -> No
     assert round(clocks.ages.seconds(*first), 3) == 5
 
 
+def test_a_step_of_more_than_a_second_is_corrected() -> None:
+    clocks = Clocks()
+    first = clocks.notice(1)
+    clocks.now += 10
+    clocks.ahead_s += 1.5
+    assert round(clocks.ages.seconds(*first), 3) == 10
+
+
 def test_a_slow_drift_is_not_a_step() -> None:
     clocks = Clocks()
     first = clocks.notice(1)

@@ -103,6 +103,32 @@ def test_a_message_lists_five_conditions_and_counts_the_others() -> None:
     assert message.body.endswith("\nand 15 more")
 
 
+def test_an_end_is_reported_within_a_week_or_not_at_all() -> None:
+    alerts = observe({}, [failed(1), failed(2)], 0)
+    alerts = mark_reported(alerts, due(alerts, 100, REPEAT_S)[0], 100)
+    alerts = observe(alerts, [failed(2)], 200)  # the end of the group is reported when all its conditions have ended
+    assert failed(1).key in observe(alerts, [failed(2)], 200 + 7 * DAY - 1)
+    assert failed(1).key not in observe(alerts, [failed(2)], 200 + 7 * DAY)
+
+
+def test_events_share_a_message_for_ten_minutes_and_have_no_end() -> None:
+    first, second = (
+        Condition(AlertKind.QC_BROKEN, "w", f"montages/{number}", f"montage {number}: min_focus") for number in (1, 2)
+    )
+    alerts = observe({}, [first], 0)
+    (message,) = due(alerts, 0, REPEAT_S)
+    assert message.keys == (first.key,)
+    alerts = mark_reported(alerts, message, 0)
+    alerts = observe(alerts, [second], 20)
+    assert due(alerts, 20, REPEAT_S) == []
+    assert due(observe(alerts, [], 599), 599, REPEAT_S) == []
+    alerts = observe(alerts, [], 600)
+    (message,) = due(alerts, 600, REPEAT_S)
+    assert message.keys == (second.key,)
+    alerts = observe(mark_reported(alerts, message, 600), [], 1200)
+    assert (alerts, due(alerts, 1200, REPEAT_S)) == ({}, [])
+
+
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=30))
 def test_no_condition_is_reported_twice_and_every_end_follows_a_beginning(observations: list[list[int]]) -> None:
     alerts: Mapping[Key, Alert] = {}
@@ -190,6 +216,26 @@ def test_a_microscope_is_quiet_after_three_intervals_and_at_least_half_an_hour(e
 def test_only_the_last_twenty_sections_count() -> None:
     times = [5000.0 * number for number in range(40)] + [200_000.0 + 60 * number for number in range(20)]
     assert len(quiet(times, times[-1] + 1800)) == 1
+
+
+def test_the_median_of_twenty_sections_is_the_usual_interval() -> None:
+    intervals = [60.0] * 20 + [5000.0] * 10  # the last 20 sections have 9 of the short intervals and 10 of the long
+    times = [sum(intervals[:number]) for number in range(len(intervals) + 1)]
+    assert quiet(times, times[-1] + 3 * 5000 - 1) == []
+    assert len(quiet(times, times[-1] + 3 * 5000)) == 1
+
+
+def test_five_sections_ten_seconds_apart_open_a_session() -> None:
+    times = [10.0 * number for number in range(5)]
+    assert len(quiet(times, times[-1] + 1800)) == 1
+
+
+def test_the_condition_names_the_microscope_or_the_watch_with_the_last_section_and_the_usual_interval() -> None:
+    times = [3600.0 + 630 * number for number in range(10)]
+    found = quiet_scopes(SectionTimes({("w", "t2"): times, ("w", ""): times}, {}), 12_000, roots(RootStatus.WATCHING))
+    assert [(each.subject, each.text) for each in found] == [
+        (name, f"{name} has sent no section since 02:34 UTC; its usual interval is 10.5 min") for name in ("w", "t2")
+    ]
 
 
 def test_no_session_is_open_after_few_sections_or_a_copy_of_an_old_session() -> None:

@@ -19,6 +19,10 @@ def test_watches_are_read_with_the_numbers_that_stat_returns() -> None:
     assert parse_watches(FDINFO) == {(DISK, 2), (DISK, 3)}
 
 
+def test_large_device_numbers_are_read() -> None:
+    assert parse_watches(b"inotify wd:1 ino:a sdev:10312345 mask:3ce") == {(os.makedev(0x103, 0x12345), 10)}
+
+
 def test_directories_without_a_watch_are_listed() -> None:
     coverage = compare("/data", TREE, parse_watches(FDINFO), limit=8192, held=2)
     assert (coverage.seen, coverage.watched, coverage.unwatched) == (3, 2, {"/data/b"})
@@ -32,6 +36,11 @@ def test_the_limit_is_reached_with_as_many_watches_as_allowed() -> None:
 def test_the_limit_is_not_reached_while_every_directory_is_watched() -> None:
     watches = frozenset((DISK, inode) for inode in (2, 3, 4))
     assert not compare("/data", TREE, watches, limit=3, held=3).limit_reached
+
+
+def test_a_directory_on_another_device_with_the_inode_number_of_a_watch_is_unwatched() -> None:
+    tree = {**TREE, "/data/c": (0, os.makedev(0xFE, 2), 3)}
+    assert compare("/data", tree, parse_watches(FDINFO), 8192, 2).unwatched == {"/data/b", "/data/c"}
 
 
 def test_only_inode_numbers_are_compared_where_device_numbers_differ_as_on_btrfs() -> None:

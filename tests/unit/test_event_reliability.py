@@ -31,11 +31,11 @@ def test_an_event_within_the_grace_time_still_counts() -> None:
 
 def test_an_event_of_a_new_directory_announces_the_metafiles_in_it() -> None:
     reliability = EventReliability(GRACE_S)
-    reliability.find("/data/a/b/m", 0.0, announced=False, events_expected=True)
-    reliability.find("/data/ab/m", 0.0, announced=False, events_expected=True)
+    for path in ("/data/a/m", "/data/a/b/m", "/data/ab/m"):
+        reliability.find(path, 0.0, announced=False, events_expected=True)
     reliability.announce_trees({"/data/a"})
     reliability.judge(GRACE_S)
-    assert (reliability.found_by_event, reliability.found_only_by_scan) == (1, 1)
+    assert (reliability.found_by_event, reliability.found_only_by_scan) == (2, 1)
 
 
 def test_events_are_unreliable_after_too_many_misses() -> None:
@@ -85,5 +85,7 @@ def test_events_are_reliable_again_after_enough_announced_metafiles() -> None:
 def test_an_announcement_expires_if_no_scan_finds_its_metafile() -> None:
     reliability = EventReliability(GRACE_S)
     reliability.announce("/data/m", 0.0)
+    reliability.judge(GRACE_S - 1)
+    assert reliability.was_announced("/data/m")
     reliability.judge(GRACE_S + 1)
     assert not reliability.was_announced("/data/m")
