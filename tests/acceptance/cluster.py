@@ -1,4 +1,4 @@
-"""A dask cluster whose scheduler and workers run on machines of their own, as tests/network.py has them."""
+"""A dask cluster whose scheduler and workers run on separate machines of tests/network.py."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ PORT = 8786
 SCHEDULER = "scheduler"
 MACHINES = (SCHEDULER, "worker1", "worker2")
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "12s"}
-"""A connection counts as lost after 12 s, the least that distributed allows, and not after 30 s."""
+"""A connection counts as lost after 12 s, the minimum of distributed, instead of 30 s."""
 REGISTERED = "Registered to"
 
 
@@ -30,21 +30,21 @@ class WorkerProgram:
     number: int
     options: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
-    """Words before the program, within the machine."""
+    """Prefix of the command, inside the machine."""
     starts: int = 0
     program: Program | None = None
 
 
 @dataclass
 class Cluster:
-    """A scheduler, and workers that are started again when they end."""
+    """A scheduler, and workers that are restarted when they end."""
 
     directory: Path
     network: Network
     environment: Mapping[str, str] = field(default_factory=lambda: QUICK)
     protocol: str = "tcp"
     tls: tuple[str, ...] = ()
-    """Options of scheduler and workers that name their certificates."""
+    """Options with the certificates of the scheduler and the workers."""
     workers: list[WorkerProgram] = field(default_factory=list)
     scheduler: Program | None = None
 
@@ -76,7 +76,7 @@ class Cluster:
         wait_for(lambda: log.read_text().count("Scheduler at:") > known, 60, f"a scheduler; see {log}")
 
     def add_worker(self, machine: str, *options: str, prefix: tuple[str, ...] = ()) -> WorkerProgram:
-        """Start a worker of one thread; it is started again whenever it ends."""
+        """Start a worker with one thread, which is restarted when it ends."""
         worker = WorkerProgram(machine, len(self.workers), options, prefix)
         self._start(worker)
         self.workers.append(worker)
@@ -119,7 +119,7 @@ class Cluster:
                     self._start(worker)
 
     def kill_process_of(self, worker: WorkerProgram) -> bool:
-        """Kill the worker's process, not its nanny. Return False if the nanny has none now."""
+        """Kill the worker's process, not its nanny. Return False if the nanny has no worker process now."""
         assert worker.program
         for pid in _children(worker.program.process.pid):
             with contextlib.suppress(OSError):
@@ -129,7 +129,7 @@ class Cluster:
         return False
 
     def kill_machine_of(self, worker: WorkerProgram) -> None:
-        """Kill a worker with its nanny at once, as a machine that loses power."""
+        """Kill a worker together with its nanny, as when a machine loses power."""
         assert worker.program
         worker.program.end()
 
@@ -142,7 +142,7 @@ class Cluster:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the children of a process, whichever thread of it has started them."""
+    """Return the children of all threads of a process."""
     found: list[int] = []
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

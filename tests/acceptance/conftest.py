@@ -1,4 +1,4 @@
-"""Fixtures of the acceptance tests: a rig with its processes, and sections to feed it."""
+"""Fixtures of the acceptance tests: a rig with its processes, and sections for it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def standins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standins]:
-    """Stand-ins that tests use one after the other."""
+    """Stand-ins that are passed from test to test."""
     standins = Standins(tmp_path_factory.mktemp("standins"))
     try:
         yield standins
@@ -27,7 +27,7 @@ def standins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standins]:
 
 @pytest.fixture
 def rig(tmp_path: Path, standins: Standins) -> Iterator[Rig]:
-    """A rig without processes; everything that the test starts is ended."""
+    """A rig without processes. Everything that the test starts is ended."""
     rig = Rig(tmp_path, standins=standins, is_behind_nginx=THROUGH_NGINX)
     try:
         yield rig
@@ -37,20 +37,20 @@ def rig(tmp_path: Path, standins: Standins) -> Iterator[Rig]:
 
 @pytest.fixture
 def running_rig(rig: Rig) -> Rig:
-    """A rig with stand-in and daemon running."""
+    """A rig with a running stand-in and a running daemon."""
     rig.start_standin()
     rig.start()
     return rig
 
 
 def section_plan(grid: int = 1050, tiles: int = 4, **options: Any) -> SectionPlan:
-    """A small section."""
+    """Return the plan of a small section."""
     return plan_section(tiles=tiles, size=options.pop("size", (128, 128)), grid=grid, **options)
 
 
 @pytest.fixture
 def write(rig: Rig) -> Callable[..., Written]:
-    """Write a small section into the rig's acquisition tree."""
+    """A function that writes a small section into the rig's acquisition tree."""
 
     def write_one(grid: int = 1050, tiles: int = 4, **options: Any) -> Written:
         writing = {key: options.pop(key) for key in ("metafile_first", "delivery", "appended") if key in options}
@@ -62,7 +62,7 @@ def write(rig: Rig) -> Callable[..., Written]:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real metafiles beside the checkout, not in it."""
+    """Directory of real metafiles, which are not part of the repository."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real metafiles are not at {SHARED_DATA}")
     return SHARED_DATA

@@ -1,4 +1,4 @@
-"""A stand-in in a mount namespace where the data lie at another path, as in render's container."""
+"""A stand-in in a mount namespace in which the data are at other paths, as in the container of render-ws."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ UNSHARE = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount"
 
 
 def require_namespaces() -> None:
-    """Skip the test where no mount namespace can be made."""
+    """Skip the test if no mount namespace can be created."""
     if REAL_URL:
         pytest.skip(f"needs a stand-in that sees other paths: {REAL_URL} is left alone")
     if shutil.which("unshare") is None:
@@ -30,7 +30,7 @@ def require_namespaces() -> None:
 
 
 def moved(*moves: tuple[Path, Path]) -> tuple[str, ...]:
-    """Return the words before a program that sees each first directory at the second path, and nothing at the first."""
+    """Return the prefix of a command that finds each first directory at the second path, and nothing at the first."""
     words: list[str] = []
     script = ""
     for local, there in moves:
@@ -42,7 +42,7 @@ def moved(*moves: tuple[Path, Path]) -> tuple[str, ...]:
 
 @dataclass
 class Elsewhere(Rig):
-    """A rig whose stand-in sees acquisition and mipmaps below `render side/`, and nothing at their own paths."""
+    """A rig whose stand-in finds acquisition and mipmaps below `render side/`, and nothing at their own paths."""
 
     entries: tuple[tuple[Path, Path], ...] = field(default=(), init=False)
 
@@ -64,13 +64,13 @@ class Elsewhere(Rig):
         return "\n".join([super().config_text(), *mapped])
 
     def seen_by_render(self, path: str) -> Path:
-        """Return where this process finds a file that the stand-in finds at a path."""
+        """Return the path by which this process can read the file that the stand-in finds at a path."""
         assert self.standin is not None
         return Path(f"/proc/{self.standin.process.pid}/root{path}")
 
 
 def urls_of(tiles: dict[str, Any]) -> dict[tuple[str, int, str], str]:
-    """Return the URLs that tiles name: by tile id, level and key."""
+    """Return the URLs in tile specs by tile id, level and key."""
     return {
         (tile_id, int(level), key): url
         for tile_id, tile in tiles.items()
@@ -80,7 +80,7 @@ def urls_of(tiles: dict[str, Any]) -> dict[tuple[str, int, str], str]:
 
 
 def assert_render_finds(rig: Elsewhere, urls: Collection[str]) -> None:
-    """Assert that each URL is a file for the stand-in, and that this process has none at its path."""
+    """Assert that the stand-in finds a file at each URL, and that this process finds none there."""
     assert urls
     for url in urls:
         path = str(uri_to_path(url))
@@ -89,7 +89,7 @@ def assert_render_finds(rig: Elsewhere, urls: Collection[str]) -> None:
 
 
 def derived_urls(rig: Elsewhere, stack: str, tiles: dict[str, Any]) -> list[str]:
-    """Return the files that render-ws derives by a stack's path builder, for every tile and level."""
+    """Return the URLs that render-ws derives with the path builder of a stack, for every tile and level."""
     builder = PathBuilder.model_validate(fetch(f"{rig.stack_url(stack)}/mipmapPathBuilder"))
     return [
         canonical_url(builder.derived_path(url, level))

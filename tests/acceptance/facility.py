@@ -1,4 +1,4 @@
-"""The import commands as a workflow engine runs them: a render-ws, a directory, input files."""
+"""The environment in which a workflow engine runs the import commands."""
 
 import json
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Facility:
 
 
 def import_command(rig: Rig, name: str, *words: str, code: int = 0) -> str:
-    """Run an import command of a user without a configuration, and return what it printed."""
+    """Run an import command as a process without a configuration file; return its output."""
     host, _, port = rig.render_url.removeprefix("http://").partition("/")[0].partition(":")
     render = ("--render.host", host, "--render.port", port, "--render.owner", OWNER, "--render.project", PROJECT)
     done = temwatch(name, *render, "--z", "1050", *words, timeout_s=300)

@@ -1,7 +1,7 @@
-"""A directory mounted a second time by FUSE: its server can be stopped, so that every access hangs, or answers late.
+"""A directory mounted a second time by FUSE. Its server can be stopped, so that every access hangs, or answer late.
 
-Run as `python -m tests.acceptance.passthrough DIRECTORY MOUNT [DELAY_S [REMEMBERED_S]]` it is the server; `Mount`
-starts, stops and ends one.
+`python -m tests.acceptance.passthrough DIRECTORY MOUNT [DELAY_S [CACHED_S]]` runs the server; `Mount` starts, stops and
+ends it.
 """
 
 # ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH208
@@ -30,46 +30,46 @@ OPERATIONS = (
 )  # fmt: skip
 """Members of libfuse's `struct fuse_operations`, version 3, in order."""
 
-MOST_READS, ASKED = "user.most_reads_at_once", "user.asked"
-"""Attributes of the mount, by which its server tells."""
-REMEMBERED_S = 3.0
-"""Time for which the kernel trusts the attributes of a late server; it trusts names ten times as long. NFS has the same
-times by default."""
+MAX_READS, LOOKUPS = "user.max_reads_at_once", "user.lookups"
+"""Extended attributes of the mount in which the server returns its counts."""
+CACHED_S = 3.0
+"""Time for which the kernel caches the attributes of files on a late server; it caches names ten times as long. NFS has
+the same times by default."""
 AT_ONCE = 128
-"""Requests of a late server that are under way at once."""
+"""Number of requests that a late server processes at once."""
 END_WITH_PARENT = 1
 """PR_SET_PDEATHSIG: the kernel signals this process when its parent has ended; libfuse then unmounts."""
 READ = 0
-"""Number of the system call in which the server waits for a request; it reads files by other calls."""
+"""Number of the system call in which the server waits for a request; it reads files with other calls."""
 WHY_NOT = (
     "no /dev/fuse"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK)
     else "fusermount3 is not installed: apt install fuse3"
     if shutil.which("fusermount3") is None or ctypes.util.find_library("fuse3") is None
-    else "its structures are those of x86-64"
+    else "the structures of libfuse are defined for x86-64 only"
     if platform.machine() != "x86_64"
     else "FUSE mounts need root here"
     if os.geteuid() != 0
     else ""
 )
-"""Return why nothing can be mounted; empty if mounting works."""
+"""The reason why nothing can be mounted; empty if mounting works."""
 
 
 class Mount:
-    """A mount of `source` at `target`, until the server stops.
+    """A mount of `source` at `target`, until `close`.
 
     Parameters
     ----------
-    delay_s : time until each answer, as of a distant file server. Many requests are then answered at once, and the
-        kernel's cache keeps a file that has not changed, as with NFS.
-    remembered_s : time for which the kernel trusts the attributes of a late server; names, ten times as long.
+    delay_s : delay of each answer, as of a distant file server. The server then answers many requests at once, and the
+        kernel caches the pages of files that have not changed, as with NFS.
+    cached_s : time for which the kernel caches attributes if there is a delay; names are cached ten times as long.
     """
 
-    def __init__(self, source: Path, target: Path, delay_s: float = 0.0, *, remembered_s: float = REMEMBERED_S) -> None:
+    def __init__(self, source: Path, target: Path, delay_s: float = 0.0, *, cached_s: float = CACHED_S) -> None:
         self.target = target
         target.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target)]
-        command += [str(delay_s), str(remembered_s)]
+        command += [str(delay_s), str(cached_s)]
         self._server = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + 20
         while not os.path.ismount(target):
@@ -78,9 +78,10 @@ class Mount:
             time.sleep(0.02)
 
     def hang(self) -> None:
-        """Make every access hang, as on a hard NFS mount: killing a hanging process ends it.
+        """Make every access hang, as on a hard NFS mount. A hanging process can be killed.
 
-        A process whose request the server has taken cannot be killed: the server is stopped while it waits for one.
+        A process whose request the server is processing cannot be killed, so the server is stopped while it waits for a
+        request.
         """
         while True:
             self._server.send_signal(signal.SIGSTOP)
@@ -93,16 +94,16 @@ class Mount:
         """Let hanging accesses continue."""
         self._server.send_signal(signal.SIGCONT)
 
-    def most_reads_at_once(self) -> int:
-        """Return how many reads were under way at the same time, at most."""
-        return int(os.getxattr(self.target, MOST_READS))
+    def max_reads_at_once(self) -> int:
+        """Return the largest number of reads that were processed at the same time."""
+        return int(os.getxattr(self.target, MAX_READS))
 
-    def asked(self) -> int:
-        """Return how often a file was opened, or its name or attributes were asked for."""
-        return int(os.getxattr(self.target, ASKED))
+    def lookups(self) -> int:
+        """Return how often a file was opened, or its name or attributes were requested."""
+        return int(os.getxattr(self.target, LOOKUPS))
 
     def close(self) -> None:
-        """End accesses that still hang with an error."""
+        """Unmount the directory. Hanging accesses end with an error."""
         self._server.kill()
         self._server.wait()
         subprocess.run(["umount", "-l", str(self.target)], check=False)
@@ -153,28 +154,28 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 class _Passthrough:
-    """Each operation on the underlying directory, by path."""
+    """Performs each operation on the underlying directory, by path."""
 
     def __init__(self, source: str) -> None:
         self._source = os.fsencode(source)
         self._lock = threading.Lock()
-        self._reads = self._most_reads = self._asked = 0
+        self._reads = self._max_reads = self._lookups = 0
 
     def begin_read(self) -> None:
         with self._lock:
             self._reads += 1
-            self._most_reads = max(self._most_reads, self._reads)
+            self._max_reads = max(self._max_reads, self._reads)
 
     def end_read(self) -> None:
         with self._lock:
             self._reads -= 1
 
-    def _count_asked(self, path: bytes) -> None:
+    def _count_lookup(self, path: bytes) -> None:
         with self._lock:
-            self._asked += path != b"/"  # of which the kernel asks when it likes
+            self._lookups += path != b"/"  # the kernel requests those of the root at any time
 
     def getxattr(self, _: bytes, name: bytes, buffer: int, size: int) -> int:
-        numbers = {MOST_READS: self._most_reads, ASKED: self._asked}
+        numbers = {MAX_READS: self._max_reads, LOOKUPS: self._lookups}
         if os.fsdecode(name) not in numbers:
             raise OSError(errno.ENODATA, "no such attribute")
         text = str(numbers[os.fsdecode(name)]).encode()
@@ -186,7 +187,7 @@ class _Passthrough:
         return self._source + path
 
     def getattr(self, path: bytes, stat: Any, _: Any) -> None:
-        self._count_asked(path)
+        self._count_lookup(path)
         found, into = os.lstat(self.at(path)), stat.contents
         for name in ("ino", "nlink", "mode", "uid", "gid", "rdev", "size", "blksize", "blocks"):
             setattr(into, f"st_{name}", getattr(found, f"st_{name}"))
@@ -215,7 +216,7 @@ class _Passthrough:
         os.truncate(self.at(path), size)
 
     def open(self, path: bytes, _: Any) -> None:
-        self._count_asked(path)
+        self._count_lookup(path)
         os.lstat(self.at(path))
 
     def create(self, path: bytes, mode: int, _: Any) -> None:
@@ -241,7 +242,7 @@ class _Passthrough:
             setattr(into.contents, f"f_{name}", getattr(found, f"f_{name}"))
 
     def fsync(self, *_: Any) -> None:
-        """Nothing to flush: writes are done at once."""
+        """Do nothing: writes are not buffered."""
 
     fsyncdir = fsync
 
@@ -284,11 +285,11 @@ def _counted(passthrough: _Passthrough, method: Callable[..., int]) -> Callable[
 
 
 def _serve_many(connection: Any, _: int) -> None:
-    """Allow many requests of the kernel's read-ahead at once; the place is that in `struct fuse_conn_info`."""
+    """Set max_background and congestion_threshold of `struct fuse_conn_info`, for many requests of the read-ahead."""
     connection[7] = connection[8] = AT_ONCE
 
 
-def serve(source: str, target: str, delay_s: float = 0.0, remembered_s: float = REMEMBERED_S) -> int:
+def serve(source: str, target: str, delay_s: float = 0.0, cached_s: float = CACHED_S) -> int:
     """Serve a directory at another one until it is unmounted, or until the test ends or is killed."""
     ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
     library = ctypes.CDLL(ctypes.util.find_library("fuse3"))
@@ -307,9 +308,9 @@ def serve(source: str, target: str, delay_s: float = 0.0, remembered_s: float = 
     if delay_s:
         begin = ctypes.CFUNCTYPE(_ADDRESS, ctypes.POINTER(_NUMBER), _ADDRESS)(_serve_many)
         operations[OPERATIONS.index("init")] = ctypes.cast(begin, ctypes.c_void_p)
-        remembered = f"attr_timeout={remembered_s:g},entry_timeout={10 * remembered_s:g}"
+        cached = f"attr_timeout={cached_s:g},entry_timeout={10 * cached_s:g}"
         threads = f"max_threads={AT_ONCE + 8},max_idle_threads={AT_ONCE + 8}"
-        words += [b"-o", f"allow_other,auto_cache,{remembered},{threads}".encode()]
+        words += [b"-o", f"allow_other,auto_cache,{cached},{threads}".encode()]
     else:
         words += [b"-s", b"-o", b"allow_other,attr_timeout=0,entry_timeout=0"]
     argv = (ctypes.c_char_p * len(words))(*words)

@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Receiver:
-    """Takes messages; a context manager. Subclasses refuse or hold them."""
+    """Accepts messages; a context manager. Subclasses refuse or delay them."""
 
     def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
+        self.accepted: list[dict[str, Any]] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -20,7 +20,7 @@ class Receiver:
                 if status is None:
                     return
                 if status < 300:
-                    receiver.taken.append(message)
+                    receiver.accepted.append(message)
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -34,7 +34,7 @@ class Receiver:
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
 
     def status_of(self, message: dict[str, Any]) -> int | None:
-        """Return the status of the answer to a message; None: the connection is closed without one."""
+        """Return the status of the answer to a message; None: the connection is closed without an answer."""
         return 204
 
     def __enter__(self) -> "Receiver":

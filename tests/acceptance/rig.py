@@ -41,7 +41,6 @@ SEES_FILES = os.environ.get("TEMWATCH_ACCEPTANCE_SEES_FILES", "") == "1"
 OWNER, PROJECT = ("temwatch", f"acceptance_{uuid.uuid4().hex}") if REAL_URL else ("em", "test")
 THROUGH_NGINX = os.environ.get("TEMWATCH_ACCEPTANCE_NGINX", "") == "1"
 IS_WARM = os.environ.get("TEMWATCH_ACCEPTANCE_COLD", "") != "1"
-UNFINISHED = ("noticed", "settled", "ingested", "mipmapped", "applied")
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0, what: str | Callable[[], str] = "") -> Any:

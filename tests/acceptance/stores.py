@@ -1,4 +1,4 @@
-"""Places for mipmaps in acceptance tests: a local directory, and stores that speak S3, Azure and Google."""
+"""Places for mipmaps in acceptance tests: a local directory, and object stores of S3, Azure and Google."""
 
 import contextlib
 import functools
@@ -22,13 +22,13 @@ MARKER = ".temwatch"
 
 @dataclass(frozen=True)
 class Stored:
-    """A place for mipmaps, and what temwatch has to be told of it."""
+    """A place for mipmaps, with the settings that temwatch needs for it."""
 
     output: Place
     url: str = ""
-    """Address below which render-ws reads the levels; empty: their paths."""
+    """URL below which render-ws reads the levels; empty: it reads them by their paths."""
     environment: dict[str, str] = field(default_factory=dict)
-    """By which the import commands reach it."""
+    """Environment in which the import commands can access it."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def directory(root: Path) -> Iterator[Stored]:
 
 @contextlib.contextmanager
 def moto(root: Path) -> Iterator[Stored]:
-    """moto's server, whose bucket everybody may read."""
+    """moto's server, with a bucket that is public for reading."""
     object_store.require_moto()
     with object_store.moto() as url:
         object_store.make_bucket(url, BUCKET)
@@ -64,7 +64,7 @@ def moto(root: Path) -> Iterator[Stored]:
 
 @contextlib.contextmanager
 def versitygw(root: Path) -> Iterator[Stored]:
-    """versitygw, which lets nobody read without a login: a web server shows its directory."""
+    """versitygw, which requires a login for reading; so a web server serves its directory."""
     object_store.require_moto()
     with object_store.versitygw(root) as url, web_server(root / "objects") as shown:
         (root / "objects" / BUCKET).mkdir()
@@ -78,7 +78,7 @@ def _of_s3(url: str, shown: str) -> Stored:
 
 @contextlib.contextmanager
 def azurite(root: Path) -> Iterator[Stored]:
-    """Azurite, whose container everybody may read."""
+    """Azurite, with a container that is public for reading."""
     object_store.require_moto()
     with other_stores.azurite() as url:
         other_stores.make_container(url, BUCKET, is_public=True)
@@ -88,7 +88,7 @@ def azurite(root: Path) -> Iterator[Stored]:
 
 @contextlib.contextmanager
 def google(root: Path) -> Iterator[Stored]:
-    """fake-gcs-server, which knows no login."""
+    """fake-gcs-server, which has no logins."""
     object_store.require_moto()
     with other_stores.fake_gcs(BUCKET) as url, other_stores.translating(url).running() as layer:
         output = parse_object(f"gs://{BUCKET}/levels", StoreAccess(endpoint=layer.url))
@@ -106,7 +106,7 @@ KINDS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Stored]]] = 
 
 @contextlib.contextmanager
 def web_server(root: Path) -> Iterator[str]:
-    """Serve the files of a directory; yields the URL."""
+    """Serve the files of a directory; yield the URL."""
     handler = functools.partial(_Quiet, directory=str(root))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="web server")
@@ -120,14 +120,14 @@ def web_server(root: Path) -> Iterator[str]:
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-# --- what is in a store
+# --- contents of a store
 
 
 def files_in(directory: Place) -> dict[str, Place]:
-    """Return all files of a directory and of those below it, by their name from there; not the marker."""
+    """Return all files below a directory, except for the marker, by their relative path."""
     if isinstance(directory, Path):
         places = [path for path in directory.rglob("*") if path.is_file()]
         found = {str(path.relative_to(directory)): path for path in places}
@@ -145,18 +145,18 @@ def _objects(directory: ObjectPlace) -> Iterator[ObjectPlace]:
 
 
 def digests_in(directory: Place) -> dict[str, str]:
-    """Return the SHA-256 of each file, by its name in the directory."""
+    """Return the SHA-256 of each file by its relative path."""
     return {name: hashlib.sha256(content_of(place)).hexdigest() for name, place in files_in(directory).items()}
 
 
 def content_of(place: Place) -> bytes:
-    """Return a file's bytes."""
+    """Return the bytes of a file."""
     with store_of(place).open(place) as file:
         return file.read()
 
 
 def overwrite(place: Place, content: bytes) -> None:
-    """Write a file as another program does, which knows nothing of types and digests."""
+    """Write a file as another program does, without its type and digest."""
     if isinstance(place, Path):
         place.write_bytes(content)
         return

@@ -1,4 +1,4 @@
-"""Alerts of the daemon as a process, to a receiver on a loopback port."""
+"""Alerts that the daemon, as a process, sends to a receiver on a loopback port."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ pytest.importorskip("apprise", reason='needs the extra "alerts"')
 
 
 class Holding(Receiver):
-    """Reads messages, and answers once `answers` is set."""
+    """Reads messages, and answers when `answers` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def receiver() -> Iterator[Holding]:
             receiver.answers.set()
 
 
-def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_before_it_was_taken(
+def test_a_committed_message_arrives_once_if_the_daemon_is_killed_before_its_delivery(
     rig: Rig, receiver: Holding
 ) -> None:
     rig.start_standin()
@@ -56,21 +56,21 @@ def test_a_message_that_was_committed_arrives_once_though_the_daemon_is_killed_b
     receiver.answers.set()
     rig.start()
     rig.wait_until("complete", section.metafile)
-    (taken,) = wait_for(lambda: receiver.taken, 60, "the message")
-    assert taken == receiver.read[0]  # with the same time and id
-    assert taken["title"].startswith("temwatch: QC rule broken (")
-    assert "z 3: min_std_dev" in taken["message"]
+    (message,) = wait_for(lambda: receiver.accepted, 60, "the message")
+    assert message == receiver.read[0]  # with the same time and id
+    assert message["title"].startswith("temwatch: QC rule broken (")
+    assert "z 3: min_std_dev" in message["message"]
     config = str(rig.config())
     wait_for(lambda: temwatch("notify", "list", "--config", config).stdout == "no event waits for a hook\n", 30)
     level = rig.mipmaps / "1" / f"{str(section.images[0]).lstrip('/')}.tif"
     level.unlink()
     assert temwatch("verify", "--config", config).returncode == 1
-    wait_for(lambda: receiver.taken[1:], 60, "a message about the differences")
+    wait_for(lambda: receiver.accepted[1:], 60, "a message about the differences")
     said = temwatch("notify", "test", "--config", config)
     assert (said.returncode, said.stdout) == (0, "alerts.urls_file: address 1 accepted the message\n")
-    titles = [message["title"] for message in receiver.taken[1:]]
+    titles = [message["title"] for message in receiver.accepted[1:]]
     assert titles == ["temwatch: verify differences (daemon)", "temwatch: a test message"]
-    assert "`temwatch verify` found 1 difference; replay it from mipmaps" in receiver.taken[1]["message"]
+    assert "`temwatch verify` found 1 difference; replay it from mipmaps" in receiver.accepted[1]["message"]
     silence = ("notify", "silence", "--config", config)
     done = temwatch(*silence, "disk low", "--hours", "1", "--reason", "new disks")
     assert (done.returncode, done.stdout.startswith("silent   disk low, until 20")) == (0, True), done

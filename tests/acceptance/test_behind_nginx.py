@@ -1,4 +1,4 @@
-"""A section on its way through a real nginx with a login, a certificate and tight limits: the daemon as a process."""
+"""The daemon as a process behind a real nginx with a login, a certificate and tight limits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ SPECIMEN = "20314_2L"
 def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_tight(
     rig: Rig, write: Callable[..., Written]
 ) -> None:
-    """Uploads are larger than nginx allows, and COMPLETE takes longer than nginx waits."""
+    """Uploads are larger than nginx allows, and closing a stack takes longer than its time-out."""
     rig.is_behind_nginx = True
     rig.start_standin()
     rig.put_nginx_in_front()
@@ -35,12 +35,12 @@ def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_ti
     rig.wait_until("complete", later.metafile)
     stopped: Any = rig.daemon
     assert stopped.stop() == 0
-    assert rig.nginx.log.count(" 413 ") <= refused + 1, "the learned limit is not kept"
+    assert rig.nginx.log.count(" 413 ") <= refused + 1, "the limit is not remembered"
     done = temwatch("verify", "--config", str(rig.config()))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_daemon_that_starts_with_a_wrong_password_works_when_the_file_is_corrected(
+def test_a_daemon_with_a_wrong_password_works_after_the_file_is_corrected(
     rig: Rig, write: Callable[..., Written]
 ) -> None:
     rig.is_behind_nginx = True

@@ -1,4 +1,4 @@
-"""When stacks are closed: not while they are written to, and once."""
+"""The closing of stacks: once, and not while steps use them."""
 
 from collections import Counter
 from datetime import datetime
@@ -10,7 +10,7 @@ QUIET_S = 5
 
 
 def pauses(rig: Rig, event: str) -> int:
-    """Return how often more than QUIET_S passed between two such events: a loaded machine may take that long."""
+    """Return how often more than QUIET_S passed between two such events, as on a machine with other load."""
     every = [fetch(f"{rig.url}/api/montages/{row['id']}")["events"] for row in rig.montages()]
     at = sorted(datetime.fromisoformat(each["at"]) for events in every for each in events if each["event"] == event)
     return sum((later - earlier).total_seconds() > QUIET_S for earlier, later in pairwise(at))
@@ -37,7 +37,7 @@ def test_a_stack_is_closed_once_when_it_has_been_quiet_and_not_after_every_secti
         assert 1 <= times <= 1 + (mips if "mips" in path else raw), (closed, raw, mips)
 
 
-def test_section_data_that_another_writer_is_deriving_fail_no_montage(running_rig, write):
+def test_section_data_that_another_client_derives_do_not_fail_a_montage(running_rig, write):
     text = "section data not aggregated for stack s, set stack state to COMPLETE to generate the aggregate collection"
     running_rig.tell_standin(match="GET .*sectionData", kind="status", status=400, text=text, times=4)
     section = write()

@@ -1,4 +1,4 @@
-"""The main job with a cluster: scheduler and workers on machines of their own, behind links with latency and loss."""
+"""The main job with a cluster: scheduler and workers on separate machines, behind links with delay and loss."""
 
 import socket
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from tests.network import HERE, Machine, Network, network
 
 SPECIMEN = "20314_2L"
 WORKER_PORTS, NANNY_PORTS = "40000:40099", "40100:40199"
-"""Those of docs/cluster.md."""
+"""The ports in docs/cluster.md."""
 ESTABLISHED = "01"
 
 
 @pytest.fixture
 def net() -> Iterator[Network]:
-    """Three machines behind links that are 2 ms long and lose one frame of 200."""
+    """Three machines behind links that delay each frame by 2 ms and lose one of 200."""
     with network(*MACHINES) as net:
         for name in MACHINES:
             net.shape(name, delay_ms=2, loss=0.005)
@@ -33,7 +33,7 @@ def settings_of(cluster: Cluster) -> dict[str, Any]:
 
 
 def connections(machine: Machine, net: Network) -> Iterator[tuple[int, str, int]]:
-    """Yield local port, address and port of the other end of each connection to a machine of the network."""
+    """Yield the local port, the name and the port of the other machine for each connection within the network."""
     names = {net[name].address: name for name in (HERE, *MACHINES) if name != machine.name}
     for line in Path(f"/proc/{machine.pid}/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, state, *_ = line.split()
@@ -43,12 +43,12 @@ def connections(machine: Machine, net: Network) -> Iterator[tuple[int, str, int]
 
 
 def require_the_connections_of_the_document(net: Network) -> None:
-    """Compare the connections with the table of docs/cluster.md that says what a firewall has to let through."""
+    """Compare the connections with the table of docs/cluster.md about firewalls."""
     of_daemon = {(name, port) for _, name, port in connections(net[HERE], net)}
-    assert of_daemon == {(SCHEDULER, PORT)}, "nothing connects to the daemon, and it connects to the scheduler alone"
+    assert of_daemon == {(SCHEDULER, PORT)}, "nothing connects to the daemon, and it connects only to the scheduler"
     for worker in MACHINES[1:]:
         found = list(connections(net[worker], net))
-        assert {name for _, name, _ in found} == {SCHEDULER}, "no worker connects to another one"
+        assert {name for _, name, _ in found} == {SCHEDULER}, "workers do not connect to each other"
         incoming = [local for local, _, remote in found if remote != PORT]
         assert all(40000 <= port <= 40199 for port in incoming), found
         assert len(incoming) < len(found)
@@ -56,7 +56,7 @@ def require_the_connections_of_the_document(net: Network) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_section_becomes_complete_by_workers_of_other_machines_with_the_files_of_this_machine(
+def test_workers_on_other_machines_complete_a_section_with_the_same_files_as_workers_here(
     tmp_path: Path, net: Network
 ) -> None:
     ports = ("--worker-port", WORKER_PORTS, "--nanny-port", NANNY_PORTS)

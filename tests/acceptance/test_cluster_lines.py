@@ -1,4 +1,4 @@
-"""The daemon's log while everything goes wrong in a cluster: dask's lines are one each, under temwatch's name."""
+"""The daemon's log while parts of a cluster fail: each message of dask is one line, under a logger of temwatch."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from tests.integration.test_cluster import OTHER_TEMWATCH
 TILES = 30
 OTHER_DASK = OTHER_TEMWATCH.replace('"temwatch"', '"distributed"')
 QUICK = ("env", "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=12s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=12s")
-"""The least that distributed allows."""
+"""The minimum of distributed."""
 
 
 def of_cluster(cluster: Cluster, rig: Rig) -> None:
@@ -32,7 +32,7 @@ def of_cluster(cluster: Cluster, rig: Rig) -> None:
 
 
 def lines_of_dask(rig: Rig) -> list[dict[str, Any]]:
-    """Return the lines of the library, after a check that each line of the log is one record without a traceback."""
+    """Check that each line of the log is one record without a traceback; return the records of libraries."""
     records = [json.loads(line) for line in rig.daemon.lines()]
     assert not [record for record in records if "exception" in record or "Traceback" in str(record)]
     foreign = [record for record in records if "logger" in record]
@@ -70,7 +70,7 @@ def wait_for_tiles(rig: Rig, more: int = 2) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_cluster_in_which_everything_fails_leaves_whole_lines_and_no_traceback(rig: Rig, write, tmp_path: Path):
+def test_the_log_has_whole_lines_and_no_traceback_while_every_part_of_a_cluster_fails(rig: Rig, write, tmp_path: Path):
     rig.start_standin()
     with running_cluster(tmp_path / "cluster") as cluster:
         of_cluster(cluster, rig)
@@ -105,7 +105,7 @@ def test_a_cluster_in_which_everything_fails_leaves_whole_lines_and_no_traceback
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_scheduler_that_refuses_the_certificate_leaves_whole_lines_and_no_traceback(rig: Rig, tmp_path: Path):
+def test_the_log_has_whole_lines_and_no_traceback_if_a_scheduler_refuses_the_certificate(rig: Rig, tmp_path: Path):
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     for directory in (right, wrong):
         make_certificates(directory)

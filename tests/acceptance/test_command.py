@@ -1,4 +1,4 @@
-"""The `temwatch` command as a user types it: exit codes, one line for each thing that is wrong, never a traceback."""
+"""The `temwatch` command: exit codes, one line for each mistake, never a traceback."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.acceptance.rig import Rig, temwatch, wait_for
 
 
 def started(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a process of its own, as a user does; `temwatch` of the rig forks one that has imported everything."""
+    """Run temwatch in a new process. `temwatch` of the rig forks a process that has imported everything."""
     command = [sys.executable, "-m", "daemon", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
 
@@ -22,14 +22,14 @@ def started(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 def test_the_demonstration_verifies_its_results_and_reports_it(tmp_path):
     output = tmp_path / "out"
     size = ("--sections", "2", "--tiles", "4", "--size", "128x128")
-    no_browser = {**os.environ, "PATH": str(tmp_path)}  # its pictures of pages take most of the time
+    no_browser = {**os.environ, "PATH": str(tmp_path)}  # pictures of pages would take most of the time
     done = started("demo", *size, "--output", str(output), env=no_browser)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all verified" in done.stdout
     assert len(list((output / "pictures").glob("*.png"))) == 2
     assert "COMPLETE" in done.stdout
     assert "the metafile of section 2 is written before its images on purpose" in done.stdout
-    lines = done.stdout.replace(" \\\n     ", "").splitlines()  # a long command is folded
+    lines = done.stdout.replace(" \\\n     ", "").splitlines()  # a long command has several lines
     (status,) = [line for line in lines if " status --config " in line]
     pasted = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=60)
     assert pasted.returncode == 0, pasted.stderr
@@ -94,7 +94,7 @@ def test_status_and_health_name_a_daemon_that_is_stopped_by_a_signal(running_rig
     assert temwatch("health", *config).stdout.startswith("ready")
 
 
-def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig):
+def test_health_ends_with_1_and_the_reason_if_render_ws_is_unavailable(running_rig: Rig):
     running_rig.standin.end()
 
     wait_for(lambda: running_rig.ready().get("ready") is False, 40, "not ready")
@@ -103,7 +103,7 @@ def test_health_ends_with_1_and_the_reason_when_render_is_away(running_rig: Rig)
     assert "render-ws is unavailable" in asked.stdout
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):
+def test_run_on_a_port_in_use_prints_one_line_and_ends_with_1(running_rig: Rig, tmp_path):
     other = Rig(tmp_path / "other", render_url=running_rig.render_url)
     other.settings["http.port"] = int(running_rig.url.rsplit(":", 1)[1])
     config = tmp_path / "other.toml"
@@ -121,7 +121,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(running_rig: Rig, tmp_path):
         ({"http.host": "192.0.2.1"}, "http.port: cannot listen on 192.0.2.1:0: "),
     ],
 )
-def test_run_ends_with_2_if_only_a_person_can_help_and_check_config_says_so_before(rig: Rig, settings, said):
+def test_run_and_check_config_end_with_2_if_the_configuration_must_be_changed(rig: Rig, settings, said):
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     rig.settings = settings
     config = ("--config", str(rig.config()))
@@ -137,7 +137,7 @@ def test_the_log_names_the_whole_z_rule_of_each_watch(running_rig: Rig):
     assert '"z": "grid of the header; ' in configured[0]
 
 
-def test_health_and_status_find_a_daemon_on_ipv6_and_on_a_port_of_the_systems_choice(rig: Rig):
+def test_health_and_status_find_a_daemon_on_ipv6_and_on_a_port_that_the_system_chose(rig: Rig):
     rig.settings = {"http.host": "::1"}
     rig.start_standin()
     rig.start()
@@ -157,7 +157,7 @@ def test_a_stand_in_on_a_port_in_use_names_the_port():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_check_config_notes_what_the_daemon_would_wait_for(tmp_path):
+def test_check_config_notes_what_the_daemon_will_wait_for(tmp_path):
     rig = Rig(tmp_path, render_url="http://render/render-ws/v1")
     rig.acquisition.rmdir()
     rig.settings = {"http.host": "0.0.0.0"}
@@ -169,7 +169,7 @@ def test_check_config_notes_what_the_daemon_would_wait_for(tmp_path):
     assert "note http.host: 0.0.0.0 allows other machines to read" in done.stdout
 
 
-def test_check_config_asks_render_ws_with_probe(rig: Rig):
+def test_check_config_with_probe_sends_requests_to_render_ws(rig: Rig):
     rig.start_standin()
     asked = temwatch("check-config", "--probe", "--config", str(rig.config()))
     assert (asked.returncode, "note" in asked.stdout) == (0, False), asked.stdout

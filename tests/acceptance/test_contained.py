@@ -1,4 +1,4 @@
-"""A daemon reads and writes only in its configured directories, also if others exchange directories for links."""
+"""The daemon reads and writes only in its configured directories, even if another program replaces them by links."""
 
 import os
 import shutil
@@ -6,8 +6,8 @@ import shutil
 from tests.acceptance.rig import Rig, wait_for
 
 
-def test_an_acquisition_directory_exchanged_for_a_link_after_ingest_gives_no_levels(rig: Rig, write):
-    """A missing marker of the mipmap directory holds the second section between its steps."""
+def test_no_levels_are_made_from_a_directory_that_a_link_replaced_after_the_ingest(rig: Rig, write):
+    """The missing marker of the mipmap directory stops the second section between its steps."""
     rig.settings |= {"watch.settle_s": 0.1}
     rig.start_standin()
     rig.start()
@@ -30,8 +30,8 @@ def test_an_acquisition_directory_exchanged_for_a_link_after_ingest_gives_no_lev
     assert not [path for path in rig.mipmaps.rglob("*.tif") if path.is_relative_to(rig.mipmaps / f"1{directory}")]
 
 
-def test_links_that_stay_in_the_directory_of_the_metafile_are_followed(rig: Rig, write):
-    """Relative ones, absolute ones, and a watched directory that is configured as a link."""
+def test_links_within_the_directory_of_the_metafile_are_followed(rig: Rig, write):
+    """Relative links, absolute links, and a watched directory that is itself a link."""
     rig.settings |= {"watch.settle_s": 0.1}
     (rig.root / "mounted").symlink_to(rig.acquisition)
     rig.settings["watch.directory"] = str(rig.root / "mounted")

@@ -1,4 +1,4 @@
-"""`temwatch verify --deep` and `temwatch manifest`: images and mipmaps have the bytes that were read and written."""
+"""`temwatch verify --deep` and `temwatch manifest`: the bytes of images and levels are those that were recorded."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def deep(rig: Rig) -> list[dict[str, Any]]:
 
 
 def flip_a_byte(path: Path, at: int) -> None:
-    """Change one byte, and put the times back."""
+    """Change one byte and restore the times."""
     before, content = path.stat(), bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
@@ -42,7 +42,7 @@ def flip_a_byte(path: Path, at: int) -> None:
 
 
 def whiten_in_place(path: Path) -> None:
-    """Replace the pixels by white ones, and nothing else: the size and the text of the file stay."""
+    """Replace only the pixels, by white ones; the size and the text of the file stay the same."""
     content = path.read_bytes()
     path.write_bytes(content[:-WHITE_BYTES] + b"\xff" * WHITE_BYTES)
 
@@ -54,7 +54,7 @@ def test_deep_finds_nothing_in_an_intact_montage(running_rig: Rig, complete: Wri
 def test_deep_finds_every_replaced_byte_and_names_the_tile(running_rig: Rig, complete: Written) -> None:
     rig, images = running_rig, complete.images
     assert rig.daemon is not None
-    assert rig.daemon.stop() == 0  # it would notice the changed image, and make its mipmaps again
+    assert rig.daemon.stop() == 0  # it would notice the changed image and make its mipmaps again
     whiten(level(rig, complete, 2, tile=0))
     flip_a_byte(images[1], -5)
     shutil.copyfile(level(rig, complete, 3, tile=0), level(rig, complete, 3, tile=2))
@@ -67,7 +67,9 @@ def test_deep_finds_every_replaced_byte_and_names_the_tile(running_rig: Rig, com
     assert {each["from"] for each in found} == {"mipmaps"}
 
 
-def test_deep_finds_white_pixels_below_the_text_of_the_file(running_rig: Rig, complete: Written) -> None:
+def test_deep_finds_replaced_pixels_in_a_file_with_its_former_text_and_size(
+    running_rig: Rig, complete: Written
+) -> None:
     path = level(running_rig, complete, 2)
     size = path.stat().st_size
     whiten_in_place(path)
@@ -76,9 +78,9 @@ def test_deep_finds_white_pixels_below_the_text_of_the_file(running_rig: Rig, co
     assert (found["kind"], found["where"]) == ("level_broken", str(path))
 
 
-def test_deep_finds_a_level_that_nothing_but_its_digest_gives_away(running_rig: Rig, complete: Written) -> None:
+def test_deep_finds_a_level_that_differs_only_in_its_digest(running_rig: Rig, complete: Written) -> None:
     path = level(running_rig, complete, 4)
-    path.write_bytes(path.read_bytes() + b"\0")  # no reader of TIFF minds
+    path.write_bytes(path.read_bytes() + b"\0")  # readers of TIFF ignore it
     assert temwatch("verify", "--config", str(running_rig.config())).returncode == 0
     (found,) = deep(running_rig)
     assert (found["kind"], found["what"]) == (
@@ -110,9 +112,9 @@ def test_xxhsum_checks_the_manifest(running_rig: Rig, complete: Written, tmp_pat
     check = ["xxhsum", "-c", str(listed)]
     assert subprocess.run(check, capture_output=True).returncode == 0
     flip_a_byte(complete.images[2], -1)
-    spoiled = subprocess.run(check, capture_output=True, text=True)
-    assert spoiled.returncode != 0
-    assert [line for line in spoiled.stdout.splitlines() if "FAILED" in line] == [f"{complete.images[2]}: FAILED"]
+    damaged = subprocess.run(check, capture_output=True, text=True)
+    assert damaged.returncode != 0
+    assert [line for line in damaged.stdout.splitlines() if "FAILED" in line] == [f"{complete.images[2]}: FAILED"]
 
 
 def test_a_tile_whose_levels_were_replaced_is_left_out_of_the_manifest(running_rig: Rig, complete: Written) -> None:

@@ -1,4 +1,4 @@
-"""The whole work with the mipmaps in a local directory and in each object store: the same results everywhere."""
+"""All work with the mipmaps in a local directory and in each object store gives the same results."""
 
 import html
 import json
@@ -26,10 +26,10 @@ from tests.acceptance.stores import Stored, content_of, digests_in, files_in
 
 LEVELS, TILES, SIDE = 3, 4, 256
 FILES = LEVELS * (TILES + 1)
-"""Of the tiles and their mask."""
+"""Number of level files of the tiles and their mask."""
 STACK = "20314_2L_mips"
-PATIENCE_S = 300.0
-"""On a busy machine any step may take as long."""
+TIMEOUT_S = 300.0
+"""Time-out of each step; long, because the machine may be busy."""
 Z = 1050.0
 
 Outcome = dict[str, Any]
@@ -45,7 +45,9 @@ def in_a_directory(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", [kind for kind in stores.KINDS if kind != "directory"])
-def test_all_work_gives_the_results_of_a_local_directory(kind: str, tmp_path: Path, in_a_directory: Outcome) -> None:
+def test_the_results_in_an_object_store_are_those_in_a_local_directory(
+    kind: str, tmp_path: Path, in_a_directory: Outcome
+) -> None:
     with stores.KINDS[kind](tmp_path) as stored:
         found = outcome_of_all_work(tmp_path, stored)
     for what, expected in in_a_directory.items():
@@ -53,7 +55,7 @@ def test_all_work_gives_the_results_of_a_local_directory(kind: str, tmp_path: Pa
 
 
 def outcome_of_all_work(root: Path, stored: Stored) -> Outcome:
-    """Do all that can be done with mipmaps in a store, and return what it gave, without the store's name."""
+    """Do all work with mipmaps in a store; return its results without the name of the store."""
     with object_store.environment(stored.environment):
         work = Work(a_rig(root, stored), stored)
         try:
@@ -71,7 +73,7 @@ def a_rig(root: Path, stored: Stored) -> Rig:
 
 @dataclass
 class Work:
-    """What is done with the mipmaps of one section."""
+    """The work on the mipmaps of one section."""
 
     rig: Rig
     stored: Stored
@@ -80,11 +82,11 @@ class Work:
         """Yield the results by name."""
         self.run("check-config", "--probe")
         assert files_in(self.stored.output) == {}, "the probe leaves nothing behind"
-        self.rig.start(PATIENCE_S)
+        self.rig.start(TIMEOUT_S)
         # A directory whose name has characters with a meaning in URLs.
         plan = section_plan(1050, TILES, size=(SIDE, SIDE), seed=1, project="tape 7+8 50%")
         section = write_section(plan, self.rig.acquisition, pixels="noise")
-        self.rig.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
+        self.rig.wait_until("complete", section.metafile, timeout_s=TIMEOUT_S)
         yield "levels", self.levels()
         yield from self.shown(section)
         yield from self.commands()
@@ -93,18 +95,18 @@ class Work:
         yield from self.imported(section)
 
     def run(self, *words: str, code: int = 0) -> str:
-        """Run a command, check its exit code, and return what it printed without the names of this store."""
-        done = temwatch(*words, "--config", str(self.rig.config()), timeout_s=PATIENCE_S)
+        """Run a command and check its exit code; return its output without the names of this store."""
+        done = temwatch(*words, "--config", str(self.rig.config()), timeout_s=TIMEOUT_S)
         said = done.stdout + done.stderr
         assert (done.returncode, "Traceback" in said) == (code, False), said
         return self.anonymous(said)
 
     def anonymous(self, text: str) -> str:
-        """Return a text with other words for the directories and the store."""
+        """Return a text in which placeholders replace the directories and the store."""
         return text.replace(str(self.stored.output), "OUTPUT").replace(str(self.rig.root), "ROOT")
 
     def levels(self) -> dict[str, str]:
-        """Return the digests of all levels, each of which render-ws reads under its URL."""
+        """Check that render-ws can read all levels under their URLs; return their digests."""
         found = digests_in(self.stored.output)
         assert len(found) == FILES
         specs = self.rig.tiles(STACK, Z)
@@ -116,7 +118,7 @@ class Work:
         return {self.anonymous(f"/{name}"): digest for name, digest in found.items()}
 
     def require_at(self, url: str, level: int) -> None:
-        """Check that a URL shows a level, byte for byte, and says its type."""
+        """Check that a URL has the bytes and the content type of a level."""
         if not self.stored.url:
             place: Place = uri_to_path(url)
         else:
@@ -129,7 +131,7 @@ class Work:
         with store_of(place).open(place) as file, Image.open(file) as image:
             assert image.size == (SIDE >> level, SIDE >> level)
 
-    # --- what the daemon shows
+    # --- answers and pages of the daemon
 
     def shown(self, section: Written) -> Iterator[tuple[str, Any]]:
         row = self.rig.montage_of(section.metafile)
@@ -200,8 +202,8 @@ class Work:
         for path in self.rig.root.glob(f"{self.rig.name}.sqlite*"):
             path.unlink()
         yield "rebuilt", self.run("journal", "rebuild")
-        self.rig.start(PATIENCE_S)
-        self.rig.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
+        self.rig.start(TIMEOUT_S)
+        self.rig.wait_until("complete", section.metafile, timeout_s=TIMEOUT_S)
         assert (self.levels(), self.files_made()) == (before, 0), "no level is made again"
         self.run("verify")
         yield "not known after the rebuild", self.run("verify", "--deep", code=1)

@@ -1,4 +1,4 @@
-"""Reports of a FAILED montage: the web, the status, the metrics and the log agree."""
+"""Reports of a FAILED montage: the HTTP answers, the status, the metrics and the log agree."""
 
 import json
 import re
@@ -13,7 +13,7 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
     section = rig.start_with_failed_montage(write)
     row = rig.montage_of(section.metafile)
     url = f"{rig.url}/api/montages/{row['id']}"
-    # The state changes while its attempt is still under way.
+    # The state changes before the attempt ends.
     wait_for(lambda: all(attempt["ended_at"] for attempt in fetch(url)["attempts"]), 20, "its attempts end")
     web = fetch(url)
     fault = web["fault"]
@@ -52,7 +52,7 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
 
 
 @pytest.mark.parametrize("daemon", ["runs", "stopped"])
-def test_a_dismissed_montage_leaves_the_alarm_until_a_replay_undoes_it(rig: Rig, write, daemon):
+def test_a_dismissed_montage_does_not_count_as_failed_and_can_be_replayed(rig: Rig, write, daemon):
     section = rig.start_with_failed_montage(write)
     montage_id = rig.montage_of(section.metafile)["id"]
     if daemon == "stopped":
@@ -75,7 +75,7 @@ def test_a_dismissed_montage_leaves_the_alarm_until_a_replay_undoes_it(rig: Rig,
     assert rig.montage_of(section.metafile)["state"] == "complete"
 
 
-def test_a_dismissal_without_a_reason_is_bad_usage(rig: Rig):
+def test_a_dismissal_without_a_reason_is_refused(rig: Rig):
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     done = dismiss(rig, 1, "--reason", " ")
     assert (done.returncode, done.stdout) == (2, "")

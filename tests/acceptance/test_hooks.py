@@ -1,4 +1,4 @@
-"""Hooks of the daemon as a process, and the commands about them."""
+"""Hooks of the daemon as a process, and `temwatch notify`."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 
 
 class Refusing(Receiver):
-    """Answers with `status`."""
+    """Answers each event with `status`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ def add_hook(config: Path, **keys: Any) -> None:
     config.write_text("\n".join([config.read_text(), "[[hook]]", *lines, ""]))
 
 
-def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retried(
+def test_events_that_a_receiver_refused_are_listed_retried_and_dropped(
     rig: Rig, receiver: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.start_standin()
     config = rig.config()
     add_hook(config, name="workflow", url=receiver.url, on=["montage.complete", "stack.closed"])
     monkeypatch.setattr(rig, "config", lambda: config)
-    receiver.status = 410  # the next attempt of the daemon's own follows in an hour
+    receiver.status = 410  # the daemon's next attempt follows in an hour
     rig.start()
     section = write_section(plan_section(tiles=1, size=(64, 64), grid=3, specimen_id="s"), rig.acquisition)
     rig.wait_until("complete", section.metafile)
@@ -53,7 +53,7 @@ def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retri
         return json.loads(temwatch("notify", "list", "--json", *options).stdout)
 
     rows = wait_for(lambda: [each for each in listed() if each["attempts"]][2:] and listed(), 30, listed)
-    # A stack that is quiet between two steps is closed twice.
+    # A stack that no step uses for some time between two steps is closed twice.
     assert [row["kind"] for row in rows].count("montage.complete") == 1
     assert {row["subject"] for row in rows if row["kind"] == "stack.closed"} == {
         "stacks/em/test/s_raw",
@@ -70,14 +70,14 @@ def test_a_receiver_is_told_of_a_section_and_what_it_refused_is_listed_and_retri
     done = temwatch("notify", "retry", *(str(row["id"]) for row in rows), *options)
     assert done.returncode == 1
     assert f"unknown   {dropped['id']}: it was delivered or dropped" in done.stdout
-    wait_for(lambda: len(receiver.taken) == len(rows) - 1, 30)
-    told = next(event for event in receiver.taken if event["type"] == "montage.complete")
-    assert (told["id"], told["data"]["z"]) == (complete["event_id"], 3.0)
-    assert Path(told["data"]["output_dir"]) == rig.mipmaps
+    wait_for(lambda: len(receiver.accepted) == len(rows) - 1, 30)
+    accepted = next(event for event in receiver.accepted if event["type"] == "montage.complete")
+    assert (accepted["id"], accepted["data"]["z"]) == (complete["event_id"], 3.0)
+    assert Path(accepted["data"]["output_dir"]) == rig.mipmaps
     wait_for(lambda: temwatch("notify", "list", *options).stdout == "no event waits for a hook\n", 30)
     done = temwatch("notify", "test", *options)
     assert (done.returncode, done.stdout) == (0, "hook workflow: accepted the event\n")
-    assert (receiver.taken[-1]["type"], receiver.taken[-1]["data"]) == ("test", {})
+    assert (receiver.accepted[-1]["type"], receiver.accepted[-1]["data"]) == ("test", {})
     receiver.status = 500
     done = temwatch("notify", "test", *options)
     assert (done.returncode, done.stdout) == (1, "hook workflow: answered 500 Internal Server Error\n")

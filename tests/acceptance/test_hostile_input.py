@@ -1,4 +1,4 @@
-"""Hostile images and metafiles cost the daemon neither memory nor its other montages."""
+"""Hostile images and metafiles take little memory and do not affect other montages."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from tests.acceptance.faults.cost import descendants, peak_mib
 from tests.acceptance.rig import Rig
 from tests.hostile_images import HOSTILE_IMAGES
 
-MOST_MIB = 400
-"""Of the daemon and of each worker. An idle daemon needs about 100."""
+MAX_MIB = 400
+"""Limit of the peak memory of the daemon and of each worker. An idle daemon needs about 100 MiB."""
 
 
-def test_hostile_input_fails_by_name_within_bounded_memory_and_other_montages_complete(rig: Rig) -> None:
+def test_hostile_input_fails_with_its_name_in_bounded_memory_and_other_montages_become_complete(rig: Rig) -> None:
     rig.settings |= {"watch.settle_s": 0.1, "watch.arrival_timeout_s": 3}
     hostile: dict[str, Path] = {}
     for number, make in enumerate(HOSTILE_IMAGES):
@@ -33,4 +33,4 @@ def test_hostile_input_fails_by_name_within_bounded_memory_and_other_montages_co
     assert "at most 6,000,000 values" in rig.montage_of(too_many_values)["fault"]["problem"]
     daemon = rig.daemon.process.pid
     peaks = {pid: peak_mib(pid) for pid in (daemon, *descendants(daemon))}
-    assert max(peaks.values()) < MOST_MIB, peaks
+    assert max(peaks.values()) < MAX_MIB, peaks

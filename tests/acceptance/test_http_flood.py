@@ -20,7 +20,7 @@ def tight_rig(rig: Rig) -> Rig:
 
 @contextlib.contextmanager
 def connections(url: str, count: int) -> Iterator[None]:
-    """Open connections, each with half a request."""
+    """Open connections and send half a request on each."""
     address = urlsplit(url)
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -30,7 +30,7 @@ def connections(url: str, count: int) -> Iterator[None]:
         yield
 
 
-def test_a_flood_of_connections_takes_neither_the_descriptors_nor_the_answers(tight_rig: Rig, write):
+def test_the_daemon_works_and_answers_during_a_flood_of_connections(tight_rig: Rig, write):
     lines = len(tight_rig.daemon.lines())
     with connections(tight_rig.url, 400):
         section = write(1050)

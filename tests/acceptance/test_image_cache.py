@@ -1,4 +1,4 @@
-"""render-ws caches images by URL: emptying its cache after mipmaps were made again shows the new pixels."""
+"""render-ws caches images by URL, so the daemon empties its cache after it has replaced mipmaps."""
 
 import io
 import itertools
@@ -12,24 +12,24 @@ from PIL import Image
 
 from tests.acceptance.rig import OWNER, PROJECT, Rig, fetch, require_seen_files, running, temwatch, wait_for
 
-EMPTIED = "imageProcessorCache/allEntries"
+CACHE_PATH = "imageProcessorCache/allEntries"
 
 
-def asked(rig: Rig) -> list[int | None]:
-    """Return the answers to all requests to empty the cache; a request that a proxy gave up is repeated."""
-    found = [each["status"] for each in rig.requests() if each["path"].endswith(EMPTIED)]
+def cache_answers(rig: Rig) -> list[int | None]:
+    """Return the status of each request to empty the cache; a request that a proxy repeated counts once."""
+    found = [each["status"] for each in rig.requests() if each["path"].endswith(CACHE_PATH)]
     return [status for status, _ in itertools.groupby(found)] if rig.is_behind_nginx else found
 
 
-def shown(rig: Rig, stack: str, tile_id: str) -> np.ndarray[Any, Any]:
-    """Return a tile's raw image as render-ws serves it."""
+def served(rig: Rig, stack: str, tile_id: str) -> np.ndarray[Any, Any]:
+    """Return the raw image of a tile as render-ws serves it."""
     require_seen_files(rig.render_url)
     with urllib.request.urlopen(f"{rig.stack_url(stack)}/tile/{tile_id}/source/png-image", timeout=30) as answer:
         return np.asarray(Image.open(io.BytesIO(answer.read())))[..., 0]
 
 
 def complete(rig: Rig, write: Callable[..., Any]) -> tuple[Any, str, str]:
-    """Import a section; return its stack and one of its tiles."""
+    """Write a section and wait until it is COMPLETE; return it, its raw stack and one of its tiles."""
     section = write()
     rig.wait_until("complete", section.metafile)
     stack = rig.montage_of(section.metafile)["raw_stack"].rpartition("/")[2]
@@ -45,32 +45,32 @@ def events(rig: Rig, name: str) -> list[str]:
     return [line for line in rig.daemon.lines() if f'"{name}"' in line]
 
 
-def test_a_section_that_is_new_empties_no_cache(running_rig: Rig, write):
+def test_a_new_section_does_not_empty_the_cache(running_rig: Rig, write):
     complete(running_rig, write)
-    assert asked(running_rig) == []
+    assert cache_answers(running_rig) == []
 
 
-def test_a_replay_empties_the_cache_once_and_the_new_pixels_are_shown(rig: Rig, write):
-    rig.settings["watch.recheck_images_for_s"] = 0  # else the daemon may notice the new image before the replay
+def test_a_replay_empties_the_cache_once_and_render_ws_serves_the_new_pixels(rig: Rig, write):
+    rig.settings["watch.recheck_images_for_s"] = 0  # the daemon might notice the new image before the replay
     with running(rig):
         section, stack, tile_id = complete(rig, write)
-        before = shown(rig, stack, tile_id)
+        before = served(rig, stack, tile_id)
         image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
         Image.fromarray(255 - before).save(image)
-        assert (shown(rig, stack, tile_id) == before).all(), "the stand-in caches images, as render-ws does"
+        assert (served(rig, stack, tile_id) == before).all(), "the stand-in caches images, as render-ws does"
         replay(rig, section)
-        assert asked(rig) == [200]
-        assert (shown(rig, stack, tile_id) == 255 - before).all()
+        assert cache_answers(rig) == [200]
+        assert (served(rig, stack, tile_id) == 255 - before).all()
         assert len(events(rig, "render.image_cache_emptied")) == 1
 
 
 @pytest.mark.slow
-def test_pixels_that_render_ws_serves_are_new_ones_when_a_section_is_made_again(rig: Rig, write):
-    """With the method "render" levels are made from render-ws's images: from its cache, unless it is emptied."""
+def test_levels_by_the_method_render_have_the_new_pixels_after_a_replay(rig: Rig, write):
+    """With the method "render", levels are made from images of render-ws, which may come from its cache."""
     rig.settings["watch.mipmaps.method"] = "render"
     with running(rig):
         section, stack, tile_id = complete(rig, write)
-        before = shown(rig, stack, tile_id)
+        before = served(rig, stack, tile_id)
         image = next(path for path in section.metafile.parent.glob("*.tif") if tile_id.startswith(path.stem))
         Image.fromarray(np.full_like(before, 7)).save(image)
         replay(rig, section)
@@ -79,41 +79,41 @@ def test_pixels_that_render_ws_serves_are_new_ones_when_a_section_is_made_again(
             assert (np.asarray(reduced) == 7).all()
 
 
-def test_a_render_ws_that_cannot_empty_its_cache_is_no_fault_and_named_once(running_rig: Rig, write):
+def test_a_render_ws_that_cannot_empty_its_cache_is_reported_once_and_is_no_fault(running_rig: Rig, write):
     rig = running_rig
     section, _, _ = complete(rig, write)
     for status in (404, 403):
         rig.tell_standin()
-        rig.tell_standin(match=EMPTIED, kind="status", status=status)
+        rig.tell_standin(match=CACHE_PATH, kind="status", status=status)
         replay(rig, section)
-    assert asked(rig) == [404, 403]
+    assert cache_answers(rig) == [404, 403]
     assert len(events(rig, "render.image_cache_stays")) == 1
     assert rig.ready()["ready"]
 
 
-def test_the_cache_is_emptied_when_render_ws_is_back_and_the_daemon_was_killed_meanwhile(rig: Rig, write):
+def test_the_cache_is_emptied_after_an_outage_during_which_the_daemon_was_killed(rig: Rig, write):
     with running(rig):
         section, _, _ = complete(rig, write)
-        rig.tell_standin(match=EMPTIED, kind="status", status=503)
+        rig.tell_standin(match=CACHE_PATH, kind="status", status=503)
         assert fetch(f"{rig.url}/api/replay", method="POST", body={"paths": [str(section.metafile)], "state": "all"})
-        wait_for(lambda: 503 in asked(rig), 60, "a request to empty the cache")
+        wait_for(lambda: 503 in cache_answers(rig), 60, "a request to empty the cache")
         rig.daemon.kill()
         rig.tell_standin()
         rig.start()
         rig.wait_until("complete", section.metafile)
-        assert asked(rig)[-1] == 200
+        assert cache_answers(rig)[-1] == 200
 
 
-def test_the_cache_is_not_emptied_where_the_configuration_says_so(rig: Rig, write):
+def test_the_cache_is_not_emptied_if_the_configuration_disables_it(rig: Rig, write):
     rig.settings["render.clear_image_cache"] = False
     with running(rig):
         section, _, _ = complete(rig, write)
         replay(rig, section)
-        assert asked(rig) == []
+        assert cache_answers(rig) == []
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_the_command_empties_the_cache_where_it_makes_levels_again(running_rig: Rig, write, tmp_path, wanted: bool):
+def test_the_command_empties_the_cache_if_it_replaces_levels(running_rig: Rig, write, tmp_path, wanted: bool):
     rig = running_rig
     _, stack, _ = complete(rig, write)
     host, port = rig.render_url.split("/render-ws")[0].removeprefix("http://").split(":")
@@ -132,4 +132,4 @@ def test_the_command_empties_the_cache_where_it_makes_levels_again(running_rig: 
         arguments += [f"--render.{key}={value}" for key, value in parameters["render"].items()]
         done = temwatch("generate_mipmaps", *arguments)
         assert done.returncode == 0, done.stderr
-        assert len(asked(rig)) == (times if wanted else 0)
+        assert len(cache_answers(rig)) == (times if wanted else 0)

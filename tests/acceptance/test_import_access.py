@@ -1,4 +1,4 @@
-"""The import commands through a real nginx: logins by keys, environment and address, and secrets that nobody sees."""
+"""The import commands through a real nginx: logins in parameters, environment and host, and secrets in no output."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.nginx import PASSWORD, SUB_PATH, USER, Nginx
 @pytest.fixture
 def nginx(tmp_path: Path, standin_url: str) -> Iterator[Nginx]:
     if is_real(standin_url):
-        pytest.skip("the proxy of these tests stands in front of the stand-in")
+        pytest.skip("the proxy of these tests is in front of the stand-in")
     nginx = Nginx(tmp_path / "nginx", standin_url)
     nginx.start()
     try:
@@ -27,7 +27,7 @@ def nginx(tmp_path: Path, standin_url: str) -> Iterator[Nginx]:
 
 
 def render_through(nginx: Nginx, facility: Facility, **keys: Any) -> dict[str, Any]:
-    """The old tools' parameters, the host with its sub-path, and the new keys."""
+    """Return the render parameters of the old tools, with the host and sub-path of nginx, and the new keys."""
     settings = {key: value for key, value in nginx.settings.items() if key != "url"}
     host = f"https://{nginx.host}{SUB_PATH}"
     render = {**facility.render, "host": host, "port": nginx.port, **settings, **keys}
@@ -45,7 +45,7 @@ def test_the_three_commands_work_through_nginx_with_the_keys_of_the_daemon(nginx
     assert "source/png-image 200" in nginx.log
 
 
-def test_the_environment_gives_the_keys_that_the_parameters_lack(
+def test_the_environment_supplies_the_keys_that_the_parameters_lack(
     nginx: Nginx, facility: Facility, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key, value in nginx.settings.items():
@@ -57,7 +57,7 @@ def test_the_environment_gives_the_keys_that_the_parameters_lack(
     facility.ingest(facility.section(grid=1051), z=1051, render={**bare, "host": host})
 
 
-def test_a_login_in_the_address_of_the_old_tools_is_sent(nginx: Nginx, facility: Facility) -> None:
+def test_a_login_in_the_host_parameter_is_sent(nginx: Nginx, facility: Facility) -> None:
     host = f"https://{USER}:{PASSWORD}@{nginx.host}{SUB_PATH}"
     render = render_through(nginx, facility, host=host, username=None, password_file=None)
     facility.ingest(facility.section(), render=render)
@@ -78,7 +78,7 @@ def test_a_login_in_the_address_of_the_old_tools_is_sent(nginx: Nginx, facility:
         ({"password_file": "OPEN"}, "render.password_file: OPEN is open to other users"),
     ],
 )
-def test_keys_that_cannot_be_used_are_named_before_any_request(
+def test_invalid_keys_are_named_before_any_request(
     nginx: Nginx, facility: Facility, keys: dict[str, Any], problem: str
 ) -> None:
     opened = facility.root / "open"
@@ -102,7 +102,7 @@ COMMANDS = {
 def test_a_planted_secret_is_in_no_output_and_not_in_the_command_line_that_ps_shows(
     nginx: Nginx, facility: Facility, name: str
 ) -> None:
-    """The password is in a flag, as people type it, and secrets are in files; render-ws hangs, so that ps can look."""
+    """The password is in a flag, and secrets are in files. render-ws hangs while the output of ps is read."""
     facility.misbehave(".", "stall", seconds=2)
     headers = facility.root / "headers"
     headers.write_text(f"X-Api-Key: {PASSWORD}\n")
@@ -137,7 +137,7 @@ def test_a_planted_secret_is_in_no_output_and_not_in_the_command_line_that_ps_sh
     assert not [path for path in (result, Path(f"{result}.f")) if path.exists() and PASSWORD in path.read_text()]
 
 
-def test_the_mipmaps_command_stops_at_the_first_login_that_is_refused(facility: Facility) -> None:
+def test_the_mipmaps_command_stops_when_a_login_is_refused(facility: Facility) -> None:
     require_seen_files(facility.render_url)
     facility.ingest(facility.section(tiles=24))
     facility.misbehave("GET .*/png-image", "status", status=401)

@@ -36,7 +36,7 @@ IMAGES = "file:///acquisitions/temca2/001050/0"
 # --- the main job
 
 
-def test_the_three_commands_in_sequence_make_the_same_stacks_and_files_as_the_daemon(
+def test_the_three_commands_make_the_same_stacks_and_files_as_the_daemon(
     rig: Rig, write: Callable[..., Written], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig.start_standin()
@@ -76,7 +76,7 @@ def test_the_three_commands_in_sequence_make_the_same_stacks_and_files_as_the_da
     ],
     ids=["montage", "options", "lens set", "exact", "on the stage"],
 )
-def test_tile_specs_in_the_stack_equal_those_worked_out_by_hand(
+def test_tile_specs_in_the_stack_equal_those_computed_by_hand(
     facility: Facility, region: asap.Region, given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     metafile = facility.root / region.name
@@ -114,7 +114,7 @@ def test_tile_specs_in_the_stack_equal_those_worked_out_by_hand(
     ],
     ids=["montage", "options", "lens set"],
 )
-def test_tile_specs_equal_those_of_the_tool_that_is_replaced(
+def test_tile_specs_equal_those_of_the_old_tool(
     facility: Facility, shared_data: Path, metafile: str, given: dict[str, Any], expected: str
 ) -> None:
     wanted = {spec["tileId"]: spec for spec in json.loads((shared_data / expected).read_text())}
@@ -140,7 +140,7 @@ def test_the_installed_command_prints_its_result_on_stdout_and_sets_the_exit_cod
 
 
 def test_input_files_that_were_written_for_the_old_tools_run_unchanged(facility: Facility) -> None:
-    """Keys and types of values of the examples of asap-modules: booleans as strings, zstart and zend, tif, PIL."""
+    """The keys and types are those of the examples of asap-modules: booleans as strings, zstart and zend, tif, PIL."""
     section = facility.section()
     facility.run(
         TILESPECS,
@@ -187,9 +187,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "counts", "ignored", "value"), PAIRS, ids=lambda value: str(value)[:20])
-def test_the_more_specific_name_of_a_parameter_counts_and_a_warning_names_the_other(
-    facility: Facility, command: str, counts: str, ignored: str, value: object
+@pytest.mark.parametrize(("command", "used", "ignored", "value"), PAIRS, ids=lambda value: str(value)[:20])
+def test_the_more_specific_name_of_a_parameter_is_used_and_a_warning_names_the_other(
+    facility: Facility, command: str, used: str, ignored: str, value: object
 ) -> None:
     section = facility.section()
     facility.ingest(section)
@@ -207,13 +207,13 @@ def test_the_more_specific_name_of_a_parameter_counts_and_a_warning_names_the_ot
         MIPMAPS: {"input_stack": "raw", "output_prefix": mips, "minZ": 1050, "maxZ": 1050, "levels": 1, "pool_size": 1},
         APPLY: {"input_stack": "raw", "output_stack": "mips", "mipmap_prefix": mips, "z": 1050, "levels": 1},
     }
-    if counts == "zValues":
+    if used == "zValues":
         given[MIPMAPS] |= {"zValues": [1050]}
     plain = facility.run(command, **given[command])
     assert facility.errors == []
     result = facility.run(command, **given[command], **{ignored: value})
     (warning,) = result.pop("warnings")
-    assert warning.startswith(f"{ignored}: {value!r} is ignored, because {counts} is ")
+    assert warning.startswith(f"{ignored}: {value!r} is ignored, because {used} is ")
     assert facility.errors == [f"WARNING {warning}"]
     assert {**result, "warnings": []} == plain
 
@@ -229,7 +229,7 @@ def test_a_null_under_the_more_specific_name_counts_as_not_given(facility: Facil
 @pytest.mark.parametrize(
     "words", [["[1050]"], ["1050"], ["[1050,", "1051]"], ["[1050, 1051]"], ["1050", "1051"], ["1050,1051"]], ids=repr
 )
-def test_a_list_of_z_may_be_one_word_of_a_flag_or_several(facility: Facility, words: list[str]) -> None:
+def test_a_list_of_z_may_be_one_argument_or_several(facility: Facility, words: list[str]) -> None:
     for z in (1050, 1051):
         facility.ingest(facility.section(z), z=z)
     given = {"input_stack": "raw", "output_dir": str(facility.root / "mips"), "pool_size": 1, "levels": 1}
@@ -237,7 +237,7 @@ def test_a_list_of_z_may_be_one_word_of_a_flag_or_several(facility: Facility, wo
     assert result["tile_count"] == (8 if "1051" in "".join(words) else 4)
 
 
-def test_a_stack_version_gives_the_resolution_of_a_stack_that_is_created(facility: Facility) -> None:
+def test_a_stack_version_sets_the_resolution_of_a_new_stack(facility: Facility) -> None:
     section = facility.section(pixel_size_nm=4.0)
     given = {"stackResolutionX": 3.5, "stackResolutionZ": 40, "versionNotes": "first"}
     result = facility.ingest(section, output_stackVersion=given)
@@ -281,7 +281,7 @@ def test_a_cycle_of_links_is_named(facility: Facility) -> None:
     assert facility.errors[0].startswith("metafile: ")
 
 
-def test_flags_override_the_file_under_any_name(facility: Facility) -> None:
+def test_flags_override_the_input_file_under_each_name_of_a_parameter(facility: Facility) -> None:
     section = facility.section()
     flags = ["--z", "7", "--output_stack", "flagged", "--close_stack", "True", "--render.project", facility.project]
     result = facility.run(
@@ -370,13 +370,13 @@ def test_old_tiles_that_cannot_be_deleted_fail_the_command_and_an_upload_that_fa
     assert len(facility.tiles("raw")) == 6
 
 
-def test_a_region_goes_up_in_one_request(facility: Facility) -> None:
+def test_a_region_is_uploaded_in_one_request(facility: Facility) -> None:
     before = len(facility.requests())
     facility.ingest(facility.section())
     assert sum("resolvedTiles" in line and line.startswith("PUT") for line in facility.requests()[before:]) == 1
 
 
-def test_two_commands_that_close_the_same_stack_under_each_other_lose_nothing(facility: Facility) -> None:
+def test_commands_that_close_the_same_stack_at_the_same_time_lose_no_tiles(facility: Facility) -> None:
     commands = []
     for z in range(1050, 1054):
         flags = ["--metafile", str(facility.section(z).metafile), "--stack", "raw", "--close_stack", "true"]
@@ -386,12 +386,12 @@ def test_two_commands_that_close_the_same_stack_under_each_other_lose_nothing(fa
     ends = [(process.communicate()[1].decode(), process.returncode) for process in processes]
     lost = [z for z in range(1050, 1054) if len(facility.tiles("raw", z)) != 4]
     assert not lost, ends
-    # One that saw another reopen the stack says so; none ends as done with a stack that is not.
+    # A command reports if another one reopened or closed the stack; otherwise it succeeds.
     assert all(code == 0 or "reopened" in text or "closed by others" in text for text, code in ends), ends
 
 
 @pytest.mark.parametrize(("maximum", "warned"), [(255, True), (65535, False)])
-def test_16_bit_images_that_render_would_show_white_are_a_warning(
+def test_16_bit_images_that_render_ws_would_show_white_cause_a_warning(
     facility: Facility, maximum: int, warned: bool
 ) -> None:
     section = facility.section()
@@ -401,14 +401,14 @@ def test_16_bit_images_that_render_would_show_white_are_a_warning(
     assert any("16 bits" in warning for warning in result["warnings"]) == warned
 
 
-def test_a_mask_is_named_by_every_tile(facility: Facility) -> None:
+def test_every_tile_names_the_mask(facility: Facility) -> None:
     mask = facility.root / "mask.png"
     Image.new("L", (128, 128), 255).save(mask)
     facility.ingest(facility.section(), maskUrl=str(mask))
     assert {tile["mipmapLevels"]["0"]["maskUrl"] for tile in facility.tiles("raw").values()} == {mask.as_uri()}
 
 
-def test_a_z_that_contradicts_the_header_and_images_that_are_not_visible_are_warnings(facility: Facility) -> None:
+def test_a_z_that_differs_from_the_header_and_missing_images_cause_warnings(facility: Facility) -> None:
     section = facility.section()
     for image in section.images:
         image.unlink()
@@ -417,13 +417,13 @@ def test_a_z_that_contradicts_the_header_and_images_that_are_not_visible_are_war
     assert any("none of the 4 images" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("spoil", ["missing", "truncated", "other size"])
-def test_one_invalid_image_fails_the_metafile_before_any_upload(facility: Facility, spoil: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other size"])
+def test_one_invalid_image_fails_the_metafile_before_any_upload(facility: Facility, damage: str) -> None:
     section = facility.section()
     image = section.images[2]
-    if spoil == "missing":
+    if damage == "missing":
         image.unlink()
-    elif spoil == "truncated":
+    elif damage == "truncated":
         os.truncate(image, 1000)
     else:
         Image.new("L", (64, 64)).save(image)
@@ -471,10 +471,10 @@ def test_a_bad_tile_is_reported_with_its_reason_and_the_others_get_their_mipmaps
     assert applied["missing_ts_zs"] == [1050]
     assert {failure["tileId"] for failure in applied["failures"]} == {failure["tileId"] for failure in made["failures"]}
     levels = sorted(len(tile["mipmapLevels"]) for tile in facility.tiles("mips").values())
-    assert levels == [1, 1, 3, 3], "the bad tiles are in the stack, as they were"
+    assert levels == [1, 1, 3, 3], "the bad tiles are in the stack unchanged"
 
 
-def test_without_force_redo_only_what_is_missing_or_broken_is_made(facility: Facility) -> None:
+def test_without_force_redo_only_missing_and_invalid_levels_are_made(facility: Facility) -> None:
     facility.ingest(facility.section())
     facility.make()
     files = sorted((facility.root / "mips").rglob("*.tif"))
@@ -501,7 +501,7 @@ def test_a_range_takes_the_existing_layers_and_listed_ones_must_exist(facility: 
     assert "z 1" in facility.errors[0]
 
 
-def test_masks_get_levels_of_their_own_and_the_stack_names_them(facility: Facility) -> None:
+def test_masks_get_levels_and_the_stack_names_them(facility: Facility) -> None:
     mask = facility.root / "mask.png"
     Image.new("L", (128, 128), 255).save(mask)
     facility.ingest(facility.section(), maskUrl=str(mask))
@@ -532,7 +532,7 @@ def test_names_with_number_signs_blanks_and_percent_signs_keep_their_tiles_apart
 
 
 @pytest.mark.parametrize("imgformat", ["tif", "tiff", "png", "jpg"])
-def test_what_generate_writes_is_what_apply_names(facility: Facility, imgformat: str) -> None:
+def test_the_apply_command_names_the_files_that_the_mipmaps_command_wrote(facility: Facility, imgformat: str) -> None:
     facility.ingest(facility.section())
     facility.make(imgformat=imgformat)
     facility.apply(imgformat=imgformat, output_stack=None)
@@ -544,11 +544,11 @@ def test_what_generate_writes_is_what_apply_names(facility: Facility, imgformat:
 
 
 def pixels_below(directory: Path) -> dict[Path, bytes]:
-    """Return the pixels of every level; the files themselves differ in their provenance."""
+    """Return the pixels of every level. The files also contain their provenance, which differs."""
     return {path: Image.open(path).tobytes() for path in directory.rglob("*.tif")}
 
 
-def test_method_render_takes_its_pixels_from_the_service(facility: Facility) -> None:
+def test_the_method_render_reads_pixels_from_render_ws(facility: Facility) -> None:
     section = facility.section()
     facility.ingest(section)
     facility.make(method="render")
@@ -559,26 +559,26 @@ def test_method_render_takes_its_pixels_from_the_service(facility: Facility) -> 
     assert by_render == pixels_below(facility.root / "mips")
 
 
-def test_the_pool_has_the_size_that_was_asked_for(facility: Facility, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pool_has_the_requested_size(facility: Facility, monkeypatch: pytest.MonkeyPatch) -> None:
     import handlers.workers.processes
 
-    asked: list[int] = []
+    counts: list[int] = []
     real = handlers.workers.processes.ProcessExecutor.__init__
 
-    def counted(self: Any, count: int, *more: Any) -> None:
-        asked.append(count)
+    def record_count(self: Any, count: int, *more: Any) -> None:
+        counts.append(count)
         real(self, count, *more)
 
-    monkeypatch.setattr(handlers.workers.processes.ProcessExecutor, "__init__", counted)
+    monkeypatch.setattr(handlers.workers.processes.ProcessExecutor, "__init__", record_count)
     facility.ingest(facility.section())
     facility.make(pool_size=2)
-    assert asked == [2]
+    assert counts == [2]
 
 
 # --- apply
 
 
-def test_levels_of_an_earlier_run_are_gone_after_a_run_with_fewer(facility: Facility) -> None:
+def test_a_run_with_fewer_levels_removes_the_others_from_the_stack(facility: Facility) -> None:
     facility.ingest(facility.section())
     facility.make(levels=3)
     facility.apply(levels=3)
@@ -603,7 +603,7 @@ def test_overwriting_layers_removes_tiles_that_the_source_no_longer_has(facility
     assert facility.tiles("mips").keys() == facility.tiles("raw").keys()
 
 
-def test_mipmaps_of_raw_data_that_was_moved_since_are_not_guessed(facility: Facility) -> None:
+def test_mipmaps_of_raw_data_that_was_moved_are_reported_as_missing(facility: Facility) -> None:
     section = facility.section()
     facility.ingest(section)
     facility.make()
@@ -625,7 +625,7 @@ def test_a_mipmap_of_another_size_is_not_applied(facility: Facility) -> None:
     assert "3x3" in applied["failures"][0]["problem"]
 
 
-def test_a_z_whose_upload_fails_is_missing_and_the_others_are_done(facility: Facility) -> None:
+def test_a_z_whose_upload_fails_is_reported_and_the_others_are_applied(facility: Facility) -> None:
     for z in (1050, 1051):
         facility.ingest(facility.section(z), z=z)
     facility.make(z=None, zstart=1050, zend=1051)
@@ -638,7 +638,7 @@ def test_a_z_whose_upload_fails_is_missing_and_the_others_are_done(facility: Fac
 # --- from a script or a notebook
 
 
-def test_the_handlers_can_be_called_with_plain_arguments_even_where_a_loop_runs(facility: Facility) -> None:
+def test_the_sync_functions_can_be_called_while_an_event_loop_runs(facility: Facility) -> None:
     section = facility.section()
     raw, mips = StackId(OWNER, facility.project, "raw"), StackId(OWNER, facility.project, "mips")
     plan = MipmapPlan(facility.root / "mips", levels=2, encoding=Encoding("png"))
@@ -744,9 +744,7 @@ def test_an_unknown_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "poolsize" in capsys.readouterr().err
 
 
-def test_a_service_that_cannot_be_reached_ends_with_exit_code_1_and_one_line(
-    facility: Facility, unused_tcp_port: int
-) -> None:
+def test_an_unreachable_service_ends_with_exit_code_1_and_one_line(facility: Facility, unused_tcp_port: int) -> None:
     facility.run(
         MIPMAPS,
         code=1,
@@ -760,7 +758,7 @@ def test_a_service_that_cannot_be_reached_ends_with_exit_code_1_and_one_line(
     assert str(unused_tcp_port) in facility.errors[0]
 
 
-def test_the_schema_can_be_printed_and_has_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_schema_has_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command(MIPMAPS, ["--print_schema"])
     schema = json.loads(capsys.readouterr().out)

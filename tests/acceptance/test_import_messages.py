@@ -1,4 +1,4 @@
-"""The import commands as a person meets them: warnings, grouped failures, names, dry runs, Ctrl-C."""
+"""The messages of the import commands: warnings, grouped failures, names of parameters, dry runs, Ctrl-C."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_a_warning_is_printed_at_any_log_level(facility: Facility) -> None:
     assert facility.errors == [f"WARNING {warning}" for warning in result["warnings"]]
 
 
-def test_an_output_directory_that_cannot_be_made_is_refused_before_any_tile(facility: Facility) -> None:
+def test_an_output_directory_that_cannot_be_created_is_refused_before_any_tile(facility: Facility) -> None:
     facility.ingest(facility.section(tiles=12))
     (facility.root / "file").write_bytes(b"")
     facility.make(output_dir=str(facility.root / "file" / "mips"), code=2)
@@ -49,10 +49,10 @@ def test_an_output_directory_that_cannot_be_made_is_refused_before_any_tile(faci
     assert line.startswith(f"output_dir: {facility.root / 'file'} is not a directory")
 
 
-def test_equal_failures_are_one_line_and_one_entry_with_their_number(facility: Facility) -> None:
+def test_equal_failures_give_one_line_and_one_entry_with_their_number(facility: Facility) -> None:
     facility.ingest(facility.section(tiles=12))
     (facility.root / "mips").mkdir()
-    (facility.root / "mips" / "1").write_bytes(b"")  # in the place of the directory of level 1
+    (facility.root / "mips" / "1").write_bytes(b"")  # a file instead of the directory of level 1
     result = facility.make(code=1)
     (line,) = facility.errors
     assert re.match(r"12 tiles at z 1050 \(.*, .*, .* and 9 more\): ", line), line
@@ -61,7 +61,7 @@ def test_equal_failures_are_one_line_and_one_entry_with_their_number(facility: F
     assert result["failure_count"] == 12
 
 
-def test_the_result_lists_the_first_failures_and_the_failures_file_all(facility: Facility) -> None:
+def test_the_result_lists_the_first_failures_and_the_failures_file_lists_all(facility: Facility) -> None:
     section = facility.section(tiles=130)
     facility.ingest(section)
     resize_images(section, 120)
@@ -74,7 +74,7 @@ def test_the_result_lists_the_first_failures_and_the_failures_file_all(facility:
     assert len({failure["tileId"] for failure in everything}) == 120
 
 
-def test_of_many_causes_the_first_are_shown_and_the_last_line_says_where_all_are() -> None:
+def test_only_the_first_of_many_causes_are_shown_and_the_last_line_says_how_to_list_all() -> None:
     words = [first + second for first in "abcde" for second in "abcde"]
     failures = [Failure(7.0, "t", Fault("t", f"lacks {word}")) for word in words]
     lines = failure_lines(failures, "; --failures_file FILE lists all")
@@ -82,14 +82,14 @@ def test_of_many_causes_the_first_are_shown_and_the_last_line_says_where_all_are
     assert lines[-1] == "and 5 more; --failures_file FILE lists all"
 
 
-def test_all_missing_and_invalid_parameters_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_missing_and_invalid_parameters_are_reported_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(MIPMAPS, ["--levls", "3", "--quality", "900"]) == 2
     names = {line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()}
     render = {f"--render.{name}" for name in ("host", "port", "owner", "project")}
     assert names == {"--levls", "--quality", "--input_stack", "--output_dir", "--z", *render}
 
 
-def test_all_missing_and_invalid_images_are_named_at_once(facility: Facility) -> None:
+def test_all_missing_and_invalid_images_are_reported_together(facility: Facility) -> None:
     section = facility.section(tiles=6)
     missing = remove_images(section, 2)
     cut = sorted(section.images)[2:4]
@@ -110,14 +110,12 @@ def test_all_missing_and_invalid_images_are_named_at_once(facility: Facility) ->
         ("--maxz", "--maxz: unknown parameter, did you mean --maxZ?"),
     ],
 )
-def test_an_unknown_flag_keeps_its_dashes_and_is_answered_with_a_similar_one(
-    facility: Facility, given: str, expected: str
-) -> None:
+def test_the_fault_of_an_unknown_flag_suggests_a_similar_flag(facility: Facility, given: str, expected: str) -> None:
     facility.make(given, "3", code=2)
     assert facility.errors == [expected]
 
 
-def test_an_unknown_key_of_the_file_is_answered_with_a_similar_one(facility: Facility) -> None:
+def test_the_fault_of_an_unknown_key_suggests_a_similar_key(facility: Facility) -> None:
     facility.make(poolsize=3, code=2)
     assert facility.errors == ["poolsize: unknown parameter, did you mean pool_size?"]
 
@@ -133,14 +131,14 @@ def test_an_unknown_key_of_the_file_is_answered_with_a_similar_one(facility: Fac
         (("--render.port", "http"), {}, "--render.port"),
     ],
 )
-def test_a_parameter_is_named_as_the_person_named_it(
+def test_a_fault_names_a_parameter_as_the_user_wrote_it(
     facility: Facility, flags: tuple[str, ...], values: dict[str, Any], named: str
 ) -> None:
     facility.make(*flags, code=2, **values)
     assert [line.partition(": ")[0] for line in facility.errors] == [named]
 
 
-def test_an_unreachable_service_is_named_by_the_parameters_of_the_command(
+def test_the_fault_of_an_unreachable_service_names_the_parameters_of_the_command(
     facility: Facility, unused_tcp_port: int
 ) -> None:
     facility.make(code=1, render={**facility.render, "port": unused_tcp_port})
@@ -208,7 +206,7 @@ def read_to_end(terminal: int) -> str:
             return shown.decode()
 
 
-def test_ctrl_c_says_how_to_go_on_without_making_everything_again(facility: Facility) -> None:
+def test_ctrl_c_prints_how_to_continue_with_the_unfinished_tiles(facility: Facility) -> None:
     facility.ingest(facility.section())
     facility.misbehave(r"GET .*/resolvedTiles", "stall")
     before = len(facility.requests())
@@ -224,7 +222,7 @@ def test_ctrl_c_says_how_to_go_on_without_making_everything_again(facility: Faci
     assert said in " ".join(shown.split())
 
 
-def test_log_lines_stand_above_the_bar(facility: Facility) -> None:
+def test_log_lines_are_printed_above_the_progress_bar(facility: Facility) -> None:
     facility.ingest(facility.section())
     process, terminal = start_on_terminal(facility, "--log_level", "DEBUG", levels=1)
     shown = read_to_end(terminal)
@@ -232,11 +230,11 @@ def test_log_lines_stand_above_the_bar(facility: Facility) -> None:
     assert "4/4" in shown
     logged = [line for line in re.split(r"[\r\n]+", shown) if "DEBUG" in line]
     assert logged
-    for line in logged:  # no remainder of the bar stands before a log line
+    for line in logged:  # nothing of the bar is left before a log line
         assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).lstrip().startswith("DEBUG"), repr(line)
 
 
-def test_debug_shows_parameters_requests_and_layers(facility: Facility) -> None:
+def test_the_log_level_debug_shows_parameters_requests_and_layers(facility: Facility) -> None:
     facility.ingest(facility.section())
     process, terminal = start_on_terminal(facility, "--log_level", "DEBUG", levels=1)
     log = read_to_end(terminal)
@@ -247,7 +245,7 @@ def test_debug_shows_parameters_requests_and_layers(facility: Facility) -> None:
     assert "DEBUG temwatch: z 1050: 4 tiles, 0 failures" in log
 
 
-def test_help_names_every_new_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_flags_that_the_old_tools_lack(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (TILESPECS, MIPMAPS, APPLY):
         with pytest.raises(SystemExit):
             run_command(command, ["--help"])
@@ -256,12 +254,12 @@ def test_help_names_every_new_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--failures_file" in text
 
 
-def test_a_log_file_of_failures_needs_a_directory(facility: Facility, tmp_path: Path) -> None:
+def test_the_directory_of_the_failures_file_must_exist(facility: Facility, tmp_path: Path) -> None:
     facility.make(code=2, failures_file=str(tmp_path / "none" / "failures.json"))
     assert facility.errors == [f"failures_file: there is no directory {tmp_path / 'none'}"]
 
 
-def test_images_outside_of_the_source_roots_are_refused_also_behind_links(facility: Facility) -> None:
+def test_images_outside_of_the_source_roots_are_refused_even_through_links(facility: Facility) -> None:
     section = facility.section()
     facility.ingest(section)
     inside = section.metafile.parent
@@ -278,7 +276,7 @@ def test_images_outside_of_the_source_roots_are_refused_also_behind_links(facili
     assert facility.make("--source_roots", str(inside), str(facility.root))["tile_count"] == 4
 
 
-def test_images_beyond_the_largest_image_are_refused(facility: Facility) -> None:
+def test_images_above_the_size_limit_are_refused(facility: Facility) -> None:
     facility.ingest(facility.section())
     facility.make("--largest_image_megapixels", "0.001", code=1)
     (line,) = facility.errors
@@ -289,7 +287,7 @@ def test_images_beyond_the_largest_image_are_refused(facility: Facility) -> None
     assert facility.errors[0].startswith("--largest_image_megapixels: ")
 
 
-def test_a_source_root_that_is_no_directory_is_named(facility: Facility) -> None:
+def test_a_source_root_that_does_not_exist_is_named(facility: Facility) -> None:
     facility.make(source_roots=["/not/there"], code=2)
     assert facility.errors == ["source_roots.0: there is no directory /not/there"]
 
@@ -306,7 +304,7 @@ def test_equal_failures_name_the_first_file(facility: Facility) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_the_screen_after_failures_holds_their_lines_and_no_bar(facility: Facility, columns: int) -> None:
+def test_the_screen_after_failures_shows_their_lines_and_no_progress_bar(facility: Facility, columns: int) -> None:
     section = facility.section()
     facility.ingest(section)
     remove_images(section, 2)

@@ -1,4 +1,4 @@
-"""How an import command starts and ends as a program of its own, beside the group of all commands."""
+"""The start and the end of an import command, which is a program without the group of all commands."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", IMPORT_COMMANDS)
-def test_the_program_and_the_group_of_all_commands_do_the_same(name: str) -> None:
+def test_the_program_and_the_command_group_give_the_same_result(name: str) -> None:
     outcomes = []
     for code in ("from daemon.__main__ import main; main()", "from daemon.temwatch import temwatch; temwatch()"):
         command = [sys.executable, "-c", code, name, "--levls", "3", "--input_json", "/nowhere"]
@@ -25,7 +25,7 @@ def test_the_program_and_the_group_of_all_commands_do_the_same(name: str) -> Non
 
 
 @pytest.mark.parametrize(("flag", "code"), [("--print_schema", 1), ("--help", 0)])  # argparse ignores it
-def test_a_reader_that_ends_early_is_no_crash(flag: str, code: int) -> None:
+def test_a_closed_standard_output_causes_no_traceback(flag: str, code: int) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -49,12 +49,12 @@ main()
 """
 
 
-def test_ctrl_c_while_modules_are_imported_ends_it_without_a_traceback() -> None:
+def test_ctrl_c_during_the_imports_ends_the_command_without_a_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_an_import_command_warns_of_python_daemon_as_every_command_does(tmp_path: Path) -> None:
+def test_an_import_command_warns_about_python_daemon(tmp_path: Path) -> None:
     (tmp_path / "python_daemon-3.1.2.dist-info").mkdir()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     command = [sys.executable, "-m", "daemon", "apply_mipmaps_to_render", "--help"]

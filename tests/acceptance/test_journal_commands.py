@@ -1,4 +1,4 @@
-"""`temwatch journal backup` and `rebuild`: real files, the daemon and the stand-in as processes."""
+"""`temwatch journal backup` and `rebuild` with real files, the daemon and the stand-in as processes."""
 
 import json
 import os
@@ -32,12 +32,12 @@ def states(rig: Rig) -> dict[str, str]:
     return {row["metafile"]: row["state"] for row in rig.montages()}
 
 
-def test_a_backup_made_while_the_daemon_writes_is_whole_and_can_be_restored(running_rig: Rig, write, tmp_path):
+def test_a_back_up_made_while_the_daemon_writes_is_valid_and_can_be_restored(running_rig: Rig, write, tmp_path):
     first = write(1050)
     running_rig.wait_until("complete", first.metafile)
     second = write(1051)
     copy = tmp_path / "backup.sqlite"
-    for _ in range(3):  # the same name again: the former copy is replaced
+    for _ in range(3):  # each replaces the earlier back-up of this name
         done = run(running_rig, "journal", "backup", copy)
         assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir() if "backup" in path.name] == ["backup.sqlite"]
@@ -54,7 +54,7 @@ def test_a_backup_made_while_the_daemon_writes_is_whole_and_can_be_restored(runn
     assert len(running_rig.montages()) == 2
 
 
-def test_a_journal_deleted_beside_the_daemon_is_reported_and_saved_through_it(running_rig: Rig, write, tmp_path):
+def test_a_journal_deleted_while_the_daemon_runs_is_reported_and_can_be_backed_up(running_rig: Rig, write, tmp_path):
     section = write(1050)
     running_rig.wait_until("complete", section.metafile)
     for companion in COMPANIONS:
@@ -83,7 +83,7 @@ def test_a_journal_deleted_beside_the_daemon_is_reported_and_saved_through_it(ru
         ("nowhere/x.sqlite", "is not a directory"),
     ],
 )
-def test_a_back_up_replaces_no_file_but_a_former_back_up(tmp_path, target, said):
+def test_a_back_up_replaces_only_an_earlier_back_up(tmp_path, target, said):
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
     (tmp_path / "daemon.sqlite").write_bytes(b"")
@@ -133,7 +133,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_runs_with_the_rebuilt_one(runn
     assert run(running_rig, "verify").returncode == 0
 
 
-def test_each_montage_is_restored_in_the_state_that_stacks_and_files_prove(rig: Rig, write):
+def test_a_rebuild_restores_each_montage_in_the_state_that_stacks_and_files_prove(rig: Rig, write):
     rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
     rig.start_standin()
     grids = {"complete": 1, "open": 2, "levels_not_named": 3, "a_level_gone": 4, "a_tile_gone": 5, "replaced": 6}
@@ -187,7 +187,7 @@ def test_each_montage_is_restored_in_the_state_that_stacks_and_files_prove(rig: 
 
 
 @pytest.mark.parametrize("where", ["the same directory", "another directory"])
-def test_of_two_metafiles_with_the_same_images_one_becomes_complete(rig: Rig, write, where):
+def test_one_of_two_metafiles_with_the_same_images_becomes_complete_after_a_rebuild(rig: Rig, write, where):
     rig.start_standin()
     section = write(1050, specimen_id="s")
     assert run(rig, "replay", rig.acquisition).returncode == 0
@@ -199,7 +199,7 @@ def test_of_two_metafiles_with_the_same_images_one_becomes_complete(rig: Rig, wr
         shutil.copytree(section.metafile.parent, directory)
         copy = directory / section.metafile.name
     done = run(rig, "journal", "rebuild")
-    # The stack names images of the first directory, and does not tell which metafile there made its tiles.
+    # The stack names images in the first directory, but not which of its metafiles made the tiles.
     assert ("2 noticed" if where == "the same directory" else "1 noticed, 1 complete") in done.stdout
     rig.start()
     states = ["complete", "failed"]
@@ -223,7 +223,7 @@ def test_tiles_that_no_metafile_names_are_reported_and_kept(rig: Rig, write):
     assert section.metafile.exists()
 
 
-def test_a_rebuild_beside_a_running_daemon_is_refused(running_rig: Rig, write):
+def test_a_rebuild_is_refused_while_the_daemon_runs(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     done = run(running_rig, "journal", "rebuild")

@@ -1,4 +1,4 @@
-"""`temwatch log` and the daemon's own log: all lines of a montage are found, and hostile file names act on nothing."""
+"""`temwatch log` and the daemon's log: all lines of a montage are found, and hostile file names are escaped."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import subprocess
 from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 
 HOSTILE = "x\x1b[2J\x1b]0;title\x07\nready at http:evil\u202egpj"
-SHOWN = r"x\x1b[2J\x1b]0;title\x07\nready at http:evil\u202egpj"
+ESCAPED = r"x\x1b[2J\x1b]0;title\x07\nready at http:evil\u202egpj"
 
 
 def logged(rig: Rig, montage: int) -> list[str]:
@@ -16,7 +16,7 @@ def logged(rig: Rig, montage: int) -> list[str]:
     return [line for line in lines if json.loads(line).get("montage") == montage]
 
 
-def is_ready_to_compare(rig: Rig, montage: int) -> bool:
+def has_last_line(rig: Rig, montage: int) -> bool:
     return any('"montage.complete"' in line for line in logged(rig, montage))
 
 
@@ -24,7 +24,7 @@ def test_a_montage_is_followed_by_its_id(running_rig: Rig, write) -> None:
     rig, section, other = running_rig, write(1050), write(1051)
     rig.wait_until("complete", section.metafile, other.metafile)
     montage = rig.montage_of(section.metafile)["id"]
-    wait_for(lambda: is_ready_to_compare(rig, montage), 20, "the last line of the montage")
+    wait_for(lambda: has_last_line(rig, montage), 20, "the last line of the montage")
     config = ("--config", str(rig.config()))
     done = temwatch("log", str(montage), *config)
     assert done.returncode == 0, done.stderr
@@ -56,7 +56,7 @@ def test_a_montage_is_followed_by_its_id(running_rig: Rig, write) -> None:
     assert "no montage has this id or metafile" in missing.stderr
 
 
-def test_a_hostile_file_name_acts_on_no_terminal_log_or_page(rig: Rig, write) -> None:
+def test_a_hostile_file_name_is_escaped_on_terminals_in_the_log_and_in_answers(rig: Rig, write) -> None:
     directory = rig.acquisition
     rig.acquisition = directory / HOSTILE
     rig.acquisition.mkdir()
@@ -79,7 +79,7 @@ def test_a_hostile_file_name_acts_on_no_terminal_log_or_page(rig: Rig, write) ->
         assert_safe(done.stdout + done.stderr, str(command))
         assert (
             command[0] in {"verify", "health"}
-            or SHOWN in done.stdout.replace("\\\\", "\\")
+            or ESCAPED in done.stdout.replace("\\\\", "\\")
             or "\\u001b[2J" in done.stdout
         )
     body = json.dumps(fetch(f"{rig.url}/api/montages"))
@@ -91,6 +91,6 @@ def test_a_hostile_file_name_acts_on_no_terminal_log_or_page(rig: Rig, write) ->
 
 
 def assert_safe(text: str, where: str) -> None:
-    """Every character but the line break is printable, and no line is forged."""
+    """Assert that every character except line breaks is printable, and that the file name has forged no line."""
     assert text.replace("\n", "").isprintable(), where + ascii(text)
     assert not any(line.startswith("ready at http:evil") for line in text.split("\n")), where

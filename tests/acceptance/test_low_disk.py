@@ -1,4 +1,4 @@
-"""Mipmaps stop before their disk is full, report it, and resume by themselves."""
+"""Mipmaps stop before their disk is full, and resume automatically when it has free space."""
 
 import os
 import shutil
@@ -10,14 +10,14 @@ from tests.acceptance.rig import Rig, digest_tree, fetch, verify_levels, wait_fo
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_done_twice(rig: Rig, write):
-    """The reserve is set so that a file of another program decides."""
+def test_a_step_stops_when_its_disk_becomes_low_and_no_level_is_made_twice(rig: Rig, write):
+    """The reserve is so large that a file of another program makes the disk low."""
     rig.start_standin()
     rig.mipmaps.mkdir()
-    filling = rig.root / "somebody_elses_data"
-    margin = shutil.disk_usage(rig.mipmaps).free // 2  # other tests write gigabytes meanwhile
+    filling = rig.root / "data_of_another_program"
+    margin = shutil.disk_usage(rig.mipmaps).free // 2  # other tests may write gigabytes
     reserve = shutil.disk_usage(rig.mipmaps).free - margin
-    # Modes take long enough for the disk to be checked in between.
+    # The mode takes so long that the disk is checked before all tiles are made.
     rig.settings |= {"watch.mipmaps.min_free_bytes": reserve, "workers.count": 1, "watch.mipmaps.function": "mode"}
     rig.start()
     written = write(tiles=120, size=(2048, 2048), specimen_id="s")
@@ -28,7 +28,7 @@ def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_do
 
     wait_for(lambda: tiles_made() >= 3, 60, "some tiles are made")
     with filling.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, margin * 6 // 5)  # at once: the step is under way
+        os.posix_fallocate(file.fileno(), 0, margin * 6 // 5)  # takes no time, so that the step has not ended
     wait_for(
         lambda: any("GB free" in reason for reason in rig.ready().get("reasons", ())), 30, lambda: str(rig.ready())
     )
@@ -50,12 +50,12 @@ def test_a_disk_that_runs_low_in_the_middle_of_a_step_stops_it_and_nothing_is_do
     assert not list(rig.mipmaps.rglob("*.tmp"))
 
 
-def test_a_mipmap_directory_whose_mount_is_gone_takes_nothing(rig: Rig, write):
+def test_no_mipmaps_are_written_below_a_missing_mount(rig: Rig, write):
     rig.start_standin()
     rig.start()
     first = write(1050, specimen_id="s")
     rig.wait_until("complete", first.metafile)
-    mounted = rig.mipmaps.with_name("what_was_mounted")
+    mounted = rig.mipmaps.with_name("mounted")
     rig.mipmaps.rename(mounted)
     rig.mipmaps.mkdir()
     assert rig.daemon.stop() == 0

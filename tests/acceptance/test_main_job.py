@@ -1,4 +1,4 @@
-"""A metafile arrives and its stack becomes COMPLETE: the daemon as a process, observed from outside."""
+"""The main job: a metafile arrives and its stack becomes COMPLETE, with the daemon as a process."""
 
 import json
 import shutil
@@ -19,12 +19,12 @@ SPECIMEN = "20314_2L"
 
 @pytest.fixture(params=["directly", pytest.param("through nginx", marks=pytest.mark.slow)])
 def rig(rig: Rig, request: pytest.FixtureRequest) -> Rig:
-    """Each test of the main job, and once more with a real nginx between daemon and render-ws."""
+    """The rig; in the long tests also with a real nginx between the daemon and render-ws."""
     rig.is_behind_nginx = rig.is_behind_nginx or request.param == "through nginx"
     return rig
 
 
-def test_a_section_that_lands_becomes_complete_with_every_level_at_the_url_that_the_stack_names(running_rig, write):
+def test_a_new_section_becomes_complete_with_every_level_at_the_url_that_the_stack_names(running_rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     assert running_rig.stack_state(f"{SPECIMEN}_raw") == "COMPLETE"
@@ -35,7 +35,7 @@ def test_a_section_that_lands_becomes_complete_with_every_level_at_the_url_that_
     assert all(list(tile["mipmapLevels"]) == ["0"] for tile in running_rig.tiles(f"{SPECIMEN}_raw", 1050.0).values())
 
 
-def test_a_stack_is_closed_when_it_has_been_quiet_and_not_before(rig, write):
+def test_a_stack_is_closed_only_when_no_step_has_used_it_for_some_time(rig, write):
     rig.settings["watch.stacks.close_after_s"] = 3
     rig.start_standin()
     rig.start()
@@ -66,14 +66,14 @@ def test_metafiles_from_before_the_start_are_processed_too(rig, write):
     rig.wait_until("complete", *(section.metafile for section in sections))
 
 
-def test_a_metafile_that_arrives_before_its_images_is_waited_for(running_rig, write):
+def test_a_metafile_that_arrives_before_its_images_becomes_complete(running_rig, write):
     section = write(metafile_first=True, delivery=Delivery(tile_pause_s=0.4))
     running_rig.wait_until("complete", section.metafile)
     assert verify_levels(running_rig.tiles(f"{SPECIMEN}_mips", 1050.0)) == 24
 
 
 @pytest.mark.parametrize("arrival", [Arrival.PIECES, Arrival.PREALLOCATED])
-def test_a_slow_writer_is_waited_for(running_rig, write, arrival):
+def test_images_of_a_slow_writer_are_complete_when_levels_are_made(running_rig, write, arrival):
     delivery = Delivery(arrival, piece_bytes=4096, piece_pause_s=0.1)
     section = write(metafile_first=True, delivery=delivery)
     running_rig.wait_until("complete", section.metafile)
@@ -86,16 +86,16 @@ def test_a_slow_writer_is_waited_for(running_rig, write, arrival):
             assert abs(sum(level6.get_flattened_data()) / (level6.width * level6.height) - mean) < 1
 
 
-def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write):
+def test_a_touched_metafile_is_not_processed_twice(running_rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     montage = running_rig.montage_of(section.metafile)
 
     def seen_again() -> bool:
-        # A new time alone makes no event that is watched for, and a pass lists no directory that has not changed.
+        # New times cause no file event that the daemon uses, and a scan lists only directories that have changed.
         section.metafile.touch()
         section.metafile.open("ab").close()
-        time.sleep(3)  # each touch begins the settle time again
+        time.sleep(3)  # each touch restarts the settle time
         events = running_rig.montage(montage["id"])["events"]
         return "seen_again" in [event["event"] for event in events]
 
@@ -103,7 +103,7 @@ def test_a_touched_metafile_is_recognised_and_not_done_twice(running_rig, write)
     assert [row["state"] for row in running_rig.montages()] == ["complete"]
 
 
-def test_other_content_at_the_same_path_supersedes_and_leaves_only_its_own_tiles(running_rig, write):
+def test_new_content_supersedes_the_old_content_and_only_its_tiles_remain(running_rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     first = running_rig.montage_of(section.metafile)
@@ -119,7 +119,7 @@ def test_other_content_at_the_same_path_supersedes_and_leaves_only_its_own_tiles
         assert not any(tile_id.startswith(Path(gone).stem) for tile_id in tiles)
 
 
-def test_the_raw_stack_is_updated_in_place_when_no_second_one_is_named(rig, write):
+def test_the_raw_stack_is_updated_in_place_if_no_other_stack_is_configured(rig, write):
     rig.settings["watch.stacks.mipmapped"] = ""
     rig.start_standin()
     rig.start()
@@ -142,7 +142,7 @@ def test_a_path_builder_is_set_instead_of_rewriting_tiles(rig, write):
             assert Path(f"{builder['rootPath']}{level}{image}.tif").is_file()
 
 
-def test_a_mask_is_attached_to_every_level_and_has_the_images_sizes(rig, write):
+def test_every_level_names_a_mask_of_its_size(rig, write):
     mask = rig.root / "mask.png"
     Image.new("L", (128, 128), 255).save(mask)
     rig.settings["watch.tilespecs.mask"] = str(mask)
@@ -175,7 +175,7 @@ def test_a_lens_correction_found_in_the_metafile_is_shared_by_its_tiles(rig, wri
             assert tile["transforms"]["specList"][0] == {"type": "ref", "refId": "lens_1"}
 
 
-def test_16_bit_images_that_render_would_show_white_are_a_finding_of_their_montage(running_rig, write):
+def test_16_bit_images_that_render_ws_would_show_white_cause_a_finding(running_rig, write):
     section = write()
     for path in section.images:
         with Image.open(path) as image:
@@ -195,7 +195,7 @@ def test_a_lens_correction_set_is_recorded_as_ignored(running_rig, write):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_real_metafile_with_full_size_tiles_goes_through(rig, shared_data):
+def test_a_real_metafile_with_full_size_tiles_becomes_complete(rig, shared_data):
     metafile = shared_data / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
     directory = rig.acquisition / "001050" / "0"
     rig.start_standin()

@@ -1,4 +1,4 @@
-"""Other methods for mipmaps, by the daemon's configuration."""
+"""Settings of the daemon for mipmaps: methods, formats, compression, existing levels."""
 
 from pathlib import Path
 
@@ -25,9 +25,7 @@ def path_of(url: str) -> Path:
         ({"function": "median", "format": "png", "force": False}, Reduction(function="median"), ".png"),
     ],
 )
-def test_the_levels_are_those_of_the_method_and_format_that_the_configuration_names(
-    rig, write, keys, reduction, extension
-):
+def test_levels_are_made_with_the_configured_method_and_format(rig, write, keys, reduction, extension):
     rig.settings |= {f"watch.mipmaps.{key}": value for key, value in keys.items()}
     rig.start_standin()
     rig.start()
@@ -47,7 +45,7 @@ def test_the_levels_are_those_of_the_method_and_format_that_the_configuration_na
                 np.testing.assert_array_equal(np.asarray(found), expected[level])
 
 
-def test_levels_that_are_there_are_kept_when_force_is_false(rig, write):
+def test_existing_levels_are_kept_if_force_is_false(rig, write):
     rig.settings |= {"watch.mipmaps.force": False}
     rig.start_standin()
     rig.start()
@@ -55,8 +53,8 @@ def test_levels_that_are_there_are_kept_when_force_is_false(rig, write):
     rig.wait_until("complete", section.metafile)
     before = {path: path.stat().st_mtime_ns for path in rig.mipmaps.rglob("*.tif")}
     assert rig.daemon.stop() == 0
-    for leftover in rig.root.glob("daemon.sqlite*"):  # a daemon without a journal repeats everything
-        leftover.unlink()
+    for path in rig.root.glob("daemon.sqlite*"):  # a daemon without a journal repeats all steps
+        path.unlink()
     gone = next(iter(before))
     gone.unlink()
     rig.start()

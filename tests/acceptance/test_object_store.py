@@ -42,7 +42,7 @@ def output(layer: FaultLayer, request: pytest.FixtureRequest) -> ObjectPlace:
     return place_at(layer.url, name, "mips")
 
 
-def rig_for(root: Path, output: ObjectPlace, **others: object) -> Rig:
+def rig_for(root: Path, output: ObjectPlace) -> Rig:
     endpoint = output.bucket.access.endpoint
     settings = {
         "watch.mipmaps.output_dir": str(output),
@@ -50,7 +50,7 @@ def rig_for(root: Path, output: ObjectPlace, **others: object) -> Rig:
         "watch.mipmaps.store.endpoint": endpoint,
         "watch.mipmaps.levels": 3,
     }
-    return Rig(root, {**settings, **others})
+    return Rig(root, settings)
 
 
 def run(rig: Rig, *words: str) -> tuple[int, str]:
@@ -59,7 +59,7 @@ def run(rig: Rig, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_probe_proves_both_ends_and_names_the_end_that_is_wrong(tmp_path, output, layer):
+def test_the_probe_tests_the_store_and_render_ws_and_names_the_wrong_setting(tmp_path, output, layer):
     rig = rig_for(tmp_path, output)
     try:
         rig.start_standin()
@@ -83,7 +83,7 @@ def test_the_probe_proves_both_ends_and_names_the_end_that_is_wrong(tmp_path, ou
         rig.close()
 
 
-def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
+def test_an_outage_of_the_store_is_reported_everywhere_until_it_ends(tmp_path, output, layer):
     rig = rig_for(tmp_path, output)
     with running(rig):
         first = written(rig, 1050)
@@ -110,7 +110,7 @@ def test_an_outage_is_named_everywhere_until_it_ends(tmp_path, output, layer):
         assert f"<dt>Waits for</dt><dd>{output} cannot be used: " in page(rig, f"/montages/{row['id']}")
         done = temwatch("status", "--config", str(rig.config()))
         shown = re.findall(f"{re.escape(str(output))}:? cannot be used: ", done.stdout)  # as a reason, or as a fault
-        assert len(shown) > 1, done.stdout  # of the daemon, and of the montage
+        assert len(shown) > 1, done.stdout  # for the daemon and for the montage
         layer.rule = lambda request: None
         rig.wait_until("complete", first, second)
         wait_for(lambda: rig.ready().get("ready"), 60, "ready")
@@ -129,7 +129,7 @@ def page(rig: Rig, path: str) -> str:
         return html.unescape(answer.read().decode())
 
 
-def test_the_import_commands_put_and_apply_mipmaps_in_a_store_that_the_environment_names(server, rig, monkeypatch):
+def test_the_import_commands_use_a_store_that_the_environment_configures(server, rig, monkeypatch):
     object_store.make_bucket(server, "commands")
     rig.start_standin()
     plan = section_plan(1050, 4, size=(256, 256), seed=1)
@@ -159,7 +159,7 @@ def test_the_import_commands_put_and_apply_mipmaps_in_a_store_that_the_environme
                 assert (answer.headers["Content-Type"], image.size) == ("image/tiff", (side, side))
 
 
-def test_level_0_that_lies_in_the_store_gives_the_levels_of_the_file(server, rig, monkeypatch):
+def test_level_0_in_a_store_gives_the_same_levels_as_level_0_in_a_file(server, rig, monkeypatch):
     object_store.make_bucket(server, "raw")
     rig.start_standin()
     plan = section_plan(1050, 2, size=(256, 256), seed=1)

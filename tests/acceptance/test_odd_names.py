@@ -1,4 +1,4 @@
-"""A directory whose name is not UTF-8: its work is done, and every text about it can be read."""
+"""A directory whose name is not UTF-8 is processed, and every text about it is valid UTF-8."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_a_directory_that_is_not_utf_8_is_processed_and_reported(rig: Rig, write
     config = ("--config", str(rig.config()))
     assert "temwatch_montages{" in fetch(f"{rig.url}/metrics")
     assert rig.ready()["ready"]
-    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as under any locale but C
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as with any locale except C
     for command in (("status",), ("status", "--json"), ("verify",), ("replay", "--dry-run", str(bad.metafile))):
         done = temwatch(*command, *config, env=strict)
         assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Pages that stay open: a stop does not wait for them, and after a restart they get what they missed."""
+"""Open pages: a stop does not wait for them, and after a restart they get the events that they missed."""
 
 import contextlib
 import http.client
@@ -11,7 +11,7 @@ from tests.acceptance.rig import Rig
 
 PAGES = 5
 STOP_S = 60.0
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class Stream:
@@ -19,14 +19,14 @@ class Stream:
 
     def __init__(self, url: str, after: int | None = None) -> None:
         address = urlsplit(url)
-        self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE_S)
+        self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_S)
         headers = {} if after is None else {"Last-Event-ID": str(after)}
         self._connection.request("GET", "/api/events", headers=headers)
         self._answer = self._connection.getresponse()
         assert self._answer.status == 200
 
     def events(self) -> Iterator[tuple[int, dict[str, object]]]:
-        """Yield number and data of each event of a montage, until the stream ends as it should."""
+        """Yield the number and the data of each event of a montage until the stream is ended."""
         fields: dict[str, str] = {}
         while line := self._answer.readline().decode():
             name, _, value = line.rstrip("\r\n").partition(": ")
@@ -36,7 +36,7 @@ class Stream:
                 yield int(fields["id"]), json.loads(fields["data"])
 
     def until(self, state: str) -> list[tuple[int, dict[str, object]]]:
-        """Return the events up to the first of this state."""
+        """Return the events up to and including the first event with this state."""
         found = []
         for each in self.events():
             found.append(each)
@@ -48,7 +48,7 @@ class Stream:
         self._connection.close()
 
 
-def test_a_stop_ends_open_pages_which_get_what_they_missed_after_the_restart(
+def test_a_stop_ends_the_streams_of_open_pages_which_get_missed_events_after_a_restart(
     running_rig: Rig, write: Callable[..., Written]
 ) -> None:
     rig = running_rig
@@ -59,7 +59,7 @@ def test_a_stop_ends_open_pages_which_get_what_they_missed_after_the_restart(
         assert all(each == seen[0] for each in seen)
         assert rig.daemon.stop(STOP_S) == 0
         for stream in streams:
-            assert list(stream.events()) == []  # it was ended, not cut off: that would raise
+            assert list(stream.events()) == []  # a stream that was cut off would raise an exception
     last = seen[0][-1][0]
     missed = write(1051)
     rig.start()

@@ -1,4 +1,4 @@
-"""docs/operations.md taken literally: its commands install and upgrade temwatch on a bare Debian 12."""
+"""The commands of docs/operations.md, as written, install, upgrade and uninstall temwatch on a bare Debian 12."""
 
 import os
 import re
@@ -15,17 +15,17 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temw
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so")
 
 CERTIFICATES = Path("/etc/network-certificates.crt")
-EDITOR = "#!/bin/sh\n# The operator's part: the example is valid as it is.\ntest -w $1\n"
+EDITOR = "#!/bin/sh\n# An operator who changes nothing: the example is valid.\ntest -w $1\n"
 
 
 class Debian:
-    """A root of Debian 12, entered by chroot, with its own mounts and processes."""
+    """A root directory of Debian 12, entered by chroot, with its own mounts and processes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def run(self, script: str, directory: str = "/root") -> str:
-        """Return the output of a shell script; its first failing line fails the test."""
+        """Return the output of a shell script. The first line that fails makes the test fail."""
         enter = f'mount -t proc proc "$0/proc" && exec chroot "$0" sh -exc \'cd "$0" && eval "$1"\' {directory} "$1"'
         done = subprocess.run(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter, self.root, script],
@@ -40,7 +40,7 @@ class Debian:
 
 
 def environment() -> dict[str, str]:
-    """Return a root login's environment, with this machine's network settings. systemctl runs offline."""
+    """Return the environment of a login as root, with this machine's network settings; systemctl runs offline."""
     network = {name: value for name, value in os.environ.items() if re.match(r"PIP_|.*_proxy$", name, re.IGNORECASE)}
     login = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     chroot = {"PIP_CERT": str(CERTIFICATES), "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
@@ -70,7 +70,7 @@ def debian(tmp_path: Path) -> Iterator[Debian]:
 
 
 def make_root(archive: Path, place: Path) -> None:
-    """Make an archive of a bare Debian 12 with systemd; it gets its name when it is whole."""
+    """Make an archive of a bare Debian 12 with systemd, and rename it to `archive` when it is complete."""
     subprocess.run(
         ["debootstrap", "--variant=minbase", "--include=systemd", "bookworm", place, debian_mirror()],
         check=True,
@@ -114,7 +114,7 @@ def commands(heading: str) -> list[str]:
 
 
 def check_out(root: Path, version: str) -> None:
-    """Copy the working tree as a checkout of a version, over an existing one."""
+    """Copy the working tree as a checkout of a version, which replaces an earlier one."""
     checkout = root / "root/temwatch"
     shutil.copytree(ROOT, checkout, ignore=NOT_COPIED, dirs_exist_ok=True)
     project = checkout / "pyproject.toml"
@@ -122,13 +122,13 @@ def check_out(root: Path, version: str) -> None:
 
 
 def pins(lock: Path) -> set[str]:
-    """Return the names and versions of a lock that Python 3.11 on Linux installs."""
+    """Return the names and versions that Python 3.11 on Linux installs from a lock."""
     lines = re.findall(r"^([a-z0-9-]+)(?:\[.*?\])?==(\S+)(?: ; (.*))? \\$", lock.read_text(), re.MULTILINE)
     return {f"{name}=={version}" for name, version, marker in lines if "win32" not in marker}
 
 
 def installed(debian: Debian) -> set[str]:
-    """Return the names and versions in the service's environment, except those of every new environment."""
+    """Return the names and versions in the service's environment, without those of an empty environment."""
     listed = debian.run("/opt/temwatch/bin/pip list --format=freeze --exclude pip --exclude setuptools")
     found = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", listed, re.MULTILINE)
     return {f"{canonicalize_name(name)}=={version}" for name, version in found}
@@ -146,7 +146,7 @@ async def begin():
 asyncio.run(begin())
 END
 """
-"""What the first start of the service does; no daemon runs in the directory tree of the test."""
+"""Creates the journal, as the first start of the service does; no daemon runs in this test."""
 
 
 @pytest.mark.slow

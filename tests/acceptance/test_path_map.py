@@ -1,4 +1,4 @@
-"""render-ws sees the data at another path: every step names what render-ws finds, and finds what render-ws names."""
+"""render-ws finds the data at other paths: every step converts paths in both directions."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ LEVELS = 2
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Elsewhere]:
-    """The rig of this module, with few levels and a mask beside the images."""
+    """A rig with few levels and a mask beside the images, whose stand-in finds the data at other paths."""
     rig = Elsewhere(tmp_path, {"watch.mipmaps.levels": LEVELS})
     rig.settings["watch.tilespecs.mask"] = str(rig.acquisition / "mask.png")
     Image.new("L", (128, 128), 255).save(rig.acquisition / "mask.png")
@@ -56,7 +56,7 @@ def assert_tiles_are_served(rig: Elsewhere, stack: str, section: Written) -> Non
     assert_render_finds(rig, urls_of(tiles).values())
 
 
-def test_the_daemon_ingests_makes_levels_and_applies_them(rig: Elsewhere, write) -> None:
+def test_the_daemon_names_files_as_render_ws_finds_them(rig: Elsewhere, write) -> None:
     section = complete(rig, write)
     for stack, highest in (("s_raw", 0), ("s_mips", LEVELS)):
         assert_tiles_are_served(rig, stack, section)
@@ -88,7 +88,7 @@ def test_a_path_builder_derives_the_files_that_render_finds(rig: Elsewhere, writ
 
 def test_verify_replay_rebuild_and_picture_follow_the_map(rig: Elsewhere, write, tmp_path: Path) -> None:
     section = complete(rig, write)
-    # A stack from before the map names the paths of this machine, where render-ws finds nothing.
+    # One tile names a level by its path on this machine, as before there was a map.
     layer = fetch(f"{rig.stack_url('s_mips')}/z/{Z}/resolvedTiles")
     first = min(layer["tileIdToSpecMap"])
     levels = layer["tileIdToSpecMap"][first]["mipmapLevels"]
@@ -117,13 +117,13 @@ def test_verify_replay_rebuild_and_picture_follow_the_map(rig: Elsewhere, write,
     assert "1 complete" in run(rig, "journal", "rebuild").stdout
 
 
-def test_levels_are_made_of_the_pixels_that_render_serves(rig: Elsewhere, write) -> None:
+def test_levels_can_be_made_from_the_pixels_that_render_ws_serves(rig: Elsewhere, write) -> None:
     rig.settings["watch.mipmaps.method"] = "render"
     section = complete(rig, write)
     assert_tiles_are_served(rig, "s_mips", section)
 
 
-def test_the_import_commands_map_both_ways(rig: Elsewhere, write, tmp_path: Path) -> None:
+def test_the_import_commands_map_paths_in_both_directions(rig: Elsewhere, write, tmp_path: Path) -> None:
     rig.start_standin()
     section = write(specimen_id="s")
     host, _, port = rig.render_url.removeprefix("http://").partition("/")[0].partition(":")
@@ -165,7 +165,7 @@ def test_the_import_commands_map_both_ways(rig: Elsewhere, write, tmp_path: Path
     assert str(rig.entries[0][1]) in done.stderr  # without the map no image is found
 
 
-def test_check_config_shows_each_url_as_render_will_see_it(rig: Elsewhere) -> None:
+def test_check_config_shows_each_url_as_render_ws_will_see_it(rig: Elsewhere) -> None:
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     lines = [
         line.split(maxsplit=2)[1:] for line in run(rig, "check-config").stdout.splitlines() if line.startswith("  URL ")
@@ -189,7 +189,7 @@ class Windows(Rig):
 
 
 def test_a_drive_and_a_share_of_windows_are_named_and_found_again(tmp_path: Path, standins: Standins) -> None:
-    """The stand-in stores what is put; that the files are there is checked here, through the map in reverse."""
+    """The stand-in only stores the URLs; this test compares them with files, by the map in reverse."""
     if REAL_URL:
         pytest.skip(f"{REAL_URL} may refuse paths of Windows")
     rig = Windows(tmp_path, {"watch.mipmaps.levels": LEVELS}, standins=standins)

@@ -1,4 +1,4 @@
-"""`temwatch picture` draws a section of a stack from the files that the stack names."""
+"""`temwatch picture` draws a section of a stack from the files in its tile specs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 from tests.acceptance.rig import Rig, temwatch
 
 
-def test_a_section_of_a_stack_becomes_a_png_of_all_its_tiles(running_rig: Rig, write, tmp_path: Path) -> None:
+def test_the_picture_of_a_section_shows_all_its_tiles(running_rig: Rig, write, tmp_path: Path) -> None:
     section = write(specimen_id="s")
     running_rig.wait_until("complete", section.metafile)
     picture = tmp_path / "section.png"

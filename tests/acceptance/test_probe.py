@@ -1,4 +1,4 @@
-"""`temwatch check-config --probe` names the one thing that is wrong, and leaves nothing behind."""
+"""`temwatch check-config --probe` names the wrong setting, and leaves no files or stacks."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-group
 
 
 def probe(rig: Rig, *, prefix: tuple[str, ...] = ()) -> tuple[int, list[str], list[str]]:
-    """Return the exit code, the lines of what was proved, and of what is wrong. Nothing may be left behind."""
+    """Run the probe; return its exit code, the lines of its results and those of its faults. No file may be left."""
     done = temwatch("check-config", "--probe", "--config", str(rig.config()), prefix=prefix)
     assert "Traceback" not in done.stderr, done.stderr
     assert "distributed." not in done.stderr, done.stderr
@@ -40,7 +40,7 @@ def one_wrong(found: tuple[int, list[str], list[str]]) -> str:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Elsewhere]:
-    """A stand-in that sees the data at other paths, and an image that was acquired."""
+    """A rig whose stand-in finds the data at other paths, with one acquired image."""
     rig = Elsewhere(tmp_path)
     (rig.acquisition / "tape").mkdir()
     Image.linear_gradient("L").save(rig.acquisition / "tape" / "a tile.tif")
@@ -51,7 +51,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Elsewhere]:
         rig.close()
 
 
-def test_a_right_set_up_is_proved_in_both_directories(elsewhere: Elsewhere) -> None:
+def test_the_probe_confirms_a_correct_configuration(elsewhere: Elsewhere) -> None:
     code, proved, wrong = probe(elsewhere)
     assert (code, wrong) == (0, [])
     (_, raw), (_, levels) = elsewhere.entries
@@ -80,7 +80,7 @@ def test_a_missing_or_wrong_entry_of_the_path_map_is_named(elsewhere: Elsewhere,
     assert stacks(elsewhere) == []
 
 
-def test_another_file_at_the_place_is_named(elsewhere: Elsewhere, tmp_path: Path) -> None:
+def test_another_image_at_the_mapped_path_is_named(elsewhere: Elsewhere, tmp_path: Path) -> None:
     (local, there), mips = elsewhere.entries
     other = tmp_path / "other"
     (other / "tape").mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_another_file_at_the_place_is_named(elsewhere: Elsewhere, tmp_path: Path
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    """A rig whose directories other users can enter, unlike those of pytest."""
+    """A rig whose directories, unlike those of pytest, are accessible to other users."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         rig = Rig(Path(place))
@@ -116,7 +116,7 @@ def start_as_nobody(rig: Rig) -> None:
     rig.render_url = url_said_in(rig.standin, 0)
 
 
-def test_files_that_render_may_not_read_are_named_with_the_closed_directory(rig: Rig) -> None:
+def test_files_that_render_ws_may_not_read_are_named(rig: Rig) -> None:
     require_root()
     start_as_nobody(rig)
     assert probe(rig)[0] == 0
@@ -131,7 +131,7 @@ def test_files_that_render_may_not_read_are_named_with_the_closed_directory(rig:
     assert said.startswith(f"watch[0].directory: render-ws may not read {image} (mode 0600, user 0, group 0)")
 
 
-def test_new_files_that_the_umask_closes_are_named(rig: Rig) -> None:
+def test_new_files_that_the_umask_hides_from_render_ws_are_named(rig: Rig) -> None:
     require_root()
     start_as_nobody(rig)
     found = probe(rig, prefix=("sh", "-c", 'umask 027; exec "$@"', "sh"))
@@ -172,7 +172,7 @@ def test_an_output_dir_that_the_user_cannot_write_is_named(rig: Rig) -> None:
 
 
 def with_unit(rig: Rig, *properties: str) -> tuple[str, ...]:
-    """Return a prefix under which `systemctl show` says this of temwatch.service."""
+    """Return a prefix of commands for which `systemctl show` prints these properties of temwatch.service."""
     program = rig.root / "bin" / "systemctl"
     program.parent.mkdir(exist_ok=True)
     said = "\n".join(("LoadState=loaded", *properties))
@@ -198,7 +198,7 @@ def test_root_probes_as_the_user_of_the_unit(rig: Rig) -> None:
     assert proved[-1].startswith("probe files are accessed as root: temwatch.service runs as nobody-at-all, and")
 
 
-def test_the_probe_says_as_whom_files_are_tried_and_how_to_try_them_as_the_service(rig: Rig) -> None:
+def test_the_probe_names_the_user_that_accesses_files_and_the_command_for_the_user_of_the_service(rig: Rig) -> None:
     require_root()
     rig.start_standin()
     rig.root.chmod(0o777)
@@ -212,7 +212,7 @@ def test_the_probe_says_as_whom_files_are_tried_and_how_to_try_them_as_the_servi
     assert "user root, which has more rights than other users: if the service runs as another user" in proved[-1]
 
 
-def test_a_wrong_password_is_named_and_a_right_one_proved(rig: Rig, tmp_path: Path) -> None:
+def test_the_probe_names_a_wrong_password_and_accepts_a_correct_one(rig: Rig, tmp_path: Path) -> None:
     rig.start_standin()
     proxy = Nginx(tmp_path / "nginx", rig.render_url)
     direct = rig.render_url
@@ -237,7 +237,7 @@ def test_a_render_ws_that_does_not_answer_is_named_and_the_files_are_probed(rig:
     assert "read new files" in found[1][0]
 
 
-def test_an_output_dir_that_does_not_exist_is_made_and_removed(rig: Rig) -> None:
+def test_the_probe_creates_and_removes_an_output_dir_that_does_not_exist(rig: Rig) -> None:
     rig.start_standin()
     rig.mipmaps.rmdir()
     assert probe(rig)[0] == 0

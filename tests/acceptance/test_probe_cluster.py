@@ -1,4 +1,4 @@
-"""`temwatch check-config --probe` asks the dask scheduler and its workers."""
+"""`temwatch check-config --probe` tests the dask scheduler and its workers."""
 
 import shlex
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def of_cluster(lines: list[str], cluster: Cluster) -> list[str]:
-    """Return the lines of the cluster, with a short name for its address."""
+    """Return the lines about the cluster, with a placeholder for its address."""
     return [line.replace(cluster.address, "DASK") for line in lines if cluster.address in line or "workers" in line]
 
 
@@ -39,7 +39,7 @@ def probed(rig: Rig, cluster: Cluster) -> tuple[int, list[str], list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_path: Path) -> None:
+def test_the_probe_reports_the_scheduler_and_the_files_of_its_workers_by_host(rig: Rig, tmp_path: Path) -> None:
     with running_cluster(tmp_path / "cluster") as cluster:
         rig.settings |= {"workers.executor": "dask", "workers.dask_scheduler": cluster.address}
         assert probed(rig, cluster) == (1, [], [f"{SCHEDULER}DASK does not answer: Connection refused"])
@@ -65,7 +65,7 @@ def test_the_scheduler_and_what_its_workers_see_are_said_by_host(rig: Rig, tmp_p
 
 
 @pytest.mark.timeout(400)
-def test_the_certificate_of_the_scheduler_and_the_files_of_tls_are_tried(rig: Rig, tmp_path: Path) -> None:
+def test_the_probe_tests_the_certificate_of_the_scheduler_and_the_tls_files(rig: Rig, tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     for directory in (right, wrong):
         make_certificates(directory)

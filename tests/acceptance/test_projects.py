@@ -1,4 +1,4 @@
-"""Two watches into two projects of one server at once: each follows its own stacks from the metafile to the replay."""
+"""Two watches with two projects of one render-ws: each has its own stacks in every step and command."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Z = 1050.0
 
 @dataclass
 class TwoWatches(Rig):
-    """A rig with a second watch, whose stacks have an owner and a project of their own."""
+    """A rig with a second watch, whose stacks have another owner and project."""
 
     @property
     def second_acquisition(self) -> Path:
@@ -47,9 +47,9 @@ levels = 2
 
 @pytest.fixture
 def both(tmp_path: Path, standins: Standins) -> Iterator[tuple[TwoWatches, Written, Written]]:
-    """The rig, and the same section in both watches, COMPLETE."""
+    """The rig, and the same section in both watches, which are COMPLETE."""
     if REAL_URL:
-        pytest.skip(f"writes to an owner of its own: {REAL_URL} is left alone")
+        pytest.skip(f"writes to another owner: {REAL_URL} is left alone")
     rig = TwoWatches(tmp_path, {"watch.mipmaps.levels": 2}, standins=standins)
     rig.second_acquisition.mkdir()
     try:
@@ -96,7 +96,7 @@ def test_each_watch_has_its_own_project_in_journal_stacks_verify_and_replay(both
     assert len(ids) == 4
     assert all(tiles(rig, stack) == ids for stack in every)  # the same tile ids, each in its own project
 
-    # A tile lost from one project, then an image changed for it, are repaired there and nowhere else.
+    # A tile that one project lacks, and an image that changes, are repaired in that project only.
     mips, first_id = f"lab_2/{project}/mips", min(ids)
     fetch(f"{stack_url(rig, mips)}/state/LOADING", method="PUT")
     fetch(f"{stack_url(rig, mips)}/tile/{first_id}", method="DELETE")
@@ -128,7 +128,7 @@ def test_a_rebuilt_journal_finds_each_montage_in_its_own_project(both) -> None:
     rig.wait_until("complete", first.metafile, second.metafile)
 
 
-def test_status_and_the_later_checks_of_images_follow_each_project(both) -> None:
+def test_status_and_the_checks_of_changed_images_are_separate_for_each_project(both) -> None:
     rig, first, second = both
     project = project_of(second)
     shown = json.loads(run(rig, "status", "--json"))

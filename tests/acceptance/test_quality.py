@@ -1,11 +1,11 @@
-"""Quality control as an operator meets it: the held montage, the decision, the daemon killed in between."""
+"""Quality control: a held montage, the decision of an operator, and a daemon that is killed in between."""
 
 import json
 
 from tests.acceptance.rig import Rig, temwatch, wait_for
 
 
-def test_a_held_montage_goes_on_when_the_command_passes_it_also_after_kill_9(rig: Rig, write):
+def test_a_held_montage_continues_when_the_command_passes_it_even_after_kill_9(rig: Rig, write):
     rig.settings |= {"watch.qc.hold": True, "watch.qc.min_focus": 99.0}
     rig.start_standin()
     rig.start()

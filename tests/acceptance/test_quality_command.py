@@ -1,4 +1,4 @@
-"""`temwatch quality`: verdicts, worst tiles, every number, and pictures, against a metafile written by hand."""
+"""`temwatch quality`: verdicts, worst tiles, numbers and pictures of metafiles with known values."""
 
 import csv
 import io

@@ -47,8 +47,8 @@ def test_numbers_are_complete_or_absent_whenever_the_daemon_is_killed(rig: Rig, 
     for kill in range(3):
         rig.start()
         assert rig.daemon is not None
-        wait_for(lambda least=kill + 1: made(rig) >= least, what="no montage has numbers")
-        time.sleep(0.05 * kill)  # a step may be anywhere
+        wait_for(lambda least=kill + 1: made(rig) >= least, what="montages with numbers")
+        time.sleep(0.05 * kill)  # so that the kills come at different moments of a step
         rig.daemon.kill()
         require_whole(rig)
     rig.start()
@@ -74,7 +74,7 @@ def require_whole(rig: Rig) -> None:
             assert not np.isnan(quality.tiles.sharpness).any()
 
 
-def test_a_tile_that_the_stage_misplaced_is_found_by_its_overlaps(rig: Rig, write) -> None:
+def test_the_overlaps_reveal_a_tile_that_the_stage_misplaced(rig: Rig, write) -> None:
     rig.settings |= {"watch.qc.measure_stage_error": True}
     section = write(tiles=9, size=(512, 512), overlap=0.2)
     tiles = parse_metafile(section.metafile.read_bytes(), "metafile").tiles

@@ -1,4 +1,4 @@
-"""Other programs change files and stacks in the middle of the work."""
+"""Other programs change files and stacks between and during the steps of a montage."""
 
 import os
 import shutil
@@ -33,11 +33,11 @@ def attempts(rig: Rig, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def hold_apply(rig: Rig) -> None:
-    """Block applying levels until the stand-in behaves again."""
+    """Make the apply step fail until the stand-in's faults end."""
     rig.tell_standin(match="s_mips", kind="status", status=500)
 
 
-def test_a_directory_renamed_while_its_tiles_are_read_is_done_under_its_new_name(started, write):
+def test_a_directory_renamed_while_its_images_are_read_is_completed_under_its_new_name(started, write):
     rig = started
     with rig.held_at_mipmaps(lambda: write(tiles=40, specimen_id="s"), first=4) as (written, lease):
         new = written.metafile.parent.rename(written.metafile.parent.with_name("renamed"))
@@ -53,7 +53,7 @@ def test_a_directory_renamed_while_its_tiles_are_read_is_done_under_its_new_name
 
 
 @pytest.mark.slow
-def test_a_directory_moved_away_and_back_after_the_work_is_done_under_the_path_that_it_has(started, write):
+def test_a_completed_directory_moved_away_and_back_is_completed_under_each_path(started, write):
     rig = started
     written = write(specimen_id="s")
     rig.wait_until("complete", written.metafile)
@@ -69,14 +69,14 @@ def test_a_directory_moved_away_and_back_after_the_work_is_done_under_the_path_t
 
 
 @pytest.mark.slow
-def test_a_directory_moved_out_of_the_watch_fails_with_a_hint_and_holds_up_no_stack_and_goes_on_when_it_is_back(
+def test_a_directory_moved_out_of_the_watch_fails_with_a_hint_delays_no_stack_and_continues_when_it_is_back(
     started, write
 ):
     rig = started
     hold_apply(rig)
     written = write(specimen_id="s")
     rig.wait_until("mipmapped", written.metafile)
-    # An attempt under way has read the metafile; the next one has not.
+    # An attempt that is running has read the metafile; the next one has not.
     row = row_at(rig, written.metafile)
     wait_for(lambda: (last := attempts(rig, row)[-1])["step"] == "apply" and last["ended_at"], 30, "apply failed once")
     away = rig.root / "away"
@@ -94,8 +94,8 @@ def test_a_directory_moved_out_of_the_watch_fails_with_a_hint_and_holds_up_no_st
     assert len(rig.tiles("s_mips", 1050.0)) == 4
 
 
-def test_the_same_files_under_a_second_path_are_done_once(started, write):
-    """Hard links stand for a bind mount, and for a watch that overlaps another through a link."""
+def test_the_same_files_under_a_second_path_are_processed_once(started, write):
+    """Hard links look like a bind mount, or like a watch that overlaps another through a link."""
     rig = started
     written = write(specimen_id="s")
     rig.wait_until("complete", written.metafile)
@@ -105,12 +105,12 @@ def test_the_same_files_under_a_second_path_are_done_once(started, write):
     alias = second / written.metafile.name
     rig.wait_until("ignored", alias)
     assert str(written.metafile) in row_at(rig, alias)["waiting_for"]
-    rig.wait_until("complete", written.metafile)  # a link sets the change time: the file is read again
+    rig.wait_until("complete", written.metafile)  # a new link changes the ctime, so the file is read again
     assert digest_tree(rig.mipmaps) == files
 
 
 @pytest.mark.parametrize("apply", ["tiles", "path_builder"])
-def test_a_copy_is_refused_with_both_names_and_takes_the_place_of_its_original_once_that_is_gone(rig, write, apply):
+def test_a_copy_is_refused_with_both_names_and_replaces_its_original_when_that_is_deleted(rig, write, apply):
     rig.settings |= {"watch.scan_interval_s": 0.5, "watch.mipmaps.apply": apply}
     rig.start_standin()
     rig.start()
@@ -134,7 +134,7 @@ def test_a_copy_is_refused_with_both_names_and_takes_the_place_of_its_original_o
 
 
 @pytest.mark.slow
-def test_two_paths_that_come_at_once_are_done_once(rig, write):
+def test_two_paths_of_the_same_files_that_arrive_together_are_processed_once(rig, write):
     rig.start_standin()
     written = write(specimen_id="s")
     shutil.copytree(written.metafile.parent, written.metafile.parent.with_name("other"), copy_function=os.link)
@@ -150,7 +150,7 @@ def with_second_watch(rig: Rig, directory: Path) -> None:
     rig.config_text = lambda: whole  # type: ignore[method-assign]
 
 
-def test_a_watch_that_reaches_into_the_tree_of_another_through_a_link_does_nothing_twice(rig, write):
+def test_a_watch_that_contains_directories_of_another_through_a_link_processes_nothing_twice(rig, write):
     rig.start_standin()
     written = write(specimen_id="s")
     link = rig.root / "link"
@@ -159,7 +159,7 @@ def test_a_watch_that_reaches_into_the_tree_of_another_through_a_link_does_nothi
     _done_once(rig, written.metafile)
 
 
-def test_a_watch_of_the_directory_of_another_through_a_link_is_refused(rig):
+def test_a_second_watch_of_a_directory_through_a_link_is_refused(rig):
     rig.start_standin()
     link = rig.root / "link"
     link.symlink_to(rig.acquisition)
@@ -169,13 +169,13 @@ def test_a_watch_of_the_directory_of_another_through_a_link_is_refused(rig):
     assert rig.daemon.process.wait(30) == 1
 
 
-def test_a_bind_mount_inside_a_tree_does_nothing_twice(rig, write, tmp_path):
+def test_files_under_a_bind_mount_in_the_same_tree_are_processed_once(rig, write, tmp_path):
     script = tmp_path / "mounted"
     script.write_text('#!/bin/sh\nmkdir -p "$A/again" && mount --bind "$A/demo" "$A/again" && exec "$@"\n')
     script.chmod(0o755)
     probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
     if probe.returncode:
-        pytest.skip(f"no mount namespace can be had here: {probe.stderr.decode()}")
+        pytest.skip(f"a mount namespace cannot be created here: {probe.stderr.decode()}")
     rig.prefix = ("unshare", "-rm", "env", f"A={rig.acquisition}", str(script))
     rig.start_standin()
     written = write(specimen_id="s")
@@ -196,7 +196,7 @@ def _done_once(rig: Rig, metafile: Path) -> None:
 
 
 @pytest.mark.parametrize("deleted", ["s_raw", pytest.param("s_mips", marks=pytest.mark.slow)])
-def test_a_stack_deleted_before_levels_are_applied_is_made_again(started, write, deleted):
+def test_a_stack_deleted_before_levels_are_applied_is_created_again(started, write, deleted):
     rig = started
     hold_apply(rig)
     written = write(specimen_id="s")
@@ -228,7 +228,7 @@ def test_a_stack_deleted_before_it_is_closed_is_filled_again_and_no_level_is_mad
 
 
 @pytest.mark.slow
-def test_a_stack_closed_by_others_at_each_step_is_reopened(started, write):
+def test_a_stack_that_another_program_closes_at_each_step_is_reopened(started, write):
     rig = started
     sections = [write(1050 + number, specimen_id="s") for number in range(3)]
 

@@ -1,4 +1,4 @@
-"""A FAILED montage whose cause goes away is retried automatically, also after a restart."""
+"""A FAILED montage is retried automatically when its cause has ended, even after a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ def events_of(rig: Rig, metafile: Path) -> list[dict[str, Any]]:
     return rig.montage(rig.montage_of(metafile)["id"])["events"]
 
 
-def require_taken_up(rig: Rig, written: Written, because: str) -> None:
+def require_retried(rig: Rig, written: Written, because: str) -> None:
+    """Wait until the montage is COMPLETE; check that it was retried for this reason."""
     wait_for(lambda: rig.montage_of(written.metafile)["state"] == "complete", 60, lambda: str(rig.montages()))
     retried = [event for event in events_of(rig, written.metafile) if event["event"] == "retried"]
     assert retried
@@ -35,7 +36,7 @@ def restart(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_the_missing_image_arrives(started, write, restarted):
+def test_a_failed_montage_is_retried_when_its_missing_image_arrives(started, write, restarted):
     rig = started
     rig.start()
     written = write(specimen_id="s")
@@ -46,10 +47,10 @@ def test_the_missing_image_arrives(started, write, restarted):
     if restarted:
         restart(rig)
     kept.rename(image)
-    require_taken_up(rig, written, f"{image} has appeared")
+    require_retried(rig, written, f"{image} has appeared")
 
 
-def test_a_broken_image_is_replaced(started, write):
+def test_a_failed_montage_is_retried_when_its_invalid_image_is_replaced(started, write):
     rig = started
     written = write(specimen_id="s")
     image = max(written.metafile.parent.glob("*.tif"))
@@ -59,11 +60,11 @@ def test_a_broken_image_is_replaced(started, write):
     rig.wait_until("failed", written.metafile)
     assert rig.montage_of(written.metafile)["failed_in"] == "noticed"
     image.write_bytes(whole)
-    require_taken_up(rig, written, f"{image} has changed")
+    require_retried(rig, written, f"{image} has changed")
 
 
-def test_an_image_whose_pixels_turn_out_broken_is_replaced(started, write):
-    """Write a TIFF with the right header and length, so that it settles, and invalid strips."""
+def test_a_failed_montage_is_retried_when_an_image_that_could_not_be_decoded_is_replaced(started, write):
+    """The image has a valid header and length, so that it settles, and an unknown compression."""
     rig = started
     written = write(specimen_id="s")
     image = sorted(written.metafile.parent.glob("*.tif"))[1]
@@ -74,17 +75,17 @@ def test_an_image_whose_pixels_turn_out_broken_is_replaced(started, write):
     rig.wait_until("failed", written.metafile)
     montage = rig.montage_of(written.metafile)
     image.write_bytes(whole)
-    require_taken_up(rig, written, f"{image} has changed")
+    require_retried(rig, written, f"{image} has changed")
     assert montage["failed_in"] in ("noticed", "ingested")
 
 
 def make_undecodable(content: bytes) -> bytes:
-    """Write a TIFF of the same length and header with an unknown compression."""
+    """Return a TIFF of the same length with an unknown compression."""
     at = content.index((259).to_bytes(2, "little") + (3).to_bytes(2, "little"))
     return content[: at + 8] + (32766).to_bytes(2, "little") + content[at + 10 :]
 
 
-def test_the_z_table_gains_the_row(started, write, tmp_path):
+def test_a_failed_montage_is_retried_when_the_z_table_gets_its_row(started, write, tmp_path):
     rig = started
     table = tmp_path / "z.csv"
     table.write_text("grid,z\n7,7\n")
@@ -93,11 +94,11 @@ def test_the_z_table_gains_the_row(started, write, tmp_path):
     written = write(specimen_id="s")
     rig.wait_until("failed", written.metafile)
     table.write_text("grid,z\n7,7\n1050,1050\n")
-    require_taken_up(rig, written, f"{table} has changed")
+    require_retried(rig, written, f"{table} has changed")
 
 
 @pytest.mark.slow
-def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
+def test_a_failed_montage_is_retried_when_its_removed_metafile_is_back(started, write):
     rig = started
     written = write(specimen_id="s")
     away = written.metafile.with_name("away")
@@ -114,6 +115,6 @@ def test_a_metafile_that_was_gone_for_long_comes_back_as_it_was(started, write):
     away.rename(written.metafile)
     wait_for(lambda: rig.montage_of(written.metafile)["state"] == "complete", 60, lambda: str(rig.montages()))
     events = [event["event"] for event in events_of(rig, written.metafile)]
-    # A rename sets the change time: a scan notices the file again, or the recheck finds it, whichever is first.
+    # A rename changes the ctime: a scan notices the file again, or the recheck finds it, whichever comes first.
     assert events[events.index("failed") + 1] in ("retried", "renoticed")
     assert verify_levels(rig.tiles("s_mips", 1050.0)) == 24

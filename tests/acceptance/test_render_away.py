@@ -1,4 +1,4 @@
-"""render-ws is unavailable at each step, or its answers are lost after the work: the daemon catches up by itself."""
+"""render-ws is unavailable in each step, or its answers are lost after its work: all montages become COMPLETE."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ from tests.acceptance.rig import Program, Rig, fetch, running, url_said_in, veri
 from tests.leases import leased
 
 STEPS = {
-    "the raw stack is looked at": r"GET .*/stack/RAW$",
+    "the raw stack is read": r"GET .*/stack/RAW$",
     "the raw stack is created": r"POST .*/stack/RAW$",
     "tiles are ingested": r"PUT .*RAW/z/1050\.0/resolvedTiles",
     "tiles are read back": r"GET .*RAW/.*tileBounds",
@@ -26,7 +26,7 @@ STEPS = {
     "the raw stack is closed": r"PUT .*RAW/state/COMPLETE",
     "the other stack is closed": r"PUT .*MIPS/state/COMPLETE",
 }
-"""Request -> its purpose; RAW and MIPS stand for the names of stacks."""
+"""Purpose of a request -> its pattern, in which RAW and MIPS are placeholders for the names of stacks."""
 WRITES = {
     "a stack created": r"^POST .*/stack/RAW$",
     "tiles put": r"^PUT .*RAW/z/1050\.0/resolvedTiles",
@@ -37,7 +37,7 @@ WRITES = {
 
 @pytest.fixture(scope="module")
 def lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """One rig for all tests that leave it unchanged; each test has its own specimen, and so its own stacks."""
+    """One rig for the tests that leave it unchanged. Each test has its own specimen and therefore its own stacks."""
     with running(Rig(tmp_path_factory.mktemp("away"))) as rig:
         yield rig
 
@@ -50,7 +50,7 @@ def well_rig(lasting_rig: Rig) -> Rig:
 
 
 def image(rig: Rig, specimen: str, grid: int, **options: object) -> Written:
-    """Write a section of a specimen, in its own session."""
+    """Write a section of a specimen with its own session."""
     plan = section_plan(grid, 4, specimen_id=specimen, session_id=f"{specimen}_session", **options)
     return write_section(plan, rig.acquisition, pixels="noise")
 
@@ -79,7 +79,7 @@ def wait_until_ready(rig: Rig) -> None:
 
 
 def require_whole(rig: Rig, specimen: str, *zs: float) -> None:
-    """Check that both stacks are COMPLETE, with four tiles and their 24 levels in each layer, and count them."""
+    """Check that both stacks are COMPLETE and contain four tiles, with 24 levels, in each of these layers only."""
     for stack in (f"{specimen}_raw", f"{specimen}_mips"):
         wait_for(lambda name=stack: rig.stack_state(name) == "COMPLETE", 30, f"{stack} COMPLETE")
         assert fetch(rig.stack_url(stack))["stats"]["tileCount"] == 4 * len(zs)
@@ -89,9 +89,9 @@ def require_whole(rig: Rig, specimen: str, *zs: float) -> None:
 
 
 @pytest.mark.parametrize(("specimen", "step"), [(f"step{index}", step) for index, step in enumerate(STEPS)])
-def test_render_ws_that_goes_away_in_a_step_is_waited_for(well_rig, specimen, step):
+def test_the_daemon_waits_for_a_render_ws_that_becomes_unavailable_in_a_step(well_rig, specimen, step):
     rig, request = well_rig, request_of(STEPS[step], specimen)
-    # The step's own request is refused first, then all others.
+    # First the request of this step is refused, then all requests.
     rig.tell_standin(match=request, kind="status", status=503)
     section = image(rig, specimen, 1050)
     wait_for(lambda: was_asked(rig, request), 30, f"a request {request}")
@@ -107,7 +107,7 @@ def test_render_ws_that_goes_away_in_a_step_is_waited_for(well_rig, specimen, st
 
 
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", "slow"])
-def test_an_answer_spoiled_after_the_work_was_done_changes_nothing(well_rig, kind):
+def test_an_answer_that_is_lost_or_damaged_after_the_work_changes_nothing(well_rig, kind):
     rig, specimen = well_rig, f"answer_{kind}"
     requests = {name: request_of(pattern, specimen) for name, pattern in WRITES.items()}
     for request in requests.values():
@@ -131,8 +131,8 @@ def test_occasional_failures_of_render_ws_are_retried(well_rig):
     require_whole(rig, specimen, 1050.0, 1051.0, 1052.0)
 
 
-def test_a_stopped_render_ws_is_waited_for_and_the_daemon_answers_meanwhile(well_rig):
-    """A stopped process keeps its port open: connections are made, and there is no answer."""
+def test_the_daemon_waits_for_a_stopped_render_ws_and_answers(well_rig):
+    """A stopped process keeps its port open: it accepts connections and does not answer."""
     rig, specimen = well_rig, "stopped"
     rig.standin.process.send_signal(signal.SIGSTOP)
     try:
@@ -148,7 +148,7 @@ def test_a_stopped_render_ws_is_waited_for_and_the_daemon_answers_meanwhile(well
 
 
 def start_keeping_standin(rig: Rig, port: int = 0) -> int:
-    """Start a stand-in that keeps its stacks over a kill; return its port."""
+    """Start a stand-in that stores its stacks in a file, so that they outlive it; return its port."""
     log: Path = rig.root / "standin.log"
     known = len(log.read_text().splitlines()) if log.exists() else 0
     rig.standin = Program(
@@ -158,8 +158,8 @@ def start_keeping_standin(rig: Rig, port: int = 0) -> int:
     return int(rig.render_url.split(":")[2].split("/")[0])
 
 
-def test_render_ws_killed_and_started_again_is_caught_up_with(rig):
-    """It is away once before the daemon has reached it, and once while mipmaps are made, which continue."""
+def test_all_montages_become_complete_after_render_ws_is_killed_and_started_again(rig):
+    """It is unavailable before the daemon has reached it, and again while mipmaps are made, which continue."""
     port = start_keeping_standin(rig)
     rig.standin.kill()
     rig.start()

@@ -1,4 +1,4 @@
-"""`temwatch replay` beside a running daemon and without one, as an operator types it."""
+"""`temwatch replay` with a running daemon and without one."""
 
 import contextlib
 import json
@@ -31,10 +31,10 @@ def mtimes(rig: Rig) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in rig.mipmaps.rglob("*.tif")}
 
 
-# --- beside the daemon
+# --- with a running daemon
 
 
-def test_a_complete_montage_is_made_again_by_the_daemon_and_the_command_waits_for_it(running_rig: Rig, write):
+def test_the_daemon_repeats_a_complete_montage_and_the_command_waits_for_it(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     before = mtimes(running_rig)
@@ -107,7 +107,7 @@ def test_a_failed_montage_that_fails_again_ends_the_command_with_1_the_reason_an
 
 
 @pytest.mark.slow
-def test_a_replay_while_work_is_under_way_waits_for_it_and_does_not_double_it(running_rig: Rig, write):
+def test_a_replay_of_a_montage_in_progress_waits_and_does_not_repeat_its_steps(running_rig: Rig, write):
     running_rig.tell_standin(match="resolvedTiles", kind="late", seconds=3)
     section = write()
     wait_for(lambda: running_rig.montage_of(section.metafile), 30)
@@ -170,7 +170,7 @@ def test_without_a_daemon_unknown_metafiles_become_complete(rig: Rig, write):
 
 
 @pytest.mark.slow
-def test_without_a_daemon_only_what_is_selected_is_worked_on(rig: Rig, write):
+def test_without_a_daemon_only_selected_montages_are_processed(rig: Rig, write):
     rig.start_standin()
     wanted, other = write(1050), write(1051)
     assert replay(rig, wanted.metafile).returncode == 0
@@ -244,7 +244,7 @@ def test_an_interrupted_replay_without_a_daemon_resumes_at_its_next_start(rig: R
 
 
 @pytest.mark.slow
-def test_on_a_terminal_a_bar_shows_the_progress(rig: Rig, write):
+def test_a_progress_bar_is_shown_on_a_terminal(rig: Rig, write):
     rig.start_standin()
     section = write()
     terminal, end = pty.openpty()
@@ -255,7 +255,7 @@ def test_on_a_terminal_a_bar_shows_the_progress(rig: Rig, write):
     )
     os.close(end)
     shown = b""
-    with contextlib.suppress(OSError):  # Linux's word for the end of a terminal
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal as an error
         while part := os.read(terminal, 4096):
             shown += part
     os.close(terminal)
@@ -265,7 +265,7 @@ def test_on_a_terminal_a_bar_shows_the_progress(rig: Rig, write):
 
 
 @pytest.mark.slow
-def test_a_proxy_in_the_environment_is_not_asked_for_the_daemon(running_rig: Rig, write):
+def test_a_proxy_in_the_environment_is_not_used_for_the_daemon(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
     env = {**os.environ, "http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
@@ -273,7 +273,7 @@ def test_a_proxy_in_the_environment_is_not_asked_for_the_daemon(running_rig: Rig
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_metafile_that_is_gone_is_refused_and_ends_the_command_with_1(rig: Rig, write):
+def test_a_missing_metafile_is_refused_and_ends_the_command_with_1(rig: Rig, write):
     rig.start_standin()
     section = write()
     assert replay(rig, section.metafile).returncode == 0
@@ -294,7 +294,7 @@ def test_an_ignored_set_that_is_named_is_refused_with_the_reason(rig: Rig, write
 
 
 @pytest.mark.slow
-def test_a_link_into_the_watched_directory_leads_to_the_montage_behind_it(rig: Rig, write, tmp_path):
+def test_a_link_to_the_watched_directory_selects_the_montages_in_it(rig: Rig, write, tmp_path):
     rig.start_standin()
     section = write()
     (tmp_path / "link").symlink_to(rig.acquisition)
@@ -323,7 +323,7 @@ def test_bad_usage_ends_with_2_and_one_line_that_names_the_parameter(rig: Rig, a
 
 
 @pytest.mark.slow
-def test_the_daemon_refuses_a_path_in_the_same_words_and_with_the_same_code(running_rig: Rig):
+def test_the_daemon_refuses_a_path_with_the_same_text_and_exit_code(running_rig: Rig):
     done = replay(running_rig, "/elsewhere")
     assert done.returncode == 2
     assert done.stderr.startswith("PATH: /elsewhere is not in a watched directory")

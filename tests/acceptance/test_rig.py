@@ -1,4 +1,4 @@
-"""The rig: with a render-ws that it did not start, and with processes that are forked."""
+"""The rig with a render-ws that it did not start, and with forked processes."""
 
 import re
 import signal
@@ -27,7 +27,7 @@ def elsewhere(standins: Standins, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     standins.give_back(program)
 
 
-def test_a_render_ws_that_runs_elsewhere_is_used_and_left_as_it_was(
+def test_a_real_render_ws_is_used_and_only_the_tests_own_stacks_are_deleted(
     elsewhere: tuple[Program, str], rig: Rig, write: Callable[..., object]
 ) -> None:
     program, url = elsewhere
@@ -44,9 +44,7 @@ def test_a_render_ws_that_runs_elsewhere_is_used_and_left_as_it_was(
     assert program.process.poll() is None
 
 
-def test_tests_that_need_the_stand_in_itself_are_skipped_with_the_reason(
-    elsewhere: tuple[Program, str], rig: Rig
-) -> None:
+def test_tests_that_control_the_stand_in_are_skipped_with_the_reason(elsewhere: tuple[Program, str], rig: Rig) -> None:
     rig.start_standin()
     for need, reason in (
         (rig.tell_standin, "controls"),
@@ -61,7 +59,7 @@ def test_tests_that_need_the_stand_in_itself_are_skipped_with_the_reason(
             need()
 
 
-def test_a_stand_in_is_emptied_for_the_next_test_though_the_last_one_used_another_url(
+def test_a_stand_in_is_emptied_for_the_next_test_even_if_the_rig_used_another_url(
     standins: Standins, tmp_path: Path
 ) -> None:
     rig = Rig(tmp_path, standins=standins)
@@ -77,7 +75,7 @@ def test_a_stand_in_is_emptied_for_the_next_test_though_the_last_one_used_anothe
 
 
 def state_of(daemon: Program) -> dict[str, object]:
-    """What a process has of the kernel; the targets of its descriptors without their numbers."""
+    """Return the kernel's state of a process, with the targets of its descriptors without inode numbers."""
     place = Path(f"/proc/{daemon.process.pid}")
     status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines() if ":" in line)
     stat = (place / "stat").read_text().rpartition(")")[2].split()
@@ -91,7 +89,7 @@ def state_of(daemon: Program) -> dict[str, object]:
     }
 
 
-def test_a_daemon_that_was_forked_is_as_one_started_by_its_command_line(rig: Rig):
+def test_a_forked_daemon_has_the_same_process_state_as_one_started_by_its_command_line(rig: Rig):
     states, ends = [], []
     rig.start_standin()
     for rig.is_warm in (False, True):
@@ -109,14 +107,14 @@ def test_a_forked_command_has_environment_directory_output_and_exit_code(
 ) -> None:
     (tmp_path / "here.toml").write_text("")
     monkeypatch.setenv("TEMWATCH_RENDER__URL", "no address")
-    asked = ("check-config", "--config", "here.toml")
-    cold = subprocess.run([sys.executable, "-m", "daemon", *asked], capture_output=True, text=True, cwd=tmp_path)
-    done = warm.run(asked, 60, tmp_path)
+    command = ("check-config", "--config", "here.toml")
+    cold = subprocess.run([sys.executable, "-m", "daemon", *command], capture_output=True, text=True, cwd=tmp_path)
+    done = warm.run(command, 60, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (cold.returncode, cold.stdout, cold.stderr)
     assert "no address" in done.stderr
 
 
-def test_a_process_that_was_forked_and_killed_has_the_signal_as_its_end(tmp_path: Path):
+def test_the_exit_code_of_a_forked_process_is_the_signal_that_killed_it(tmp_path: Path):
     with (tmp_path / "log").open("wb") as log:
         process = warm.start(["standin", "--port", "0"], log, log)
     assert process.poll() is None

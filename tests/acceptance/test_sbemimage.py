@@ -1,4 +1,4 @@
-"""Runs of SBEMimage that continue, replace and skip slices: the daemon as a process, the log growing beside it."""
+"""Runs of SBEMimage that continue, replace and skip slices, with the daemon as a process and growing logs."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ SPECIMEN = "20314_2L"
 
 
 class Run:
-    """A run of SBEMimage: its log."""
+    """A run of SBEMimage, which has one log."""
 
     def __init__(self, base: Path, number: int) -> None:
         self._base = base
@@ -40,7 +40,7 @@ class Run:
         self.append(complete_line(plan))
 
     def end(self, active: list[int]) -> None:
-        """Write what SBEMimage leaves when a run is paused: the log's last line, and the tiles that were active."""
+        """Write the files that SBEMimage writes when a run is paused: the active tiles, and the end of its own log."""
         beside = self.log.name.removeprefix("metadata_")
         self.log.with_name(f"config_{beside}").write_text(f"[grids]\r\nactive_tiles = [{active}]\r\n")
         self.log.with_name(f"log_{beside}").write_text("Stack paused.\r\n*** END OF LOG ***\r\n")
@@ -55,7 +55,7 @@ def stack(rig: Rig) -> Callable[[int], Run]:
 
 
 def slices(rig: Rig) -> dict[tuple[str, int], str]:
-    """State of each section, by the name of its log and its slice."""
+    """Return the state of each section by the name of its log and the number of its slice."""
     rows = [(part_of(Path(row["metafile"])), row["state"]) for row in rig.montages()]
     return {(part.file.name, part.number): state for part, state in rows if part}
 
@@ -105,7 +105,7 @@ def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], 
 
 
 @pytest.mark.timeout(300)
-def test_runs_that_arrive_in_another_order_end_in_the_same_stack(rig: Rig, stack: Callable[[int], Run]) -> None:
+def test_runs_that_arrive_in_another_order_give_the_same_stack(rig: Rig, stack: Callable[[int], Run]) -> None:
     one, two = section_plan(1050), section_plan(1051)
     later = stack(2)
     later.image(one, one.tiles[:3])

@@ -1,4 +1,4 @@
-"""The daemon with a dask scheduler that comes late, goes, and comes back: reported, waited for, nothing lost."""
+"""A dask scheduler that starts late, ends and starts again: the daemon reports it, waits, and loses nothing."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.integration.cluster import running_cluster
 
 
 @pytest.mark.slow
-def test_sections_wait_for_a_scheduler_that_is_away_and_are_completed(rig: Rig, write, tmp_path: Path):
+def test_sections_wait_for_an_unavailable_scheduler_and_become_complete(rig: Rig, write, tmp_path: Path):
     rig.start_standin()
     with running_cluster(tmp_path / "cluster") as cluster:
         rig.settings |= {
@@ -64,10 +64,10 @@ def test_temporary_files_of_dead_workers_are_removed_after_a_restart_of_the_daem
         left.write_bytes(b"half a lev")
         rig.wait_until("complete", written.metafile)
         assert rig.daemon.stop() == 0
-        assert left.exists(), "its writer may be at work on another machine"
+        assert left.exists(), "its writer may still be running on another machine"
         os.utime(left, (0, 0))
         rig.start()
-        wait_for(lambda: not left.exists(), 60, "it is removed without another section")
+        wait_for(lambda: not left.exists(), 60, "the file removed")
 
 
 def _state(rig: Rig, metafile: Path) -> str:

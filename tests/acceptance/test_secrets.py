@@ -1,4 +1,4 @@
-"""The password of render.url is sent to its server and appears nowhere."""
+"""Passwords and other secrets appear in no output."""
 
 import json
 from pathlib import Path
@@ -56,8 +56,8 @@ def test_the_password_of_the_url_is_in_no_output_of_the_daemon_and_its_commands(
     assert PASSWORD not in "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
 
 
-def planted(rig: Rig, nginx: Nginx) -> None:
-    """Configure a password, a secret header and the key of a certificate, each with a text to search for."""
+def plant_secrets(rig: Rig, nginx: Nginx) -> None:
+    """Configure a password, a secret header and a client certificate with its key."""
     headers = rig.root / "headers"
     headers.write_text(f"X-Api-Key: {PASSWORD}-header\n")
     headers.chmod(0o600)
@@ -73,7 +73,7 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
     nginx = Nginx(rig.root / "nginx", rig.render_url)
     try:
         nginx.start()
-        planted(rig, nginx)
+        plant_secrets(rig, nginx)
         section = write()
         nginx.set_password("other", known_to_client=False)
         rig.start()
@@ -89,7 +89,7 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
         assert "an operator acts" in outputs["readyz"]
         assert "asks for a login" in outputs["status"]
         assert "asks for a login" in outputs["check-config"]
-        nginx.set_password(PASSWORD)  # the file of the daemon is written again, which ends the fault
+        nginx.set_password(PASSWORD)  # also writes the daemon's file again, which ends the fault
         rig.wait_until("complete", section.metafile)
         outputs["ps at work"] = "\n".join(command_lines())
         outputs["log"] = "\n".join(rig.daemon.lines())  # type: ignore[union-attr]
@@ -112,7 +112,7 @@ def test_planted_secrets_are_in_no_log_fault_page_metric_journal_or_process_list
         "http://em:pw4711@render:x/v1",
     ],
 )
-def test_a_url_that_is_refused_is_shown_without_its_password(tmp_path: Path, url: str) -> None:
+def test_an_invalid_url_is_shown_without_its_password(tmp_path: Path, url: str) -> None:
     rig = Rig(tmp_path, render_url=url)
     done = temwatch("check-config", "--config", str(rig.config()))
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Montages of SerialEM inside an MRC stack, and supermontages: the daemon as a process, the files growing beside it."""
+"""Montages of SerialEM in an MRC stack, and supermontages, with the daemon as a process and growing files."""
 
 import hashlib
 import os
@@ -19,13 +19,13 @@ from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait
 from tests.serialem_stack import HEADER_BYTES, write_stack_montage
 
 SPECIMEN = "20314_2L"
-PATIENCE_S = 180.0
+TIMEOUT_S = 180.0
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def world(rig: Rig) -> Rig:
-    """A rig whose watch has the format; nothing runs yet."""
+    """A rig whose watch has the format, with a stand-in and without a daemon."""
     rig.settings |= {"watch.format": "serialem", "watch.z.rule": "header"}
     rig.start_standin()
     return rig
@@ -48,19 +48,19 @@ def command(rig: Rig, *arguments: object, code: int = 0) -> str:
 
 
 def level0_files(rig: Rig, z: float) -> dict[str, Path]:
-    """Return the file that each tile names as its level 0."""
+    """Return the level 0 file in each tile spec."""
     tiles = rig.tiles(f"{SPECIMEN}_mips", z)
     return {name: uri_to_path(tile["mipmapLevels"]["0"]["imageUrl"]) for name, tile in tiles.items()}
 
 
-def test_montages_in_a_stack_that_grows_get_a_level_0_each_and_are_verified_replayed_and_rebuilt(
+def test_montages_in_a_growing_mrc_stack_get_level_0_files_and_can_be_verified_replayed_and_rebuilt(
     world: Rig, write: Callable[[int], Written]
 ) -> None:
     first = write(1050)
     world.start()
-    world.wait_until("complete", first.metafile, timeout_s=PATIENCE_S)
+    world.wait_until("complete", first.metafile, timeout_s=TIMEOUT_S)
     second = write(1051)
-    world.wait_until("complete", first.metafile, second.metafile, timeout_s=PATIENCE_S)
+    world.wait_until("complete", first.metafile, second.metafile, timeout_s=TIMEOUT_S)
     acquired = digest_tree(world.acquisition)
     plan = section_plan(1051)
     files = level0_files(world, 1051.0)
@@ -90,11 +90,11 @@ def test_montages_in_a_stack_that_grows_get_a_level_0_each_and_are_verified_repl
         (world.root / f"daemon.sqlite{suffix}").unlink(missing_ok=True)
     assert "is rebuilt: 2 complete" in command(world, "journal", "rebuild")
     world.start()
-    world.wait_until("complete", first.metafile, second.metafile, timeout_s=PATIENCE_S)
+    world.wait_until("complete", first.metafile, second.metafile, timeout_s=TIMEOUT_S)
     assert digest_tree(world.acquisition) == acquired
 
 
-def test_a_stack_that_comes_late_is_awaited_and_a_section_that_changes_is_made_again(
+def test_the_daemon_waits_for_a_late_mrc_stack_and_makes_a_changed_section_again(
     world: Rig, write: Callable[[int], Written]
 ) -> None:
     section = write(1050)
@@ -106,11 +106,11 @@ def test_a_stack_that_comes_late_is_awaited_and_a_section_that_changes_is_made_a
     def waits_for(words: str) -> Callable[[], bool]:
         return lambda: any(words in (row["waiting_for"] or "") for row in world.montages())
 
-    wait_for(waits_for(f"{stack.name} is missing"), PATIENCE_S, lambda: str(world.montages()))
+    wait_for(waits_for(f"{stack.name} is missing"), TIMEOUT_S, lambda: str(world.montages()))
     stack.write_bytes(content[: len(content) * 2 // 3])
-    wait_for(waits_for(f"{stack.name} is truncated"), PATIENCE_S, lambda: str(world.montages()))
+    wait_for(waits_for(f"{stack.name} is truncated"), TIMEOUT_S, lambda: str(world.montages()))
     stack.write_bytes(content)
-    world.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
+    world.wait_until("complete", section.metafile, timeout_s=TIMEOUT_S)
     before = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in level0_files(world, 1050.0).items()}
     with stack.open("r+b") as file:
         file.seek(HEADER_BYTES)
@@ -122,12 +122,12 @@ def test_a_stack_that_comes_late_is_awaited_and_a_section_that_changes_is_made_a
         }
         return [name for name in before if now[name] != before[name]]
 
-    wait_for(lambda: len(changed()) == 1, PATIENCE_S, lambda: str(world.montages()))
-    world.wait_until("complete", section.metafile, timeout_s=PATIENCE_S)
+    wait_for(lambda: len(changed()) == 1, TIMEOUT_S, lambda: str(world.montages()))
+    world.wait_until("complete", section.metafile, timeout_s=TIMEOUT_S)
     assert "no difference" in command(world, "verify", "--deep")
 
 
-def test_frames_of_a_supermontage_are_one_montage_that_grows(world: Rig) -> None:
+def test_the_frames_of_a_supermontage_are_one_growing_montage(world: Rig) -> None:
     plan = section_plan(1050)
     directory, source = world.acquisition / SPECIMEN, FrameSource(plan, PixelSource.NOISE)
     directory.mkdir()
@@ -147,10 +147,10 @@ def test_frames_of_a_supermontage_are_one_montage_that_grows(world: Rig) -> None
     add_frame(0)
     world.start()
     path = idoc / "supermontage@7"
-    world.wait_until("complete", path, timeout_s=PATIENCE_S)
+    world.wait_until("complete", path, timeout_s=TIMEOUT_S)
     assert len(world.tiles(f"{SPECIMEN}_mips", 7.0)) == 2
     add_frame(1)
-    wait_for(lambda: len(world.tiles(f"{SPECIMEN}_mips", 7.0)) == 4, PATIENCE_S, lambda: str(world.montages()))
-    world.wait_until("complete", path, timeout_s=PATIENCE_S)
+    wait_for(lambda: len(world.tiles(f"{SPECIMEN}_mips", 7.0)) == 4, TIMEOUT_S, lambda: str(world.montages()))
+    world.wait_until("complete", path, timeout_s=TIMEOUT_S)
     assert verify_levels(world.tiles(f"{SPECIMEN}_mips", 7.0)) == 4 * 6
     assert "1 montage, 4 tiles" in command(world, "verify")

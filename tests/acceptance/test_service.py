@@ -1,6 +1,6 @@
-"""The daemon as a service: what it answers and hears while it starts, reloads and stops, and while disks hang.
+"""The daemon as a service: start, reload and stop, with a locked journal and while disks hang.
 
-Each test that waits for the daemon prints how long that took: `pytest -rP` shows it.
+Tests print how long the daemon took: `pytest -rP` shows it.
 """
 
 import contextlib
@@ -24,23 +24,23 @@ from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.acceptance.rig import Program, Rig, fetch, temwatch, wait_for
 
 needs_fuse = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "mounts work")
-SOON_S = 20.0
-"""Far above what it should take, on a busy machine too, and far below what it took while it waited for a disk."""
+LIMIT_S = 20.0
+"""Much more than the daemon needs on a busy machine, and much less than the time-out of a disk."""
 
 
 @contextlib.contextmanager
-def timed(what: str, most_s: float = SOON_S) -> Iterator[None]:
-    """Print how long something takes; fail if it is not soon."""
+def timed(what: str, limit_s: float = LIMIT_S) -> Iterator[None]:
+    """Print how long something takes; fail if it takes longer than the limit."""
     began = time.monotonic()
     yield
     took_s = time.monotonic() - began
     sys.stdout.write(f"{what}: {took_s:.1f} s\n")
-    assert took_s < most_s, what
+    assert took_s < limit_s, what
 
 
 @contextlib.contextmanager
 def locked(journal: Path) -> Iterator[None]:
-    """Another program holds the journal for writing."""
+    """Lock the journal for writing, as another program does."""
     with contextlib.closing(sqlite3.connect(journal, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -48,12 +48,12 @@ def locked(journal: Path) -> Iterator[None]:
 
 
 def events(program: Program, name: str) -> list[dict[str, Any]]:
-    """Log lines of an event."""
+    """Return the log lines of an event."""
     return [json.loads(line) for line in program.lines() if line.startswith("{") and f'"{name}"' in line]
 
 
 def status(url: str) -> int | None:
-    """Of an answer; None if nobody answers."""
+    """Return the status of the answer; None if there is no answer."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return int(answer.status)
@@ -64,7 +64,7 @@ def status(url: str) -> int | None:
         return None
 
 
-def test_every_page_answers_from_the_first_moment_on(rig: Rig, tmp_path: Path) -> None:
+def test_every_page_answers_during_the_start(rig: Rig, tmp_path: Path) -> None:
     port = free_port()
     rig.settings = {"http.port": port}
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
@@ -87,24 +87,25 @@ def test_pages_answer_while_another_program_holds_the_journal(running_rig: Rig, 
     section = write()
     running_rig.wait_until("complete", section.metafile)
     with locked(running_rig.root / "daemon.sqlite"):
-        write(1051)  # the daemon has something to record, too
-        time.sleep(3)
+        write(1051)
+        time.sleep(3)  # until the daemon tries to record the new section
         for page in ("metrics", "readyz", "api/montages", "api/montages/1", "healthz"):
             with timed(page, 5):
                 assert status(f"{running_rig.url}/{page}") in (200, 503)
         wait_for(lambda: "journal cannot be written" in str(running_rig.ready()), 30)
     wait_for(lambda: running_rig.ready().get("ready"), 30, "ready again")
-    wait_for(lambda: len(running_rig.montages()) == 2, 30, "what was held up is recorded")
+    wait_for(lambda: len(running_rig.montages()) == 2, 30, "the new section recorded")
 
 
-def test_a_stop_with_a_locked_journal_ends_in_time(running_rig: Rig, write: Callable[..., Any]) -> None:
+def test_a_stop_with_a_locked_journal_ends_in_bounded_time(running_rig: Rig, write: Callable[..., Any]) -> None:
     assert running_rig.daemon
     write(tiles=200)
-    wait_for(lambda: "ingested" in str(running_rig.montages()), what="mipmaps are made")
+    begun = {"ingested", "mipmapped", "applied", "complete"}
+    wait_for(lambda: begun & {row["state"] for row in running_rig.montages()}, what="the mipmaps begun")
     with locked(running_rig.root / "daemon.sqlite"):
         for grid in range(1051, 1056):
             write(grid)
-        time.sleep(3)
+        time.sleep(3)  # until the daemon tries to record the new sections
         with timed("stop with a locked journal", 30):
             assert running_rig.daemon.stop(90) == 0
 
@@ -113,7 +114,7 @@ def test_a_stop_with_a_locked_journal_ends_in_time(running_rig: Rig, write: Call
 
 
 def second_watch(rig: Rig, name: str, directory: Path) -> str:
-    """The rig's configuration with one watch more."""
+    """Return the rig's configuration with another watch."""
     return rig.config_text() + (
         f'\n[[watch]]\nname = "{name}"\ndirectory = "{directory}"\nscan_interval_s = 1\n[watch.z]\nrule = "grid"\n'
         f'[watch.mipmaps]\noutput_dir = "{rig.mipmaps}"\n'
@@ -127,7 +128,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def states(rig: Rig) -> dict[str, str]:
-    """Name and status of each watch."""
+    """Return the status of each watch by its name."""
     return {watch["name"]: watch["status"] for watch in rig.ready().get("watches", [])}
 
 
@@ -135,7 +136,7 @@ def watches(rig: Rig) -> list[str]:
     return list(states(rig))
 
 
-def test_of_two_reloads_close_together_the_newest_file_wins(running_rig: Rig, tmp_path: Path) -> None:
+def test_after_two_quick_reloads_the_newest_file_is_applied(running_rig: Rig, tmp_path: Path) -> None:
     rig, pid = running_rig, running_rig.daemon.process.pid  # type: ignore[union-attr]
     for turn in range(5):
         for name in ("first", "second"):
@@ -143,31 +144,31 @@ def test_of_two_reloads_close_together_the_newest_file_wins(running_rig: Rig, tm
             directory.mkdir()
             replace_text(rig.config(), second_watch(rig, f"{name}{turn}", directory))
             os.kill(pid, signal.SIGHUP)
-        wait_for(lambda: fetch(f"{rig.url}/api/reload")["answered"] >= 2 * turn + 1, SOON_S)  # noqa: B023
-        wait_for(lambda: watches(rig) == ["daemon", f"second{turn}"], SOON_S, f"second{turn} is watched")  # noqa: B023
+        wait_for(lambda: fetch(f"{rig.url}/api/reload")["answered"] >= 2 * turn + 1, LIMIT_S)  # noqa: B023
+        wait_for(lambda: watches(rig) == ["daemon", f"second{turn}"], LIMIT_S, f"second{turn} is watched")  # noqa: B023
 
 
 @needs_fuse
-def test_a_reload_during_the_start_is_done_after_it_and_the_new_watch_is_watched(rig: Rig, tmp_path: Path) -> None:
+def test_a_reload_during_the_start_is_applied_after_it(rig: Rig, tmp_path: Path) -> None:
     added = tmp_path / "added"
     added.mkdir()
     rig.start_standin()
     with mounted(rig.acquisition) as mount:
         mount.hang()
         port = start(rig)
-        wait_for(lambda: status(f"http://127.0.0.1:{port}/readyz") == 503, SOON_S)
+        wait_for(lambda: status(f"http://127.0.0.1:{port}/readyz") == 503, LIMIT_S)
         replace_text(rig.config(), second_watch(rig, "added", added))
         rig.daemon.process.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
-        with timed("a reload asked for during the start"):
-            wait_for(lambda: "added" in watches(rig), SOON_S)
+        with timed("a reload requested during the start"):
+            wait_for(lambda: "added" in watches(rig), LIMIT_S)
         wait_for(
-            lambda: next(w for w in rig.ready()["watches"] if w["name"] == "added")["status"] == "watching", SOON_S
+            lambda: next(w for w in rig.ready()["watches"] if w["name"] == "added")["status"] == "watching", LIMIT_S
         )
         assert not events(rig.daemon, "config.reload_bug")  # type: ignore[arg-type]
-        rig.daemon.stop(SOON_S)  # type: ignore[union-attr]
+        rig.daemon.stop(LIMIT_S)  # type: ignore[union-attr]
 
 
-def test_the_level_of_the_log_is_taken_up(running_rig: Rig) -> None:
+def test_a_reload_applies_the_log_level(running_rig: Rig) -> None:
     rig = running_rig
     config = ("--config", str(rig.config()))
     replace_text(rig.config(), rig.config_text().replace('format = "json"', 'format = "json"\nlevel = "error"'))
@@ -176,11 +177,11 @@ def test_the_level_of_the_log_is_taken_up(running_rig: Rig) -> None:
     assert temwatch("reload", *config).returncode == 0
     replace_text(rig.config(), rig.config_text().replace('format = "json"', 'format = "json"\nlevel = "info"'))
     assert temwatch("reload", *config).returncode == 0
-    said = [json.loads(line)["event"] for line in rig.daemon.lines()[known:]]  # type: ignore[union-attr]
-    assert [event for event in said if event.startswith("config.")] == ["config.reloaded"]
+    logged = [json.loads(line)["event"] for line in rig.daemon.lines()[known:]]  # type: ignore[union-attr]
+    assert [event for event in logged if event.startswith("config.")] == ["config.reloaded"]
 
 
-def test_the_reload_command_says_whether_the_configuration_is_in_force(running_rig: Rig, tmp_path: Path) -> None:
+def test_the_reload_command_reports_whether_the_configuration_was_applied(running_rig: Rig, tmp_path: Path) -> None:
     rig = running_rig
     config, good = ("--config", str(rig.config())), rig.config_text()
     added = tmp_path / "added"
@@ -212,7 +213,7 @@ def test_the_reload_command_says_whether_the_configuration_is_in_force(running_r
 
 @contextlib.contextmanager
 def mounted(directory: Path) -> Iterator[Mount]:
-    """The directory is a mount of another one beside it."""
+    """Mount another directory at this path."""
     source = directory.with_name(f"{directory.name}.source")
     source.mkdir()
     mount = Mount(source, directory)
@@ -223,7 +224,7 @@ def mounted(directory: Path) -> Iterator[Mount]:
 
 
 def start(rig: Rig) -> int:
-    """Start the daemon without waiting for it; the port it will listen on."""
+    """Start the daemon without waiting for it; return its port."""
     port = free_port()
     rig.settings = {**rig.settings, "http.port": port}
     rig.url = f"http://127.0.0.1:{port}"
@@ -232,7 +233,7 @@ def start(rig: Rig) -> int:
 
 
 def left_of(program: Program) -> list[str]:
-    """Processes of the program's session that run still."""
+    """Return the command lines of the processes that the program's session still has, without the program itself."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -243,7 +244,7 @@ def left_of(program: Program) -> list[str]:
 
 
 def test_a_stop_leaves_no_process_behind(running_rig: Rig, write: Callable[..., Any]) -> None:
-    """What is left when the main process has ended, systemd kills and tells of."""
+    """systemd kills and reports the processes that are left when the main process has ended."""
     daemon = running_rig.daemon
     assert daemon
     section = write()
@@ -257,35 +258,35 @@ def test_a_stop_leaves_no_process_behind(running_rig: Rig, write: Callable[..., 
 
 
 @needs_fuse
-def test_ready_comes_though_a_root_hangs_and_readiness_says_which(rig: Rig) -> None:
+def test_the_daemon_starts_while_a_root_hangs_and_readiness_names_it(rig: Rig) -> None:
     rig.start_standin()
     with mounted(rig.acquisition) as mount:
         mount.hang()
         with timed("ready while a root hangs", 30):
             port = start(rig)
-            seen = wait_for(lambda: status(f"http://127.0.0.1:{port}/readyz"), SOON_S)
+            seen = wait_for(lambda: status(f"http://127.0.0.1:{port}/readyz"), LIMIT_S)
             assert seen == 503
             assert "watch daemon" in str(rig.ready()["reasons"])
             wait_for(lambda: events(rig.daemon, "daemon.ready"), 40)  # type: ignore[arg-type]
         assert "has not answered" in str(rig.ready()["reasons"])
         mount.answer()
-        wait_for(lambda: rig.ready().get("ready"), SOON_S, "ready when the root answers")
+        wait_for(lambda: rig.ready().get("ready"), LIMIT_S, "ready when the root answers")
         rig.daemon.stop()  # type: ignore[union-attr]
 
 
 @needs_fuse
-def test_a_stop_is_heard_while_a_root_hangs_at_the_start(rig: Rig) -> None:
+def test_the_daemon_can_be_stopped_while_a_root_hangs_at_the_start(rig: Rig) -> None:
     rig.start_standin()
     with mounted(rig.acquisition) as mount:
         mount.hang()
         port = start(rig)
-        wait_for(lambda: status(f"http://127.0.0.1:{port}/healthz"), SOON_S)
+        wait_for(lambda: status(f"http://127.0.0.1:{port}/healthz"), LIMIT_S)
         with timed("stop while a root hangs at the start"):
             assert rig.daemon.stop(90) == 0  # type: ignore[union-attr]
 
 
-def test_a_stop_is_heard_from_the_first_moment(rig: Rig) -> None:
-    """... also before the workers run."""
+def test_the_daemon_can_be_stopped_during_its_start(rig: Rig) -> None:
+    """The delays are so short that some stops come before the workers run."""
     rig.start_standin()
     for delay_s in (0.3, 0.6, 0.9, 1.2):
         start(rig)
@@ -299,7 +300,7 @@ def test_a_stop_is_heard_from_the_first_moment(rig: Rig) -> None:
 @pytest.mark.timeout(300)
 @needs_fuse
 @pytest.mark.parametrize("hanging", ["acquisition", "mipmaps"])
-def test_a_stop_ends_though_files_hang(rig: Rig, write: Callable[..., Any], hanging: str) -> None:
+def test_a_stop_ends_while_files_hang(rig: Rig, write: Callable[..., Any], hanging: str) -> None:
     rig.start_standin()
     rig.mipmaps.mkdir()
     with mounted(getattr(rig, hanging)) as mount:
@@ -309,17 +310,17 @@ def test_a_stop_ends_though_files_hang(rig: Rig, write: Callable[..., Any], hang
         write(1051, tiles=200)
         wait_for(lambda: (fetch(f"{rig.url}/api/montages/2") or {}).get("tiles_made", 0) > 3, what="mipmaps are made")
         mount.hang()
-        time.sleep(3)  # threads and workers run into it
+        time.sleep(3)  # until threads and workers access it
         with timed(f"stop while {hanging} hangs", 85):
             assert rig.daemon.stop(90) == 0  # type: ignore[union-attr]
     assert not [line for line in rig.daemon.lines() if "Traceback" in line]  # type: ignore[union-attr]
 
 
-# --- where is written
+# --- the file systems of the journal and the mipmaps
 
 
 @needs_fuse
-def test_a_journal_on_a_network_file_system_is_refused_unless_somebody_insists(rig: Rig) -> None:
+def test_a_journal_on_a_network_file_system_is_refused_unless_the_configuration_allows_it(rig: Rig) -> None:
     share = rig.root / "share"
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     rig.settings = {"journal.path": str(share / "journal.sqlite")}
@@ -334,8 +335,8 @@ def test_a_journal_on_a_network_file_system_is_refused_unless_somebody_insists(r
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
-def test_a_mipmap_directory_that_is_read_only_for_the_daemon_alone_is_not_ready(rig: Rig, write: Any) -> None:
-    """As in the sandbox of a unit whose ReadWritePaths= does not name it."""
+def test_the_daemon_is_not_ready_if_a_mipmap_directory_is_read_only_for_it_alone(rig: Rig, write: Any) -> None:
+    """The sandbox of a unit whose ReadWritePaths= does not name the directory has the same effect."""
     rig.start_standin()
     rig.mipmaps.mkdir()
     mount = f"mount -t tmpfs -o ro none {rig.mipmaps}"

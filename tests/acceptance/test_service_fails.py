@@ -1,4 +1,4 @@
-"""render-ws answers and fails all its work: it counts as away, however few montages there are, and none is FAILED."""
+"""A render-ws that fails all requests counts as unavailable even for one montage, which is not FAILED."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,23 +11,23 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, running, temwatch, wait_for
 
 DATABASE = r"^(?!GET .*/versionInfo)"
-"""Matches every request that needs the database of render-ws."""
+"""Pattern of the requests that need the database of render-ws."""
 OUTAGES: dict[str, dict[str, Any]] = {
-    "the database is away": {"match": DATABASE, "status": 500, "text": "Timed out after 30000 ms while waiting"},
-    "each request is a 500 after a while": {"match": DATABASE, "status": 500, "seconds": 3},
-    "a page comes in its place": {"match": ".", "status": 200},
-    "a page comes in its place, except for the version": {"match": DATABASE, "status": 200},
+    "the database is unavailable": {"match": DATABASE, "status": 500, "text": "Timed out after 30000 ms while waiting"},
+    "each request gets a 500 after 3 s": {"match": DATABASE, "status": 500, "seconds": 3},
+    "each answer is a page": {"match": ".", "status": 200},
+    "each answer except the version is a page": {"match": DATABASE, "status": 200},
     "a proxy knows no such page": {"match": DATABASE, "status": 404, "text": "404 page not found"},
     "a proxy redirects": {"match": DATABASE, "status": 302},
-    "a proxy wants another protocol": {"match": DATABASE, "status": 400},
+    "a proxy requires another protocol": {"match": DATABASE, "status": 400},
 }
-OFTEN = ("the database is away", "a page comes in its place")
-"""Outages that every run of the tests sees; the others differ in what the circuit breaker is told, and take long."""
+QUICK = ("the database is unavailable", "each answer is a page")
+"""Outages of the quick tests; the others belong to the long tests."""
 
 
 @pytest.fixture(scope="module")
 def lasting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """One rig for all tests; each test has its own specimen, and so its own stacks."""
+    """One rig for all tests. Each test has its own specimen and therefore its own stacks."""
     with running(Rig(tmp_path_factory.mktemp("fails"))) as rig:
         yield rig
 
@@ -40,7 +40,7 @@ def well_rig(lasting_rig: Rig) -> Rig:
 
 
 def image(rig: Rig, specimen: str, grid: int = 1050) -> Written:
-    """Write a section of a specimen, in its own session."""
+    """Write a section of a specimen with its own session."""
     plan = section_plan(grid, 4, specimen_id=specimen, session_id=f"{specimen}_session")
     return write_section(plan, rig.acquisition, pixels="noise")
 
@@ -56,9 +56,9 @@ def attempts_of(rig: Rig, section: Written) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("specimen", "outage"),
-    [pytest.param(f"lone{n}", name, marks=() if name in OFTEN else pytest.mark.slow) for n, name in enumerate(OUTAGES)],
+    [pytest.param(f"lone{n}", name, marks=() if name in QUICK else pytest.mark.slow) for n, name in enumerate(OUTAGES)],
 )
-def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, specimen, outage):
+def test_a_single_montage_waits_for_a_service_that_fails_all_requests(well_rig, specimen, outage):
     rig = well_rig
     rig.tell_standin(kind="status", **OUTAGES[outage])
     section = image(rig, specimen)
@@ -66,13 +66,13 @@ def test_a_lone_montage_waits_for_a_service_that_fails_all_its_work(well_rig, sp
     known = len(rig.requests())
     wait_for(lambda: len(rig.requests()) >= known + 3, 60, "three more probes")
     assert rig.montage_of(section.metafile)["state"] == "settled"
-    assert len(attempts_of(rig, section)) <= 3, "while it fails the service is probed, and the montage is not tried"
+    assert len(attempts_of(rig, section)) <= 3, "during the outage only probes are sent"
     rig.tell_standin()
     rig.wait_until("complete", section.metafile)
     wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")
 
 
-def test_a_refused_login_waits_for_a_person_and_is_not_retried_as_an_outage(well_rig):
+def test_montages_wait_for_an_operator_after_a_refused_login_which_is_not_retried(well_rig):
     rig = well_rig
     rig.tell_standin(match=DATABASE, kind="status", status=401)
     section = image(rig, "nologin")
@@ -98,8 +98,8 @@ def test_a_refused_login_waits_for_a_person_and_is_not_retried_as_an_outage(well
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_database_that_is_away_for_minutes_is_reported_within_one_and_fails_no_montage(rig):
-    """render-ws without its database: each request is a 500 after 30 s."""
+def test_a_database_unavailable_for_minutes_is_reported_within_one_and_fails_no_montage(rig):
+    """render-ws without its database answers each request with 500 after 30 s."""
     with running(rig):
         rig.tell_standin(match=DATABASE, kind="status", status=500, seconds=30)
         section = image(rig, "minutes")
@@ -111,7 +111,7 @@ def test_a_database_that_is_away_for_minutes_is_reported_within_one_and_fails_no
         rig.wait_until("complete", section.metafile, timeout_s=120)
 
 
-def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_five_attempts(well_rig):
+def test_a_montage_on_which_alone_render_ws_fails_is_failed_after_five_attempts(well_rig):
     rig = well_rig
     rig.tell_standin(match=r"PUT .*/stack/poison_raw/z/", kind="status", status=500, text="a bug in render-ws")
     section = image(rig, "poison")
@@ -124,7 +124,7 @@ def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_five_attempts(we
 
 
 @pytest.mark.slow
-def test_a_lone_montage_that_render_ws_fails_on_is_failed_after_an_outage_too(well_rig):
+def test_a_montage_on_which_alone_render_ws_fails_is_failed_even_after_an_outage(well_rig):
     rig = well_rig
     rig.tell_standin(match=r"PUT .*/stack/bitter_raw/z/", kind="status", status=500, text="a bug in render-ws")
     rig.tell_standin(match=".", kind="status", status=503, times=60)

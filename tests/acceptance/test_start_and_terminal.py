@@ -1,4 +1,4 @@
-"""What the daemon says at its start, and what it does when its terminal is closed."""
+"""The log line of the daemon's start, the end of its terminal, and the text of every end."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def start_line(rig: Rig) -> dict[str, Any]:
     return [json.loads(line) for line in rig.daemon.lines() if '"daemon.ready"' in line][-1]
 
 
-def test_the_line_of_the_start_says_whether_the_daemon_is_ready_and_why_not(rig: Rig):
+def test_the_log_line_of_the_start_has_the_reasons_why_the_daemon_is_not_ready(rig: Rig):
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     rig.acquisition.rename(rig.acquisition.with_name("unmounted"))
     rig.start()
@@ -39,7 +39,7 @@ def test_the_line_of_the_start_says_whether_the_daemon_is_ready_and_why_not(rig:
     assert any(reason.startswith("watch daemon: ") for reason in line["reasons"])
 
 
-def test_a_daemon_that_can_work_says_so_at_its_start(running_rig: Rig):
+def test_the_log_line_of_the_start_reports_a_ready_daemon(running_rig: Rig):
     line = start_line(running_rig)
     assert (line["ready"], line["reasons"], line["level"]) == (True, [], "info")
 
@@ -63,7 +63,7 @@ def test_a_daemon_whose_terminal_is_closed_stops(rig: Rig, tmp_path: Path):
     assert "daemon.terminal_closed" in log.read_text()
 
 
-# --- every end says why
+# --- the text of every end
 
 CHANGED = """
 import asyncio, multiprocessing, signal, sys
@@ -77,7 +77,7 @@ main()
 
 @contextlib.contextmanager
 def changed_daemon(rig: Rig, change: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run the daemon with one change of its code, its output in `changed.log`."""
+    """Run the daemon with a change of its code and its output in `changed.log`."""
     rig.render_url = rig.render_url or "http://127.0.0.1:1/render-ws/v1"
     code = CHANGED.format(change=change, config=str(rig.config()))
     with (rig.root / "changed.log").open("wb") as log:
@@ -88,7 +88,7 @@ def changed_daemon(rig: Rig, change: str) -> Iterator["subprocess.Popen[bytes]"]
         kill_group(process)
 
 
-def test_a_stop_before_the_configuration_is_read_says_so(rig: Rig):
+def test_a_stop_before_the_configuration_is_read_is_reported(rig: Rig):
     change = "command.settings_or_exit = lambda _: signal.raise_signal(signal.SIGTERM)"
     with changed_daemon(rig, change) as process:
         assert process.wait(60) == 0
@@ -146,7 +146,7 @@ multiprocessing.active_children = lambda: ["a worker that reads a dead mount"]
     assert crash.partition("(")[0].rpartition(".")[2] in said.splitlines()[-1]
 
 
-def test_a_crash_before_the_daemon_is_made_prints_its_traceback(rig: Rig):
+def test_a_crash_before_the_daemon_is_created_prints_its_traceback(rig: Rig):
     change = """
 def begin(settings):
     raise BrokenPipeError(32, "the server of the workers")

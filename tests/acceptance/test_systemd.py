@@ -41,15 +41,15 @@ pivot_root . old && umount -l /old && mount --make-rshared /
 exec env -i container=docker PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=basic.target --show-status=false $legacy
 """
-"""The work of a container manager before systemd runs."""
+"""Does the work of a container manager, then runs systemd."""
 
-LEFT_OUT = ("systemd-tmpfiles-setup", "systemd-tmpfiles-setup-dev", "systemd-tmpfiles-clean", "systemd-remount-fs")
-"""Units for whole machines."""
+MASKED_UNITS = ("systemd-tmpfiles-setup", "systemd-tmpfiles-setup-dev", "systemd-tmpfiles-clean", "systemd-remount-fs")
+"""Units that only whole machines need."""
 
 CONFIG = settings_text("/data/temca2", "/data/mipmaps/share", url="embedded") + "[workers]\ncount = 1\n"
 
 CGROUP2 = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-"""Places of the unified hierarchy: alone, or beside others."""
+"""Mount points of the unified hierarchy: alone, or with the other hierarchies."""
 CONNECT = """\
 import socket, sys
 with socket.create_server((sys.argv[1], 0)) as server:
@@ -58,10 +58,10 @@ with socket.create_server((sys.argv[1], 0)) as server:
 
 
 class Machine:
-    """A root of Debian 12 with systemd as its process 1."""
+    """A root directory of Debian 12, with systemd as process 1."""
 
     def __init__(self, root: Path, share: Path) -> None:
-        for unit in LEFT_OUT:
+        for unit in MASKED_UNITS:
             (root / f"etc/systemd/system/{unit}.service").symlink_to("/dev/null")
         place = next((path for path in CGROUP2 if (path / "cgroup.controllers").exists()), None)
         self.filters_addresses = place is not None
@@ -91,7 +91,7 @@ class Machine:
         return False
 
     def run(self, script: str, *, fails: bool = False) -> str:
-        """Return the output of a shell script there. It must succeed, or must fail."""
+        """Run a shell script in the machine; return its output. With `fails` it must fail, otherwise succeed."""
         children = Path(f"/proc/{self._booting.pid}/task/{self._booting.pid}/children").read_text().split()
         done = subprocess.run(
             ["nsenter", "-t", children[0], "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "sh", "-c", script],
@@ -106,7 +106,7 @@ class Machine:
         return done.stdout
 
     def add_address(self, address: str) -> None:
-        """Give its loopback interface another address."""
+        """Add an address to the loopback interface."""
         (child,) = Path(f"/proc/{self._booting.pid}/task/{self._booting.pid}/children").read_text().split()
         subprocess.run(["nsenter", "-t", child, "-n", "ip", "addr", "add", f"{address}/32", "dev", "lo"], check=True)
 
@@ -158,16 +158,17 @@ def machine(debian: Debian, tmp_path: Path) -> Iterator[tuple[Machine, Mount]]: 
 
 
 @contextlib.contextmanager
-def timed(what: str, most_s: float) -> Iterator[None]:
+def timed(what: str, limit_s: float) -> Iterator[None]:
+    """Print how long something takes; fail if it takes longer than the limit."""
     began = time.monotonic()
     yield
     took_s = time.monotonic() - began
     os.write(1, f"{what}: {took_s:.1f} s\n".encode())
-    assert took_s < most_s, what
+    assert took_s < limit_s, what
 
 
 def check_address_rules(there: Machine) -> None:
-    """The rules of the example let a process connect to the addresses that they name, and to no others."""
+    """Check that a process can connect only to the addresses in the rules of the example."""
     there.run(f"cat > /root/connect.py <<'END'\n{CONNECT}END")
     rules = there.run("grep -h ^IPAddress /etc/systemd/system/temwatch.service.d/10-site.conf").split()
     assert rules == ["IPAddressDeny=any", "IPAddressAllow=localhost", "IPAddressAllow=192.0.2.17"]

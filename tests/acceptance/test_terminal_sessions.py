@@ -1,4 +1,4 @@
-"""Commands that work, on terminals of 80 and 160 columns: progress, Ctrl-C and failures as in tests/screens."""
+"""Commands on terminals of 80 and 160 columns: progress, Ctrl-C and failures, compared with tests/screens."""
 
 import json
 import os
@@ -20,7 +20,7 @@ WIDTHS = (80, pytest.param(160, marks=pytest.mark.slow))
 
 @pytest.fixture
 def rig(standins: Standins) -> Iterator[Rig]:
-    """A rig below a path of fixed length, so that lines break at the same place in each run."""
+    """A rig below a path of fixed length, so that lines are wrapped at the same place in each run."""
     root = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
     rig = Rig(root, standins=standins)
     try:
@@ -31,14 +31,14 @@ def rig(standins: Standins) -> Iterator[Rig]:
 
 
 def plain(screen: str, rig: Rig) -> str:
-    """The screen without log lines, which have lines of their own, and with fixed values for those that vary."""
+    """Return the screen without log lines, and with fixed values for those that vary."""
     lines = screen.splitlines()
     log = [line for line in lines if "{" in line]
     assert all(json.loads(line)["event"] for line in log)
     screen = "\n".join(line for line in lines if line not in log)
     screen = screen.replace(str(rig.root), "/tmp/" + "r" * len(rig.root.name))
     screen = re.sub(r"127\.0\.0\.1:(\d+)", lambda found: "127.0.0.1:" + "0" * len(found[1]), screen)
-    # The reason why a montage waits follows the time as soon as it has been asked for.
+    # After the time follows the reason why a montage waits, once it is known.
     return re.sub(r"\b\d:\d\d:\d\d\b.*", "0:00:00", screen)
 
 
@@ -64,7 +64,7 @@ def test_a_replay_of_a_montage_that_fails_shows_the_fault_and_the_hint(rig: Rig,
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_ctrl_c_ends_a_replay_with_what_is_left(rig: Rig, write, columns):
+def test_ctrl_c_ends_a_replay_and_lists_the_unfinished_montages(rig: Rig, write, columns):
     rig.start_standin()
     section = write()
     rig.tell_standin(match="", kind="status", status=503)
@@ -100,7 +100,7 @@ def imported(rig: Rig, name: str, **values: object) -> list[str]:
 
 @pytest.fixture
 def stack(rig: Rig, write) -> Rig:
-    """A stack of two sections, put there by the first command."""
+    """A rig with a stack of two sections, which the first command has put there."""
     rig.start_standin()
     for z in (1050, 1051):
         section = write(z)
@@ -111,7 +111,7 @@ def stack(rig: Rig, write) -> Rig:
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_mipmaps_show_their_progress_and_ctrl_c_says_how_to_go_on(stack: Rig, columns: int):
+def test_mipmaps_show_their_progress_and_ctrl_c_prints_how_to_continue(stack: Rig, columns: int):
     stack.tell_standin(match="z/1051.*/resolvedTiles", kind="stall", seconds=60)
     session = Session(imported(stack, MIPMAPS), columns, stack.root)
     session.wait_for(lambda screen: "4/4" in screen)
@@ -133,7 +133,7 @@ def test_mipmaps_that_fail_are_grouped_below_the_bar(stack: Rig, columns: int):
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_applying_shows_its_progress_and_ctrl_c_says_how_to_go_on(stack: Rig, columns: int):
+def test_applying_shows_its_progress_and_ctrl_c_prints_how_to_continue(stack: Rig, columns: int):
     assert run_in_terminal(imported(stack, MIPMAPS), columns, stack.root)[0] == 0
     stack.tell_standin(match="raw/z/1051.*/resolvedTiles", kind="stall", seconds=60)
     session = Session(imported(stack, APPLY, pool_size=1), columns, stack.root)
@@ -155,7 +155,7 @@ def test_applying_mipmaps_that_are_missing_fails_with_the_first_file(stack: Rig,
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_tile_specs_that_fail_or_are_interrupted_say_so(rig: Rig, write, columns: int):
+def test_failed_and_interrupted_tile_specs_are_reported(rig: Rig, write, columns: int):
     rig.start_standin()
     section = write()
     section.images[0].unlink()
@@ -209,7 +209,7 @@ def test_log_lines_of_a_daemon_fit_the_terminal(rig: Rig, write, columns: int):
     assert "| grep" in hint
 
 
-@pytest.mark.slow  # tests/acceptance/test_command.py runs it, too
+@pytest.mark.slow  # tests/acceptance/test_command.py also runs the demonstration
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_the_demonstration_fits_the_terminal(columns: int):
     root = Path(tempfile.mkdtemp(prefix="tw", dir="/tmp"))
@@ -224,12 +224,12 @@ def test_the_demonstration_fits_the_terminal(columns: int):
 
 
 def demo_plain(screen: str, root: Path) -> str:
-    """The screen with fixed values for those that vary."""
+    """Return the screen with fixed values for those that vary."""
     screen = screen.replace(str(root), "/tmp/" + "r" * len(root.name))
     screen = re.sub(r"(127\.0\.0\.1:)\d+", r"\g<1>00000", screen)
     screen = re.sub(r"(?<!\d)\d{14}_", "20260105080000_", screen)
     screen = screen.replace(f"{sys.executable} -m daemon", "temwatch")
     screen = re.sub(r"\b\d:\d\d:\d\d\b", "0:00:00", screen)
-    screen = screen.replace(" \\\n      --", " --")  # whether a command is folded depends on where Python is
-    screen = re.sub(r"^page .*\n", "", screen, flags=re.MULTILINE)  # only where a browser is installed
+    screen = screen.replace(" \\\n      --", " --")  # whether a command is wrapped depends on the path of Python
+    screen = re.sub(r"^page .*\n", "", screen, flags=re.MULTILINE)  # only if a browser is installed
     return re.sub(r"\b\d+\.\d$", "0.0", screen, flags=re.MULTILINE)

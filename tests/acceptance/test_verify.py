@@ -1,4 +1,4 @@
-"""`temwatch verify` reports each kind of damage with its tile and the step that repairs it; replay reads the report."""
+"""`temwatch verify` reports each kind of damage with its tile and the step that repairs it, and replay repairs it."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def whiten(path: Path) -> None:
 
 
 def put(rig: Rig, stack: str, edit: Callable[[dict], object], z: float = Z) -> None:
-    """Another client edits one tile of a stack."""
+    """Change one tile of a stack, as another client does."""
     url = rig.stack_url(stack)
     whole = fetch(f"{url}/z/{Z}/resolvedTiles")
     tile_id = min(whole["tileIdToSpecMap"])
@@ -70,6 +70,7 @@ def put(rig: Rig, stack: str, edit: Callable[[dict], object], z: float = Z) -> N
 
 
 def delete(rig: Rig, stack: str) -> None:
+    """Delete one tile of a stack, as another client does."""
     url = rig.stack_url(stack)
     tile_id = min(rig.tiles(stack, Z))
     fetch(f"{url}/state/LOADING", method="PUT")
@@ -88,7 +89,7 @@ def test_an_intact_montage_has_no_difference_and_nothing_is_changed(running_rig:
     assert verify(running_rig).stdout == done.stdout
 
 
-def test_differences_of_one_cause_are_one_line_for_each_montage_and_one_for_all(running_rig: Rig, write, complete):
+def test_differences_with_one_cause_give_one_line_for_each_montage_and_one_for_all(running_rig: Rig, write, complete):
     second = write(1051)
     running_rig.wait_until("complete", second.metafile)
     mipmaps = running_rig.root / "mipmaps"
@@ -182,8 +183,10 @@ DAMAGE: dict[str, tuple[Callable[[Rig, Written], object], str, str | None]] = {
 
 
 @pytest.mark.slow
-def test_every_damage_is_reported_with_the_step_that_repairs_it_and_repaired_from_the_report(rig: Rig, write, tmp_path):
-    """One stack and one z for each damage, so that one run finds them all."""
+def test_every_damage_is_reported_with_the_step_that_repairs_it_and_can_be_repaired_from_the_report(
+    rig: Rig, write, tmp_path
+):
+    """Each damage has its own stacks at the same z, so that one run of verify finds all of them."""
     rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
     rig.settings |= {"watch.z.rule": "fixed", "watch.z.z": Z, "watch.recheck_images_for_s": 0}
     rig.start_standin()
@@ -206,12 +209,15 @@ def test_every_damage_is_reported_with_the_step_that_repairs_it_and_repaired_fro
 
     path = tmp_path / "report.json"
     path.write_text(json.dumps(said))
-    mended = temwatch("replay", "--from-report", str(path), "--config", str(rig.config()))
-    mendable = [name for name, (_, _, step) in DAMAGE.items() if step is not None]
-    assert (mended.returncode, mended.stdout.splitlines()[-1]) == (0, f"{len(mendable)} complete, 0 not complete")
+    repaired = temwatch("replay", "--from-report", str(path), "--config", str(rig.config()))
+    repairable = [name for name, (_, _, step) in DAMAGE.items() if step is not None]
+    assert (repaired.returncode, repaired.stdout.splitlines()[-1]) == (
+        0,
+        f"{len(repairable)} complete, 0 not complete",
+    )
     left = {each["kind"] for each in report(rig)["differences"]}
     assert left == {"source_gone", "metafile_gone", "source_changed"}
-    for name in mendable:
+    for name in repairable:
         assert verify_levels(rig.tiles(stacks(rig, sections[name])[1], Z)) == 4 * 6
 
 
@@ -253,7 +259,7 @@ def test_masks_are_verified_too(rig: Rig, write, tmp_path):
     assert (difference["kind"], difference["tile"], difference["from"]) == ("level_missing", None, "mipmaps")
 
 
-def test_an_unreachable_render_ws_is_a_fault_and_no_difference(running_rig: Rig, complete):
+def test_an_unreachable_render_ws_is_a_fault_and_not_a_difference(running_rig: Rig, complete):
     running_rig.standin.end()
     done = verify(running_rig)
     assert done.returncode == 1

@@ -1,9 +1,9 @@
-"""Processes of temwatch forked from one that has imported it already, which saves the CPU of a second's imports.
+"""Processes of temwatch forked from a process that has imported it, which saves the CPU of the imports.
 
-From `daemon.__main__.main` on, such a process is what `python -m daemon` is: it has its own session, files, signals and
-environment, and ends through the interpreter's own end. Three things differ: `ps` shows the command line of the process
-that it was forked from, modules of other commands are imported as well, and the server of its workers is forked, too.
-Tests of these, and of the start itself, start a process by its command line.
+From `daemon.__main__.main` on, such a process is like `python -m daemon`: it has its own session, files, signals and
+environment, and the interpreter ends it as usual. Three things differ: `ps` shows the command line of the process from
+which it was forked, the modules of other commands are imported too, and the server of its workers is forked. Tests of
+these three, and of the start, start a process by its command line.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _SPAWN = multiprocessing.util.spawnv_passfds
 
 
 class WarmProcess:
-    """A running command; has what tests use of `subprocess.Popen`."""
+    """A running command, with the members of `subprocess.Popen` that tests use."""
 
     def __init__(self, line: socket.socket, arguments: Sequence[str]) -> None:
         self._line = line
@@ -67,7 +67,7 @@ class WarmProcess:
                 answer = self._line.recv(32)
             except (TimeoutError, BlockingIOError):
                 return None
-            assert answer, "the process that all others are forked from has ended"
+            assert answer, "the process from which all others are forked has ended"
             self.returncode = int(answer)
             self._line.close()
         return self.returncode
@@ -84,7 +84,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     standard_input: IO[bytes] | None = None,
 ) -> WarmProcess:
-    """Start `temwatch ARGUMENTS` in a session of its own."""
+    """Start `temwatch ARGUMENTS` in a new session."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     variables = dict(os.environ if environment is None else environment)
     request = {"arguments": list(arguments), "environment": variables, "cwd": str(cwd or Path.cwd())}
@@ -97,7 +97,7 @@ def start(
 
 
 def run(arguments: Sequence[str], timeout_s: float, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `temwatch ARGUMENTS`, and capture its output."""
+    """Run `temwatch ARGUMENTS` and capture its output."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = start(arguments, output, errors, cwd)
         try:
@@ -114,7 +114,7 @@ def run(arguments: Sequence[str], timeout_s: float, cwd: Path | None = None) -> 
 
 @functools.cache
 def _forking() -> socket.socket:
-    """Return the connection to the process that forks. That process ends with this one."""
+    """Start the process that forks; return the connection to it. It ends together with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         command = [sys.executable, "-m", "tests.acceptance.warm", str(theirs.fileno())]
@@ -143,7 +143,7 @@ def _end_forking(connection: socket.socket, process: "subprocess.Popen[bytes]") 
 
 
 def _serve(requests: socket.socket) -> list[str]:
-    """Fork a process for each request. Returns in each of them, with the arguments of its command."""
+    """Fork a process for each request. In each new process it returns the arguments of its command."""
     running: dict[int, tuple[int, socket.socket]] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(requests, selectors.EVENT_READ)
@@ -187,7 +187,7 @@ def _report(line: socket.socket, text: str) -> None:
 
 
 def _become(request: dict[str, Any], standard: Sequence[int], line: socket.socket) -> list[str]:
-    """Make this process that of the request, and say its number once signals to its group reach it."""
+    """Give this process the session, files and environment of the request, then send its pid."""
     os.setsid()
     for number, descriptor in enumerate(standard):  # none of them is 0, 1 or 2: this process has these
         os.dup2(descriptor, number)
@@ -205,9 +205,9 @@ def _become(request: dict[str, Any], standard: Sequence[int], line: socket.socke
 
 
 def _spawn_or_fork(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
-    """Start `python -c CODE` as `multiprocessing.util.spawnv_passfds` does, but fork where nothing forbids it.
+    """Start `python -c CODE` like `multiprocessing.util.spawnv_passfds`, but by a fork if there is no other thread.
 
-    It starts the server of the workers and the tracker of semaphores. A fork saves the imports of the server's modules.
+    This starts the fork server of the workers and the resource tracker. A fork saves the imports of the server.
     """
     if threading.active_count() > 1 or asyncio._get_running_loop() is not None:
         return _SPAWN(path, arguments, descriptors)

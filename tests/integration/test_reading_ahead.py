@@ -68,7 +68,7 @@ def test_an_image_of_a_distant_server_is_read_by_many_requests_at_once(tmp_path)
         report = make_mipmaps(job_of(tmp_path / "mount" / "a.tif", tmp_path / "mipmaps"))
         assert report.fault is None
         # The kernel's own reading ahead makes two.
-        assert mount.most_reads_at_once() >= 8
+        assert mount.max_reads_at_once() >= 8
     finally:
         mount.close()
 
@@ -79,13 +79,13 @@ def test_a_distant_server_is_asked_twice_for_an_image_that_was_read_ahead(tmp_pa
     """Once to open it, and once more to see that it is still the same file."""
     (tmp_path / "source").mkdir()
     write_image(tmp_path / "source" / "a.tif", **options)
-    mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.001, remembered_s=600)
+    mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.001, cached_s=600)
     try:
         image = tmp_path / "mount" / "a.tif"
         announce_image(UpcomingImage(image, None, 8 << 20))
         wait_until_cached(image)
-        asked_before = mount.asked()
+        before = mount.lookups()
         assert make_mipmaps(job_of(image, tmp_path / "mipmaps")).fault is None
-        assert mount.asked() - asked_before == 2
+        assert mount.lookups() - before == 2
     finally:
         mount.close()
