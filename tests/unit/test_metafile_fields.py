@@ -19,7 +19,7 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.pytemca import acquisition_of
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 from handlers.errors import MetafileFault
-from handlers.render.tiles import upload_bodies
+from tests.uploads import upload_bodies
 
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROI = Path("/data/roi")
