@@ -32,8 +32,8 @@ from benchmarks.common import (
 from handlers.images.encode import Encoding
 from handlers.mipmaps.area_mean import MeansByNumpy, means
 from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.kernel import compiled_code
 from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.mean_kernel import compiled_code
 
 LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)

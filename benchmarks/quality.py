@@ -12,12 +12,12 @@ from PIL import Image
 
 from benchmarks.common import Options, Outcome, Row, Timing, interleaved, median_ratio, run_script
 from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.kernel import BYTES_AT_ONCE, GreyRange
 from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.mean_kernel import BYTES_AT_ONCE, GreyRange
 from handlers.mipmaps.measure import sharpness_of
 from handlers.mipmaps.overlap import Neighbour, Side, compare_with
-from handlers.quality.block import Quality, pack
 from handlers.quality.numbers import SectionNumbers, TileNumbers
+from handlers.quality.packing import Quality, pack
 
 THREADS = "OPENBLAS_NUM_THREADS"
 TILES = 2772

@@ -18,7 +18,6 @@ if sys.argv[1:2] == ["run"]:
 
 import click
 
-from daemon.commands.cli.clash import warn_of_clash
 from daemon.commands.cli.daemon import check_config, health, reload, status
 from daemon.commands.cli.exits import FAILED, crash_report, run_or_exit, settings_or_exit
 from daemon.commands.cli.group import GroupedCommands
@@ -28,6 +27,7 @@ from daemon.commands.cli.oneshot import demo, import_commands, import_file, stan
 from daemon.commands.cli.options import config_option
 from daemon.commands.cli.output import accept_any_text
 from daemon.commands.cli.plan import plan
+from daemon.commands.cli.python_daemon import warn_of_clash
 
 
 @click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

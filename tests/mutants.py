@@ -70,7 +70,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "handlers/generate_tilespecs.py": ("ingest", "apply"),
     "handlers/apply_mipmaps.py": ("apply",),
     "handlers/render/tiles.py": ("resolvedtiles", "apply", "ingest", "render_names"),
-    "daemon/commands/verify.py": ("verify",),
+    "daemon/commands/verify/command.py": ("verify",),
     "handlers/verify.py": ("verify", "verify_files"),
     "handlers/stores/atomic_write.py": ("disks", "kept_levels", "making", "making_all"),
     "handlers/regular_file.py": ("regular_file", "arrival"),

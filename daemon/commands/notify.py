@@ -17,10 +17,10 @@ from daemon.commands.parse_request import parse_request
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.notify.addresses import read_addresses, send
-from daemon.notify.alerting import Severity
+from daemon.notify.alert_rules import Severity
 from daemon.notify.attempt import attempt
 from daemon.notify.cloud_event import event_for_test
-from daemon.notify.requests import MOST_LISTED, DeliveryRequest, Listed, act, listed
+from daemon.notify.delivery_requests import MOST_LISTED, DeliveryRequest, Listed, act, listed
 from daemon.notify.silences import SilenceRequest, silence_line
 from daemon.notify.silences import silence as silence_in
 from daemon.system.locks import JournalHeld, lock_journal

@@ -22,10 +22,10 @@ from daemon.pipeline.replay.selection import Selection
 from daemon.pipeline.steps.section import SectionReader
 from handlers.errors import Fault, SettingsFault, storage_fault
 from handlers.picture import draw_mosaic
-from handlers.quality.block import Quality, unpack
 from handlers.quality.heatmap import draw_heatmap, number_text
 from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
 from handlers.quality.numbers import UNITS, Floats
+from handlers.quality.packing import Quality, unpack
 from handlers.quality.rules import Finding, Verdict
 from handlers.quality.verdict import tile_values
 from handlers.text import counted, printable

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from daemon.journal.tables.alerts import AlertRow, Change, Kept, MessageRow
-from daemon.notify.alerting import (
+from daemon.notify.alert_rules import (
     OCCURRENCES,
     Alert,
     AlertKind,

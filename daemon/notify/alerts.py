@@ -15,8 +15,8 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables import alerts as rows
 from daemon.journal.tables.outbox import last_number
 from daemon.notify.addresses import read_addresses, send
+from daemon.notify.alert_rules import AlertKind, Condition, Draft, Severity
 from daemon.notify.alert_state import AlertState
-from daemon.notify.alerting import AlertKind, Condition, Draft, Severity
 from daemon.notify.broadcast import RETRY_S, Send, Sender
 from daemon.notify.digest import digest_text
 from daemon.notify.heartbeat import send_heartbeats

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from daemon.config.render_settings import RenderSettings
 from daemon.montages.announcements import utc_text
-from daemon.notify.alerting import AlertKind, Condition
+from daemon.notify.alert_rules import AlertKind, Condition
 from handlers.errors import Fault
 from handlers.render.certificate import certificate_end, describe_certificate, fetch_certificate
 from handlers.render.environment_proxy import environment_proxy

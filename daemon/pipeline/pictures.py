@@ -16,9 +16,9 @@ from daemon.system.bounded_directory import BoundedDirectory
 from handlers.errors import Fault
 from handlers.mipmaps.plan import level_files
 from handlers.picture import MosaicJob, draw_mosaic
-from handlers.quality.block import unpack
 from handlers.quality.heatmap import Heatmap, draw_heatmap
 from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
+from handlers.quality.packing import unpack
 from handlers.text import printable
 from handlers.workers.pool import WorkerPool
 

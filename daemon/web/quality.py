@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from handlers.quality.block import Quality, unpack
 from handlers.quality.numbers import UNITS, Floats
+from handlers.quality.packing import Quality, unpack
 
 
 def encode_quality(numbers: bytes) -> bytes:

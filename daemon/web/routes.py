@@ -19,7 +19,7 @@ from daemon.web import parameters
 from daemon.web.answers import LINKS, encode_json, encode_montages, readiness_json
 from daemon.web.errors import errors_as_json, errors_as_pages, log_refusals, wants_html
 from daemon.web.hosts import host_check
-from daemon.web.live import LiveEvents
+from daemon.web.live_events import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.pages.layout import in_time
 from daemon.web.pictures import PicturePages

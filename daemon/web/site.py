@@ -12,7 +12,7 @@ from daemon.pipeline.assembly import Assembly
 from daemon.pipeline.health import Facts
 from daemon.pipeline.pictures import Pictures
 from daemon.pipeline.replay.replayer import Replayer
-from daemon.web.live import LiveEvents
+from daemon.web.live_events import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app

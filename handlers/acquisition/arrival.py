@@ -12,8 +12,8 @@ from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.section_content import section_content
 from handlers.acquisition.section_path import is_inside_file
-from handlers.acquisition.sections import section_content
 from handlers.container import Container
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
 from handlers.identity import FileIdentity

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from handlers.acquisition.section_content import section_identity
 from handlers.acquisition.section_path import file_of, is_inside_file, place_in_file
-from handlers.acquisition.sections import section_identity
 from handlers.errors import Evidence
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular

@@ -10,7 +10,7 @@ import numpy as np
 
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smallest_type
-from handlers.mipmaps.kernel import CompiledMeans, GreyRange
+from handlers.mipmaps.mean_kernel import CompiledMeans, GreyRange
 from handlers.mipmaps.strips import Runs, Seen, Strip, strip_rows
 
 

@@ -17,7 +17,7 @@ from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction, level_size
 from handlers.mipmaps.area_mean import unbiased
-from handlers.mipmaps.kernel import GreyRange
+from handlers.mipmaps.mean_kernel import GreyRange
 from handlers.mipmaps.reduce import filler
 from handlers.mipmaps.resize import OF_NEIGHBOURS
 from handlers.mipmaps.resize_kernel import CompiledResize

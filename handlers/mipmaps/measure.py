@@ -12,7 +12,7 @@ import xxhash
 
 from handlers.images.digest import DIGEST_BYTES
 from handlers.images.pixels import Grey
-from handlers.mipmaps.kernel import GreyRange, compiled_code
+from handlers.mipmaps.mean_kernel import GreyRange, compiled_code
 from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side, compare_with
 from handlers.parcel import Parcel
 

@@ -13,7 +13,7 @@ from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps.area_mean import means
 from handlers.mipmaps.block_functions import BAND, max_levels, median_levels, min_levels, mode_levels
-from handlers.mipmaps.kernel import GreyRange
+from handlers.mipmaps.mean_kernel import GreyRange
 from handlers.mipmaps.resize import FILTERS, OF_NEIGHBOURS
 from handlers.mipmaps.resize_kernel import CompiledResize
 from handlers.mipmaps.strips import STRIP_BYTES, Runs, Seen, Strip, strip_rows

@@ -11,7 +11,7 @@ from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange, scaled
 from handlers.images.reduction import Reduction
 from handlers.mipmaps import windows
-from handlers.mipmaps.kernel import GreyRange, compiled_code
+from handlers.mipmaps.mean_kernel import GreyRange, compiled_code
 from handlers.mipmaps.strips import Runs, Seen, Strip
 
 BYTES_AT_ONCE = 384 * 1024

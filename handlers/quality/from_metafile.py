@@ -9,8 +9,8 @@ import numpy as np
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
 from handlers.acquisition.rasters import section_cells
-from handlers.quality.block import Quality
 from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
+from handlers.quality.packing import Quality
 
 _OF_TILE = ("raster_col", "raster_row", "raster_index", "focus_score", "mean", "minimum", "maximum", "std_dev")
 _OF_MATCH = ("dx", "dy", "distance", "rotation")

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from handlers.mipmaps.measure import Measured
-from handlers.quality.block import Quality
 from handlers.quality.numbers import Floats, TileNumbers
+from handlers.quality.packing import Quality
 
 MEASURED: Final = ("bits", "darkest", "brightest", "dark_share", "saturated_share", "sharpness")
 

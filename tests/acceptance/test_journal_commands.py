@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.commands.journal import back_up
+from daemon.commands.journal.backup import back_up
 from daemon.journal.file import COMPANIONS
 from daemon.pipeline.replay.lookup import NotSelectable
 from tests.acceptance.rig import OWNER, PROJECT, Rig, digest_tree, fetch, temwatch, verify_levels, wait_for

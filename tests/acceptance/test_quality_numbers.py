@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from handlers.acquisition.parse import parse_metafile
-from handlers.quality.block import unpack
+from handlers.quality.packing import unpack
 from tests.acceptance.rig import Rig, fetch, wait_for
 from tests.unit.test_stage_error import MARGIN, tissue
 

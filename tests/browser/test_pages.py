@@ -16,7 +16,7 @@ from playwright.async_api import Page, expect
 from daemon.montages.states import Event, MontageState
 from daemon.pipeline.health import Disk
 from daemon.pipeline.metrics import Metrics
-from daemon.web.live import LiveEvents
+from daemon.web.live_events import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
 from tests.browser.conftest import TIMEOUT_MS, Viewer, proxied

@@ -16,7 +16,7 @@ from daemon.montages.states import Event, MontageState
 from daemon.pipeline.health import Facts
 from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.replay.replayer import Replayer
-from daemon.web.live import LiveEvents
+from daemon.web.live_events import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app

@@ -12,7 +12,7 @@ from daemon.montages.states import MontageState
 from daemon.pipeline.health import Facts
 from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.pictures import Pictures
-from daemon.web.live import LiveEvents
+from daemon.web.live_events import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
 from tests.integration.inprocess import Bench, bench

@@ -20,7 +20,7 @@ from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, Step
 from daemon.notify import observer
-from daemon.notify.alerting import AlertKind
+from daemon.notify.alert_rules import AlertKind
 from daemon.notify.alerts import Alerting
 from daemon.notify.expiry import Expiry
 from daemon.notify.messages import Message

@@ -21,7 +21,7 @@ from daemon.montages.states import Event
 from daemon.montages.verdicts import Decision
 from daemon.notify import alerts, broadcast, heartbeat
 from daemon.notify.addresses import read_addresses, send
-from daemon.notify.alerting import Severity
+from daemon.notify.alert_rules import Severity
 from daemon.notify.alerts import Alerting
 from daemon.notify.messages import Message
 from daemon.notify.silences import SilenceRequest, silence
@@ -426,7 +426,7 @@ async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:
 
 
 SENDS = """
-from daemon.notify.alerting import Severity
+from daemon.notify.alert_rules import Severity
 from daemon.notify.addresses import send
 from daemon.system.log import set_up_logging
 from handlers.errors import Fault

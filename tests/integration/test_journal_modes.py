@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.commands.journal import back_up
+from daemon.commands.journal.backup import back_up
 from daemon.journal.journal import Journal
 from daemon.system.locks import lock_journal
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon.montages.states import Event
-from daemon.web import live
+from daemon.web import live_events
 from daemon.web.pages.handlers import Pages
 from tests.integration.paged import Paged, paged
 
@@ -17,8 +17,8 @@ DEADLINE_S = 30
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "POLL_S", 0.02)
-    monkeypatch.setattr(live, "IDLE_S", 0.05)
+    monkeypatch.setattr(live_events, "POLL_S", 0.02)
+    monkeypatch.setattr(live_events, "IDLE_S", 0.05)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_a_browser_that_comes_back_gets_what_it_missed_once(pages):
 
 
 async def test_a_browser_that_missed_too_much_reloads_everything(pages, monkeypatch):
-    monkeypatch.setattr(live, "MOST_EVENTS", 3)
+    monkeypatch.setattr(live_events, "MOST_EVENTS", 3)
     for number in range(1, 4):
         await pages.settled(number)
     async with stream(pages, after=1) as events:
@@ -109,7 +109,7 @@ async def test_an_invalid_last_event_id_counts_as_none(pages, after):
 
 
 async def test_streams_are_not_buffered_by_proxies_and_are_bounded(pages, monkeypatch):
-    monkeypatch.setattr(live, "MAX_STREAMS", 2)
+    monkeypatch.setattr(live_events, "MAX_STREAMS", 2)
     async with stream(pages) as first, stream(pages):
         assert first.response.headers["X-Accel-Buffering"] == "no"
         assert first.response.content_type == "text/event-stream"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daemon.commands.verifier import Verifier
+from daemon.commands.verify.verifier import Verifier
 from daemon.montages.states import MontageState
 from handlers import generate_mipmaps
 from handlers.difference import Kind

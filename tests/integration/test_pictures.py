@@ -21,9 +21,9 @@ from daemon.system.bounded_directory import BoundedDirectory
 from daemon.web.routes import make_app
 from handlers.errors import WorkerFault
 from handlers.picture import STRIPES
-from handlers.quality.block import unpack
 from handlers.quality.colours import SEQUENTIAL
 from handlers.quality.heatmap_numbers import Number
+from handlers.quality.packing import unpack
 from handlers.uris import mipmap_path
 from handlers.workers.opening import open_executor
 from tests.integration.inprocess import Bench, bench

@@ -15,7 +15,7 @@ from PIL import Image
 from daemon.journal.journal import Journal
 from daemon.montages.states import Event, MontageState, Step
 from handlers.mipmaps.measure import digest_of_levels
-from handlers.quality.block import Quality, unpack
+from handlers.quality.packing import Quality, unpack
 from tests.integration.inprocess import Bench, bench
 from tests.integration.test_images_read import content, ingested, tile_ids
 

@@ -17,7 +17,7 @@ import pytest
 
 from daemon.commands import daemon_client
 from daemon.commands.daemon_client import ALIVE_S
-from daemon.commands.status import JOURNAL_S
+from daemon.commands.status.report import JOURNAL_S
 from daemon.config.settings import HttpSettings
 from daemon.journal.journal import Journal
 from tests.settings_text import UNREACHABLE, settings_text

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.commands import journal_check
-from daemon.commands.journal_check import check
+from daemon.commands.journal.check import check
 from daemon.config.load import load_settings
 from daemon.config.settings import Settings
 from daemon.journal.faults import UnusableJournal
@@ -140,7 +139,7 @@ def test_a_montage_that_the_new_version_cannot_read_is_reported(tmp_path: Path) 
 def test_a_check_needs_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, 5)
-    monkeypatch.setattr(journal_check, "ROOM", 1e12)
+    monkeypatch.setattr("daemon.commands.journal.check.ROOM", 1e12)
     with pytest.raises(StorageFault, match="so does the upgrade itself"):
         check(path)
 

@@ -23,8 +23,8 @@ from daemon.web import errors
 from daemon.web.routes import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
-from handlers.quality.block import Quality, pack
 from handlers.quality.numbers import SectionNumbers, TileNumbers
+from handlers.quality.packing import Quality, pack
 from tests.unit.test_health import WELL
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from daemon.journal.migration import migrate
 from daemon.journal.tables import alerts as rows
+from daemon.notify.alert_rules import Alert, AlertKind, Condition, Draft, Severity
 from daemon.notify.alert_state import AlertState
-from daemon.notify.alerting import Alert, AlertKind, Condition, Draft, Severity
 from daemon.notify.messages import Message, message_of
 
 DISK_FULL = Condition(AlertKind.DISK_LOW, "", "/data", "/data is full")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.commands.cli.clash import clashing_distribution
+from daemon.commands.cli.python_daemon import clashing_distribution
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 import click
 import pytest
 
-from daemon.notify.alerting import AlertKind
+from daemon.notify.alert_rules import AlertKind
 from daemon.temwatch import temwatch
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 import hatch_build
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
-from handlers.mipmaps import kernel, measure
+from handlers.mipmaps import mean_kernel, measure
 from handlers.mipmaps.area_mean import MeansByNumpy, means
-from handlers.mipmaps.kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
+from handlers.mipmaps.mean_kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
 from handlers.mipmaps.measure import range_of
 from tests.reduction import reduce_levels
 from tests.unit.noise import file_of_rows, noise
 
-pytestmark = pytest.mark.skipif(kernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
+pytestmark = pytest.mark.skipif(mean_kernel.compiled_code() is None, reason="the kernel was not built: no C compiler")
 
 KINDS: list[tuple[Any, IntensityRange | None]] = [
     (np.uint8, None),
@@ -65,7 +65,7 @@ def test_images_of_one_grey_value_up_to_white_do_not_overflow_at_any_level(
     depth: Any, to_8bit: IntensityRange | None, brightness: float
 ) -> None:
     image = np.full((512, 768), int(np.iinfo(depth).max * brightness), depth)
-    require_same(image, kernel.HIGHEST_LEVEL, to_8bit)
+    require_same(image, mean_kernel.HIGHEST_LEVEL, to_8bit)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +82,17 @@ def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def portable(portable_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Use the code for processors without the vector registers of x86-64."""
-    monkeypatch.setattr(kernel, "LIBRARY", portable_library)
-    kernel.compiled_code.cache_clear()
+    monkeypatch.setattr(mean_kernel, "LIBRARY", portable_library)
+    mean_kernel.compiled_code.cache_clear()
     yield
-    kernel.compiled_code.cache_clear()
+    mean_kernel.compiled_code.cache_clear()
 
 
 @pytest.mark.usefixtures("portable")
 @pytest.mark.parametrize(("depth", "to_8bit"), KINDS)
 def test_the_portable_code_makes_the_same_pixels(depth: Any, to_8bit: IntensityRange | None) -> None:
     require_same(noise(depth, 259, 1030), 6, to_8bit)
-    require_same(np.full((256, 512), np.iinfo(depth).max, depth), kernel.HIGHEST_LEVEL, to_8bit)
+    require_same(np.full((256, 512), np.iinfo(depth).max, depth), mean_kernel.HIGHEST_LEVEL, to_8bit)
 
 
 def require_same_numbers(image: Grey) -> None:
@@ -167,13 +167,13 @@ def test_sums_beyond_32_bits_are_left_to_numpy(level: int, kind: type) -> None:
 
 
 def test_a_machine_without_the_library_uses_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    kernel.compiled_code.cache_clear()
+    mean_kernel.compiled_code.cache_clear()
     try:
-        monkeypatch.setattr(kernel, "LIBRARY", tmp_path / "none.so")
+        monkeypatch.setattr(mean_kernel, "LIBRARY", tmp_path / "none.so")
         outputs: dict[int, Grey] = {1: np.zeros((1, 1), np.uint8)}
         assert isinstance(means(2, 2, 8, outputs, None), MeansByNumpy)
     finally:
-        kernel.compiled_code.cache_clear()
+        mean_kernel.compiled_code.cache_clear()
 
 
 class TestDivision:

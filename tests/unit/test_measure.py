@@ -14,10 +14,10 @@ from PIL import Image, ImageFilter
 from handlers.images.encode import Encoding
 from handlers.images.pixels import Grey
 from handlers.images.reduction import Reduction
-from handlers.mipmaps import kernel, measure
+from handlers.mipmaps import mean_kernel, measure
 from handlers.mipmaps.job import MipmapJob
-from handlers.mipmaps.kernel import GreyRange
 from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.mean_kernel import GreyRange
 from handlers.mipmaps.measure import Measured, digest_of_levels, range_of, sharpness_of
 from tests.reduction import reduce_levels
 
@@ -45,9 +45,9 @@ def measured(job: MipmapJob) -> Measured:
 def _implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every test with the compiled code and with numpy."""
     if request.param == "numpy":
-        for module in (measure, kernel):
+        for module in (measure, mean_kernel):
             monkeypatch.setattr(module, "compiled_code", lambda: None)
-    elif kernel.compiled_code() is None:
+    elif mean_kernel.compiled_code() is None:
         pytest.skip("the kernel was not built: no C compiler")
 
 
@@ -106,7 +106,7 @@ def test_compiled_and_numpy_measure_the_same(height: int, width: int, seed: int,
     white = (image >= (255 if bits == 8 else 0xFFF0)).mean()
     expected = Measured(bits, int(image.min()), int(image.max()), float((image == 0).mean()), float(white))
     assert str(range_of(found, bits)) == str(expected)
-    if kernel.compiled_code() is not None and min(image.shape) >= 3:
+    if mean_kernel.compiled_code() is not None and min(image.shape) >= 3:
         assert measure._laplacians(image) == measure._laplacians_by_numpy(image)
 
 

@@ -22,7 +22,7 @@ from handlers.images.level0 import FileLevel0, Level0File
 from handlers.images.opened import opened, pread, size_of
 from handlers.images.png_filters import compiled_filters
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps import kernel
+from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import reduced
 from handlers.mipmaps.strips import Strip
 from handlers.objects import files
@@ -163,7 +163,7 @@ def test_an_image_is_reduced_while_it_is_read_and_at_most_two_ranges_are_request
 ) -> None:
     content = KINDS[name]()
     objects, reduced_before_end, ranges = stored(content), [], -(-len(content) // RANGE)
-    monkeypatch.setattr(kernel, "BYTES_AT_ONCE", RANGE)
+    monkeypatch.setattr(mean_kernel, "BYTES_AT_ONCE", RANGE)
     level0 = FileLevel0(Level0File(PLACE, WIDTH, HEIGHT))
     monkeypatch.setattr(FileLevel0, "pixels", None)  # the whole image must not be decoded at once
     read = Strip.read

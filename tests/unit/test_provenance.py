@@ -19,7 +19,7 @@ from handlers.images import level0 as level0_module
 from handlers.images.encode import Encoding
 from handlers.images.provenance import level0_digest, pixels_match, provenance, read_provenance, recipe_of, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
-from handlers.mipmaps import kernel
+from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import LevelBuffers
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
@@ -188,7 +188,7 @@ def test_the_report_has_the_identity_and_digest_of_the_image_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object], function: str, compiled: bool
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(kernel.CompiledMeans, "can_do", lambda _: False)
+        monkeypatch.setattr(mean_kernel.CompiledMeans, "can_do", lambda _: False)
         monkeypatch.setattr("handlers.mipmaps.buffers._idle", [])
     level0 = tmp_path / "a.tif"
     write(level0)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from daemon.web.quality import encode_quality, quality_json
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.mipmaps.measure import Measured
-from handlers.quality.block import Quality, pack, unpack
 from handlers.quality.from_metafile import quality_of
 from handlers.quality.measured import MadeTile, level_digests, measured_columns, repeats
 from handlers.quality.numbers import UNITS, SectionNumbers, TileNumbers
+from handlers.quality.packing import Quality, pack, unpack
 
 TILES = 2772
 """Number of tiles of a full section."""

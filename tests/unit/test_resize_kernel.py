@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange
 from handlers.images.reduction import METHODS, Reduction
-from handlers.mipmaps import kernel
+from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import Kind
-from handlers.mipmaps.kernel import compiled_code
+from handlers.mipmaps.mean_kernel import compiled_code
 from handlers.mipmaps.reduce import ByStrips, filler
 from handlers.mipmaps.resize_kernel import CompiledResize, resizing_code
 from tests.reduction import reduce_levels
@@ -105,7 +105,7 @@ def test_a_machine_without_the_library_uses_pillow(monkeypatch: pytest.MonkeyPat
     assert not Kind(2, 2, 8, (1,), None, lanczos).takes_all_rows
     compiled_code.cache_clear()
     try:
-        monkeypatch.setattr(kernel, "LIBRARY", tmp_path / "none.so")
+        monkeypatch.setattr(mean_kernel, "LIBRARY", tmp_path / "none.so")
         assert isinstance(filler(2, 2, 8, outputs, None, lanczos), ByStrips)
         assert Kind(2, 2, 8, (1,), None, lanczos).takes_all_rows
         with pytest.raises(OSError, match="was not built"):

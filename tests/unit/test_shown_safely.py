@@ -21,7 +21,7 @@ from daemon.commands.imports import commands as imports
 from daemon.commands.imports import reporting
 from daemon.commands.imports.results import TilespecsResult
 from daemon.commands.replay.progress import Outcomes
-from daemon.commands.status_screen import show_report
+from daemon.commands.status.screen import show_report
 from daemon.montages.waits import NOTHING
 from daemon.simulator.demonstration.results import montage_table
 from daemon.system.log import set_up_logging
@@ -176,7 +176,7 @@ ALLOWED = {
 OWN_TEXTS = {
     "daemon/config/reference.py", "daemon/commands/imports/arguments.py", "daemon/simulator/microscope.py",
     "daemon/simulator/picture.py", "daemon/simulator/standin/server.py", "daemon/notify/cloud_event.py",
-    "daemon/simulator/demonstration/store.py", "daemon/commands/verify.py",
+    "daemon/simulator/demonstration/store.py", "daemon/commands/verify/command.py",
 }  # fmt: skip
 """Modules that write only their own texts, JSON in ASCII, or lines converted by `printable`."""
 

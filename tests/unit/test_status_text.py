@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from daemon.commands.causes import by_cause, cause_of
-from daemon.commands.status import narrowed
-from daemon.commands.status_text import View, _times, status_text
+from daemon.commands.status.causes import by_cause, cause_of
+from daemon.commands.status.report import narrowed
+from daemon.commands.status.text import View, _times, status_text
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 

@@ -89,8 +89,8 @@ def status(
     The report is from the running daemon, or from the journal if no daemon runs. It also works with an invalid
     configuration file.
     """
-    from daemon.commands.status import narrowed, read_status, watch_names
-    from daemon.commands.status_screen import follow_report, show_report
+    from daemon.commands.status.report import narrowed, read_status, watch_names
+    from daemon.commands.status.screen import follow_report, show_report
     from daemon.config.daemon_address import find_places
 
     if as_json and (follow or by_cause):

@@ -85,7 +85,7 @@ def verify(
     Exit code: 0 no difference, 1 differences, or a montage could not be compared.
     """
     from daemon.commands.replay.requests import requests_for
-    from daemon.commands.verify import verify as work
+    from daemon.commands.verify.command import verify as work
 
     if state in ("failed", "dismissed"):
         raise click.UsageError(f"--state {state}: only COMPLETE montages can be verified")
@@ -108,8 +108,8 @@ def manifest(
 
     Exit code: 0 all tiles are printed, 1 some are left out.
     """
-    from daemon.commands.manifest import manifest as work
     from daemon.commands.replay.requests import requests_for
+    from daemon.commands.verify.manifest import manifest as work
 
     if state in ("failed", "dismissed"):
         raise click.UsageError(f"--state {state}: only COMPLETE montages have a manifest")
@@ -281,7 +281,7 @@ def backup(file: Path, config_path: Path | None) -> None:
     import asyncio
 
     from daemon.commands.daemon_client import daemon_urls, token_or_none
-    from daemon.commands.journal import back_up
+    from daemon.commands.journal.backup import back_up
 
     settings = settings_or_exit(config_path)
     where = (
@@ -306,7 +306,7 @@ def check(config_path: Path | None) -> None:
     """
     import asyncio
 
-    from daemon.commands.journal_check import check as work
+    from daemon.commands.journal.check import check as work
     from daemon.config.daemon_address import find_places
 
     path = find_places(config_path).journal
@@ -321,7 +321,7 @@ def rebuild(config_path: Path | None) -> None:
 
     The daemon must not run. An existing journal is kept under another name.
     """
-    from daemon.commands.rebuild import rebuild as work
+    from daemon.commands.journal.rebuild import rebuild as work
 
     settings = settings_or_exit(config_path)
     log_warnings(settings)

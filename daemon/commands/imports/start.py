@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from daemon.commands.cli.clash import warn_of_clash
 from daemon.commands.cli.output import accept_any_text
+from daemon.commands.cli.python_daemon import warn_of_clash
 from daemon.commands.imports.command_names import MAKES_MIPMAPS
 from daemon.system.hide_secrets import hide_passwords
 

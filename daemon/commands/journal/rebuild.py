@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from daemon.commands.rebuilder import Rebuilder
+from daemon.commands.journal.rebuilder import Rebuilder
 from daemon.config.settings import Settings
 from daemon.journal.copies import remove_journal
 from daemon.journal.file import COMPANIONS, sync

@@ -10,8 +10,8 @@ from typing import NoReturn
 import click
 
 from daemon.commands.cli.output import say_lines
-from daemon.commands.status import Report
-from daemon.commands.status_text import View, status_text
+from daemon.commands.status.report import Report
+from daemon.commands.status.text import View, status_text
 from daemon.system.log_lines import safe
 from daemon.system.terminal import width_of
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from daemon.commands.causes import Cause, Montage, by_cause, cause_of, z_ranges
-from daemon.commands.status import Report, watch_names
+from daemon.commands.status.causes import Cause, Montage, by_cause, cause_of, z_ranges
+from daemon.commands.status.report import Report, watch_names
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
 from handlers.text import byte_size, counted, fitted
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daemon.commands.journal_change import change_journal
-from daemon.commands.verifier import Verified, Verifier
+from daemon.commands.verify.verifier import Verified, Verifier
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.journal.tables.differences import recorded

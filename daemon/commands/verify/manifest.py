@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from daemon.commands.verifier import read_section, recorded_digests
-from daemon.commands.verify import select
+from daemon.commands.verify.command import select
+from daemon.commands.verify.verifier import read_section, recorded_digests
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage

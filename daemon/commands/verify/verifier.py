@@ -18,7 +18,7 @@ from handlers.acquisition.presence import metafile_exists
 from handlers.difference import APPLY, INGEST, MIPMAPS, Difference, Kind
 from handlers.errors import Fault, StackMissing
 from handlers.mipmaps.plan import MipmapPlan, level_uris
-from handlers.quality.block import unpack
+from handlers.quality.packing import unpack
 from handlers.render.client import RenderClient
 from handlers.render.layer_responses import ResolvedTiles
 from handlers.render.names import StackId

@@ -21,7 +21,7 @@ from handlers.errors import (
 )
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from handlers.render.writing import fails_to_write
+from handlers.render.write_probe import fails_to_write
 
 log = structlog.get_logger()
 

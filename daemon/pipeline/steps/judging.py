@@ -7,8 +7,8 @@ import structlog
 from daemon.journal.journal import Journal
 from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.steps.section import Section
-from handlers.quality.block import Quality, unpack
 from handlers.quality.medians import trend_of
+from handlers.quality.packing import Quality, unpack
 from handlers.quality.rules import Surroundings, Verdict
 from handlers.quality.verdict import judge, median_focus
 

@@ -7,10 +7,10 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables.quality import TileRow
 from daemon.pipeline.steps.section import Section
 from handlers.mipmaps.measure import Measured
-from handlers.quality.block import Quality, pack, unpack
 from handlers.quality.from_metafile import quality_of
 from handlers.quality.measured import MadeTile, level_digests, measured_columns, repeats
 from handlers.quality.neighbours import stage_columns
+from handlers.quality.packing import Quality, pack, unpack
 
 
 async def packed_numbers(section: Section, journal: Journal) -> bytes:

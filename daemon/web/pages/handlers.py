@@ -13,7 +13,7 @@ from daemon.journal.journal import Journal
 from daemon.pipeline.health import Facts
 from daemon.web import parameters
 from daemon.web.access import site_refusal, token_matches
-from daemon.web.live import LiveEvents
+from daemon.web.live_events import LiveEvents
 from daemon.web.pages.layout import Layout, in_time
 from daemon.web.pages.overview import look_up, overview_values
 from daemon.web.pages.scope_handlers import ScopePage

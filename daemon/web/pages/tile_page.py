@@ -12,8 +12,8 @@ from daemon.montages.records import Montage
 from daemon.web.pages.section_files import DiskFile, Tiles
 from handlers.images.digest import FileContent
 from handlers.mipmaps.measure import digest_of_levels
-from handlers.quality.block import unpack
 from handlers.quality.numbers import UNITS
+from handlers.quality.packing import unpack
 
 _UNIT_TEXTS = {"grey": "(raw)", "grey 8": "of 255", "grey 16": "of 65,535", "grey 8 squared": "of 255, squared"}
 """Texts for units of grey values; other units are shown unchanged."""

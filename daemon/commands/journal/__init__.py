@@ -1,0 +1,1 @@
+"""`temwatch journal`: copy the journal, check it before an upgrade, rebuild it."""

@@ -1,0 +1,1 @@
+"""`temwatch verify` and `temwatch manifest`: read the results of COMPLETE montages again."""
