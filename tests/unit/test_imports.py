@@ -105,7 +105,7 @@ except SystemExit as end:
     assert done.stdout.split()[-5:] == ["2", "False", "True", "0", "True"], done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["status_screen", "check_config", "reload"])
+@pytest.mark.parametrize("module", ["status.screen", "check_config", "reload"])
 def test_commands_about_the_daemon_import_neither_client_nor_journal_before_they_need_them(module: str) -> None:
     assert not {"aiohttp", "numpy", "sqlite3", "structlog", "watchdog"} & modules_after(
         f"import daemon.commands.{module}"
