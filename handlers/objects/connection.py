@@ -139,20 +139,22 @@ def _client_options(access: StoreAccess) -> dict[str, Any]:
     if access.endpoint.startswith("http://"):
         options["allow_http"] = True
     if access.ca_file:
-        options["root_certificate"] = _text_of(access.ca_file)
+        options["root_certificate"] = _certificates_in(access.ca_file)
     if access.proxy:
         options["proxy_url"] = access.proxy
     return options
 
 
-def _text_of(path: Path) -> str:
+def _certificates_in(path: Path) -> str:
+    hint = "check mipmaps.store.ca_file"
     try:
-        return path.read_text("ascii")
+        text = path.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or "it is not a PEM file"
-        raise StoreFault(
-            str(path), f"the certificates cannot be read: {problem}", "check mipmaps.store.ca_file"
-        ) from error
+        raise StoreFault(str(path), f"the certificates cannot be read: {problem}", hint) from error
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise StoreFault(str(path), "expected certificates in PEM, found none", hint)
+    return text
 
 
 def _retries() -> dict[str, Any]:
