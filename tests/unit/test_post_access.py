@@ -10,6 +10,7 @@ from daemon.config.settings import HttpSettings
 from daemon.web.access import post_refusal, site_refusal, token_matches
 from daemon.web.visitor import cookie_name, login_proof
 from handlers.errors import SettingsFault
+from tests.unit.test_visitor import Peer
 
 TOKEN = "a-token-of-24-characters"
 JSON = "application/json"
@@ -58,11 +59,7 @@ def test_the_origin_must_be_that_of_the_pages() -> None:
 
 
 def test_behind_a_proxy_the_origin_must_be_that_of_the_proxy() -> None:
-    class Peer:
-        def get_extra_info(self, name: str, default: Any = None) -> Any:
-            return ("10.1.2.3", 4711) if name == "peername" else default
-
-    peer: Any = Peer()
+    peer: Any = Peer(("10.1.2.3", 4711))
     http = HttpSettings.model_validate({"trusted_proxies": ["10.0.0.0/8"]})
     asked = {"Host": "em:8787", "Content-Type": JSON, "X-Forwarded-Host": "em.example", "X-Forwarded-Proto": "https"}
     for content_type, refused in ((JSON, None), ("text/plain", 415)):

@@ -1,4 +1,4 @@
-"""Stage error: planted shifts are found in the overlaps of neighbours, and where nothing can be known it is unknown."""
+"""Stage error: the shifts of neighbours are found in their overlaps, or unknown if the overlap does not show them."""
 
 import math
 import os
@@ -30,9 +30,9 @@ Field = npt.NDArray[np.float64]
 
 
 def tissue(seed: int, height: int = 4 * SIDE, width: int = 4 * SIDE) -> Field:
-    """Membranes: dark lines where smooth noise crosses 0, and a fine texture."""
-    some = np.random.default_rng(seed)
-    coarse, fine = (ndimage.gaussian_filter(some.normal(size=(height // 2, width // 2)), size) for size in (9, 3))
+    """Return an image of membranes: dark lines where smooth noise crosses 0, and a fine texture."""
+    generator = np.random.default_rng(seed)
+    coarse, fine = (ndimage.gaussian_filter(generator.normal(size=(height // 2, width // 2)), size) for size in (9, 3))
     lines = -1.5 * np.exp(-((coarse / coarse.std() * 4) ** 2)) + 0.5 * fine / fine.std()
     return np.asarray(ndimage.zoom(lines, 2, order=1), np.float64)
 
@@ -43,7 +43,7 @@ def field() -> Field:
 
 
 def frame(field: Field, x: float, y: float, *, depth: Any = np.uint8, noise: float = 5.0, seed: int = 0) -> Grey:
-    """The camera's frame at x, y (also between pixels), with shading and noise, as level 3."""
+    """Return level 3 of a camera's image at x, y, which may be fractions, with shading and noise."""
     whole_x, whole_y = math.floor(x), math.floor(y)
     part = field[MARGIN + whole_y - 2 : MARGIN + whole_y + SIDE + 3, MARGIN + whole_x - 2 : MARGIN + whole_x + SIDE + 3]
     seen = ndimage.shift(part, (whole_y - y, whole_x - x), order=3, mode="nearest")[2 : 2 + SIDE, 2 : 2 + SIDE]
@@ -57,6 +57,7 @@ def frame(field: Field, x: float, y: float, *, depth: Any = np.uint8, noise: flo
 
 
 def found(field: Field, shift: tuple[float, float], to: tuple[int, int], **options: Any) -> tuple[float, float, float]:
+    """Return the shift in x and y that is found between two images, and its error."""
     first, second = frame(field, 0, 0, **options, seed=1), frame(field, to[0] + shift[0], to[1] + shift[1], **options)
     seen = displacement(first, second, to[0] / 8, to[1] / 8)
     assert seen is not None
@@ -68,14 +69,14 @@ SHIFTS = [(0.0, 0.0), (0.4, 0.7), (-17.3, 22.6), (40.0, -35.5)]
 
 @pytest.mark.parametrize("shift", SHIFTS)
 @pytest.mark.parametrize("to", [(STEP, 0), (0, STEP)], ids=["right", "below"])
-def test_planted_shifts_are_found_within_a_pixel(field: Field, shift: tuple[float, float], to: tuple[int, int]) -> None:
+def test_shifts_are_found_within_a_pixel(field: Field, shift: tuple[float, float], to: tuple[int, int]) -> None:
     x, y, error = found(field, shift, to)
     assert (x, y) == pytest.approx(shift, abs=1)
     assert error < 0.6
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
-def test_shifts_are_found_at_16_bit(field: Field, shift: tuple[float, float]) -> None:
+def test_shifts_are_found_in_16_bit_images(field: Field, shift: tuple[float, float]) -> None:
     assert found(field, shift, (STEP, 0), depth=np.uint16)[:2] == pytest.approx(shift, abs=1)
 
 
@@ -87,20 +88,20 @@ def test_shifts_are_found_under_noise(field: Field, shift: tuple[float, float]) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_other_tissue_is_unknown_and_never_a_number(field: Field, seed: int) -> None:
+def test_the_shift_between_images_of_different_tissue_is_unknown(field: Field, seed: int) -> None:
     first, second = frame(field, 0, 0), frame(tissue(100 + seed, SIDE + 2 * MARGIN, SIDE + 2 * MARGIN), 0, 0)
     assert displacement(first, second, STEP / 8, 0) is None
 
 
 @pytest.mark.parametrize("noise", [0.0, 5.0])
-def test_an_empty_overlap_is_unknown(noise: float) -> None:
+def test_the_shift_is_unknown_if_the_overlap_shows_no_tissue(noise: float) -> None:
     resin = np.zeros((2 * SIDE + 2 * MARGIN, 2 * SIDE + 2 * MARGIN))
     first, second = frame(resin, 0, 0, noise=noise, seed=1), frame(resin, STEP, 0, noise=noise, seed=2)
     assert displacement(first, second, STEP / 8, 0) is None
 
 
 @pytest.mark.parametrize("x", [SIDE / 8, SIDE / 8 - 7, 10_000.0, -10_000.0])
-def test_images_that_hardly_overlap_are_unknown(field: Field, x: float) -> None:
+def test_the_shift_is_unknown_if_images_hardly_overlap(field: Field, x: float) -> None:
     assert displacement(frame(field, 0, 0), frame(field, STEP, 0), x, 0.0) is None
 
 
@@ -121,7 +122,7 @@ def write_pair(tmp_path: Path, field: Field, shift: tuple[int, int]) -> tuple[Mi
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_whichever_tile_of_a_pair_is_made_last_compares(tmp_path: Path, field: Field, order: tuple[int, int]) -> None:
+def test_the_tile_of_a_pair_that_is_made_last_is_compared(tmp_path: Path, field: Field, order: tuple[int, int]) -> None:
     jobs = write_pair(tmp_path, field, (9, -14))
     first, last = make_mipmaps(jobs[order[0]]).measured, make_mipmaps(jobs[order[1]]).measured
     assert first is not None
@@ -129,13 +130,13 @@ def test_whichever_tile_of_a_pair_is_made_last_compares(tmp_path: Path, field: F
     assert first.overlaps == ()
     (overlap,) = last.overlaps
     sign = 1 if order == (0, 1) else -1
-    # The later one of the pair sees its neighbour at the opposite side of where it is itself.
+    # The shift is that of the neighbour against the tile that is made last.
     assert (-sign * overlap.x, -sign * overlap.y) == pytest.approx((9, -14), abs=1)
     assert Measured.from_bytes(last.to_bytes()) == last
 
 
-def test_a_neighbour_that_is_no_image_is_unknown(tmp_path: Path, field: Field) -> None:
-    (tmp_path / "level.tif").write_bytes(b"no image")
+def test_the_overlap_with_a_neighbour_that_is_not_an_image_is_unknown(tmp_path: Path, field: Field) -> None:
+    (tmp_path / "level.tif").write_bytes(b"not an image")
     neighbour = Neighbour(Side.LEFT, tmp_path / "level.tif", SIDE, SIDE, -STEP, 0)
     assert compare_with(neighbour, frame(field, 0, 0)) is None
 
@@ -178,21 +179,21 @@ def test_neighbours_have_their_positions_in_the_tile_specs() -> None:
     assert neighbours_of(tiles, images, positions, MipmapPlan(Path("/m"), levels=2)) == {}
 
 
-def test_tiles_outside_of_a_grid_and_turned_tiles_have_no_neighbours() -> None:
+def test_tiles_outside_of_a_grid_and_rotated_or_scaled_tiles_have_no_neighbours() -> None:
     images = [Level0(name, Path(f"/d/{name}"), None, SIDE, SIDE) for name in "ab"]
     plan, positions = MipmapPlan(Path("/m")), [(0.0, 0.0), (float(STEP), 0.0)]
     loose = [Tile(name, name, (0.0, 0.0), SIDE, SIDE) for name in "ab"]
     assert neighbours_of(loose, images, positions, plan) == {}
-    turned = [
+    rotated = [
         Tile(name, name, (0.0, 0.0), SIDE, SIDE, rotation_deg=3.0, raster_col=col, raster_row=0)
         for col, name in enumerate("ab")
     ]
-    assert neighbours_of(turned, images, positions, plan) == {}
-    scaled = [replace(tile, rotation_deg=0.0, scale=2.0) for tile in turned]
+    assert neighbours_of(rotated, images, positions, plan) == {}
+    scaled = [replace(tile, rotation_deg=0.0, scale=2.0) for tile in rotated]
     assert neighbours_of(scaled, images, positions, plan) == {}
 
 
-def test_an_overlap_stands_with_the_tile_on_the_right_or_below_and_the_later_result_counts() -> None:
+def test_an_overlap_belongs_to_the_right_or_lower_tile_and_the_later_result_is_used() -> None:
     tiles, ids = grid(2, 2), ["0_0", "1_0", "0_1", "1_1"]
     measured = {
         "0_0": Measured(overlaps=(Overlap(Side.RIGHT, 5, 1, 0.3), Overlap(Side.BOTTOM, 9, 9, 0.4))),
@@ -204,7 +205,7 @@ def test_an_overlap_stands_with_the_tile_on_the_right_or_below_and_the_later_res
     assert np.isnan(columns["left_stage_x"]).sum() == 3
 
 
-def test_results_of_pairs_that_were_not_made_again_stay() -> None:
+def test_results_of_pairs_that_were_not_made_again_are_kept() -> None:
     tiles, ids = grid(3, 1), ["0_0", "1_0", "2_0"]
     former = {"left_stage_x": np.array([np.nan, 4.0, 6.0]), "left_stage_error": np.array([np.nan, 0.1, 0.2])}
     columns = stage_columns(tiles, ids, {"2_0": Measured()}, former)
@@ -212,8 +213,8 @@ def test_results_of_pairs_that_were_not_made_again_stay() -> None:
     assert columns["left_stage_error"].tolist() == pytest.approx([math.nan, 0.1, math.nan], nan_ok=True)
 
 
-def planted(columns: int, rows: int, off: dict[int, float]) -> tuple[dict[tuple[int, int], int], Any, Any]:
-    """Errors of all overlaps of a grid in which some tiles are off."""
+def errors_of_grid(columns: int, rows: int, off: dict[int, float]) -> tuple[dict[tuple[int, int], int], Any, Any]:
+    """Return the cells of a grid and the errors of its overlaps, if some tiles are off by a number of pixels."""
     indices = indices_of(grid(columns, rows))
     errors = np.zeros(columns * rows)
     for index, error in off.items():
@@ -228,32 +229,32 @@ def planted(columns: int, rows: int, off: dict[int, float]) -> tuple[dict[tuple[
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(5, 4), (6, 1), (1, 6)])
-def test_only_the_tile_that_is_off_is_blamed_wherever_it_is(columns: int, rows: int) -> None:
+def test_only_the_tile_that_is_off_has_a_displacement(columns: int, rows: int) -> None:
     for index in range(columns * rows):
-        off = displacements(*planted(columns, rows, {index: 12.0}))
+        off = displacements(*errors_of_grid(columns, rows, {index: 12.0}))
         expected = np.zeros(columns * rows)
         expected[index] = 12
         assert off.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-def test_a_drift_of_the_stage_counts_for_no_tile() -> None:
-    indices, left, top = planted(8, 8, {})
+def test_a_drift_of_the_stage_gives_no_tile_a_large_displacement() -> None:
+    indices, left, top = errors_of_grid(8, 8, {})
     off = displacements(indices, left + 0.5, top)
     assert np.abs(off).max() <= 1.5
 
 
-def test_groups_without_an_overlap_between_them_do_not_count_for_each_other() -> None:
-    indices, left, top = planted(4, 1, {})
+def test_groups_without_an_overlap_between_them_are_independent() -> None:
+    indices, left, top = errors_of_grid(4, 1, {})
     left[2] = np.nan
     left[1], left[3] = 3.0, 5.0
     off = displacements(indices, left, top)
     assert off.tolist() == pytest.approx([-1.5, 1.5, -2.5, 2.5], abs=1e-6)
 
 
-def test_without_a_known_overlap_nothing_is_known() -> None:
+def test_the_displacement_of_a_tile_without_a_known_overlap_is_unknown() -> None:
     indices = indices_of(grid(3, 3))
     assert np.isnan(displacements(indices, np.full(9, np.nan), np.full(9, np.nan))).all()
-    indices, left, top = planted(3, 3, {})
+    indices, left, top = errors_of_grid(3, 3, {})
     left[:], top[:] = np.nan, np.nan
     left[1] = 0.0
     assert np.isnan(displacements(indices, left, top)).tolist() == [False, False, *[True] * 7]

@@ -1,4 +1,4 @@
-"""State machine of a montage: table rows, and random walks that check its invariants."""
+"""State machine of a montage: single transitions, and random events that check its invariants."""
 
 import pytest
 from hypothesis import given

@@ -36,7 +36,7 @@ def report(*montages: dict[str, Any], **values: Any) -> dict[str, Any]:
         ({"running": False, "pid": None}, "waits until the daemon runs:"),
     ],
 )
-def test_a_montage_without_a_fault_waits_for_what_the_daemon_waits_for(values: dict[str, Any], expected: str) -> None:
+def test_the_text_states_what_a_montage_without_a_fault_waits_for(values: dict[str, Any], expected: str) -> None:
     assert expected in status_text(report(montage(), **values), View(NOW))
 
 
@@ -62,17 +62,17 @@ def test_causes_that_differ_in_numbers_and_names_only_are_one_group() -> None:
     assert [len(cause.montages) for cause in by_cause([other, *rows])] == [5, 1]
 
 
-def test_more_than_ten_causes_are_cut_with_a_count_and_shown_on_request() -> None:
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+def test_more_than_ten_causes_are_abbreviated_with_a_count_and_shown_on_request() -> None:
+    values = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     rows = [
         montage(
             number,
             state="failed",
             failed_in="noticed",
             changed_at="2026-01-05T11:30:00+00:00",
-            fault={"kind": "MetafileFault", "subject": "x", "problem": f"lacks {word}", "hint": ""},
+            fault={"kind": "MetafileFault", "subject": "x", "problem": f"lacks {value}", "hint": ""},
         )
-        for number, word in enumerate(words)
+        for number, value in enumerate(values)
     ]
     assert "and 2 more causes of 2 montages: temwatch status --by-cause" in status_text(report(*rows), View(NOW))
     assert "more causes" not in status_text(report(*rows), View(NOW, by_cause=True))
@@ -90,7 +90,7 @@ def test_a_montage_that_failed_before_an_attempt_shows_no_number_of_attempts(att
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
-def test_a_path_longer_than_a_line_is_broken_and_stays_whole_in_a_pipe(width: int) -> None:
+def test_a_path_longer_than_a_line_is_wrapped_and_complete_in_a_pipe(width: int) -> None:
     path = "/data/" + "/".join(f"directory_{n:03d}_of_a_long_path" for n in range(12)) + "/" + "n" * 200 + ".json"
     fault = {"kind": "ZFault", "subject": path, "problem": "no row has grid 1", "hint": f"add it to {path}"}
     row = montage(metafile=path, state="failed", failed_in="noticed", changed_at="2026-01-05T11:30:00+00:00", z=None)

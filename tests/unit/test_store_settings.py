@@ -1,4 +1,4 @@
-"""Configuration of object stores: what is accepted, what has no effect and is refused, what tile specs say."""
+"""Settings of object stores: which are refused, the URLs of levels, and credentials."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from daemon.config.mipmap_settings import MipmapSettings
-from handlers.errors import Fault, SettingsFault, StoreFault
+from handlers.errors import SettingsFault, StoreFault
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.objects import credentials
 from handlers.place import StoreAccess, parse_object
@@ -23,11 +23,11 @@ ON_SITE = {
 
 
 @pytest.fixture(autouse=True)
-def obstore_is_there(monkeypatch):
+def obstore_is_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
 
-def test_a_place_says_how_it_is_reached():
+def test_a_place_has_the_configured_access():
     place = MipmapSettings(**ON_SITE).output_dir
     assert str(place) == "s3://em/mips"
     access = place.bucket.access
@@ -35,14 +35,14 @@ def test_a_place_says_how_it_is_reached():
     assert access.ca_file == Path("/etc/ca.pem")
 
 
-def test_without_the_extra_an_address_is_refused_in_words(monkeypatch):
+def test_without_the_extra_an_address_is_refused_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValidationError, match="needs the extra object-store: pip install"):
         MipmapSettings(**ON_SITE)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "problem"),
     [
         ({"url": ""}, "url.*is required with an endpoint: render-ws reads s3:// of AWS alone"),
         ({"output_dir": "gs://em", "url": "", "store": {}}, "url.*is required: render-ws cannot read gs://"),
@@ -62,8 +62,8 @@ def test_without_the_extra_an_address_is_refused_in_words(monkeypatch):
         ({"store": {"endpoint": "store:9000"}}, "is not an address like https://store.example.org:9000"),
     ],
 )
-def test_what_cannot_work_or_has_no_effect_is_refused(change, words):
-    with pytest.raises(ValidationError, match=words):
+def test_invalid_settings_and_settings_without_an_effect_are_refused(change, problem):
+    with pytest.raises(ValidationError, match=problem):
         MipmapSettings(**{**ON_SITE, **change})
 
 
@@ -74,7 +74,7 @@ def test_aws_needs_no_url_and_a_directory_may_have_one():
 
 
 @pytest.mark.parametrize("url", ["", "https://store/em/mips"])
-def test_a_url_leads_back_to_its_place(url):
+def test_a_url_is_converted_back_to_its_place(url):
     plan = MipmapPlan(parse_object("s3://em/mips"), url=url)
     place = plan.output_dir / "1/d/a+b 100%.tif"
     assert plan.place_of_url(plan.url_of(place)) == place
@@ -82,14 +82,8 @@ def test_a_url_leads_back_to_its_place(url):
     assert plan.place_of_url((url or "s3://em/mips") + "/../secret") is None
 
 
-def test_a_level_of_an_object_is_named_by_bucket_and_key():
-    level0 = parse_object("s3://raw/tape/a.tif")
-    assert str(mipmap_path(parse_object("s3://em/m"), 2, level0, "png")) == "s3://em/m/2/raw/tape/a.tif.png"
-    assert mipmap_path(Path("/m"), 2, level0, "png") == Path("/m/2/raw/tape/a.tif.png")
-
-
 @pytest.mark.parametrize("name", ["a\udce4.tif", "a\n.tif", "a" * 1100])
-def test_a_name_that_no_store_can_have_is_refused(name):
+def test_a_name_that_no_store_accepts_is_refused(name):
     with pytest.raises(SettingsFault, match="object stores do not accept"):
         mipmap_path(parse_object("s3://em"), 1, Path("/d", name), "tif")
 
@@ -111,7 +105,7 @@ def write(path, profile="default", key="k", **others):
     path.write_text(f"[{profile}]\n" + "".join(f"{name} = {value}\n" for name, value in lines.items()))
 
 
-def test_keys_come_from_the_usual_file_unless_the_environment_has_some(home, monkeypatch):
+def test_keys_are_read_from_the_usual_file_unless_the_environment_has_some(home, monkeypatch):
     assert credentials.from_file(StoreAccess()) is None
     write(home)
     assert credentials.from_file(StoreAccess())()["access_key_id"] == "k"
@@ -147,21 +141,20 @@ def test_the_environment_may_name_the_file_of_the_keys(home, monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "problem"),
     [
-        ("[other]\n", "has no profile"),
-        ("[em]\naws_access_key_id = k\n", "lacks aws_secret_access_key"),
-        ("aws_secret_access_key = secret\n", "not a valid INI file"),
+        ("[other]\naws_secret_access_key = s4711\n", "has no profile"),
+        ("[em]\naws_access_key_id = k4711\n", "lacks aws_secret_access_key"),
+        ("aws_secret_access_key = s4711\n", "not a valid INI file"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_without_its_secrets(home, tmp_path, text, words):
+def test_a_file_that_cannot_be_used_is_named_without_its_secrets(home, tmp_path, text, problem):
     own = tmp_path / "keys"
     own.write_text(text)
-    with pytest.raises(StoreFault, match=words) as fault:
+    with pytest.raises(StoreFault, match=problem) as fault:
         credentials.from_file(StoreAccess(profile="em", credentials_file=own))()
-    assert "= k" not in str(fault.value)
-    assert "secret\n" not in str(fault.value)
-    assert isinstance(fault.value, Fault)
+    assert str(own) in str(fault.value)
+    assert "4711" not in str(fault.value)
 
 
 def test_a_missing_credentials_file_is_a_fault(tmp_path):

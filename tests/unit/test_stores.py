@@ -1,4 +1,4 @@
-"""Places for levels: one suite against local directories and object stores, and what only object stores have."""
+"""Stores of levels: the conformance suite with directories and object stores, and the behaviour of object stores."""
 
 import shutil
 import subprocess
@@ -36,7 +36,7 @@ class TestDirectory(StoreSuite):
 
 
 class ObjectSuite(StoreSuite):
-    """The suite with objects that are opened through the store under test."""
+    """The suite for object stores. Objects are opened by the connection of the store that is tested."""
 
     @pytest.fixture
     def store(self, root, monkeypatch, engine):
@@ -55,7 +55,7 @@ class TestMemory(ObjectSuite):
 
 
 class TestMoto(ObjectSuite):
-    """moto's server, by the connection that workers use."""
+    """moto's server, with the connection that workers use."""
 
     has_checksums = True
 
@@ -77,7 +77,7 @@ def gateway(tmp_path_factory):
 
 
 class TestVersitygw(ObjectSuite):
-    """versitygw keeps objects in a directory, and checks signatures, which moto does not."""
+    """versitygw keeps objects in a directory. Unlike moto it checks signatures."""
 
     has_checksums = True
 
@@ -89,7 +89,7 @@ class TestVersitygw(ObjectSuite):
     def store(self, root):
         return BucketStore(root.bucket)
 
-    def test_other_keys_are_refused_with_the_reason(self, root, tmp_path):
+    def test_invalid_keys_are_refused_with_the_reason(self, root, tmp_path):
         keys = tmp_path / "keys"
         keys.write_text("[default]\naws_access_key_id = temwatch\naws_secret_access_key = wrong\n")
         place = place_at(root.bucket.access.endpoint, "bucket", credentials_file=keys) / "a.tif"
@@ -101,7 +101,7 @@ class TestVersitygw(ObjectSuite):
 
 @pytest.fixture
 def small_gateway(tmp_path):
-    """A versitygw whose disk holds 2 MB, and that disk."""
+    """URL of a versitygw with a disk of 2 MB, and the directory of that disk."""
     objects = tmp_path / "objects"
     objects.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(objects)]
@@ -115,7 +115,7 @@ def small_gateway(tmp_path):
         subprocess.run(["umount", str(objects)], check=True)
 
 
-def test_a_store_whose_disk_is_full_keeps_what_it_has_and_takes_objects_again(small_gateway, monkeypatch):
+def test_a_store_with_a_full_disk_keeps_its_objects_and_accepts_others_when_it_has_space(small_gateway, monkeypatch):
     monkeypatch.setattr(connection, "MOST_RETRIES", 1)
     url, objects = small_gateway
     place = place_at(url, "bucket", "mips")
@@ -132,7 +132,7 @@ def test_a_store_whose_disk_is_full_keeps_what_it_has_and_takes_objects_again(sm
     assert content(place / "b.tif") == after
 
 
-def test_an_upload_that_is_torn_leaves_no_half_object(gateway, monkeypatch):
+def test_an_interrupted_upload_leaves_no_partial_object(gateway, monkeypatch):
     monkeypatch.setattr(connection, "MOST_RETRIES", 1)
     with FaultLayer(gateway).running() as layer:
         place = place_at(layer.url, "bucket", "torn")
@@ -157,7 +157,7 @@ def azure():
 
 
 class TestAzurite(ObjectSuite):
-    """Azurite speaks Azure's protocol and checks signatures. Its ETags are no MD5: bytes are read back."""
+    """Azurite speaks Azure's protocol and checks signatures. Its ETags are not MD5 sums, so bytes are read back."""
 
     @pytest.fixture
     def root(self, azure, request, monkeypatch):
@@ -178,7 +178,7 @@ def google():
 
 
 class TestFakeGcs(ObjectSuite):
-    """fake-gcs-server has generations for conditional writes, as Google has."""
+    """fake-gcs-server has generations for conditional writes, like Google."""
 
     @pytest.fixture
     def root(self, google, request, monkeypatch):
@@ -193,7 +193,7 @@ class TestFakeGcs(ObjectSuite):
 
 
 def test_fake_gcs_needs_the_layer_that_translates_uploads(google, request, monkeypatch):
-    """Once this fails, the server takes the uploads of Google's XML API: remove `other_stores.translating`."""
+    """If this test fails, the server supports uploads by Google's XML API: remove `other_stores.translating`."""
     monkeypatch.setenv(*next(iter(other_stores.GOOGLE.items())))
     with pytest.raises(StoreFault, match="could not write it: 400 Bad Request"):
         put(in_store("gs://bucket", google, request) / "a.tif")
@@ -218,7 +218,7 @@ def bucket(server, request):
 
 @pytest.fixture
 def faulty(server, bucket):
-    """The bucket behind a layer that injects faults."""
+    """A layer that injects faults, and the bucket behind it."""
     with FaultLayer(server).running() as layer:
         yield layer, place_at(layer.url, bucket.bucket.name)
 
@@ -235,7 +235,7 @@ def content(place):
 
 
 class TestMotoThroughFaults(ObjectSuite):
-    """Each third request fails: the suite holds all the same, since requests are repeated."""
+    """Each third request fails. The suite passes, because requests are repeated."""
 
     has_checksums = True
 
@@ -251,7 +251,7 @@ class TestMotoThroughFaults(ObjectSuite):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "texts"),
     [
         (object_store.EXPIRED, ("ExpiredToken", "renew the credentials")),
         (object_store.SKEWED, ("RequestTimeTooSkewed", "clock")),
@@ -260,7 +260,7 @@ class TestMotoThroughFaults(ObjectSuite):
         ("reset", ("retries continue",)),
     ],
 )
-def test_a_fault_that_lasts_names_object_reason_and_hint_and_leaves_no_half_object(faulty, answer, words):
+def test_a_lasting_fault_names_object_reason_and_hint_and_leaves_no_partial_object(faulty, answer, texts):
     layer, place = faulty
     put(place / "a.tif")
     before = content(place / "a.tif")
@@ -270,38 +270,38 @@ def test_a_fault_that_lasts_names_object_reason_and_hint_and_leaves_no_half_obje
             put(place / name, seed=2)
         assert fault.value.subject == str(place / name)
         assert fault.value.waiting_helps == "always"
-        for word in words:
-            assert word in str(fault.value)
+        for text in texts:
+            assert text in str(fault.value)
     layer.rule = lambda request: None
     assert content(place / "a.tif") == before
     assert BucketStore(place.bucket).stat(place / "new.tif") is None
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "text"),
     [
         (object_store.EXPIRED, "403 Forbidden: The provided token has expired. (renew the credentials"),
         (object_store.SKEWED, "the server's is too large. (correct this machine's clock"),
         ((403, b""), "could not look it up: 403 Forbidden (check the credentials"),
     ],
 )
-def test_a_refused_look_up_names_the_reason_which_an_answer_to_head_cannot_have(faulty, answer, words):
+def test_the_reason_of_a_refused_look_up_is_named_although_answers_to_head_have_none(faulty, answer, text):
     layer, place = faulty
     layer.rule = lambda request: answer
     with pytest.raises(StoreFault) as fault:
         BucketStore(place.bucket).stat(place / "a.tif")
-    assert words in str(fault.value)
-    layer.rule = lambda request: answer if request.method == "HEAD" else None  # a policy that refuses HEAD alone
+    assert text in str(fault.value)
+    layer.rule = lambda request: answer if request.method == "HEAD" else None  # a policy that refuses only HEAD
     with pytest.raises(StoreFault, match="403 Forbidden"):
         BucketStore(place.bucket).stat(place / "a.tif")
 
 
 def test_a_level_is_one_upload_with_type_checksum_and_condition(faulty):
     layer, place = faulty
-    put(place / "a.tif", side=3000)  # 9 MB: programs that upload in parts would
+    put(place / "a.tif", side=3000)  # 9 MB, which many programs would upload in parts
     put(place / "a.tif", seed=2)
     first, second = [request for request in layer.requests if request.method == "PUT"]
-    assert {request.method for request in layer.requests} == {"GET", "HEAD", "PUT"} - {"GET"}
+    assert {request.method for request in layer.requests} == {"HEAD", "PUT"}
     for request in (first, second):
         assert request.headers["content-type"] == "image/tiff"
         assert request.headers["x-amz-checksum-sha256"]
@@ -323,7 +323,7 @@ def test_a_put_whose_answer_was_lost_is_recognised_as_done(faulty):
     assert content(place / "a.tif") == written
 
 
-def test_a_store_without_conditional_writes_is_written_all_the_same(faulty):
+def test_levels_are_written_to_a_store_without_conditional_writes(faulty):
     layer, place = faulty
     layer.rule = lambda request: (
         object_store.error(501, "NotImplemented")
@@ -357,8 +357,8 @@ def without_condition(request):
 
 
 @pytest.mark.parametrize("translated", [lambda request: request, without_condition], ids=["compared", "ignored"])
-def test_an_object_that_is_replaced_while_it_is_read_is_changing_not_broken(faulty, translated):
-    """A store compares the version with that of the request. A proxy before it may lose this condition."""
+def test_an_object_that_is_replaced_while_it_is_read_is_a_changing_image(faulty, translated):
+    """A store compares the version with that of the request. A proxy in front of it may drop this condition."""
     layer, place = faulty
     layer.translated = translated
     put(place / "a.tif", side=2300)
@@ -375,7 +375,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_changing_not_broken(faul
     assert all("if-match" in request.headers for request in layer.requests if request.method == "GET")
 
 
-def test_an_object_is_read_once_however_often_it_is_opened(faulty):
+def test_an_object_that_is_opened_several_times_is_read_once(faulty):
     layer, place = faulty
     _, written = put(place / "a.tif")
     layer.requests.clear()
@@ -384,16 +384,16 @@ def test_an_object_is_read_once_however_often_it_is_opened(faulty):
     assert len([request for request in layer.requests if request.method == "GET"]) == 1
 
 
-def test_two_writers_of_one_object_leave_one_of_both_whole(faulty):
+def test_one_of_two_concurrent_writers_leaves_its_complete_object(faulty):
     _, place = faulty
     contents = [bytes(Encoding("tif").page(StoreSuite.pixels(seed), "text").content) for seed in (1, 2)]
-    told = []
+    faults = []
 
     def write(seed):
         try:
             put(place / "a.tif", seed)
-        except OtherObject as fault:  # the other one was quicker each time
-            told.append(fault)
+        except OtherObject as fault:  # the other one was faster at each attempt
+            faults.append(fault)
 
     threads = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
     for thread in threads:
@@ -401,4 +401,4 @@ def test_two_writers_of_one_object_leave_one_of_both_whole(faulty):
     for thread in threads:
         thread.join()
     assert content(place / "a.tif") in contents
-    assert len(told) < 2
+    assert len(faults) < 2

@@ -1,4 +1,4 @@
-"""Threads for work that may never end."""
+"""Daemon threads for work that may never end."""
 
 import asyncio
 import subprocess
@@ -9,51 +9,53 @@ from pathlib import Path
 import pytest
 
 from daemon.system.threads import DaemonThreads
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_hanging_work_takes_no_thread_from_other_work() -> None:
+def test_hanging_work_does_not_block_other_work() -> None:
     threads, release = DaemonThreads("test"), threading.Event()
     hanging = [threads.submit(release.wait) for _ in range(50)]
-    assert threads.submit(lambda: 5).result(10) == 5
+    assert threads.submit(lambda: 5).result(60) == 5
     release.set()
-    assert all(each.result(10) for each in hanging)
+    assert all(each.result(60) for each in hanging)
     threads.shutdown()
 
 
 def test_idle_threads_are_reused() -> None:
-    threads = DaemonThreads("test")
-    names = {threads.submit(lambda: threading.current_thread().name).result(10) for _ in range(50)}
-    assert len(names) < 10
+    threads, names = DaemonThreads("test"), set()
+    for _ in range(50):
+        names.add(threads.submit(lambda: threading.current_thread().name).result(60))
+        wait_for(lambda: threads._idle == 1, "the thread waits for work")
+    assert len(names) == 1
     threads.shutdown()
 
 
 def test_a_single_thread_runs_work_in_order() -> None:
     threads, done = DaemonThreads("test", most=1), list[int]()
-    pieces = [threads.submit(done.append, number) for number in range(100)]
+    for piece in [threads.submit(done.append, number) for number in range(100)]:
+        piece.result(60)
     threads.shutdown()
     assert done == list(range(100))
-    assert all(piece.done() for piece in pieces)
 
 
 def test_the_future_raises_the_exception_of_its_work() -> None:
     threads = DaemonThreads("test")
     with pytest.raises(ZeroDivisionError):
-        threads.submit(lambda: 1 // 0).result(10)
+        threads.submit(lambda: 1 // 0).result(60)
     threads.shutdown()
     with pytest.raises(RuntimeError):
         threads.submit(print)
 
 
-def test_queued_work_is_cancelled_by_shutdown_on_request() -> None:
+def test_shutdown_cancels_queued_work_on_request() -> None:
     threads, release = DaemonThreads("test", most=1), threading.Event()
     begun, waiting = threads.submit(release.wait), threads.submit(print)
-    while not begun.running():
-        pass
+    wait_for(begun.running, "the first work runs")
     threads.shutdown(wait=False, cancel_futures=True)
     release.set()
-    assert begun.result(10)
+    assert begun.result(60)
     assert waiting.cancelled()
 
 

@@ -34,7 +34,7 @@ def noise(depth: Any = np.uint8, width: int = WIDTH, height: int = HEIGHT, seed:
 
 
 def smooth(width: int = WIDTH, height: int = HEIGHT) -> Pixels:
-    """What JPEG can hold: waves with some noise."""
+    """Return an image that JPEG compresses well: waves with some noise."""
     y, x = np.mgrid[0:height, 0:width]
     waves = 128 + 60 * np.sin(x / 9) + 40 * np.cos(y / 7) + np.random.default_rng(5).normal(0, 6, (height, width))
     return np.clip(waves, 0, 255).astype(np.uint8)
@@ -45,7 +45,7 @@ def decoded(path: Path, pixels: Pixels) -> Pixels:
 
 
 def require_read(path: Path, content: bytes, pixels: Pixels) -> None:
-    """Asserts that a file is accepted and decoded to the pixels, and that its levels are those of a plain file."""
+    """Require that a file is accepted and decoded to the pixels, and that its levels are those of a plain file."""
     path.write_bytes(content)
     expected = np.where(pixels, np.uint8(255), np.uint8(0)) if pixels.dtype == bool else pixels
     np.testing.assert_array_equal(decoded(path, pixels), expected)
@@ -57,7 +57,7 @@ def require_read(path: Path, content: bytes, pixels: Pixels) -> None:
 
 
 def level_of(path: Path, pixels: Pixels) -> bytes:
-    """The pixels of level 1, made the way that is quickest for the file."""
+    """Return the pixels of level 1, made from the file by a job."""
     level = path.with_name("level.tif")
     height, width = pixels.shape
     report = make_mipmaps(MipmapJob("t", path, ((1, level),), width, height, convert_to_8bit=False))
@@ -83,10 +83,12 @@ kinds = st.builds(
     piece=st.sampled_from([None, None, (16, 16), (64, 16), (32, 48)]),
     rows=st.sampled_from([1, 2, 7, 40, 41, 1000]),
 )
-SLOW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+HUNDRED_EXAMPLES = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
+)
 
 
-@SLOW
+@HUNDRED_EXAMPLES
 @given(kind=kinds, depth=st.sampled_from([np.uint8, np.uint16, bool]))
 def test_every_combination_that_the_header_accepts_is_decoded_pixel_for_pixel_and_the_others_are_refused(
     tmp_path: Path, kind: Kind, depth: Any
@@ -100,10 +102,10 @@ def test_every_combination_that_the_header_accepts_is_decoded_pixel_for_pixel_an
         require_read(tmp_path / "a.tif", content, pixels)
 
 
-@SLOW
+@HUNDRED_EXAMPLES
 @given(kind=kinds, depth=st.sampled_from([np.uint8, np.uint16]))
 def test_tifffile_reads_the_same_pixels(tmp_path: Path, kind: Kind, depth: Any) -> None:
-    """The writer of these tests is judged, too, by a reader of others; without imagecodecs it reads the plain ones."""
+    """tifffile checks the files that these tests write. Without imagecodecs it reads only few compressions."""
     plain = replace(kind, predictor=1, reversed_bits=False, compression={8: 8, 34925: 34925}.get(kind.compression, 1))
     pixels = noise(depth)
     found = tifffile.imread(io.BytesIO(plain.file(pixels)))
@@ -118,7 +120,7 @@ def test_an_unsupported_compression_is_refused_with_its_name(tmp_path: Path, com
     assert "save it uncompressed" in fault.hint
 
 
-def test_common_compressions_have_their_names(tmp_path: Path) -> None:
+def test_common_compressions_are_named(tmp_path: Path) -> None:
     names = {34887: "LERC", 34712: "JPEG 2000", 34661: "JBIG", 50001: "WebP", 50002: "JPEG XL", 4: "CCITT Group 4"}
     for compression, name in names.items():
         assert (
@@ -135,7 +137,7 @@ def test_a_compression_that_pillow_was_built_without_is_refused(
 
 
 SHORT, LONG = 3, 4
-ODD: dict[str, Kind] = {
+DEVIATIONS: dict[str, Kind] = {
     "SampleFormat 4, undefined, is unsigned": Kind(tags={339: (SHORT, [4])}),
     "SampleFormat 0 is no value": Kind(tags={339: (SHORT, [0])}),
     "Orientation 0 is no value": Kind(tags={274: (SHORT, [0])}),
@@ -157,10 +159,10 @@ ODD: dict[str, Kind] = {
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", DEVIATIONS)
 def test_deviations_that_other_readers_accept_are_read(tmp_path: Path, name: str, depth: Any) -> None:
     pixels = noise(depth)
-    require_read(tmp_path / "a.tif", ODD[name].file(pixels), pixels)
+    require_read(tmp_path / "a.tif", DEVIATIONS[name].file(pixels), pixels)
 
 
 REFUSED: dict[str, tuple[Kind, str]] = {
@@ -192,17 +194,17 @@ REFUSED: dict[str, tuple[Kind, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_unsupported_headers_are_refused_with_a_reason(tmp_path: Path, name: str) -> None:
-    kind, words = REFUSED[name]
-    assert words in refusal(tmp_path / "a.tif", kind.file(noise(np.uint16))).problem
+    kind, problem = REFUSED[name]
+    assert problem in refusal(tmp_path / "a.tif", kind.file(noise(np.uint16))).problem
 
 
 tag_values = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32, 41, 53, 64, 255, 32773, 34887, 50000, 65535])
 
 
-@SLOW
+@HUNDRED_EXAMPLES
 @given(
     kind=kinds,
-    spoiled=st.dictionaries(
+    changed=st.dictionaries(
         st.sampled_from([256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323, 338, 339]),
         tag_values,
         max_size=3,
@@ -211,17 +213,17 @@ tag_values = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32, 41, 53, 
     depth=st.sampled_from([np.uint8, np.uint16]),
 )
 def test_every_accepted_header_of_uncompressed_pixels_is_decoded(
-    tmp_path: Path, kind: Kind, spoiled: dict[int, int], without: set[int], depth: Any
+    tmp_path: Path, kind: Kind, changed: dict[int, int], without: set[int], depth: Any
 ) -> None:
     path = tmp_path / "a.tif"
-    spoilt = replace(kind, tags={tag: (SHORT, [value]) for tag, value in spoiled.items()}, without=without)
-    path.write_bytes(spoilt.file(noise(depth)))
+    kind = replace(kind, tags={tag: (SHORT, [value]) for tag, value in changed.items()}, without=without)
+    path.write_bytes(kind.file(noise(depth)))
     try:
         info = inspect_image(path)
     except ImageFault:
         return
-    if 259 not in without and spoiled.get(259, kind.compression) != 1:
-        with suppress(ImageFault):  # the data are of another compression or size than the header says
+    if 259 not in without and changed.get(259, kind.compression) != 1:
+        with suppress(ImageFault):  # the data have another compression or size than the header states
             read_image(path, info.width, info.height)
         return
     pixels, again = read_image(path, info.width, info.height)
@@ -273,21 +275,19 @@ def by_pillow(content: bytes) -> Pixels:
 
 
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
-def test_a_whole_jpeg_is_read_as_pillow_reads_it(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_complete_jpeg_has_the_pixels_that_pillow_decodes(tmp_path: Path, options: dict[str, Any]) -> None:
     for size in ((53, 41), (8, 8), (1, 1), (64, 33)):
         pixels = smooth(*size)
         content = jpeg(pixels, **options)
         path = tmp_path / "a.jpg"
-        for behind in (b"", bytes(700), b"\xff\xff", content):
-            path.write_bytes(content + behind)
+        for trailing in (b"", bytes(700), b"\xff\xff", content):
+            path.write_bytes(content + trailing)
             np.testing.assert_array_equal(decoded(path, pixels), by_pillow(content))
 
 
 @pytest.mark.parametrize("end", [b"", b"\xff\xd9", b"\xff\xd9" + bytes(3000)], ids=["no end", "end", "end and more"])
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
-def test_a_jpeg_that_ends_anywhere_in_its_data_is_never_decoded_to_grey(
-    tmp_path: Path, options: dict[str, Any], end: bytes
-) -> None:
+def test_a_jpeg_truncated_anywhere_in_its_data_is_refused(tmp_path: Path, options: dict[str, Any], end: bytes) -> None:
     pixels = smooth(160, 120)
     content = jpeg(pixels, **options)
     begin = content.index(b"\xff\xda") + 10
@@ -310,26 +310,26 @@ def test_a_jpeg_with_any_byte_missing_at_its_end_is_refused(tmp_path: Path, opti
 
 
 def test_a_jpeg_padded_with_zeros_is_refused_by_its_header(tmp_path: Path) -> None:
-    """As a copy leaves it that sets the length first, or a file system after a power cut."""
+    """A copy that sets the length first leaves such a file, and so does a file system after a power failure."""
     content = jpeg(smooth(160, 120), exif=Image.Exif())
     half = content[: len(content) // 2]
     assert "truncated" in refusal(tmp_path / "a.jpg", half + bytes(len(content) - len(half))).problem
-    thumbnail = b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content  # has an end marker of its own
+    thumbnail = b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content  # has its own end marker
     assert "truncated" in refusal(tmp_path / "b.jpg", half[:2] + thumbnail + half[2:] + bytes(100)).problem
 
 
 @pytest.mark.parametrize("end", [b"", b"\xff\xd9"], ids=["no end", "end"])
-def test_restart_intervals_that_are_missing_are_noticed(tmp_path: Path, end: bytes) -> None:
+def test_a_jpeg_without_some_of_its_restart_intervals_is_refused(tmp_path: Path, end: bytes) -> None:
     pixels = smooth(160, 120)
     content = jpeg(pixels, restart_marker_rows=1)
     path = tmp_path / "a.jpg"
     for number in range(3):
         at = content.index(bytes([0xFF, 0xD0 + number]))
         following = content.index(bytes([0xFF, 0xD0 + number + 1]))
-        path.write_bytes(content[:at] + end)  # cut exactly between two intervals
+        path.write_bytes(content[:at] + end)  # truncated exactly between two intervals
         with pytest.raises(ImageFault, match="truncated"):
             decoded(path, pixels)
-        path.write_bytes(content[:at] + content[following:])  # one of them left out
+        path.write_bytes(content[:at] + content[following:])  # without one of the intervals
         with pytest.raises(ImageFault, match="lacks a part"):
             decoded(path, pixels)
 
@@ -348,7 +348,7 @@ def changed_frame(content: bytes, marker: int | None = None, **fields: int) -> b
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "problem"),
     [
         (changed_frame(jpeg(smooth()), 0xC3), "lossless JPEG"),
         (changed_frame(jpeg(smooth()), 0xC9), "arithmetic-coded"),
@@ -362,8 +362,8 @@ def changed_frame(content: bytes, marker: int | None = None, **fields: int) -> b
         (b"\xff\xd8\xff\xe0\0\0", "broken JPEG header"),
     ],
 )
-def test_a_jpeg_of_another_kind_is_refused_by_its_header(tmp_path: Path, content: bytes, words: str) -> None:
-    assert words in refusal(tmp_path / "a.jpg", content).problem
+def test_a_jpeg_of_another_kind_is_refused_by_its_header(tmp_path: Path, content: bytes, problem: str) -> None:
+    assert problem in refusal(tmp_path / "a.jpg", content).problem
 
 
 class TestJpegInTiff:
@@ -371,7 +371,7 @@ class TestJpegInTiff:
         return [jpeg(np.ascontiguousarray(part), **options) for part in kind._parts(pixels)]
 
     def expected(self, kind: Kind, pieces: list[bytes], pixels: Pixels) -> Pixels:
-        """Put together by hand: each piece as Pillow decodes it by itself."""
+        """Return the image that is composed of the pieces, each decoded by Pillow."""
         height, width = pixels.shape
         across, down = kind.piece or (width, kind.rows)
         whole = np.zeros((height + down, width + across), np.uint8)
@@ -414,7 +414,7 @@ class TestJpegInTiff:
             decoded(tmp_path / "a.tif", pixels)
 
     @pytest.mark.parametrize(
-        ("change", "words"),
+        ("change", "problem"),
         [
             (lambda piece: changed_frame(piece, 0xC3), "lossless JPEG"),
             (lambda piece: changed_frame(piece, width=40), "40x41 pixels for 53x41"),
@@ -423,10 +423,12 @@ class TestJpegInTiff:
             (lambda piece: b"\xff\xd8\xff\xd9", "without a frame"),
         ],
     )
-    def test_what_is_not_read_is_refused_by_the_header(self, tmp_path: Path, change: Any, words: str) -> None:
+    def test_an_unsupported_jpeg_in_a_tiff_is_refused_by_its_header(
+        self, tmp_path: Path, change: Any, problem: str
+    ) -> None:
         pixels, kind = smooth(), Kind(compression=7)
         (piece,) = self.pieces(pixels, kind)
-        assert words in refusal(tmp_path / "a.tif", kind.file_of([change(piece)], pixels)).problem
+        assert problem in refusal(tmp_path / "a.tif", kind.file_of([change(piece)], pixels)).problem
 
     def test_16_bits_are_refused(self, tmp_path: Path) -> None:
         kind = Kind(compression=7)
@@ -435,20 +437,20 @@ class TestJpegInTiff:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
-def test_a_png_whose_data_end_early_or_have_a_hole_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_png_whose_data_end_early_or_have_a_gap_is_refused(tmp_path: Path, share: float) -> None:
     pixels = noise(np.uint8, 200, 150)
     made = io.BytesIO()
     Image.fromarray(pixels).save(made, "PNG")
     content = made.getvalue()
     at = 60 + int((len(content) - 90) * share)
     path = tmp_path / "a.png"
-    for spoilt in (content[:at] + content[-12:], content[: at - 20] + bytes(20) + content[at:]):
-        path.write_bytes(spoilt)
+    for damaged in (content[:at] + content[-12:], content[: at - 20] + bytes(20) + content[at:]):
+        path.write_bytes(damaged)
         with pytest.raises(ImageFault):
             decoded(path, pixels)
 
 
-def test_masks_of_one_bit_are_read_in_either_sense(tmp_path: Path) -> None:
+def test_masks_of_one_bit_are_read_with_either_meaning_of_zero(tmp_path: Path) -> None:
     pixels = noise(bool)
     require_read(tmp_path / "a.tif", Kind().file(pixels), pixels)
     for compression in (1, 8):
@@ -462,7 +464,7 @@ def test_a_mask_compressed_with_ccitt_is_refused_since_damage_cannot_be_detected
         inspect_image(tmp_path / "m.tif", mask=True)
 
 
-def test_the_first_of_duplicate_tags_counts(tmp_path: Path) -> None:
+def test_the_first_of_duplicate_tags_is_used(tmp_path: Path) -> None:
     pixels = noise()
     content = bytearray(Kind().file(pixels))
     at = content.index(b"\x0a\x01\x03\x00")  # FillOrder, which has no effect with 1
@@ -472,7 +474,7 @@ def test_the_first_of_duplicate_tags_counts(tmp_path: Path) -> None:
         require_read(tmp_path / "a.tif", bytes(content), pixels)
 
 
-def test_levels_of_decoded_images_are_right(tmp_path: Path) -> None:
+def test_levels_of_decoded_images_equal_the_exact_means(tmp_path: Path) -> None:
     pixels = noise(np.uint16)
     (tmp_path / "a.tif").write_bytes(Kind(order=">", big=True, reversed_bits=True, piece=(16, 16)).file(pixels))
     level_of(tmp_path / "a.tif", pixels)

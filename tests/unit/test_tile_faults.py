@@ -1,4 +1,4 @@
-"""Faults of single tiles: which one counts for the montage, and which file has to change before a retry."""
+"""Faults of single tiles: which one is the fault of the montage, and which file must change before a retry."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from handlers.images.mrc_header import StackSection
 
 MONTAGE: Any = SimpleNamespace(id=1, metafile=Path("/data/_metadata_1_.json"))
 WATCH: Any = SimpleNamespace(settle_s=1.0)
-THERE = FileIdentity(1, 2, 3, 4)
+IDENTITY = FileIdentity(1, 2, 3, 4)
 
 
 def test_the_fault_of_a_single_tile_is_that_of_the_montage():
@@ -48,8 +48,8 @@ def test_the_fault_that_waiting_helps_least_decides_for_the_montage(faults, kind
 
 
 def test_the_montage_waits_for_the_file_of_the_fault_that_decides():
-    evidence = Evidence(Path("/data/b.tif"), THERE)
-    other = StorageFault("/data/a.tif", "x").with_evidence(Evidence(Path("/data/a.tif"), THERE))
+    evidence = Evidence(Path("/data/b.tif"), IDENTITY)
+    other = StorageFault("/data/a.tif", "x").with_evidence(Evidence(Path("/data/a.tif"), IDENTITY))
     assert (
         merge_faults(MONTAGE, [other, ImageFault("/data/b.tif", "y").with_evidence(evidence)], 4).evidence == evidence
     )
@@ -59,12 +59,12 @@ def test_the_montage_waits_for_the_file_of_the_fault_that_decides():
 async def test_a_fault_waits_for_its_image_as_it_was_before_the_job(tmp_path: Path) -> None:
     image, other, stack = tmp_path / "a.tif", tmp_path / "level.tif", tmp_path / "run.mrc"
     image.write_bytes(b"broken")
-    stack.write_bytes(b"broken, too")
+    stack.write_bytes(b"also broken")
     of_stack = SimpleNamespace(level0=tmp_path / "extracted.tif", stack=StackSection(stack, 1))
     jobs: Any = [*[SimpleNamespace(level0=image, stack=None)] * 2, of_stack]
     before = image_evidence(jobs)
     assert before == {str(image): Evidence.of(image), str(stack): Evidence.of(stack)}
-    image.write_bytes(b"repaired meanwhile")
+    image.write_bytes(b"repaired during the job")
     assert (await add_evidence(ImageFault(str(image), "is broken"), before)).evidence == before[str(image)]
     assert (await add_evidence(ImageFault(str(other), "is broken"), before)).evidence == Evidence(other, None)
 
@@ -87,16 +87,16 @@ class TestChangingImages:
         monkeypatch.setattr(changing_images, "time", SimpleNamespace(monotonic=lambda: now[0]))
         return now
 
-    def broken(self, identity: FileIdentity | None = THERE) -> Fault:
+    def broken(self, identity: FileIdentity | None = IDENTITY) -> Fault:
         return ImageFault("/data/a.tif", "is truncated", "copy it").with_evidence(
             Evidence(Path("/data/a.tif"), identity)
         )
 
-    def test_a_fault_is_final_at_once_if_no_change_is_expected(self, now: list[float]) -> None:
+    def test_a_fault_is_final_immediately_if_no_change_is_expected(self, now: list[float]) -> None:
         fault = self.broken()
         assert ChangingImages().fault_or_changing(1, WATCH, fault) is fault
 
-    def test_a_fault_is_not_final_before_the_image_was_quiet(self, now: list[float]) -> None:
+    def test_a_fault_is_not_final_before_the_image_is_unchanged_for_some_time(self, now: list[float]) -> None:
         images, fault = ChangingImages(), self.broken()
         images.expect(1)
         for now[0] in (1_000.0, 1_029.0):
@@ -119,7 +119,7 @@ class TestChangingImages:
         now[0] += 30.0
         assert images.fault_or_changing(1, WATCH, again) is again
 
-    def test_a_missing_image_is_never_quiet(self, now: list[float]) -> None:
+    def test_a_missing_image_never_counts_as_unchanged(self, now: list[float]) -> None:
         images = ChangingImages()
         images.expect(1)
         for _ in range(3):
@@ -137,7 +137,7 @@ class TestChangingImages:
         images = ChangingImages()
         images.expect(1)
         for fault in (
-            WorkerFault("/data/a.tif", "died").with_evidence(Evidence(Path("/data/a.tif"), THERE)),
+            WorkerFault("/data/a.tif", "died").with_evidence(Evidence(Path("/data/a.tif"), IDENTITY)),
             ImageFault("t", "x"),
         ):
             assert images.fault_or_changing(1, WATCH, fault) is fault

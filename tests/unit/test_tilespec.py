@@ -1,4 +1,4 @@
-"""Tile specs: equal to those of asap-modules by default, and geometry that holds for any stage."""
+"""Tile specs: equal to those of asap-modules by default, and geometry that is correct for any stage position."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def specs(found: Acquisition | None = None, z: float = 42, **options: Any) -> li
     return list(tile_specs_for(found or acquisition(), z, ROI, TileSpecOptions(**options)))
 
 
-# -------------------------------------------------------------------------------------------------------- equal to asap
+# ------------------------------------------------------------------------------------------------- comparison with asap
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def specs(found: Acquisition | None = None, z: float = 42, **options: Any) -> li
     ],
     ids=["montage", "lens set", "options", "mask", "exact", "on the stage"],
 )
-def test_tile_specs_equal_those_worked_out_by_hand_field_by_field(
+def test_tile_specs_equal_those_calculated_by_hand(
     region: asap.Region, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     found = acquisition_of(parse_metafile(region.raw(), region.name))
@@ -70,8 +70,8 @@ def test_tile_specs_equal_those_worked_out_by_hand_field_by_field(
 
 
 @pytest.mark.parametrize("region", [asap.MONTAGE, asap.LENS_SET], ids=["montage", "lens set"])
-def test_the_regions_worked_out_by_hand_have_no_findings(region: asap.Region) -> None:
-    """The pixel sizes are all different, so that none can stand for another, and warnings say that alone."""
+def test_the_regions_calculated_by_hand_have_no_other_findings_than_about_pixel_sizes(region: asap.Region) -> None:
+    """All pixel sizes differ, so that the tile specs show which one is used."""
     texts = [finding.text for finding in check_metafile(parse_metafile(region.raw(), region.name), region.name)]
     assert [text for text in texts if "pixel" not in text and "off the grid" not in text] == []
 
@@ -133,8 +133,12 @@ def on_stage(places: list[Point], angle_deg: float = 0.0, size: Point = (4.0, 4.
     )
 
 
-def near(one: Point, other: Point, slack: float = 1e-6) -> bool:
-    return math.dist(one, other) <= slack * (1 + math.hypot(*one))
+def moved(places: list[Point], shift: Point) -> list[Point]:
+    return [(x + shift[0], y + shift[1]) for x, y in places]
+
+
+def near(one: Point, other: Point) -> bool:
+    return math.dist(one, other) <= 1e-6 * (1 + math.hypot(*one))
 
 
 @given(points, sizes)
@@ -149,9 +153,9 @@ def test_rotation_keeps_distances(stage: Point, size: float, angle: float) -> No
 
 
 @given(points, angles, angles)
-def test_two_rotations_are_one_by_the_sum_of_their_angles(stage: Point, first: float, second: float) -> None:
-    turned = stage_to_pixel(stage_to_pixel(stage, (4.0, 4.0), first), (1.0, 1.0), second)
-    assert near(stage_to_pixel(stage, (4.0, 4.0), first + second), turned)
+def test_two_rotations_equal_one_by_the_sum_of_their_angles(stage: Point, first: float, second: float) -> None:
+    rotated = stage_to_pixel(stage_to_pixel(stage, (4.0, 4.0), first), (1.0, 1.0), second)
+    assert near(stage_to_pixel(stage, (4.0, 4.0), first + second), rotated)
 
 
 @given(points, sizes, angles)
@@ -166,16 +170,18 @@ def test_half_a_turn_changes_both_signs(stage: Point, size: Point, angle: float)
 
 
 @given(points, points, sizes, angles)
-def test_a_stage_shift_moves_all_positions_alike(stage: Point, shift: Point, size: Point, angle: float) -> None:
-    moved = stage_to_pixel((stage[0] + shift[0], stage[1] + shift[1]), size, angle)
+def test_a_shift_of_the_stage_moves_all_positions_by_the_same_distance(
+    stage: Point, shift: Point, size: Point, angle: float
+) -> None:
+    (after,) = moved([stage], shift)
     here, step = stage_to_pixel(stage, size, angle), stage_to_pixel(shift, size, angle)
-    assert math.dist(moved, (here[0] + step[0], here[1] + step[1])) < 1e-6
+    assert math.dist(stage_to_pixel(after, size, angle), (here[0] + step[0], here[1] + step[1])) < 1e-6
 
 
 @pytest.mark.parametrize(
     ("angle", "expected"), [(0, (250, -500)), (90, (-500, -250)), (180, (-250, 500)), (270, (500, 250))]
 )
-def test_the_axes_turn_as_in_the_metafiles(angle: float, expected: Point) -> None:
+def test_the_axes_are_rotated_as_in_the_metafiles(angle: float, expected: Point) -> None:
     assert near(stage_to_pixel((1000.0, -2000.0), (4.0, 4.0), angle), expected)
 
 
@@ -193,7 +199,7 @@ def test_the_smallest_x_and_y_of_a_region_are_zero(
 
 
 @given(many, angles, policies)
-def test_the_stage_origin_is_the_region_origin_but_for_one_shift(
+def test_positions_with_the_two_origins_differ_by_one_shift(
     places: list[Point], angle: float, positions: Positions
 ) -> None:
     tiles = on_stage(places, angle)
@@ -203,12 +209,11 @@ def test_the_stage_origin_is_the_region_origin_but_for_one_shift(
 
 
 @given(many, points, angles)
-def test_exact_positions_of_a_region_do_not_depend_on_where_on_the_stage_it_lies(
+def test_exact_positions_of_a_region_do_not_depend_on_its_place_on_the_stage(
     places: list[Point], shift: Point, angle: float
 ) -> None:
     here = translations_for(on_stage(places, angle), Positions.EXACT, Origin.ROI)
-    moved = [(x + shift[0], y + shift[1]) for x, y in places]
-    there = translations_for(on_stage(moved, angle), Positions.EXACT, Origin.ROI)
+    there = translations_for(on_stage(moved(places, shift), angle), Positions.EXACT, Origin.ROI)
     assert all(math.dist(a, b) < 1e-5 for a, b in zip(here, there, strict=True))
 
 
@@ -217,8 +222,7 @@ def test_integer_positions_shift_by_less_than_two_pixels_with_the_place_on_the_s
     places: list[Point], shift: Point, angle: float
 ) -> None:
     exact = translations_for(on_stage(places, angle), Positions.EXACT, Origin.ROI)
-    moved = [(x + shift[0], y + shift[1]) for x, y in places]
-    whole = translations_for(on_stage(moved, angle), Positions.INTEGER, Origin.ROI)
+    whole = translations_for(on_stage(moved(places, shift), angle), Positions.INTEGER, Origin.ROI)
     assert all(abs(a - b) < 2 + 1e-5 for p, q in zip(exact, whole, strict=True) for a, b in zip(p, q, strict=True))
 
 
@@ -234,15 +238,15 @@ def test_the_order_of_the_tiles_does_not_matter(
 
 
 @given(points, angles, st.floats(1, 50), st.floats(0.01, 0.9), st.integers(500, 6000))
-def test_neighbours_on_a_regular_grid_stand_one_step_apart(
+def test_neighbours_on_a_regular_grid_are_one_step_apart(
     origin: Point, angle: float, size: float, overlap: float, width: int
 ) -> None:
-    step, turn = width * (1 - overlap), math.radians(angle)
+    step, angle_rad = width * (1 - overlap), math.radians(angle)
     grid = [(col * step * size, row * step * size) for row in range(2) for col in range(2)]
     places = [
         (
-            origin[0] + x * math.cos(turn) - y * math.sin(turn),
-            origin[1] + x * math.sin(turn) + y * math.cos(turn),
+            origin[0] + x * math.cos(angle_rad) - y * math.sin(angle_rad),
+            origin[1] + x * math.sin(angle_rad) + y * math.cos(angle_rad),
         )
         for x, y in grid
     ]
@@ -265,7 +269,7 @@ def test_positions_are_truncated_toward_zero_before_the_minimum_is_subtracted() 
     assert [x for x, _ in translations_for(tiles, Positions.EXACT, Origin.ROI)] == [0, 1.5, 2.5, 3.5]
 
 
-def test_two_regions_of_one_z_lie_apart_only_with_the_stage_origin() -> None:
+def test_two_regions_of_one_z_are_separate_only_with_the_stage_origin() -> None:
     one, other = on_stage([(0.0, 0.0)]), on_stage([(40000.0, -8000.0)])
     for origin, apart in ((Origin.ROI, (0.0, 0.0)), (Origin.STAGE, (10000.0, -2000.0))):
         (here,), (there,) = (translations_for(tiles, Positions.EXACT, origin) for tiles in (one, other))
@@ -277,10 +281,10 @@ def test_pixel_sizes_in_x_and_y_are_used_each_for_its_own_motion() -> None:
     assert there == (100.0, 105.0)
 
 
-# --------------------------------------------------------------------------------------------------------- what it says
+# --------------------------------------------------------------------------------------------------------------- fields
 
 
-def test_a_tile_spec_carries_the_facts_of_its_tile() -> None:
+def test_a_tile_spec_contains_the_facts_of_its_tile() -> None:
     made = specs()[4]
     assert made["tileId"] == "20180601120104000_17797_1R_151_000042_0_1_1.42.0"
     assert made["mipmapLevels"] == {"0": {"imageUrl": f"file://{ROI}/{made['tileId'][:-5]}.tif"}}
@@ -373,7 +377,7 @@ def test_a_template_that_gives_an_invalid_id_is_refused(template: str) -> None:
         tile_ids_for(acquisition(), 1, TileSpecOptions(tile_id=template))
 
 
-def test_tiles_never_share_an_id() -> None:
+def test_tiles_with_the_same_id_are_refused() -> None:
     with pytest.raises(MetafileFault, match="several tiles would have 000042"):
         tile_ids_for(acquisition(), 1, TileSpecOptions(tile_id="{grid}"))
     twice = acquisition(lambda _, tiles: tiles[4].update(img_path=tiles[3]["img_path"]))
@@ -413,7 +417,7 @@ def test_a_shared_transform_keeps_its_id_and_comes_before_the_translation() -> N
     assert translation["className"].endswith("AffineModel2D")
 
 
-def test_a_shared_transform_without_id_gets_one_of_its_content() -> None:
+def test_a_shared_transform_without_id_gets_an_id_from_its_content() -> None:
     one, same, other = (
         shared_transform_for(with_lens(lens)) for lens in (LENS, {**LENS, "new": 1}, {**LENS, "dataString": "5 21 2.0"})
     )
@@ -429,10 +433,10 @@ def test_a_metafile_without_lens_has_no_shared_transform() -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [{"className": None}, {"dataString": ""}, {"dataString": 5}, {"type": "ref"}], ids=repr
+    "change", [{"className": None}, {"dataString": ""}, {"dataString": 5}, {"type": "ref"}], ids=repr
 )
-def test_an_invalid_shared_transform_is_refused_when_it_is_used(spoil: dict[str, Any]) -> None:
-    found = with_lens({**LENS, **spoil})
+def test_an_invalid_shared_transform_is_refused_when_it_is_used(change: dict[str, Any]) -> None:
+    found = with_lens({**LENS, **change})
     with pytest.raises(MetafileFault, match="sharedTransform"):
         shared_transform_for(found)
     assert tile_specs_for(found, 1, ROI)

@@ -13,7 +13,7 @@ def event(name: str, at: float, **detail: object) -> dict[str, object]:
     return {"at": at, "event": name, "state": name, "detail": detail}
 
 
-def test_an_event_is_described_in_words() -> None:
+def test_the_text_of_an_event_is_its_problem_or_its_reason() -> None:
     assert event_text({"fault": {"problem": "has no data"}, "attempt": 3}) == "has no data"
     assert event_text({"because": "requested by an operator", "failed_in": "settled"}) == "requested by an operator"
 
@@ -31,7 +31,7 @@ def test_events_and_attempts_are_in_one_order_of_time() -> None:
     ]
 
 
-def test_attempts_that_repeat_each_other_are_one_line() -> None:
+def test_consecutive_equal_attempts_are_one_line() -> None:
     attempts = [
         *(attempt("settle", at, "waiting", "2 images are missing") for at in (0.0, 60.0, 120.0)),
         attempt("settle", 180.0, "waiting", "1 image is missing"),
@@ -46,7 +46,7 @@ def test_attempts_that_repeat_each_other_are_one_line() -> None:
     ]
 
 
-def test_an_event_between_equal_attempts_parts_them() -> None:
+def test_an_event_between_equal_attempts_separates_them() -> None:
     attempts = [attempt("settle", at, "waiting", "1 image is missing") for at in (0.0, 60.0, 120.0)]
     lines = timeline([event("retried", 90.0, by="anna")], attempts)
     assert [(line.what, line.count, line.text) for line in lines] == [

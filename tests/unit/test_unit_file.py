@@ -12,7 +12,7 @@ import pytest
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 UNIT = SYSTEMD / "temwatch.service"
 DROP_IN = SYSTEMD / "temwatch.service.d.example" / "10-site.conf"
-MOST_EXPOSURE = 2.0
+MAX_EXPOSURE = 2.0
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt install systemd"
@@ -24,7 +24,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def settings(path: Path = UNIT) -> dict[str, dict[str, Sequence[str]]]:
-    """Section -> key -> values; keys may repeat."""
+    """Return the values of each key of each section; a key can occur several times."""
     found: dict[str, dict[str, list[str]]] = {}
     section: dict[str, list[str]] = {}
     for line in path.read_text().splitlines():
@@ -37,24 +37,24 @@ def settings(path: Path = UNIT) -> dict[str, dict[str, Sequence[str]]]:
 
 
 @needs_systemd
-def test_the_service_is_exposed_less_than_two() -> None:
+def test_the_exposure_level_of_the_service_is_at_most_two() -> None:
     report = analyze("security", "--offline=true", str(UNIT)).stdout
     level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
     assert level, report
-    assert float(level[1]) <= MOST_EXPOSURE
+    assert float(level[1]) <= MAX_EXPOSURE
 
 
 @needs_systemd
 @pytest.mark.parametrize("with_drop_in", [False, True])
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, with_drop_in: bool) -> None:
+def test_systemd_verifies_the_unit_without_a_warning(tmp_path: Path, with_drop_in: bool) -> None:
     installed = tmp_path / UNIT.name
-    # systemd checks that the program exists; only an installed machine has it at the unit's path
+    # systemd requires that the program exists. The one of the unit does not exist here.
     installed.write_text(UNIT.read_text().replace("/opt/temwatch/bin/temwatch", sys.executable))
     if with_drop_in:
         (tmp_path / f"{UNIT.name}.d").mkdir()
         shutil.copy(DROP_IN, tmp_path / f"{UNIT.name}.d")
-    verdict = analyze("verify", "--man=no", str(installed))
-    assert (verdict.returncode, verdict.stderr) == (0, "")
+    verified = analyze("verify", "--man=no", str(installed))
+    assert (verified.returncode, verified.stderr) == (0, "")
 
 
 def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
@@ -65,8 +65,8 @@ def test_the_unit_waits_longer_than_the_daemon_drains() -> None:
     from handlers.workers.processes import KILLED_S
 
     (stop,) = settings()["Service"]["TimeoutStopSec"]
-    most_s = max(STOP_S, DRAIN_S + 2 * GIVE_UP_S + 1) + KILLED_S + server.END_S + CLOSE_S + END_S
-    assert int(stop.removesuffix("s")) >= most_s + 10
+    max_s = max(STOP_S, DRAIN_S + 2 * GIVE_UP_S + 1) + KILLED_S + server.END_S + CLOSE_S + END_S
+    assert int(stop.removesuffix("s")) >= max_s + 10
 
 
 def test_the_unit_bounds_its_memory_and_outlives_a_worker_that_exceeds_it() -> None:
@@ -85,7 +85,7 @@ def test_the_unit_does_not_restart_after_a_fault_that_a_restart_cannot_correct()
 
 
 def test_the_example_neither_requires_a_mount_nor_names_one_that_may_be_dead() -> None:
-    """Each setting left the service dead, or its start hanging, under a real systemd with the mount's server away."""
+    """With a real systemd and a dead file server, each of these settings prevents or blocks the start."""
     example = settings(DROP_IN)
     assert not {"Requires", "RequiresMountsFor", "BindsTo", "Requisite"} & example["Unit"].keys()
     mounts = {name for names in example["Unit"]["After"] for name in names.split()}
@@ -95,10 +95,13 @@ def test_the_example_neither_requires_a_mount_nor_names_one_that_may_be_dead() -
             assert path.strip("-/").replace("/", "-") + ".mount" not in mounts
 
 
-def test_the_example_lets_the_service_talk_to_this_machine_and_render_ws_alone() -> None:
+def test_the_example_lets_the_service_connect_only_to_this_machine_and_render_ws() -> None:
     service = settings(DROP_IN)["Service"]
     assert service["IPAddressDeny"] == ["any"]
-    assert service["IPAddressAllow"] == ["localhost", "192.0.2.17"]  # of the documentation's network
+    assert service["IPAddressAllow"] == [
+        "localhost",
+        "192.0.2.17",
+    ]  # RFC 5737 reserves it for documents
 
 
 def test_a_reload_waits_for_its_outcome() -> None:
@@ -107,7 +110,7 @@ def test_a_reload_waits_for_its_outcome() -> None:
     ]
 
 
-def test_the_unit_may_write_its_state_and_nothing_else() -> None:
+def test_the_unit_can_write_only_its_state() -> None:
     service = settings()["Service"]
     assert service["ProtectSystem"] == ["strict"]
     assert service["StateDirectory"] == ["temwatch"]

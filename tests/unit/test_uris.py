@@ -1,4 +1,4 @@
-"""Paths and URIs: one quoting, one place for a mipmap level."""
+"""Paths and URIs: quoting, and the path of a mipmap level."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from handlers.uris import (
 )
 
 names = st.binary(min_size=1, max_size=12).filter(lambda raw: not {b"/", b"\0"} & {raw[i : i + 1] for i in range(12)})
-"""File names of any bytes that a file system takes."""
+"""File names of any bytes that a file system accepts."""
 paths = (
     st.lists(names.filter(lambda raw: raw not in {b".", b".."}), min_size=1, max_size=4)
     .map(lambda parts: Path("/" + "/".join(os.fsdecode(part) for part in parts)))
@@ -27,7 +27,7 @@ paths = (
 
 
 @given(paths)
-def test_a_path_survives_a_round_trip_through_its_uri(path: Path) -> None:
+def test_a_path_is_the_same_after_conversion_to_a_uri_and_back(path: Path) -> None:
     assert uri_to_path(path_to_uri(path)) == path
 
 
@@ -44,7 +44,7 @@ def test_different_images_never_share_a_mipmap_file(images: set[Path], level: in
     assert len(made) == len(images)
 
 
-def test_the_uri_of_an_ordinary_image_is_that_of_asap() -> None:
+def test_the_uri_of_an_ordinary_image_equals_that_of_asap() -> None:
     image = "/acquisitions/temca2/001050/0/20170829130224998_295434_5LC_0064_01_redo_001050_0_88_0.tif"
     assert path_to_uri(image) == f"file://{image}"
 
@@ -115,7 +115,7 @@ def test_a_format_has_one_extension(fmt: str, extension: str) -> None:
 
 
 @pytest.mark.parametrize("fmt", ["bmp", "webp", "", "tif.tif", "tiff "])
-def test_a_format_that_render_does_not_know_is_refused(fmt: str) -> None:
+def test_a_format_that_render_does_not_support_is_refused(fmt: str) -> None:
     with pytest.raises(SettingsFault, match=r"mipmaps\.format"):
         canonical_extension(fmt)
 
@@ -128,7 +128,7 @@ def test_a_level_in_the_format_tiff_has_the_extension_tif() -> None:
     ("output_dir", "level", "level0"),
     [("mips", 1, "/d/a.tif"), ("/mips", 1, "d/a.tif"), ("/mips", 1, "/d/../../etc/a.tif"), ("/mips", 0, "/d/a.tif")],
 )
-def test_a_mipmap_outside_its_place_is_refused(output_dir: str, level: int, level0: str) -> None:
+def test_a_mipmap_outside_of_the_output_directory_is_refused(output_dir: str, level: int, level0: str) -> None:
     with pytest.raises(Fault):
         mipmap_path(Path(output_dir), level, Path(level0), "tif")
 
@@ -156,9 +156,11 @@ def test_a_level_of_an_object_is_below_its_bucket_and_key() -> None:
     assert mipmap_path(Path("/mips"), 2, image, "tif") == Path("/mips/2/raw/data/a.tif.tif")
     put = mipmap_path(ObjectPlace(Bucket("gs", "em"), "mips"), 2, Path("/data/a.tif"), "png")
     assert str(put) == "gs://em/mips/2/data/a.tif.png"
+    both = mipmap_path(ObjectPlace(Bucket("s3", "em"), "mips"), 2, image, "png")
+    assert str(both) == "s3://em/mips/2/raw/data/a.tif.png"
 
 
-def test_a_level_whose_name_no_store_can_have_is_refused() -> None:
+def test_a_level_whose_key_no_store_accepts_is_refused() -> None:
     with pytest.raises(SettingsFault, match="leads to a key that object stores do not accept") as refused:
         mipmap_path(ObjectPlace(Bucket("s3", "em"), "mips"), 1, Path(f"/data/{'long/' * 210}a.tif"), "tif")
     assert refused.value.subject == "mipmaps.output_dir"

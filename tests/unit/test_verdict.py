@@ -1,8 +1,7 @@
-"""Rules and verdicts: each rule by hand, TileQC's by its own few lines, metafiles of every odd kind."""
+"""Rules and verdicts: examples of each rule, a comparison with the tests of TileQC, and metafiles with any values."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,8 @@ from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surroundings, Verdict
 from handlers.quality.verdict import MOST_TILES, judge, median_focus, outside
+from tests.unit.sections import MONTAGE, NO_DATA
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-REAL = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"
 NONE = Limits(*[None] * 9)
 
 
@@ -63,7 +61,7 @@ def test_a_broken_limit_fails_and_names_its_tiles_the_worst_first(
     assert judgement.tiles == tiles
 
 
-def test_a_tile_far_from_its_stage_position_is_to_be_reviewed() -> None:
+def test_a_tile_far_from_its_stage_position_needs_a_review() -> None:
     numbers = numbers_of(stage_x=[0.0, 12.0, -3.0, nan], stage_y=[0.0, -16.0, 4.0, nan])
     judgement = judge(numbers, Limits(), Surroundings(overlap_px=72.0))
     found = finding_of(Rule.MAX_STAGE_ERROR_SHARE, judgement)
@@ -73,7 +71,7 @@ def test_a_tile_far_from_its_stage_position_is_to_be_reviewed() -> None:
     assert (without_overlap.value, without_overlap.verdict) == (None, Verdict.PASS)
 
 
-def test_a_focus_below_that_of_the_last_sections_is_to_be_reviewed() -> None:
+def test_a_focus_below_that_of_the_last_sections_needs_a_review() -> None:
     numbers = numbers_of(focus_score=[18.0, 17.0, 19.0])
     assert median_focus(numbers) == 18.0
     dropped = judge(numbers, Limits(), Surroundings(usual_focus=24.0))
@@ -119,7 +117,7 @@ def test_a_finding_names_a_bounded_number_of_tiles_and_counts_all() -> None:
     assert (len(found.tiles), found.tile_count, found.tiles[0]) == (MOST_TILES, 500, "t0")
 
 
-def test_a_finding_survives_json() -> None:
+def test_a_finding_is_the_same_after_conversion_to_json_and_back() -> None:
     found = Finding(Rule.MIN_FOCUS, 16.0, None, Verdict.PASS, ("t1",), 1)
     assert Finding.from_json(json.loads(json.dumps(found.to_json()))) == found
 
@@ -128,7 +126,7 @@ def test_a_finding_survives_json() -> None:
 
 
 def tileqc_failures(content: bytes) -> set[str]:
-    """TileQC's tests with the limits of its manual, on the metafile's JSON, without its inverted test."""
+    """Return the tests of TileQC that a metafile fails, with the limits of its manual, without its inverted test."""
     tiles = json.loads(content)[1]["data"]
     edges = [edge["match_quality"] for tile in tiles for edge in tile.get("matcher", [])]
     failed = set()
@@ -152,7 +150,7 @@ TILEQC = {
 
 
 def own_failures(content: bytes) -> tuple[set[str], set[str]]:
-    """The same of our rules, with those that say nothing."""
+    """Return the names of the TileQC tests whose rules a metafile fails, and of those whose rules have no value."""
     metafile = parse_metafile(content, "metafile")
     numbers = tile_numbers(metafile, [tile.basename for tile in metafile.tiles])
     findings = [finding for finding in judge(numbers, Limits()).findings if finding.rule in TILEQC]
@@ -160,11 +158,11 @@ def own_failures(content: bytes) -> tuple[set[str], set[str]]:
     return failed, {TILEQC[finding.rule] for finding in findings if finding.value is None}
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real metafile lies beside the project")
+@pytest.mark.skipif(not MONTAGE.exists(), reason=NO_DATA)
 def test_the_real_section_is_judged_as_tileqc_does_except_for_numbers_that_it_lacks() -> None:
-    content = REAL.read_bytes()
+    content = MONTAGE.read_bytes()
     failed, unknown = own_failures(content)
-    # TileQC takes a standard deviation that the microscope did not write for 0, and fails the section.
+    # The microscope did not write standard deviations. TileQC counts them as 0, and the section fails.
     assert tileqc_failures(content) == {"min_mean_std_dev"}
     assert failed == set()
     assert unknown == {"max_match_0", "max_match_1", "min_mean_std_dev"}
@@ -193,9 +191,9 @@ def test_every_section_with_all_numbers_is_judged_as_tileqc_does(data: st.DataOb
     assert own_failures(content)[0] == tileqc_failures(content)
 
 
-# --- odd metafiles
+# --- metafiles with any values
 
-odd_tile = st.fixed_dictionaries(
+any_tile = st.fixed_dictionaries(
     {},
     optional={
         "focus_score": st.one_of(st.floats(), st.none(), st.just("x")),
@@ -210,8 +208,8 @@ odd_tile = st.fixed_dictionaries(
 )
 
 
-def with_odd_tiles(document: list[Any], odd: list[Mapping[str, Any]]) -> bytes:
-    for tile, values in zip(document[1]["data"], odd, strict=True):
+def with_tiles(document: list[Any], tiles: list[Mapping[str, Any]]) -> bytes:
+    for tile, values in zip(document[1]["data"], tiles, strict=True):
         for key in ("focus_score", "std_dev", "matcher"):
             tile.pop(key)
         tile.update(values)
@@ -219,12 +217,12 @@ def with_odd_tiles(document: list[Any], odd: list[Mapping[str, Any]]) -> bytes:
 
 
 @given(st.data())
-def test_an_odd_metafile_is_judged_by_the_numbers_that_it_has(data: st.DataObject) -> None:
+def test_a_metafile_with_any_values_is_judged_by_the_numbers_that_it_has(data: st.DataObject) -> None:
     plan = plan_section(tiles=data.draw(st.integers(1, 5)))
     one = TileStatistics(0, 65535, 32000, 9, 22.0)
     document = json.loads(metafile_bytes(plan, [one] * len(plan.tiles)))
-    odd = data.draw(st.lists(odd_tile, min_size=len(plan.tiles), max_size=len(plan.tiles)))
-    metafile = parse_metafile(with_odd_tiles(document, odd), "metafile")
+    tiles = data.draw(st.lists(any_tile, min_size=len(plan.tiles), max_size=len(plan.tiles)))
+    metafile = parse_metafile(with_tiles(document, tiles), "metafile")
     numbers = tile_numbers(metafile, [tile.basename for tile in metafile.tiles])
     judgement = judge(numbers, Limits(), Surroundings(72.0, 22.0))
     assert {finding.rule for finding in judgement.findings} == set(Rule)

@@ -1,4 +1,4 @@
-"""The comparison of a tile in a stack by `temwatch verify`: each field, with a planted difference."""
+"""The comparison of tiles, levels and path builders of a stack by `temwatch verify`."""
 
 import copy
 from collections.abc import Callable
@@ -60,7 +60,7 @@ CHANGES: dict[str, tuple[Callable[[Spec], object], Kind]] = {
 
 
 def shown(change: Callable[[Spec], object] = lambda spec: None) -> dict[str, Spec]:
-    """The tile as a stack shows it: with fields that render-ws adds."""
+    """Return the tile as a stack shows it, with fields that render-ws adds."""
     spec = copy.deepcopy(SPEC) | {"minX": 12.0, "minY": -5.0, "meshCellSize": 64.0}
     change(spec)
     return {"a.7.0": spec}
@@ -73,7 +73,7 @@ def test_each_field_of_a_tile_that_differs_is_reported_once(name):
     assert (found.kind, found.tile_id, found.where, found.start) == (kind, "a.7.0", "em/v1/raw", INGEST)
 
 
-def test_a_tile_as_it_was_put_has_no_difference_however_render_writes_its_numbers_and_urls():
+def test_another_form_of_numbers_and_urls_is_no_difference_of_a_tile():
     def rewrite(spec: Spec) -> None:
         leaf(spec).update(dataString="1.0 0.0 0.0 1.0 12.0 -5.0")
         spec["mipmapLevels"]["0"]["imageUrl"] = "file:/data/a.tif"
@@ -86,7 +86,7 @@ def test_an_absent_tile_is_reported_as_missing():
     assert [each.kind for each in check_tiles("em/v1/raw", 7.0, [SPEC], {}, INGEST)] == [Kind.TILE_MISSING]
 
 
-def test_the_shared_transform_is_compared_too():
+def test_the_shared_transform_is_compared():
     lens = {"id": "lens", "type": "leaf", "className": "c", "dataString": "1 2"}
     for there in ({}, {"lens": {**lens, "dataString": "1 3"}}):
         (found,) = check_transform("em/v1/raw", lens, there, INGEST)
@@ -127,13 +127,13 @@ def test_each_level_that_a_tile_does_not_name_or_names_elsewhere_is_reported():
     ]
 
 
-def test_levels_that_the_stack_derives_need_not_be_named_and_are_compared_where_they_are():
+def test_levels_that_the_stack_derives_need_not_be_named_and_are_compared_if_they_are():
     assert levels_found({"0": NAMED["0"]}, derived=True) == []
     found = levels_found({"0": NAMED["0"], "1": {"imageUrl": "file:///x.png"}}, derived=True)
     assert [kind for kind, _, _ in found] == [Kind.URL_DIFFERS]
 
 
-def test_a_further_level_without_its_file_is_dead_and_level_0_is_left_to_the_tile(tmp_path):
+def test_an_additional_level_without_its_file_is_reported(tmp_path):
     (tmp_path / "there.png").touch()
     further = {"3": {"imageUrl": f"file://{tmp_path}/there.png"}, "4": {"imageUrl": f"file://{tmp_path}/gone.png"}}
     (found,) = check_levels_named("s", {"a": LEVELS}, {"a": {"mipmapLevels": {**NAMED, **further}}}, PathMap())
@@ -145,7 +145,7 @@ BUILDER = PathBuilder(root_path="/m", number_of_levels=6, extension="png")
 
 
 @pytest.mark.parametrize(
-    ("changed", "is_right"),
+    ("changed", "is_accepted"),
     [
         ({}, True),
         ({"root_path": "/m/"}, True),
@@ -156,9 +156,9 @@ BUILDER = PathBuilder(root_path="/m", number_of_levels=6, extension="png")
         ({"image_mipmap_pattern_string": "x"}, False),
     ],
 )
-def test_a_path_builder_that_derives_other_levels_is_reported(changed, is_right):
+def test_a_path_builder_that_derives_other_levels_is_reported(changed, is_accepted):
     found = list(check_path_builder("s_mips", BUILDER, BUILDER.model_copy(update=changed)))
-    assert [(each.kind, each.start) for each in found] == ([] if is_right else [(Kind.PATH_BUILDER, "apply")])
+    assert [(each.kind, each.start) for each in found] == ([] if is_accepted else [(Kind.PATH_BUILDER, "apply")])
 
 
 def test_a_missing_path_builder_is_reported():

@@ -1,4 +1,4 @@
-"""Verifying files: whether levels were made of the present bytes of their image, whatever its times are."""
+"""Verification of files: levels must be made from the present bytes of their image, whose times do not matter."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ def write(path: Path, seed: int, when_ns: int | None = None) -> None:
 
 
 class Tile:
-    """A tile with levels, and the record of its image."""
+    """A tile with levels, and the recorded content of its image."""
 
     def __init__(self, place: Path) -> None:
         self.image = place / "a.tif"
@@ -65,21 +65,22 @@ TIMES = {"older": 10**18, "the same": 0, "younger": 3 * 10**18}
 
 @pytest.mark.parametrize("is_recorded", [True, False])
 @pytest.mark.parametrize("when", TIMES.values(), ids=TIMES)
-def test_an_image_replaced_under_any_time_is_found(tile, when, is_recorded):
+def test_a_replaced_image_is_found_with_any_time(tile, when, is_recorded):
     write(tile.image, 2, when or tile.made.identity.mtime_ns)
     assert tile.found(tile.made if is_recorded else None) == SOURCE_CHANGED
 
 
 @pytest.mark.parametrize("is_recorded", [True, False])
 @pytest.mark.parametrize("when", TIMES.values(), ids=TIMES)
-def test_an_image_of_the_same_bytes_is_no_difference_under_any_time(tile, when, is_recorded):
-    os.utime(tile.image, ns=(when, when))
+def test_an_image_with_the_same_bytes_and_any_time_is_no_difference(tile, when, is_recorded):
+    changed_ns = when or tile.made.identity.mtime_ns
+    os.utime(tile.image, ns=(changed_ns, changed_ns))
     assert tile.found(tile.made if is_recorded else None) == []
 
 
-def test_a_level_made_of_another_image_is_found_though_the_image_is_the_recorded_one(tile):
-    other = Tile(tile.image.parent / "other") if (tile.image.parent / "other").mkdir() is None else None
-    assert other is not None
+def test_a_level_made_from_another_image_is_found_although_the_image_is_unchanged(tile):
+    (tile.image.parent / "other").mkdir()
+    other = Tile(tile.image.parent / "other")
     write(other.image, 7)
     other.make()
     tile.level(2).write_bytes(other.level(2).read_bytes())
@@ -108,7 +109,7 @@ def test_an_unchanged_image_is_not_read(tile, monkeypatch):
     assert read == []
 
 
-def test_a_mask_is_verified_in_the_same_way(tmp_path):
+def test_a_replaced_mask_is_found_with_any_time(tmp_path):
     mask = tmp_path / "m.png"
     Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(mask)
     level0 = Level0("a", tmp_path / "a.tif", mask, WIDTH, HEIGHT)
@@ -132,7 +133,7 @@ def test_a_mask_of_one_bit_beside_jpeg_levels_has_no_difference(tmp_path):
     assert check_mask_files(level0, plan, made.level0) == []
 
 
-def test_level_files_of_other_bytes_are_found_although_their_pixels_are_right(tile):
+def test_level_files_with_other_bytes_are_found_although_their_pixels_are_the_same(tile):
     levels = tile.plan.outputs(tile.image)
     written = digest_of_levels(level_digests(levels))
     assert check_files(tile.level0, tile.plan, tile.made, written) == []
@@ -144,13 +145,13 @@ def test_level_files_of_other_bytes_are_found_although_their_pixels_are_right(ti
 
 
 def test_a_level_in_an_emptied_directory_is_not_checked_and_no_bytes_are_compared(tile):
-    """Its mount may be away."""
+    """The mount of the directory may be missing."""
     tile.level(1).unlink()
     (found,) = check_files(tile.level0, tile.plan, tile.made, b"other")
     assert (found.kind, found.where, found.start) == (Kind.NOT_CHECKED, str(tile.level(1)), "mipmaps")
 
 
-def test_an_image_that_is_gone_is_named_and_its_levels_are_not_compared_with_it(tile):
+def test_a_missing_image_is_named_and_its_levels_are_not_compared_with_it(tile):
     tile.image.unlink()
     (found,) = check_files(tile.level0, tile.plan, tile.made)
     assert (found.kind, found.tile_id, found.where, found.what, found.start) == (

@@ -1,4 +1,4 @@
-"""`.ci/venv`, which makes every virtual environment, with a Python that cannot make one."""
+"""`.ci/venv`, which makes all virtual environments, with an interpreter that cannot make one."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ APT = '#!/bin/sh\necho "apt-get $*" >> "$0.log"\ncase "$*" in *python3.13-venv*)
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Stand-ins first on the PATH: a Python 3.13 as Debian packages it, and apt-get."""
+    """Directory of stand-ins for a Python 3.13 of Debian, apt-get and id, which is first on the PATH."""
     for name, text in {"python": DEBIAN_PYTHON, "apt-get": APT, "id": "#!/bin/sh\necho 0\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -32,15 +32,15 @@ def make(programs: Path, python: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
 
 
-def test_root_gets_the_package_of_the_interpreters_own_version(programs: Path) -> None:
+def test_root_installs_the_package_for_the_version_of_the_interpreter(programs: Path) -> None:
     make(programs, programs / "python")
-    asked = (programs / "apt-get.log").read_text().splitlines()
-    assert asked[0].startswith("apt-get update")
-    assert asked[1].startswith("apt-get install")
-    assert asked[1].endswith("python3.13-venv")
+    update, install = (programs / "apt-get.log").read_text().splitlines()[:2]
+    assert update.startswith("apt-get update")
+    assert install.startswith("apt-get install")
+    assert install.endswith("python3.13-venv")
 
 
-def test_another_user_reads_in_one_line_what_to_install(programs: Path) -> None:
+def test_one_line_states_what_root_must_install_for_another_user(programs: Path) -> None:
     (programs / "id").write_text("#!/bin/sh\necho 1000\n")
     done = make(programs, programs / "python")
     assert done.returncode == 1
@@ -56,17 +56,17 @@ def test_a_complete_python_needs_no_package(programs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ('case "$2" in *"print("*) echo 3.10 ;; *version_info*) exit 1 ;; esac', "temwatch needs Python 3.11 or newer"),
         ("exit 127", "does not run"),
     ],
     ids=["too old", "a pyenv shim without its version"],
 )
-def test_an_unusable_interpreter_is_named_in_one_line(programs: Path, text: str, said: str) -> None:
+def test_an_unusable_interpreter_is_named_in_one_line(programs: Path, text: str, problem: str) -> None:
     (programs / "python").write_text(f"#!/bin/sh\n{text}\n")
     done = make(programs, programs / "python")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
+    assert problem in done.stderr
     assert str(programs / "python") in done.stderr

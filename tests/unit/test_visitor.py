@@ -1,4 +1,4 @@
-"""Who asks: users that proxies name, login cookies, and what a request may do."""
+"""Users that proxies name, login cookies, and the rights of a request."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ AMY = {"X-Remote-User": "Amy"}
 
 
 class Peer:
-    """A connection that says where it comes from."""
+    """Stand-in for the connection of a client with an address."""
 
     def __init__(self, address: tuple[str, int] | None) -> None:
         self._address = address
@@ -41,20 +41,20 @@ def test_only_a_peer_with_a_trusted_address_is_a_proxy(address: str | None, is_p
     assert origin_of(request, http) == ("https://em" if is_proxy else "http://em")
 
 
-def test_pages_have_the_host_and_the_user_that_the_last_proxy_names() -> None:
+def test_pages_have_the_host_and_the_scheme_that_the_last_proxy_names() -> None:
     forwarded = {"X-Forwarded-Host": "elsewhere, em.example", "X-Forwarded-Proto": "http, https", "Host": "em"}
     assert origin_of(request_from("10.1.2.3", **forwarded), behind_proxy()) == "https://em.example"
     assert origin_of(request_from("11.1.2.3", **forwarded), behind_proxy()) == "http://em"
     assert access_of(request_from("10.1.2.3", Host="em"), behind_proxy()) == Access("yes", logged_in=False, user=None)
 
 
-def test_without_a_token_only_this_machine_writes() -> None:
+def test_without_a_token_only_requests_to_loopback_can_write() -> None:
     request = request_from("10.1.2.3", **AMY)
     assert access_of(request, behind_proxy(host="127.0.0.1")) == Access("yes", logged_in=False, user="Amy")
     assert access_of(request, behind_proxy(host="0.0.0.0")) == Access("no", logged_in=False, user="Amy")
 
 
-def test_nobody_writes_while_the_token_cannot_be_read(tmp_path: Path) -> None:
+def test_no_request_can_write_while_the_token_cannot_be_read(tmp_path: Path) -> None:
     http = behind_proxy(token_file=str(tmp_path / "absent"))
     assert access_of(request_from("10.1.2.3", **AMY), http) == Access("no", logged_in=False, user="Amy")
 
@@ -67,7 +67,7 @@ def test_nobody_writes_while_the_token_cannot_be_read(tmp_path: Path) -> None:
         (TOKEN, Access("login", logged_in=False, user="Amy")),
         (None, Access("login", logged_in=False, user="Amy")),
     ],
-    ids=["proof of the token", "of a former one", "the token itself", "none"],
+    ids=["proof of the token", "proof of a former token", "the token itself", "no proof"],
 )
 def test_only_the_proof_of_the_present_token_logs_in(tmp_path: Path, proof: str | None, access: Access) -> None:
     token = tmp_path / "token"
@@ -78,7 +78,7 @@ def test_only_the_proof_of_the_present_token_logs_in(tmp_path: Path, proof: str 
     assert access_of(request_from("10.1.2.3", **AMY, **cookie), http) == access
 
 
-def test_a_cookie_that_is_no_text_is_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cookie_that_is_not_text_is_not_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
     http = behind_proxy()
     request: Any = type("Request", (), {"cookies": {cookie_name(http): "\udcff"}})
     assert not is_logged_in(request, http, TOKEN)

@@ -10,8 +10,8 @@ from daemon.config.writable import read_only_in_unit
 
 @pytest.fixture
 def unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The output of a fake `systemctl` that is first on the PATH."""
-    output, program = tmp_path / "said", tmp_path / "bin" / "systemctl"
+    """File with the output of a stand-in for `systemctl`, which is first on the PATH."""
+    output, program = tmp_path / "output", tmp_path / "bin" / "systemctl"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && exec cat {output}\n')
     program.chmod(0o755)

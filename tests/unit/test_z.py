@@ -1,4 +1,4 @@
-"""From a metafile to z."""
+"""z of a metafile: rules, offsets, tables and warnings."""
 
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def test_a_fraction_of_z_is_kept() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(0, 999_999))
-def test_an_offset_shifts_z_and_nothing_else(offset: float, number: int) -> None:
+def test_an_offset_is_added_to_z(offset: float, number: int) -> None:
     change = header_change(grid=f"{number:06d}")
     assert z(ZRule(ZRuleKind.GRID, offset), change) == number + offset
 
@@ -137,7 +137,7 @@ def test_a_section_without_a_row_is_refused_with_its_values() -> None:
         table_z("grid,roi_index,z\n42,1,7\n41,0,6")
 
 
-def test_rows_that_disagree_are_refused_by_line() -> None:
+def test_rows_that_disagree_are_refused_with_their_lines() -> None:
     with pytest.raises(ZFault, match=r"lines 2, 4 of z.csv"):
         table_z("grid,z\n42,7\n43,8\n000042,9")
 
@@ -183,7 +183,7 @@ def test_a_missing_table_or_one_that_is_not_text_is_a_settings_fault(tmp_path: P
         read_z_table(tmp_path / "z.csv")
 
 
-def test_a_table_on_a_failing_disk_is_a_storage_fault(tmp_path: Path) -> None:
+def test_a_table_that_the_file_system_cannot_open_is_a_storage_fault(tmp_path: Path) -> None:
     with pytest.raises(StorageFault, match="z table"):
         read_z_table(tmp_path / ("z" * 300))
 
@@ -222,7 +222,7 @@ def test_an_offset_does_not_contradict_the_header() -> None:
 
 
 @pytest.mark.parametrize(("offset", "shown"), [(0, "z is 7.0, but"), (5, "z is 7.0, 2.0 without its offset, but")])
-def test_a_warning_about_z_names_the_offset_only_where_there_is_one(offset: float, shown: str) -> None:
+def test_a_warning_about_z_names_the_offset_only_if_there_is_one(offset: float, shown: str) -> None:
     first, *_ = check_z(acquisition(), 7.0, ZRule(ZRuleKind.GRID, offset))
     assert first.text.startswith(shown)
 
