@@ -146,27 +146,61 @@ def inspect_image(path: Place, root: Container | None = None, *, mask: bool = Fa
         return read_header(image, path, mask=mask)
 
 
-def read_header(image: Opened, path: Place, *, mask: bool = False, with_layout: bool = False) -> ImageInfo:
+def read_header(
+    image: Opened,
+    path: Place,
+    *,
+    mask: bool = False,
+    with_layout: bool = False,
+    file_bytes: int | None = None,
+    known: "KnownHeader | None" = None,
+) -> ImageInfo:
     """Return the header of an image in an open file, as `inspect_image`.
 
     Parameters
     ----------
     with_layout : whether to return runs and layout, which takes time for thousands of strips.
+    file_bytes : length of the file; None: it is looked up.
+    known : the header that was read before, which is reused if it is equal.
     """
     try:
-        file_bytes = size_of(image)
+        length = size_of(image) if file_bytes is None else file_bytes
         head = pread(image, HEAD_BYTES, 0)
-        return _info_and_extent(image, file_bytes, head, mask=mask, with_layout=with_layout)[0]
+        return (known or KnownHeader()).info(image, length, head, mask=mask, with_layout=with_layout)
     except InvalidImage as error:
         raise error.fault(path) from error
+
+
+class KnownHeader:
+    """The last TIFF header that was read. Files of one camera have equal headers.
+
+    If the length and all bytes that determined the header equal those of the preceding file, its result is reused.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[int, bool, bool], bytes, ImageInfo] | None = None
+        """Length and arguments, bytes that determined the header, and header of the last TIFF file."""
+
+    def info(
+        self, image: Opened, file_bytes: int, head: bytes, *, mask: bool = False, with_layout: bool = False
+    ) -> ImageInfo:
+        """Return the header of an open file, whose first bytes are `head`. Raises InvalidImage."""
+        asked = file_bytes, mask, with_layout
+        if self._last is not None:
+            asked_before, beginning, info = self._last
+            if asked == asked_before and head.startswith(beginning):
+                return info
+        info, extent = _info_and_extent(image, file_bytes, head, mask=mask, with_layout=with_layout)
+        if extent is not None:
+            self._last = asked, head[:extent], info
+        return info
 
 
 class ImageDirectory:
     """A directory whose images are inspected one after another, most by one short read. A context manager.
 
     The directory is opened once, and files are opened by name below its descriptor. A link is followed only to a file
-    inside the directory. Files of one camera have equal headers: if the length and all bytes that determined the header
-    equal those of the preceding file, its result is reused.
+    inside the directory. A header that equals the preceding one is not parsed again.
 
     Parameters
     ----------
@@ -182,8 +216,7 @@ class ImageDirectory:
         self._path = path
         self._root = root
         self._descriptor: int | None = None
-        self._before: tuple[int, bytes, ImageInfo] | None = None
-        """Length, bytes that determined the header, and header of the last TIFF file."""
+        self._known = KnownHeader()
 
     def __enter__(self) -> Self:
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -231,15 +264,7 @@ class ImageDirectory:
         return self._path / name, root
 
     def _info(self, descriptor: int, file_bytes: int) -> ImageInfo:
-        head = os.pread(descriptor, HEAD_BYTES, 0)
-        if self._before is not None:
-            bytes_before, beginning, info = self._before
-            if file_bytes == bytes_before and head.startswith(beginning):
-                return info
-        info, extent = _info_and_extent(descriptor, file_bytes, head)
-        if extent is not None:
-            self._before = file_bytes, head[:extent], info
-        return info
+        return self._known.info(descriptor, file_bytes, os.pread(descriptor, HEAD_BYTES, 0))
 
     def _inspect_by_path(self, name: str) -> tuple[ImageInfo, FileIdentity]:
         path, root = self.path_of(name)

@@ -18,7 +18,7 @@ from handlers.file_status import status_of
 from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed, read_image, require_size, translate_errors
 from handlers.images.digest import FileContent, RunningDigest, settled_identity
-from handlers.images.header import open_content, open_descriptor, read_header
+from handlers.images.header import KnownHeader, open_content, open_descriptor, read_header
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey
 from handlers.images.read_ahead import announce
@@ -30,6 +30,10 @@ T = TypeVar("T")
 
 DISTANT_S: Final = 0.001
 """If opening a file took longer, a thread opens it the second time. Starting a thread takes a tenth of this time."""
+
+
+_known: Final = KnownHeader()
+"""Header of the image that this process read last; the next one is usually of the same camera."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,15 @@ class FileLevel0:
             self._is_distant = isinstance(file.path, Path) and time.perf_counter() - began > DISTANT_S
             self._identity: FileIdentity | None = None
             """None: an object, whose ranges are all of one version."""
+            file_bytes = None
             if isinstance(self._image, int):
                 self._identity = settled_identity(self._image)
-                announce(self._image, 2 * file.width * file.height)
+                file_bytes = self._identity.size
+                announce(self._image, min(file_bytes, 2 * file.width * file.height))
             with self._unless_changing():
-                info = read_header(self._image, file.path, mask=file.is_mask, with_layout=True)
+                info = read_header(
+                    *(self._image, file.path), mask=file.is_mask, with_layout=True, file_bytes=file_bytes, known=_known
+                )
                 require_size(info, file.path, file.width, file.height)
             self._opening = opening.pop_all()
         self.bits = info.bits

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from handlers.container import Container
-from handlers.file_status import status_of
 from handlers.parcel import Parcel
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
@@ -36,9 +35,8 @@ class UpcomingImage(Parcel):
     """Number of first bytes to read ahead at most."""
 
 
-def announce(descriptor: int, most_bytes: int) -> None:
-    """Have the kernel fetch the first `most_bytes` of an open file into its cache. Does not wait for them."""
-    end = min(status_of(descriptor).st_size, most_bytes)
+def announce(descriptor: int, end: int) -> None:
+    """Have the kernel fetch the bytes of an open file before `end` into its cache. Does not wait for them."""
     if end == 0 or _is_cached(descriptor, end):
         return
     with suppress(OSError):  # it is only advice: the file is read in any case
@@ -48,9 +46,9 @@ def announce(descriptor: int, most_bytes: int) -> None:
 
 def announce_image(image: UpcomingImage) -> None:
     """Announce a file. Raises as `open_regular`. Blocks while its directory does not answer."""
-    descriptor, _ = open_regular(image.path, root=image.root)
+    descriptor, status = open_regular(image.path, root=image.root)
     try:
-        announce(descriptor, image.most_bytes)
+        announce(descriptor, min(status.st_size, image.most_bytes))
     finally:
         os.close(descriptor)
 

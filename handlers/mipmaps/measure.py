@@ -4,8 +4,8 @@ import ctypes
 import math
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
 import xxhash
@@ -107,10 +107,11 @@ class Measurement:
 
     def result(self, levels: Collection[int]) -> Measured:
         """Return the numbers of an image that has these levels."""
-        seen: dict[str, Any] = {"sharpness": self._sharpness, "overlaps": self._overlaps}
-        if self._files.keys() == set(levels):
-            seen |= {"levels": max(levels, default=0), "levels_digest": digest_of_levels(self._files)}
-        return replace(range_of(self.level0, self._bits), **seen)
+        of = range_of(self.level0, self._bits)
+        numbers = of.bits, of.darkest, of.brightest, of.dark_share, of.saturated_share, self._sharpness
+        if self._files.keys() != set(levels):
+            return Measured(*numbers, overlaps=self._overlaps)
+        return Measured(*numbers, max(levels, default=0), digest_of_levels(self._files), self._overlaps)
 
 
 def range_of(found: GreyRange, bits: int) -> Measured:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from handlers.container import Container, real_path
+from handlers.container import Container
 from handlers.errors import Fault, ImageFault, ImagesMissing, SettingsFault, StorageFault, storage_fault
 from handlers.images.decode import verify_level
 from handlers.images.encode import PLAIN_START_BYTES, Encoding, Page
@@ -58,12 +58,12 @@ def write_beside(
         If the name is too long for the disk.
     """
     try:
-        replaces = os.path.lexists(path)
-        directory = _open_parent(path.parent, container, sharing)
+        parent = path.parent
+        directory = _open_parent(parent, container, sharing)
         try:
-            sweep(real_path(directory))
-            temporary = f"/proc/self/fd/{directory}/{temporary_name(path.name)}"
-            descriptor = _write_compared(temporary, path, page, encoding, seen, sharing)
+            sweep(str(parent), directory)
+            replaces, temporary = _exists(path.name, directory), temporary_name(path.name)
+            descriptor = _write_compared(temporary, directory, path, page, encoding, seen, sharing)
         except BaseException:
             os.close(directory)
             raise
@@ -81,8 +81,9 @@ class LevelBeside:
     page: Page
     is_plain: bool
     temporary: str
+    """Name in the directory."""
     directory: int
-    """Descriptor of the directory. Paths by this descriptor stay valid if the directory is renamed."""
+    """Descriptor of the directory. Names below it stay valid if the directory is renamed."""
     descriptor: int
     """Descriptor of the file, opened before it was written, so that its sync reports a failed write-back."""
     replaces: bool
@@ -98,15 +99,15 @@ class LevelBeside:
         StorageFault
             If the disk or mount fails. The former file is still in place, unless the check after the rename failed.
         """
-        target = f"/proc/self/fd/{self.directory}/{self.path.name}"
+        name, directory = self.path.name, self.directory
         try:
             try:
                 os.fsync(self.descriptor)
-                os.replace(self.temporary, target)  # noqa: PTH105  faster, for every level
+                os.replace(self.temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
-                remove(self.temporary)
+                remove(self.temporary, directory)
                 raise
-            _require_in_place(self.path, target, self.page, self.is_plain)
+            _require_in_place(self.path, directory, self.page, self.is_plain)
         except _FAILURES as error:
             raise _fault(self.level, self.path, error) from error
         finally:
@@ -115,7 +116,7 @@ class LevelBeside:
 
     def drop(self) -> None:
         """Remove the temporary file."""
-        remove(self.temporary)
+        remove(self.temporary, self.directory)
         self._close()
 
     def _close(self) -> None:
@@ -143,18 +144,31 @@ def _open_parent(directory: Path, container: Container | None, sharing: Sharing)
         return os.open(directory, _READ | os.O_DIRECTORY)
 
 
+def _exists(name: str, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _path_of(name: str, directory: int) -> Path:
+    """Return a path of a file in an open directory, for functions that take no descriptor."""
+    return Path(f"/proc/self/fd/{directory}/{name}")
+
+
 def _write_compared(
-    temporary: str, path: Path, page: Page, encoding: Encoding, seen: Seen | None, sharing: Sharing
+    temporary: str, directory: int, path: Path, page: Page, encoding: Encoding, seen: Seen | None, sharing: Sharing
 ) -> int:
     """Write the page to a temporary file, compare it, and return the file's descriptor."""
-    descriptor = os.open(temporary, _CREATE, 0o666)
+    descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=directory)
     try:
         _write(descriptor, page.content, path, sharing)
         _start_writing_back(descriptor)
-        _require_same(path, temporary, page, encoding, seen)
+        _require_same(path, temporary, directory, page, encoding, seen)
     except BaseException:
         os.close(descriptor)
-        remove(temporary)
+        remove(temporary, directory)
         raise
     return descriptor
 
@@ -171,31 +185,33 @@ def sync_directories(directories: Iterable[Path]) -> None:
             raise storage_fault(str(directory), "write the names of the levels", error) from error
 
 
-def _require_same(path: Path, temporary: str, page: Page, encoding: Encoding, seen: Seen | None) -> None:
+def _require_same(
+    path: Path, temporary: str, directory: int, page: Page, encoding: Encoding, seen: Seen | None
+) -> None:
     """Raise a fault if the temporary file reads back differently.
 
     The bytes of an uncompressed file are compared; any other file is decoded.
     """
     if encoding.is_plain:
-        if not _holds(temporary, page.content, seen):
+        if not _holds(temporary, directory, page.content, seen):
             raise _reads_differently(path, "its bytes differ")
         return
     height, width = page.pixels.shape
-    found = verify_level(Path(temporary), width, height, page.mode)
+    found = verify_level(_path_of(temporary, directory), width, height, page.mode)
     if encoding.lossless and not np.array_equal(found, page.pixels):
         raise _reads_differently(path, "its pixels differ")
     if seen:
         seen(page.content)
 
 
-def _require_in_place(path: Path, target: str, page: Page, is_plain: bool) -> None:
+def _require_in_place(path: Path, directory: int, page: Page, is_plain: bool) -> None:
     """Raise a fault if the file in place has another length or header than the page."""
     if is_plain:
-        start, file_bytes = _start_and_length(target)
+        start, file_bytes = _start_and_length(path.name, directory)
         is_same = start == page.content[:PLAIN_START_BYTES]
         found = f"{file_bytes} bytes that begin with {start[:16]!r}"
     else:
-        info = inspect_image(Path(target))
+        info = inspect_image(_path_of(path.name, directory))
         height, width = page.pixels.shape
         is_same = (info.width, info.height, info.mode) == (width, height, page.mode)
         file_bytes, found = info.file_bytes, f"{info}"
@@ -203,18 +219,18 @@ def _require_in_place(path: Path, target: str, page: Page, is_plain: bool) -> No
         raise _reads_differently(path, found)
 
 
-def _start_and_length(path: str) -> tuple[bytes, int]:
-    descriptor = os.open(path, _READ)
+def _start_and_length(name: str, directory: int) -> tuple[bytes, int]:
+    descriptor = os.open(name, _READ, dir_fd=directory)
     try:
         return os.pread(descriptor, PLAIN_START_BYTES, 0), os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
 
 
-def _holds(path: str, content: bytes | bytearray, seen: Seen | None = None) -> bool:
+def _holds(name: str, directory: int, content: bytes | bytearray, seen: Seen | None = None) -> bool:
     """Whether a file has exactly these bytes. `seen` is called with them while they are in the cache."""
     piece, expected, offset = bytearray(min(READ_BACK_BYTES, len(content) + 1)), memoryview(content), 0
-    descriptor = os.open(path, _READ)
+    descriptor = os.open(name, _READ, dir_fd=directory)
     try:
         while count := os.readv(descriptor, (piece,)):
             found = piece if count == len(piece) else piece[:count]

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from handlers.container import real_path
+
 STALE_S = 3600.0
 """Time without a change after which a temporary file of another machine counts as left by a dead writer."""
 _counter = itertools.count()
@@ -70,15 +72,28 @@ def maker(pid: int) -> str | None:
 
 # --- leftovers
 
+MOST_SWEPT = 4096
+"""Largest number of directories that a process remembers."""
+_swept: set[str] = set()
+"""Paths of directories that this process has swept."""
 
-@functools.lru_cache(maxsize=4096)
-def sweep(directory: str) -> None:
+
+def sweep(path: str, directory: int) -> None:
     """Remove temporary files of dead writers from a directory.
 
     Each process does it once for each directory: a directory may contain all tiles of a section, and after a worker's
     death the pool has new processes.
+
+    Parameters
+    ----------
+    path : of the directory.
+    directory : its descriptor.
     """
-    remove_left(temporaries_in(directory))
+    if path not in _swept:
+        if len(_swept) >= MOST_SWEPT:
+            _swept.clear()
+        remove_left(temporaries_in(real_path(directory)))
+        _swept.add(path)
 
 
 def temporaries_in(directory: str) -> list[str]:
@@ -94,10 +109,15 @@ def remove_left(paths: Iterable[str]) -> None:
             remove(path)
 
 
-def remove(path: str) -> None:
-    """Remove a temporary file. If that fails, a later `sweep` removes it; the caller reports its own fault."""
+def remove(path: str, directory: int | None = None) -> None:
+    """Remove a temporary file. If that fails, a later `sweep` removes it; the caller reports its own fault.
+
+    Parameters
+    ----------
+    directory : descriptor of the directory that a relative path starts from.
+    """
     try:
-        os.unlink(path)  # noqa: PTH108  the file may be named by a descriptor
+        os.unlink(path, dir_fd=directory)
     except OSError:
         return
 

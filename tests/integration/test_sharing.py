@@ -58,10 +58,10 @@ def test_a_level_has_its_mode_and_group_before_it_has_its_name(tmp_path: Path, m
     seen: list[tuple[int, int]] = []
     rename = os.replace
 
-    def watching(source: str, target: str) -> None:
-        found = Path(source).stat()
+    def watching(source: str, target: str, **directories: int) -> None:
+        found = os.stat(source, dir_fd=directories["src_dir_fd"])
         seen.append((stat.S_IMODE(found.st_mode), found.st_gid))
-        rename(source, target)
+        rename(source, target, **directories)
 
     monkeypatch.setattr(atomic_write.os, "replace", watching)
     group = os.getgid()

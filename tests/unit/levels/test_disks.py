@@ -139,9 +139,9 @@ class TestFailingDisks:
             sync(descriptor)
             calls.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
 
-        def watched_replace(source: str, target: str) -> None:
-            calls.append(("replace", os.path.realpath(source)))
-            replace(source, target)
+        def watched_replace(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+            calls.append(("replace", os.path.realpath(f"/proc/self/fd/{src_dir_fd}/{source}")))
+            replace(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
         monkeypatch.setattr(os, "fsync", watched_sync)
         monkeypatch.setattr(os, "replace", watched_replace)
@@ -228,7 +228,7 @@ class TestTemporaryFiles:
     @pytest.fixture(autouse=True)
     def _forget_swept_directories(self) -> None:
         """Let the next job remove temporary files, as the first job of a process does."""
-        temporary.sweep.cache_clear()
+        temporary._swept.clear()
 
     def dead_pid(self) -> int:
         process = subprocess.Popen(["true"])
