@@ -228,10 +228,6 @@ class Journal(JournalAttempts):
         now = self._clock()
         return await self.write(lambda connection: retries.dismiss(connection, montage_id, reason, now, user, state))
 
-    async def record_trend(self, montage_id: int, trend: Trend) -> None:
-        """Record the medians of a section's quality numbers for the trends of its microscope."""
-        await self.write(lambda connection: trends.store(connection, montage_id, trend))
-
     # --- images
 
     async def record_tiles(
@@ -274,7 +270,9 @@ class Journal(JournalAttempts):
 
     # --- verdicts
 
-    async def judge(self, montage_id: int, judgement: Judgement, focus: float | None) -> Montage:
+    async def judge(
+        self, montage_id: int, judgement: Judgement, focus: float | None, trend: Trend | None = None
+    ) -> Montage:
         """Record the verdict of the rules; return the montage.
 
         A verdict that differs from the recorded one is announced and removes a person's decision.
@@ -282,10 +280,15 @@ class Journal(JournalAttempts):
         Parameters
         ----------
         focus : median focus score of the tiles; None if unknown.
+        trend : medians of the quality numbers, for the trends of the microscope; None: not recorded.
         """
-        return await self.write(
-            lambda connection: verdicts.judge(connection, montage_id, judgement, focus, self._clock())
-        )
+
+        def work(connection: Connection) -> Montage:
+            if trend is not None:
+                trends.store(connection, montage_id, trend)
+            return verdicts.judge(connection, montage_id, judgement, focus, self._clock())
+
+        return await self.write(work)
 
     async def decide(self, montage_id: int, decision: Decision, by: str, note: str) -> Montage | None:
         """Record a person's decision in place of the rules' verdict; return the montage, None if there is none."""

@@ -106,9 +106,9 @@ class JournalQueries(JournalConnection):
         """Return the verdict on a montage; None if neither the rules nor a person have given one."""
         return await self.read(lambda connection: verdicts.verdict_of(connection, montage_id))
 
-    async def usual_focus(self, montage: Montage) -> float | None:
-        """Return the median focus of the microscope's last sections before a montage; None if they are too few."""
-        return await self.read(lambda connection: verdicts.usual_focus(connection, montage))
+    async def evidence(self, montage: Montage) -> verdicts.QualityEvidence:
+        """Return what a montage is judged by, and its present verdict."""
+        return await self.read(lambda connection: verdicts.evidence(connection, montage))
 
     async def holding(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return watch and stacks of each montage whose verdict holds them open if its watch has `hold = true`."""
@@ -150,18 +150,13 @@ class JournalQueries(JournalConnection):
         """Return identity and digest of each tile's image as it was read, by tile id; empty before MIPMAPPED."""
         return await self.read(lambda connection: images_read.contents_of(connection, montage_id))
 
-    async def tile_rows(self, montage_id: int) -> dict[str, quality.TileRow]:
-        """Return digest and measured numbers of the tiles that are recorded as made; empty once it is MIPMAPPED."""
-        return await self.read(lambda connection: quality.tile_rows(connection, montage_id))
+    async def made_tiles(self, montage_id: int) -> quality.MadeTiles:
+        """Return the tiles that are recorded as made, and the numbers that theirs replace."""
+        return await self.read(lambda connection: quality.made_tiles(connection, montage_id))
 
-    async def quality_numbers(self, montage_id: int, *, former: bool = False) -> bytes | None:
-        """Return the packed quality numbers of a montage; None if it has none, or they are being made again.
-
-        Parameters
-        ----------
-        former : whether numbers that are being made again are returned, too.
-        """
-        return await self.read(lambda connection: quality.numbers_of(connection, montage_id, former=former))
+    async def quality_numbers(self, montage_id: int) -> bytes | None:
+        """Return the packed quality numbers of a montage; None if it has none, or they are being made again."""
+        return await self.read(lambda connection: quality.numbers_of(connection, montage_id))
 
     async def watched_images(self) -> list[tuple[int, str, float]]:
         """Return (id, watch, completion time) of every montage whose images are still rechecked."""
@@ -186,10 +181,14 @@ class JournalQueries(JournalConnection):
         """Whether an upload of a superseded content had no response: its tiles may still arrive in the stack."""
         return await self.read(lambda connection: tile_sets.may_be_overwritten(connection, montage_id))
 
-    async def has_put_nothing(self, montage_id: int) -> bool:
-        """Whether it is certain that this daemon never put a tile of the montage into a stack."""
-        values = {"id": montage_id}
-        return await self.read(lambda connection: bool(connection.execute(_HAS_PUT_NOTHING, values).fetchone()[0]))
+    async def former_before_first_put(self, montage: Montage, stack: str) -> frozenset[str] | None:
+        """Return the `former_tile_ids` if it is certain that this daemon never put a tile of the montage; else None."""
+
+        def query(connection: rows.Connection) -> frozenset[str] | None:
+            has_put_nothing = connection.execute(_HAS_PUT_NOTHING, {"id": montage.id}).fetchone()[0]
+            return tile_sets.former_tile_ids(connection, montage, stack) if has_put_nothing else None
+
+        return await self.read(query)
 
     async def open_stacks(self) -> list[tuple[str, str]]:
         """Return each stack that was opened and not closed since, with the watch for which it was opened."""

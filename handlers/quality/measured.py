@@ -69,7 +69,7 @@ def repeats(numbers: TileNumbers, made: Mapping[str, MadeTile]) -> Floats:
         for key in _keys(made.get(numbers.tile_ids[place])):
             same[key].append(place)
     column = np.full(len(order), np.nan)
-    for places in same.values():
+    for places in (places for places in same.values() if len(places) > 1):
         column[places[1:]] = np.fmin(column[places[1:]], places[0])
     return column
 

@@ -21,6 +21,8 @@ _STEPS: Final[Mapping[Side, tuple[int, int]]] = MappingProxyType(
 """Column and row of the neighbour on a side, minus those of the tile."""
 SURROUNDINGS: Final = 3
 """Largest distance, in columns and rows, of the tiles with which a tile's displacement is compared."""
+_OF_PAIR: Final = tuple(f"{side}_stage_{name}" for side in ("left", "top") for name in ("x", "y", "error"))
+_COLUMNS: Final = (*_OF_PAIR, "stage_x", "stage_y")
 _Indices = Mapping[tuple[int, int], int]
 """(column, row) -> index of the tile."""
 
@@ -69,13 +71,11 @@ def stage_columns(
     measured : by tile id, in the order in which the tiles were made. If a pair has two results, the later one counts.
     former : the columns before some tiles were made again, by name. Other tiles keep their values.
     """
+    if not former and not any(of_tile.overlaps for of_tile in measured.values()):  # overlaps were not compared
+        return {name: np.full(len(tiles), np.nan) for name in _COLUMNS}
     cells, index_of_id = section_cells(tiles), {tile_id: index for index, tile_id in enumerate(tile_ids)}
     indices = {cell: index for index, cell in enumerate(cells) if cell is not None}
-    columns = {
-        f"{side}_stage_{name}": former.get(f"{side}_stage_{name}", np.full(len(tiles), np.nan)).copy()
-        for side in ("left", "top")
-        for name in ("x", "y", "error")
-    }
+    columns = {name: former.get(name, np.full(len(tiles), np.nan)).copy() for name in _OF_PAIR}
     made = {index_of_id[tile_id] for tile_id in measured}
     for (col, row), index in indices.items():
         for side, there in (("left", indices.get((col - 1, row))), ("top", indices.get((col, row - 1)))):

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class Quality:
 def pack(quality: Quality) -> bytes:
     """Return the block for the numbers."""
     ids = quality.tiles.tile_ids
-    columns = {name: _pack_column(column, name) for name, column in quality.tiles.columns.items() if _is_known(column)}
+    columns = _pack_columns(quality.tiles.columns)
     digests = [quality.level_digests.get(tile_id, b"") for tile_id in ids]
     head = {
         "tiles": ids,
@@ -70,35 +70,70 @@ def unpack(block: bytes) -> Quality:
     return Quality(TileNumbers.of(ids, columns), SectionNumbers(**head["section"]), head["levels"], digests)
 
 
-def _is_known(column: Floats) -> bool:
-    return not np.isnan(column).all()
-
-
 def _per_unit(name: str) -> float:
     """Return the number of steps per unit of a column. Dividing by it gives the nearest decimal fraction."""
     return round(1 / UNITS[name].step)
 
 
-def _pack_column(column: Floats, name: str) -> tuple[dict[str, Any], bytes]:
-    """Return the form in which a column is packed, and its bytes: a mask of unknown values, then the values."""
-    unknown = np.isnan(column)
-    mask = np.packbits(unknown).tobytes() if unknown.any() else b""
-    filled = np.where(unknown, column[~unknown][0], column)
-    multiples = np.rint(filled * _per_unit(name)) if np.abs(filled).max() < _EXACT else np.full(1, np.inf)
-    if np.abs(multiples).max() >= _EXACT:  # no microscope writes such values
-        return {"as": "floats", "mask": len(mask)}, zlib.compress(mask + filled.astype("<f8").tobytes())
-    whole = multiples.astype(np.int64)
-    ways = [("values", whole), ("differences", np.diff(whole, prepend=0))]
-    packed = [({"as": way, "mask": len(mask), **how}, raw) for way, each in ways for how, raw in [_planes(each, mask)]]
+_Packed = tuple[dict[str, Any], bytes]
+"""The form in which a column is packed, and its bytes: a mask of unknown values, then the values."""
+
+
+def _pack_columns(columns: Mapping[str, Floats]) -> dict[str, _Packed]:
+    """Return the columns with known values, packed. Computes with all of them at once: most sections are small."""
+    names, rows = list(columns), np.stack(list(columns.values()))
+    unknown = np.isnan(rows)
+    known = np.flatnonzero(~unknown.all(axis=1))
+    if not known.size:
+        return {}
+    names, rows, unknown = [names[place] for place in known], rows[known], unknown[known]
+    filled = np.where(unknown, rows[np.arange(len(rows)), (~unknown).argmax(axis=1)][:, None], rows)
+    with np.errstate(over="ignore"):  # refused by the limit below
+        multiples = np.rint(filled * np.array([_per_unit(name) for name in names])[:, None])
+    is_exact = (np.abs(filled).max(axis=1) < _EXACT) & (np.abs(multiples).max(axis=1) < _EXACT)
+    whole = np.where(is_exact[:, None], multiples, 0).astype(np.int64)
+    differences = whole.copy()
+    differences[:, 1:] -= whole[:, :-1]
+    ways = [("values", _planes(whole)), ("differences", _planes(differences))]
+    packed: dict[str, _Packed] = {}
+    for place, name in enumerate(names):
+        mask = np.packbits(unknown[place]).tobytes() if unknown[place].any() else b""
+        if is_exact[place]:
+            packed[name] = _shortest(mask, {way: planes[place] for way, planes in ways})
+        else:  # no microscope writes such values
+            form, values = {"as": "floats", "mask": len(mask)}, filled[place].astype("<f8").tobytes()
+            packed[name] = form, zlib.compress(mask + values)
+    return packed
+
+
+class _Planes(NamedTuple):
+    """Integers as their difference from the lowest, in bytes: first the lowest byte of each, then the next one."""
+
+    low: int
+    width: int
+    """Bytes of an integer."""
+    raw: bytes
+
+
+def _planes(rows: _Whole) -> list[_Planes]:
+    """Return the planes of each row."""
+    lows = rows.min(axis=1)
+    above = (rows - lows[:, None]).astype("<u8")
+    each_byte = above.view(np.uint8).reshape(*rows.shape, 8)
+    widths = [max(1, (most.bit_length() + 7) // 8) for most in above.max(axis=1).tolist()]
+    return [
+        _Planes(low, width, one[:, :width].T.tobytes())
+        for low, width, one in zip(lows.tolist(), widths, each_byte, strict=True)
+    ]
+
+
+def _shortest(mask: bytes, ways: Mapping[str, _Planes]) -> _Packed:
+    """Return the way in which a column is the shortest; the first of equal ones."""
+    packed = [
+        ({"as": way, "mask": len(mask), "low": each.low, "width": each.width}, zlib.compress(mask + each.raw, 9))
+        for way, each in ways.items()
+    ]
     return min(packed, key=lambda pair: len(pair[1]))
-
-
-def _planes(whole: _Whole, mask: bytes) -> tuple[dict[str, int], bytes]:
-    low = int(whole.min())
-    above = (whole - low).astype(np.uint64)
-    width = max(1, (int(above.max()).bit_length() + 7) // 8)
-    raw = above.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
-    return {"low": low, "width": width}, zlib.compress(mask + raw.T.tobytes(), 9)
 
 
 def _unpack_column(how: Mapping[str, Any], packed: bytes, name: str, count: int) -> Floats:

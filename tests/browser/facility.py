@@ -89,8 +89,7 @@ async def _section(journal: Journal, clock: Clock, number: int, draw: random.Ran
         clock.now += 60
         if event is Event.MIPMAPPED:
             await journal.record_tiles(montage, dict.fromkeys(ids))
-            await journal.record_trend(montage, _trend(number, draw))
-            await journal.judge(montage, _judgement(number, ids), 20.0)
+            await journal.judge(montage, _judgement(number, ids), 20.0, _trend(number, draw))
         await journal.record(montage, event)
     if state is MontageState.INGESTED and number % 2:
         await journal.record_tiles(montage, dict.fromkeys(ids[:7]))

@@ -106,12 +106,12 @@ async def test_a_superseded_montage_has_no_numbers(tmp_path: Path) -> None:
     async with Journal(tmp_path / "journal.sqlite") as journal:
         montage_id = await ingested(journal)
         await journal.record_tiles(montage_id, {tile_ids(3)[0]: content(0)}, {tile_ids(3)[0]: b"numbers"})
-        assert (await journal.tile_rows(montage_id))[tile_ids(3)[0]].measured == b"numbers"
+        assert (await journal.made_tiles(montage_id)).rows[tile_ids(3)[0]].measured == b"numbers"
         await journal.record(montage_id, Event.MIPMAPPED, quality_numbers=b"block")
         assert await journal.quality_numbers(montage_id) == b"block"
-        assert await journal.tile_rows(montage_id) == {}
+        assert (await journal.made_tiles(montage_id)).rows == {}
         await journal.record(montage_id, Event.SUPERSEDED)
-        assert await journal.quality_numbers(montage_id, former=True) is None
+        assert (await journal.made_tiles(montage_id)).former is None
 
 
 # --- kill -9
@@ -162,7 +162,7 @@ async def test_numbers_are_complete_or_absent_after_kill_9(tmp_path: Path) -> No
         async with Journal(path) as journal:
             montages = await journal.montages(limit=10_000)
             for montage in montages:
-                numbers, rows = await journal.quality_numbers(montage.id), await journal.tile_rows(montage.id)
+                numbers, rows = await journal.quality_numbers(montage.id), (await journal.made_tiles(montage.id)).rows
                 if montage.state is MontageState.MIPMAPPED:
                     assert (numbers, rows) == (bytes([int(montage.metafile.name.split("_")[2]) % 256]) * 100_000, {})
                 else:

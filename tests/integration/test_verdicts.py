@@ -127,13 +127,13 @@ async def test_the_usual_focus_is_that_of_the_last_20_sections_of_the_microscope
     async with Journal(path) as journal:
         montages = [await montage_of(journal, number) for number in range(1, 31)]
         for at, montage in enumerate(montages[:29]):
-            assert await journal.usual_focus(montage) == (None if at < 5 else median_of(at))
+            assert (await journal.evidence(montage)).usual_focus == (None if at < 5 else median_of(at))
             await journal.judge(montage.id, GOOD, 20.0 + at)
-        assert await journal.usual_focus(montages[29]) == median_of(29)
-        assert await journal.usual_focus(replace(montages[29], scope="temca3")) is None
-        assert await journal.usual_focus(replace(montages[29], scope=None)) is None
+        assert (await journal.evidence(montages[29])).usual_focus == median_of(29)
+        assert (await journal.evidence(replace(montages[29], scope="temca3"))).usual_focus is None
+        assert (await journal.evidence(replace(montages[29], scope=None))).usual_focus is None
         # A section imaged before is not compared with sections imaged after it.
-        assert await journal.usual_focus(montages[10]) == median_of(10)
+        assert (await journal.evidence(montages[10])).usual_focus == median_of(10)
 
 
 def median_of(count: int) -> float:

@@ -317,10 +317,10 @@ def test_a_png_with_one_grey_value_is_small() -> None:
 def test_a_rename_that_puts_another_content_in_place_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    def replaced(source: str, target: str) -> None:
-        content = bytearray(Path(source).read_bytes())
+    def replaced(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        content = Path(f"/proc/self/fd/{src_dir_fd}/{source}").read_bytes()
         content = content[:-1] if damage == "length" else bytes(20) + content[20:]
-        Path(target).write_bytes(content)
+        Path(f"/proc/self/fd/{dst_dir_fd}/{target}").write_bytes(content)
 
     pixels = noise(np.uint8, 64, 64)
     job = job_for_pixels(save(tmp_path / "a.tif", pixels), tmp_path / "m", pixels)

@@ -14,10 +14,20 @@ class TileRow(NamedTuple):
     """Numbers of the image, packed; None if it was not measured."""
 
 
-def tile_rows(connection: Connection, montage_id: int) -> dict[str, TileRow]:
-    """Return the tiles that are recorded as made, by tile id, oldest first; empty once the montage is MIPMAPPED."""
+class MadeTiles(NamedTuple):
+    """The tiles of a montage that are recorded as made; none once it is MIPMAPPED."""
+
+    rows: dict[str, TileRow]
+    """By tile id, oldest first."""
+    former: bytes | None
+    """Packed numbers of the montage before some of its tiles were made again; None if there are none."""
+
+
+def made_tiles(connection: Connection, montage_id: int) -> MadeTiles:
+    """Return the tiles that are recorded as made, and the numbers that theirs replace."""
     query = "SELECT tile_id, digest, measured FROM tiles WHERE montage_id = ? ORDER BY made_at"
-    return {tile_id: TileRow(*row) for tile_id, *row in connection.execute(query, (montage_id,))}
+    rows = {tile_id: TileRow(*row) for tile_id, *row in connection.execute(query, (montage_id,))}
+    return MadeTiles(rows, numbers_of(connection, montage_id, former=True))
 
 
 def store(connection: Connection, montage_id: int, numbers: bytes | None) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import statistics
+from typing import NamedTuple
 
 from daemon.journal.tables.outbox import announce_montage
+from daemon.journal.tables.quality import numbers_of
 from daemon.journal.tables.rows import BY_ID, Connection, find, insert_event, need
 from daemon.montages.records import Montage
 from daemon.montages.states import Event
@@ -103,6 +105,23 @@ def verdict_of(connection: Connection, montage_id: int) -> MontageVerdict | None
     verdict, findings, judged_at, decision, by, at, note = row
     judgement = judgement_of(verdict, json.loads(findings)) if verdict else None
     return MontageVerdict(judgement, judged_at, Override(Decision(decision), by, at, note) if decision else None)
+
+
+class QualityEvidence(NamedTuple):
+    """What a montage is judged by."""
+
+    numbers: bytes | None
+    """Packed quality numbers; None if it has none."""
+    usual_focus: float | None
+    """Median focus of the microscope's last sections before it; None if they are too few."""
+    verdict: MontageVerdict | None
+    """The present verdict."""
+
+
+def evidence(connection: Connection, montage: Montage) -> QualityEvidence:
+    """Return what a montage is judged by, and its present verdict."""
+    numbers = numbers_of(connection, montage.id)
+    return QualityEvidence(numbers, usual_focus(connection, montage), verdict_of(connection, montage.id))
 
 
 def usual_focus(connection: Connection, montage: Montage) -> float | None:

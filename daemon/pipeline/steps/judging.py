@@ -9,7 +9,8 @@ from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.steps.section import Section
 from handlers.quality.medians import trend_of
 from handlers.quality.packing import Quality, unpack
-from handlers.quality.rules import Surroundings, Verdict
+from handlers.quality.rules import Judgement, Surroundings, Verdict
+from handlers.quality.trend import Trend
 from handlers.quality.verdict import judge, median_focus
 
 log = structlog.get_logger()
@@ -27,19 +28,13 @@ class Judge:
 
     async def judge(self, section: Section) -> None:
         """Record and log the verdict of the rules, if it is new."""
-        block = await self._journal.quality_numbers(section.montage.id)
+        block, usual_focus, before = await self._journal.evidence(section.montage)
         if block is None:  # its mipmaps were made by an older temwatch, or by hand
             return
-        quality = await asyncio.to_thread(unpack, block)
-        pixel_nm = section.acquisition.pixel_size_nm
-        trend = await asyncio.to_thread(trend_of, quality.tiles, pixel_nm[0] if pixel_nm else None)
-        await self._journal.record_trend(section.montage.id, trend)
-        around = Surroundings(_overlap_px(section, quality), await self._journal.usual_focus(section.montage))
-        judgement = await asyncio.to_thread(judge, quality.tiles, section.watch.qc.limits(), around)
-        before = await self._journal.verdict(section.montage.id)
+        judgement, focus, trend = await asyncio.to_thread(_judged, section, block, usual_focus)
+        await self._journal.judge(section.montage.id, judgement, focus, trend)
         if before is not None and before.judgement == judgement:
             return
-        await self._journal.judge(section.montage.id, judgement, median_focus(quality.tiles))
         self._metrics.verdicts.labels(section.watch.name, judgement.verdict).inc()
         broken = [str(finding.rule) for finding in judgement.findings if finding.verdict is not Verdict.PASS]
         tiles = judgement.tiles
@@ -49,6 +44,14 @@ class Judge:
 
 _LEVELS = {Verdict.PASS: 20, Verdict.REVIEW: 30, Verdict.FAIL: 30}
 """Log level of a verdict: INFO or WARNING."""
+
+
+def _judged(section: Section, block: bytes, usual_focus: float | None) -> tuple[Judgement, float | None, Trend]:
+    """Return judgement, median focus and medians of a section by its packed numbers."""
+    quality, pixel_nm = unpack(block), section.acquisition.pixel_size_nm
+    around = Surroundings(_overlap_px(section, quality), usual_focus)
+    judgement = judge(quality.tiles, section.watch.qc.limits(), around)
+    return judgement, median_focus(quality.tiles), trend_of(quality.tiles, pixel_nm[0] if pixel_nm else None)
 
 
 def _overlap_px(section: Section, quality: Quality) -> float | None:

@@ -118,9 +118,9 @@ class Steps:
 
     async def _count_put_by_others(self, section: Section) -> int:
         """Return how many tiles are in the raw stack although this daemon has put none of them."""
-        if not await self._journal.has_put_nothing(section.montage.id):
+        former = await self._journal.former_before_first_put(section.montage, str(section.raw))
+        if former is None:
             return 0
-        former = await self._journal.former_tile_ids(section.montage, str(section.raw))
         try:
             present = await self._client.tile_bounds(section.raw, section.z)
         except StackMissing:

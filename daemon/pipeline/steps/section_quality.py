@@ -15,8 +15,7 @@ from handlers.quality.packing import Quality, pack, unpack
 
 async def packed_numbers(section: Section, journal: Journal) -> bytes:
     """Return the packed numbers of a section whose tiles are all recorded as made."""
-    rows = await journal.tile_rows(section.montage.id)
-    former = await journal.quality_numbers(section.montage.id, former=True)
+    rows, former = await journal.made_tiles(section.montage.id)
     return await asyncio.to_thread(lambda: pack(_quality(section, rows, unpack(former) if former else None)))
 
 
