@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,13 +21,15 @@ from handlers.workers.memory import worker_bytes
 from tests import cluster_document as document
 from tests.waiting import wait_for
 
-UNITS = {"m": "minutes", "h": "hours"}
+TIMES = {"m": "minutes", "h": "hours"}
+UNITS = "\n".join(document.blocks("ini")).replace("\\\n", " ")
+"""The units of systemd, each command in one line."""
 PAUSED_ABOVE = 0.8
 """Share of its memory above which a worker takes no job: distributed.worker.memory.pause."""
 
 
 def seconds(text: str) -> float:
-    return timedelta(**{UNITS[text[-1]]: float(text[:-1])}).total_seconds()
+    return timedelta(**{TIMES[text[-1]]: float(text[:-1])}).total_seconds()
 
 
 def options_of(command: str) -> dict[str, str]:
@@ -78,7 +82,8 @@ def test_a_worker_ends_before_its_walltime_and_has_the_memory_and_files_that_it_
     assert worker_bytes(round(1e6 * WorkerSettings().largest_image_megapixels)) < PAUSED_ABOVE * memory_gib * 2**30
     assert not options["--local-directory"].startswith("/shared")
     assert directives["-o"].startswith("/shared")
-    assert "--no-dashboard" in options, "temwatch has port 8787"
+    assert "--no-dashboard" in options
+    assert options["--dashboard-address"] == "127.0.0.1:0"
     first, second = (range(*map(int, options[name].split(":"))) for name in ("--worker-port", "--nanny-port"))
     assert not set(first) & set(second)
     assert {"--tls-ca-file", "--tls-cert", "--tls-key"} <= options.keys()
@@ -118,14 +123,68 @@ def test_the_profiler_of_dask_is_off_in_scheduler_and_workers(script: str) -> No
 
 
 def test_dask_knows_every_option_in_the_document(script: str) -> None:
-    units = "\n".join(document.blocks("ini")).replace("\\\n", " ")
-    commands = [*re.findall(r"^ExecStart=(.*-m distributed.*)$", units, re.MULTILINE), script.strip().splitlines()[-1]]
+    commands = [*re.findall(r"^ExecStart=(.*-m distributed.*)$", UNITS, re.MULTILINE), script.strip().splitlines()[-1]]
     assert len(commands) == 3
     for command in commands:
         module = shlex.split(command)[2]
         params = importlib.import_module(module).main.params
         known = {name for each in params for name in (*each.opts, *each.secondary_opts)}
         assert options_of(command).keys() <= known, command
+
+
+def unit_command(program: str, replaced: dict[str, str]) -> list[str]:
+    """Return the command of the document's unit for one of dask's programs, with other names and paths."""
+    (command,) = re.findall(rf"^ExecStart=(.*{program}.*)$", UNITS, re.MULTILINE)
+    for documented, used in replaced.items():
+        assert documented in command, documented
+        command = command.replace(documented, used)
+    return shlex.split(command)
+
+
+def listeners(process: subprocess.Popen[bytes]) -> set[tuple[str, int]]:
+    """Return the addresses at which a process and its children accept connections."""
+    import psutil  # dask requires it
+
+    of_one = psutil.Process(process.pid)
+    found = [each for one in (of_one, *of_one.children(recursive=True)) for each in one.net_connections("tcp")]
+    return {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
+
+
+def test_scheduler_and_workers_accept_connections_only_at_the_documented_ports(tmp_path: Path) -> None:
+    """dask's pages need no login, and port 8787 is that of temwatch's pages."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    tls = document.make_certificates(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    common = {document.PYTHON: sys.executable, "scheduler.facility": "127.0.0.1", document.TLS_DIRECTORY: str(tls)}
+    scheduler = unit_command("dask_scheduler", {**common, "8786": port, ":8788": ":0"})
+    workers = unit_command("dask_worker", {**common, ":8786": f":{port}", "--nworkers 8": "--nworkers 1"})
+    workers[workers.index("/var/tmp")] = str(tmp_path)
+    ports = {range_of(options_of(shlex.join(workers))[name]) for name in ("--worker-port", "--nanny-port")}
+    with running(scheduler, tmp_path / "scheduler.log") as first:
+        wait_for(lambda: ("127.0.0.1", int(port)) in listeners(first), "the scheduler", 60)
+        with running(workers, tmp_path / "workers.log") as second:
+            log = tmp_path / "workers.log"
+            wait_for(lambda: "Registered to" in log.read_text(), "a worker", 60)
+            assert {address for address, _ in listeners(first)} == {"127.0.0.1"}
+            outside = {at for address, at in listeners(second) if address not in ("127.0.0.1", "::1")}
+            assert outside, listeners(second)
+            assert all(any(at in each for each in ports) for at in outside), outside
+
+
+def range_of(text: str) -> range:
+    first, last = map(int, text.split(":"))
+    return range(first, last + 1)
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program, whose output goes to a file; end it afterwards."""
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def test_the_settings_of_the_document_are_valid() -> None:

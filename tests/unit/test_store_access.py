@@ -153,6 +153,8 @@ def test_retries_have_a_growing_and_limited_back_off(server):
     backoff = config["backoff"]
     assert timedelta(0) < backoff["init_backoff"] < backoff["max_backoff"] < config["retry_timeout"]
     assert backoff["base"] > 1
+    options = connection.connection(place.bucket).client_options
+    assert options["connect_timeout"] < options["timeout"] == timedelta(seconds=60)
 
 
 def test_a_store_that_accepts_a_request_and_never_answers_is_given_up(server, monkeypatch):
