@@ -154,7 +154,7 @@ def test_retries_have_a_growing_and_limited_back_off(server):
     assert timedelta(0) < backoff["init_backoff"] < backoff["max_backoff"] < config["retry_timeout"]
     assert backoff["base"] > 1
     options = connection.connection(place.bucket).client_options
-    assert options["connect_timeout"] < options["timeout"] == timedelta(seconds=60)
+    assert (options["connect_timeout"], options["timeout"]) == ("5s", "1m")
 
 
 def test_a_store_that_accepts_a_request_and_never_answers_is_given_up(server, monkeypatch):
@@ -175,6 +175,25 @@ def test_a_store_that_accepts_a_request_and_never_answers_is_given_up(server, mo
 
 
 # --- credentials
+
+
+def test_renewed_keys_are_used_at_the_first_request_after_a_refusal(server, tmp_path):
+    """Otherwise obstore would use the former keys for another minute."""
+    keys = tmp_path / "credentials"
+
+    def write_key(name):
+        keys.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = s\n")
+
+    def refuse_old_key(request):
+        return object_store.EXPIRED if "Credential=old/" in request.headers["authorization"] else None
+
+    write_key("old")
+    with FaultLayer(server, rule=refuse_old_key).running() as layer:
+        place = place_at(layer.url, "bucket", credentials_file=keys) / "a.tif"
+        with pytest.raises(StoreFault, match="token has expired"):
+            put(place)
+        write_key("new")
+        put(place)
 
 
 def test_keys_of_the_role_of_the_machine_are_requested_and_sign_requests(server, monkeypatch):
