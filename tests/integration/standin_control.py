@@ -1,11 +1,14 @@
 """Control of a stand-in render-ws in tests: set faults, list requests, hold work."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import aiohttp
+import pytest
 from yarl import URL
 
 from daemon.simulator.standin.server import serve_standin
@@ -48,6 +51,29 @@ class Standin:
         async with self.http.request(method, self.url + path, json=body) as answer:
             assert answer.status < 300, await answer.text()
             return await answer.json(content_type=None) if answer.content_length else None
+
+
+class Hold:
+    """Holds the work of requests in a module of the stand-in, where it would sleep, until the test releases it.
+
+    Parameters
+    ----------
+    module : `stack_routes` holds derivations, `tile_routes` the uploads of a fault "slow".
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+        self.begun = asyncio.Event()
+        self._released = asyncio.Event()
+        monkeypatch.setattr(module, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep}))
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds:
+            self.begun.set()
+            await self._released.wait()
+
+    def release(self) -> None:
+        """Let the held work continue, and hold no work any more."""
+        self._released.set()
 
 
 @contextlib.asynccontextmanager

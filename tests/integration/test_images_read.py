@@ -21,7 +21,7 @@ from handlers.identity import FileIdentity
 from handlers.images.digest import DIGEST_BYTES, FileContent
 
 TILES = 2772
-"""Of a full section."""
+"""Number of tiles of a full section."""
 IDENTITY = FileIdentity(100, 1_000, 1_000, 7)
 SIGHTING = Sighting("temca2", Path("/data/temca2/_metadata_20170829_1_.json"), IDENTITY, FoundBy.SCAN)
 STACK = "em/v1/s_raw"
@@ -29,7 +29,7 @@ numbers = st.integers(-(2**63), 2**63 - 1)
 
 
 def content(number: int) -> FileContent:
-    """Return identity and digest of the n-th image that a microscope wrote."""
+    """Return identity and digest of the n-th image of a microscope."""
     chance = random.Random(number)
     written_ns = 1_504_011_706_000_000_000 + number * 900_000_000 + chance.randrange(10**9)
     changed_ns = written_ns + chance.randrange(10**7)
@@ -173,7 +173,7 @@ async def test_many_changed_images_are_counted_and_a_few_are_named(journal):
     assert montage.findings[-1].endswith(" and 45 more")
 
 
-async def test_a_montage_superseded_meanwhile_stays_superseded(journal):
+async def test_changed_images_of_a_superseded_montage_are_not_recorded(journal):
     montage_id = await complete(journal)
     await journal.record(montage_id, Event.SUPERSEDED)
     with pytest.raises(IllegalTransition):
@@ -192,7 +192,7 @@ async def test_a_new_identity_is_adopted_only_if_the_bytes_are_the_same(journal)
     assert len(await journal.events(montage_id)) == events
 
 
-async def test_images_are_watched_from_complete_until_that_ends(journal):
+async def test_images_are_watched_from_complete_until_the_watching_ends(journal):
     montage_id = await complete(journal)
     ((found, watch, complete_at),) = await journal.watched_images()
     montage = await journal.montage(montage_id)

@@ -30,7 +30,7 @@ async def ids(client: RenderClient, z: float = Z) -> list[str]:
     return sorted(tile.tile_id for tile in await client.tile_bounds(RAW, z))
 
 
-async def test_tiles_are_in_the_stack_with_their_transforms_and_counted(client: RenderClient) -> None:
+async def test_tiles_are_put_with_their_transforms_and_counted(client: RenderClient) -> None:
     specs = [tile_spec(f"t{n}", refs=("lens",)) for n in range(5)]
     report = await ingest_tiles(client, RAW, Z, specs, {"lens": lens()}, most_tiles=2)
     assert (report.tile_count, report.other_tile_count, report.request_count, report.deleted) == (5, 0, 3, ())
@@ -71,7 +71,7 @@ async def test_unwanted_tiles_are_deleted_after_the_new_ones_are_read_back(
     assert "tileBounds" in " ".join(log[max(deletions) :])
 
 
-async def test_a_montage_that_moved_to_another_z_leaves_none_behind(client: RenderClient) -> None:
+async def test_a_montage_that_moved_to_another_z_leaves_no_tile_at_the_former_z(client: RenderClient) -> None:
     await ingest_tiles(client, RAW, 7.0, [tile_spec("a.7.0", 7.0)])
     await ingest_tiles(client, RAW, 8.5, [tile_spec("a.8.5", 8.5)], unwanted=["a.7.0"])
     assert await client.z_values(RAW) == (8.5,)
@@ -106,33 +106,33 @@ async def test_a_stack_that_another_client_closed_is_reported_as_closed(client: 
 
 
 async def test_a_tile_missing_after_the_upload_is_named(client: RenderClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another client deletes a tile between the upload and the reading."""
+    """Another client deletes a tile between the upload and its verification."""
     put_tiles = client.put_tiles
 
-    async def put_and_lose(*args: object, **more: object) -> int:
+    async def put_and_delete(*args: object, **more: object) -> int:
         count = await put_tiles(*args, **more)  # type: ignore[arg-type]
         await client.delete_tile(RAW, "b")
         return count
 
-    monkeypatch.setattr(client, "put_tiles", put_and_lose)
+    monkeypatch.setattr(client, "put_tiles", put_and_delete)
     with pytest.raises(ReadBackDiffers, match="1 of 2 tiles that were put are missing: b"):
         await ingest_tiles(client, RAW, Z, [tile_spec("a"), tile_spec("b")], unwanted=["a_old"])
 
 
 @pytest.mark.parametrize(
-    "rival",
+    "other",
     [tile_spec("b", 7.0, layout={"sectionId": "1050.0"}), tile_spec("b", layout={"sectionId": "other"})],
     ids=["z", "section"],
 )
 async def test_a_tile_at_another_z_or_section_after_the_upload_is_named(
-    client: RenderClient, monkeypatch: pytest.MonkeyPatch, rival: dict[str, Any]
+    client: RenderClient, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
 ) -> None:
     """Another client, or render-ws itself, puts a tile at another z or into another section."""
-    there = {tile.tile_id: tile for tile in await put_and_listed(client, [tile_spec("a"), tile_spec("b")])}
-    there["b"] = next(tile for tile in await put_and_listed(client, [rival]) if tile.tile_id == "b")
+    listed = {tile.tile_id: tile for tile in await put_and_listed(client, [tile_spec("a"), tile_spec("b")])}
+    listed["b"] = next(tile for tile in await put_and_listed(client, [other]) if tile.tile_id == "b")
 
     async def tile_bounds(*_: object) -> tuple[TileBounds, ...]:
-        return tuple(there.values())
+        return tuple(listed.values())
 
     monkeypatch.setattr(client, "tile_bounds", tile_bounds)
     with pytest.raises(ReadBackDiffers, match="has tiles at another z or in another section than was put: b"):
@@ -144,7 +144,7 @@ async def put_and_listed(client: RenderClient, specs: list[dict[str, Any]]) -> t
     return await client.tile_bounds(RAW, specs[0]["z"])
 
 
-async def test_a_tile_id_that_could_never_be_deleted_is_refused_before_anything_is_sent(
+async def test_a_tile_id_that_could_not_be_deleted_is_refused_before_any_upload(
     service: Standin, client: RenderClient
 ) -> None:
     for specs, unwanted in (([tile_spec("a/b")], []), ([tile_spec("a")], ["b/c"])):
@@ -155,7 +155,7 @@ async def test_a_tile_id_that_could_never_be_deleted_is_refused_before_anything_
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("name", ["001050", "001050_options", "reference"])
-async def test_the_tiles_of_a_real_section_go_in_and_come_back(client: RenderClient, name: str) -> None:
+async def test_the_tiles_of_a_real_section_are_put_and_read_back(client: RenderClient, name: str) -> None:
     specs = json.loads((DATA / f"asap_tilespecs_{name}.json").read_text())
     z = specs[0]["z"]
     report = await ingest_tiles(client, RAW, z, specs)

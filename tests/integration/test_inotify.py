@@ -1,4 +1,4 @@
-"""Events of single directories: reported for the watched ones, under the path that the watch was requested with."""
+"""Events are reported for watched directories, under the path with which the watch was requested."""
 
 import contextlib
 import os
@@ -21,14 +21,14 @@ class Listener:
         self.files: set[str] = set()
         self.trees: set[str] = set()
         self.overflows = 0
-        self._rung = threading.Event()
-        self.box = HintBox(self._rung.set)
+        self._arrived = threading.Event()
+        self.box = HintBox(self._arrived.set)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not holds():
-            assert self._rung.wait(deadline - time.monotonic()), (self.files, self.trees)
-            self._rung.clear()
+            assert self._arrived.wait(deadline - time.monotonic()), (self.files, self.trees)
+            self._arrived.clear()
             self._gather(self.box.take())
 
     def _gather(self, batch: Batch) -> None:
@@ -53,17 +53,17 @@ def touch(path: Path) -> str:
 
 
 def test_only_watched_directories_report_events(tmp_path: Path) -> None:
-    (tmp_path / "asked").mkdir()
+    (tmp_path / "watched").mkdir()
     (tmp_path / "other").mkdir()
     with listening(tmp_path) as (listener, hints):
-        hints.watch(str(tmp_path / "asked"))
+        hints.watch(str(tmp_path / "watched"))
         touch(tmp_path / "other" / "_metadata_1_.json")
-        expected = {touch(tmp_path / "asked" / "_metadata_2_.json"), touch(tmp_path / "_metadata_3_.json")}
+        expected = {touch(tmp_path / "watched" / "_metadata_2_.json"), touch(tmp_path / "_metadata_3_.json")}
         listener.until(lambda: expected <= listener.files)
         assert listener.files == expected
 
 
-def test_images_cause_no_hint(tmp_path: Path) -> None:
+def test_only_metafiles_and_directories_cause_hints(tmp_path: Path) -> None:
     with listening(tmp_path) as (listener, _):
         touch(tmp_path / "tile.tif")
         (tmp_path / "0").mkdir()
@@ -98,41 +98,41 @@ def test_a_link_below_the_root_is_not_watched_and_one_that_is_the_root_is(tmp_pa
 
 
 def test_events_lost_in_a_full_queue_are_reported_as_an_overflow(tmp_path: Path) -> None:
-    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    held, reader_waits = threading.Event(), threading.Event()
+    queue_size = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    may_read, reader_waits = threading.Event(), threading.Event()
 
     def accepts(_: str) -> bool:
         reader_waits.set()
-        return held.wait(60)
+        return may_read.wait(60)
 
     listener = Listener()
     hints = open_hints(str(tmp_path), accepts, listener.box)
     try:
         touch(tmp_path / "first")
-        assert reader_waits.wait(60)  # a reader that is not blocked yet would drain the queue
+        assert reader_waits.wait(60)  # before that, the reader would empty the queue
         names = [tmp_path / f"{number}" for number in range(3)]
-        for number in range(most + 1_000):  # consecutive events that are alike count once
+        for number in range(queue_size + 1_000):  # identical consecutive events count once
             os.close(os.open(names[number % 3], os.O_WRONLY | os.O_CREAT))
-        held.set()
+        may_read.set()
         listener.until(lambda: listener.overflows > 0)
     finally:
-        held.set()
+        may_read.set()
         hints.close()
 
 
-def test_a_root_that_is_gone_ends_its_events(tmp_path: Path) -> None:
+def test_the_events_of_a_removed_root_end(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     with listening(root) as (_, hints):
         assert hints.is_alive()
         root.rmdir()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while hints.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
 
-def test_a_root_that_cannot_be_watched_leaves_nothing_open(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_watched_leaves_no_descriptor_open(tmp_path: Path) -> None:
     before = inotify_descriptors(), len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(FileNotFoundError):
         open_hints(str(tmp_path / "missing"), str.isprintable, Listener().box)

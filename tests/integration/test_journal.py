@@ -37,8 +37,8 @@ async def inspect(journal: Journal, montage_id: int, digest: str | None = "aa") 
     return Inspection(montage_id, montage.identity, montage.identity if digest else None, digest)
 
 
-async def settle(journal: Journal, montage_id: int, what: Settled) -> SettleResult:
-    return await journal.settle(await inspect(journal, montage_id, what.digest), what)
+async def settle(journal: Journal, montage_id: int, facts: Settled) -> SettleResult:
+    return await journal.settle(await inspect(journal, montage_id, facts.digest), facts)
 
 
 def changed(**identity: int) -> Sighting:
@@ -82,7 +82,7 @@ async def test_a_metafile_that_changes_before_it_settles_is_still_one_montage(pa
         assert (await journal.montage(first)).identity == (200, 1_000, 1_000, 7)
 
 
-async def test_a_metafile_touched_after_it_is_done_is_recognised_and_not_done_twice(path):
+async def test_a_metafile_touched_after_its_montage_is_complete_is_not_done_twice(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         again = await journal.notice(changed(mtime_ns=2_000))
@@ -92,14 +92,14 @@ async def test_a_metafile_touched_after_it_is_done_is_recognised_and_not_done_tw
         assert await journal.notice(changed(mtime_ns=2_000)) is None
 
 
-async def test_a_metafile_rewritten_under_its_old_size_time_and_inode_is_seen(path):
+async def test_a_metafile_rewritten_with_its_old_size_time_and_inode_is_noticed(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         again = await journal.notice(changed(ctime_ns=2_000))
         assert again not in (None, done)
 
 
-async def test_a_row_without_a_change_time_adopts_that_of_the_next_sighting(path):
+async def test_a_montage_without_a_change_time_gets_that_of_the_next_sighting(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         await journal.write(lambda connection: connection.execute("UPDATE montages SET ctime_ns = NULL"))
@@ -108,7 +108,7 @@ async def test_a_row_without_a_change_time_adopts_that_of_the_next_sighting(path
         assert await journal.notice(changed(ctime_ns=3_000)) is not None
 
 
-async def test_other_content_at_the_same_path_supersedes(path):
+async def test_another_content_at_the_same_path_supersedes_the_montage(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         again = await journal.notice(changed(mtime_ns=2_000))
@@ -119,7 +119,7 @@ async def test_other_content_at_the_same_path_supersedes(path):
         assert await journal.unwanted_tile_ids(await journal.montage(again), STACK) == {"t1"}
 
 
-async def test_a_content_that_comes_back_is_done_again(path):
+async def test_a_content_that_returns_is_done_again(path):
     async with Journal(path) as journal:
         first = await completed(journal)
         other = await journal.notice(changed(mtime_ns=2_000))
@@ -239,7 +239,7 @@ async def test_a_content_that_settled_while_its_copy_was_read_is_not_done_twice(
         assert [each.state for each in await journal.montages()] == [MontageState.SETTLED]
 
 
-async def test_a_failed_montage_keeps_fault_state_and_hint(path):
+async def test_a_failed_montage_keeps_its_fault_and_the_state_in_which_it_failed(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await settle(journal, montage_id, settled())
@@ -266,7 +266,7 @@ async def test_an_attempt_that_never_ended_counts_as_a_crash_until_the_montage_m
         assert [attempt["outcome"] for attempt in await journal.attempts(montage_id)] == ["crashed", "crashed"]
 
 
-async def test_an_attempt_that_was_stopped_is_no_crash(path):
+async def test_a_stopped_attempt_does_not_count_as_a_crash(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         attempt = await journal.begin_attempt(montage_id, Step.SETTLE)
@@ -275,16 +275,16 @@ async def test_an_attempt_that_was_stopped_is_no_crash(path):
 
 
 @pytest.mark.parametrize("turns", [1, 3])
-async def test_an_attempt_cancelled_while_it_begins_is_no_crash(path, turns):
+async def test_an_attempt_cancelled_while_it_begins_does_not_count_as_a_crash(path, turns):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
-        free = threading.Event()
-        busy = asyncio.create_task(journal.write(lambda _: free.wait(30)))
+        release = threading.Event()
+        busy = asyncio.create_task(journal.write(lambda _: release.wait(30)))
         beginning = asyncio.create_task(journal.begin_attempt(montage_id, Step.SETTLE))
         for _ in range(turns):
             await asyncio.sleep(0)
         beginning.cancel()
-        free.set()
+        release.set()
         await asyncio.wait([busy, beginning])
         assert beginning.cancelled()
         assert [attempt["outcome"] for attempt in await journal.attempts(montage_id)] == ["stopped"]
@@ -303,7 +303,7 @@ async def test_tiles_made_are_remembered_until_the_montage_is_mipmapped(path):
         assert await journal.tiles_made(montage_id) == frozenset()
 
 
-async def test_a_montage_is_complete_when_every_stack_it_went_to_was_closed(path):
+async def test_a_montage_is_complete_when_all_its_stacks_are_closed(path):
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         await settle(journal, montage_id, settled(mipmapped="em/v1/s_mips"))
@@ -409,7 +409,7 @@ async def test_the_state_is_the_fold_of_the_events(path):
             assert fold(events) is montage.state
 
 
-async def test_an_event_that_cannot_happen_leaves_no_trace(path):
+async def test_an_illegal_event_is_not_recorded(path):
     async with Journal(path) as journal:
         done = await completed(journal)
         before = await journal.events(done)
@@ -438,7 +438,7 @@ async def test_writes_wait_for_a_locked_journal(path, monkeypatch):
         with closing(sqlite3.connect(path)) as other:
             other.execute("BEGIN IMMEDIATE")
             noticing = asyncio.create_task(journal.notice(SIGHTING))
-            while journal.fault is None:  # noqa: ASYNC110  nothing tells of it
+            while journal.fault is None:  # noqa: ASYNC110  there is no event for it
                 await asyncio.sleep(0.01)
             assert "locked" in str(journal.fault)
             other.execute("ROLLBACK")
@@ -470,14 +470,14 @@ async def test_reads_do_not_wait_for_a_locked_journal(path):
         assert await noticing
 
 
-async def test_a_read_sees_every_earlier_write(path):
+async def test_a_read_returns_every_earlier_write(path):
     async with Journal(path) as journal:
         for number in range(200):
             montage_id = await journal.notice(replace(SIGHTING, path=Path(f"/data/{number}.json")))
             assert (await journal.montage(montage_id)).state is MontageState.NOTICED
 
 
-async def test_a_lock_that_passes_soon_is_no_fault(path):
+async def test_a_short_lock_is_no_fault(path):
     async with Journal(path) as journal:
         with locked(path):
             noticing = asyncio.create_task(journal.notice(SIGHTING))
@@ -487,21 +487,15 @@ async def test_a_lock_that_passes_soon_is_no_fault(path):
 
 
 async def test_giving_up_a_locked_journal_cancels_the_waiting_writes(path):
-    with locked_at_last(path) as lock:
+    with ExitStack() as lock:
         async with Journal(path) as journal:
-            lock()
+            lock.enter_context(locked(path))
             waiting = [asyncio.create_task(journal.notice(SIGHTING)) for _ in range(50)]
             await asyncio.sleep(0.1)
             journal.give_up()
             async with asyncio.timeout(20):
                 done, _ = await asyncio.wait(waiting)
             assert all(task.cancelled() for task in done)
-
-
-@contextmanager
-def locked_at_last(path):
-    with ExitStack() as stack:
-        yield lambda: stack.enter_context(locked(path))
 
 
 async def test_a_hanging_write_is_a_fault_and_blocks_neither_reads_nor_closing(path, monkeypatch):
@@ -511,18 +505,18 @@ async def test_a_hanging_write_is_a_fault_and_blocks_neither_reads_nor_closing(p
     async with Journal(path) as journal:
         hanging = asyncio.create_task(journal.write(lambda _: release.wait()))
         async with asyncio.timeout(20):
-            while journal.fault is None:  # noqa: ASYNC110  nothing tells of it
+            while journal.fault is None:  # noqa: ASYNC110  there is no event for it
                 await asyncio.sleep(0.01)
             assert "has not answered" in str(journal.fault)
             assert await journal.counts() == {}
         hanging.cancel()
     release.set()
     async with asyncio.timeout(20):
-        while descriptors_of(path):  # noqa: ASYNC110  the threads close them, and nobody is told
+        while descriptors_of(path):  # noqa: ASYNC110  threads close them, without an event
             await asyncio.sleep(0.01)
 
 
-async def test_every_migration_from_an_empty_file_gives_the_present_schema(path):
+async def test_a_new_journal_has_the_present_version_and_is_durable(path):
     with closing(connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
@@ -598,7 +592,7 @@ async def test_an_attempt_that_ends_late_does_not_overwrite_the_fault_of_a_faile
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.FAILED])
-async def test_an_attempt_that_is_cancelled_while_the_journal_is_locked_has_ended_as_it_did(path, outcome):
+async def test_an_attempt_whose_end_is_cancelled_while_the_journal_is_locked_keeps_its_outcome(path, outcome):
     """The daemon stops while another program holds a lock: the attempt must not count as a crash."""
     fault = ImageFault("a.tif", "is truncated") if outcome is Outcome.FAILED else None
     async with Journal(path) as journal:
@@ -606,7 +600,7 @@ async def test_an_attempt_that_is_cancelled_while_the_journal_is_locked_has_ende
         attempt = await journal.begin_attempt(montage_id, Step.SETTLE)
         with locked(path):
             ending = asyncio.create_task(journal.end_attempt(attempt, outcome, fault))
-            await asyncio.sleep(1)  # the write has been refused, and waits to be repeated
+            await asyncio.sleep(1)  # the write has failed, and waits for its repetition
             ending.cancel()
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
@@ -623,8 +617,8 @@ def test_no_statement_numbers_its_placeholders() -> None:
     assert not [module for module in modules if re.search(r"\?\d", module.read_text())]
 
 
-def test_each_migration_has_a_number_of_its_own_and_none_is_left_out() -> None:
-    """With a number twice, journals of both would count as migrated and lack one of the two."""
+def test_migrations_are_numbered_consecutively_without_duplicates() -> None:
+    """If two migrations had one number, a journal with one of them would count as migrated by both."""
     directory = Path(daemon.journal.__file__).parent / "migrations"
     numbers = sorted(int(each.name.partition("_")[0]) for each in directory.glob("*.sql"))
     assert numbers == list(range(1, len(MIGRATIONS) + 1))
@@ -632,7 +626,7 @@ def test_each_migration_has_a_number_of_its_own_and_none_is_left_out() -> None:
 
 @pytest.mark.parametrize("step", [Step.INGEST, Step.APPLY])
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.STOPPED, Outcome.WAITING, None])
-async def test_a_montage_may_be_overwritten_by_an_upload_of_a_predecessor_that_did_not_end_well(
+async def test_a_montage_may_be_overwritten_after_an_upload_of_its_predecessor_without_success(
     path: Path, step: Step, outcome: Outcome | None
 ) -> None:
     async with Journal(path) as journal:

@@ -1,4 +1,4 @@
-"""Who may read the journal, its lock and its copies: the owner and the group, whatever the umask allows."""
+"""Only owner and group can read the journal, its lock and its copies, whatever the umask is."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""The stack keeper during a long close: holders arrive and leave."""
+"""The stack keeper alone: holders during a long close, and close rules of several watches."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ STACK = StackId("em", "test", "s_raw")
 
 @dataclass
 class SlowRender:
-    """Client whose close ends when the test says so."""
+    """Client whose close ends when `ended` is set."""
 
     begun: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,8 +72,8 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("holder_arrives", [False, True])
-async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monkeypatch, holder_arrives):
+@pytest.mark.parametrize("has_holder", [False, True])
+async def test_a_cancelled_holder_does_not_start_a_second_close(monkeypatch, has_holder):
     render, journal = SlowRender(), OneMontage()
     monkeypatch.setattr(closer, "close_stack", render.close_stack)
     client: RenderClient = render  # type: ignore[assignment]
@@ -101,7 +101,7 @@ async def test_a_holder_that_gives_up_waiting_does_not_start_a_second_close(monk
     running = asyncio.create_task(keeper.run())
     keeper.request_close_for(Applied())  # type: ignore[arg-type]
     await until(lambda: render.begun)
-    if holder_arrives:
+    if has_holder:
         holder = asyncio.create_task(hold())
         await asyncio.sleep(0)
         holder.cancel()
@@ -187,7 +187,7 @@ def layer(derived: int) -> LayerCheck:
     return LayerCheck(1.0, tiles, (SectionCheck(1.0, "1.0", derived, 1), SectionCheck(1.0, "other", 0, 1)))
 
 
-def test_only_the_sections_of_its_own_tiles_concern_a_montage():
+def test_a_montage_is_compared_only_with_the_sections_of_its_own_tiles():
     montage: Any = Applied()
     assert closer._fault_in_layer(STACK, montage, frozenset({"a"}), layer(derived=1)) is None
     assert closer._fault_in_layer(STACK, montage, frozenset({"c"}), layer(derived=0)) is None

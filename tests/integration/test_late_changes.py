@@ -52,24 +52,24 @@ def levels_are_right(root: Path, image: Path) -> bool:
     return bool(np.abs(made - exact).max() <= 0.5)
 
 
-async def changed_ones(world: Bench, metafile: Path) -> list[dict[str, Any]]:
+async def changes_of(world: Bench, metafile: Path) -> list[dict[str, Any]]:
     montage = await world.montage(metafile)
     assert montage is not None
     events = await world.assembly.journal.events(montage.id)
     return [event["detail"] for event in events if event["event"] == Event.IMAGES_CHANGED]
 
 
-async def mended(world: Bench, metafile: Path) -> Montage:
+async def made_again(world: Bench, metafile: Path) -> Montage:
     """Wait until a change of images was found and the montage is COMPLETE again; return it."""
-    await has_changed(world, metafile, 1)
+    await wait_for_changes(world, metafile, 1)
     return await world.reaches(metafile, COMPLETE, FAILED)
 
 
-async def has_changed(world: Bench, metafile: Path, times: int) -> None:
+async def wait_for_changes(world: Bench, metafile: Path, times: int) -> None:
     await world.until(lambda: len([line for line in world.log_lines if line["event"] == "image.changed"]) >= times)
 
 
-# --- which differences are changes
+# --- changes
 
 
 def in_place_under_its_old_time(image: Path) -> None:
@@ -105,12 +105,12 @@ async def test_only_the_changed_image_of_a_complete_montage_is_made_again(world,
     level_of_other = world.root / "mipmaps" / "1" / f"{second.relative_to('/')}.tif"
     before = FileIdentity.of(level_of_other.stat())
     change(first)
-    montage = await mended(world, metafile)
+    montage = await made_again(world, metafile)
     assert montage.state is COMPLETE
     assert levels_are_right(world.root, first)
     assert FileIdentity.of(level_of_other.stat()) == before
     assert montage.findings[-1] == f"1 images changed after their mipmaps were made: {first.name}"
-    (detail,) = await changed_ones(world, metafile)
+    (detail,) = await changes_of(world, metafile)
     assert detail == {"images": 1, "names": [first.name]}
     (line,) = [each for each in world.log_lines if each["event"] == "image.changed"]
     assert (line["log_level"], line["images"], line["first"]) == ("warning", 1, first.name)
@@ -122,9 +122,9 @@ async def test_an_image_that_changes_twice_is_made_again_twice(world):
     await world.reaches(metafile, COMPLETE)
     first, _ = images_of(metafile)
     replaced_under_an_older_time(first)
-    await mended(world, metafile)
+    await made_again(world, metafile)
     in_place_under_its_old_time(first)
-    await has_changed(world, metafile, 2)
+    await wait_for_changes(world, metafile, 2)
     await world.reaches(metafile, COMPLETE)
     assert levels_are_right(world.root, first)
 
@@ -140,7 +140,7 @@ async def test_an_image_that_becomes_a_link_out_of_the_watch_is_changed_and_not_
     first.symlink_to(private)
     read = []
     monkeypatch.setattr(compare_images, "content_of", read.append)
-    await has_changed(world, metafile, 1)
+    await wait_for_changes(world, metafile, 1)
     montage = await world.reaches(metafile, FAILED)
     assert read == []
     assert "lies outside" in montage.fault.problem
@@ -178,22 +178,22 @@ def deleted(image: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touched, chmodded, copied_away_and_back, deleted])
-async def test_the_same_bytes_and_an_absent_file_are_no_change(world, change):
+async def test_a_file_with_the_same_bytes_or_a_missing_file_is_no_change(world, change):
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     montage = await world.reaches(metafile, COMPLETE)
     first, second = images_of(metafile)
     change(first)
-    replaced_under_an_older_time(second)  # when this change is found, the other image was checked, too
-    await mended(world, metafile)
-    (detail,) = await changed_ones(world, metafile)
+    replaced_under_an_older_time(second)  # when this change is found, the other image has been checked
+    await made_again(world, metafile)
+    (detail,) = await changes_of(world, metafile)
     assert detail["names"] == [second.name]
     if change is not deleted:
         read = await world.assembly.journal.images_read(montage.id)
         assert FileIdentity.of(first.stat()) in [content.identity for content in read.values()]
 
 
-def spoiled(image: Path) -> None:
+def overwritten(image: Path) -> None:
     image.write_bytes(b"no image at all")
 
 
@@ -207,9 +207,11 @@ def a_pipe(image: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [(spoiled, "no image"), (cut_short, "is truncated"), (a_pipe, "is not a regular file")]
+    ("change", "text"), [(overwritten, "no image"), (cut_short, "is truncated"), (a_pipe, "is not a regular file")]
 )
-async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_is_quiet(world, monkeypatch, change, text):
+async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_does_not_change_any_more(
+    world, monkeypatch, change, text
+):
     monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 0.3)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
@@ -228,7 +230,7 @@ async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_is_quie
 
 
 async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, monkeypatch):
-    monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 20.0)
+    monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 3_600.0)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     montage = await world.reaches(metafile, COMPLETE)
@@ -250,9 +252,7 @@ async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, m
 # --- times of the checks
 
 
-async def test_an_image_that_changes_before_its_stack_is_closed_keeps_the_montage_from_being_complete(
-    tmp_path, monkeypatch
-):
+async def test_a_montage_whose_image_changes_before_the_close_is_made_again_and_not_complete(tmp_path, monkeypatch):
     retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 1_000.0)
     async with bench(tmp_path, close_after_s=3_600.0) as world:
@@ -285,7 +285,7 @@ async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monke
         monkeypatch.setattr(closer, "close_stack", close_and_change)
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
-        montage = await mended(world, metafile)
+        montage = await made_again(world, metafile)
         assert montage.state is COMPLETE
         assert levels_are_right(world.root, images_of(metafile)[0])
         events = [event["event"] for event in await world.assembly.journal.events(montage.id)]
@@ -293,7 +293,7 @@ async def test_closing_a_stack_checks_the_images_of_its_montages(tmp_path, monke
         assert events.count("completed") == 1
 
 
-def test_checks_follow_at_growing_intervals_and_the_last_is_at_the_end():
+def test_the_intervals_between_checks_grow_and_the_last_check_is_at_the_end():
     ages, age_s = [], 0.0
     while (due_s := next_check_s(age_s, 3600.0)) is not None:
         ages.append(due_s)
@@ -303,8 +303,8 @@ def test_checks_follow_at_growing_intervals_and_the_last_is_at_the_end():
     assert next_check_s(0.0, 3.0) == 3.0
 
 
-class Alone:
-    """Checks images without the other parts of the daemon, on clocks that the test sets."""
+class IsolatedChecks:
+    """Checks of images without the other parts of the daemon, with clocks that tests set."""
 
     def __init__(self, world: Bench) -> None:
         self.now, self.wall = 1_000.0, 2_000_000_000.0
@@ -333,7 +333,7 @@ class Alone:
         return self.is_overwritten
 
     async def check(self) -> int:
-        """Check the due montages; return how many."""
+        """Check the due montages; return their number."""
         taken = self.late._take_due()
         for watch, due in taken.items():
             await self.late._check_in_turn(watch, due)
@@ -341,33 +341,33 @@ class Alone:
 
 
 @pytest.fixture
-async def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, Alone, Montage]]:
+async def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench, IsolatedChecks, Montage]]:
     retry_fast(monkeypatch)
     monkeypatch.setattr(late_changes, "FIRST_CHECK_S", 5.0)
     async with bench(tmp_path) as world:
         metafile = world.write(size=SIZE)
         await world.notice(metafile)
         montage = await world.reaches(metafile, COMPLETE)
-        # The first check of the bench itself is due in 5 s: a slow test would count it.
+        # The bench's own first check is due in 5 s: a slow test would include it.
         monkeypatch.setattr(world.assembly.late_changes, "_is_observable", lambda _: False)
-        yield world, Alone(world), montage
+        yield world, IsolatedChecks(world), montage
 
 
-async def test_a_montage_is_checked_until_its_time_is_over(done):
+async def test_a_montage_is_checked_at_growing_intervals_for_an_hour(done):
     world, alone, montage = done
     alone.late.follow(montage)
-    looks = []
+    seconds = []
     for second in range(4_000):
         if await alone.check():
-            looks.append(second)
+            seconds.append(second)
         alone.now += 1.0
-    assert looks == [5, 15, 45, 135, 405, 1215, 3600]
+    assert seconds == [5, 15, 45, 135, 405, 1215, 3600]
     assert await world.assembly.journal.watched_images() == []
     assert alone.enqueued == []
 
 
-@pytest.mark.parametrize(("age_s", "looks_later"), [(1.0, True), (100.0, True), (4_000.0, False), (-1e6, True)])
-async def test_the_next_process_resumes_the_checks_and_checks_once_more_after_their_time(done, age_s, looks_later):
+@pytest.mark.parametrize("age_s", [1.0, 100.0, 4_000.0, -1e6])
+async def test_the_next_process_resumes_the_checks_and_checks_once_even_after_their_time(done, age_s):
     world, alone, montage = done
     in_place_under_its_old_time(images_of(montage.metafile)[0])
     alone.wall = montage.complete_at + age_s
@@ -416,7 +416,7 @@ async def test_the_only_montage_is_checked_again_when_its_directory_is_back(worl
     await world.until(lambda: [line for line in world.log_lines if line["event"] == "images.not_checked"])
     in_place_under_its_old_time(images_of(elsewhere / metafile.name)[0])
     elsewhere.rename(home)
-    assert (await mended(world, metafile)).state is COMPLETE
+    assert (await made_again(world, metafile)).state is COMPLETE
     assert levels_are_right(world.root, images_of(metafile)[0])
 
 
@@ -433,16 +433,16 @@ async def test_a_moved_section_is_not_checked_after_its_time(done):
     assert alone.enqueued == []
 
 
-async def test_a_hanging_check_blocks_nothing_and_is_not_repeated_meanwhile(done, monkeypatch):
+async def test_a_hanging_check_blocks_nothing_and_is_repeated_only_after_its_end(done, monkeypatch):
     world, alone, montage = done
     monkeypatch.setattr(late_changes, "STUCK_S", 0.1)
-    free, begun = threading.Event(), []
-    look = late_changes.compare_images
+    release, begun = threading.Event(), []
+    compare = late_changes.compare_images
 
     def hanging(*arguments: Any) -> Any:
         begun.append(1)
-        free.wait(30)
-        return look(*arguments)
+        release.wait(30)
+        return compare(*arguments)
 
     monkeypatch.setattr(late_changes, "compare_images", hanging)
     alone.late.follow(montage)
@@ -453,7 +453,7 @@ async def test_a_hanging_check_blocks_nothing_and_is_not_repeated_meanwhile(done
         await alone.late.check_before_complete([montage])
         assert len(begun) == 1
     finally:
-        free.set()
+        release.set()
     await world.until(lambda: not alone.late._stuck)
     alone.now += 60.0
     await alone.check()
@@ -461,19 +461,19 @@ async def test_a_hanging_check_blocks_nothing_and_is_not_repeated_meanwhile(done
 
 
 @pytest.mark.parametrize(
-    "stumbles",
+    "failing_call",
     ["compare_images", "images_read", "change_images", "adopt_images", "end_watching_images", "montage"],
 )
-async def test_a_check_that_raises_is_repeated_and_ends_no_other(done, monkeypatch, stumbles):
+async def test_a_check_that_raises_an_exception_is_logged_and_repeated(done, monkeypatch, failing_call):
     world, alone, montage = done
     first, second = images_of(montage.metafile)
     in_place_under_its_old_time(first)
     touched(second)
     alone.late.follow(montage)
-    alone.now += 4_000.0 if stumbles == "end_watching_images" else 5.0
+    alone.now += 4_000.0 if failing_call == "end_watching_images" else 5.0
     with monkeypatch.context() as patch:
-        owner = late_changes if stumbles == "compare_images" else world.assembly.journal
-        patch.setattr(owner, stumbles, lambda *_: 1 / 0)
+        owner = late_changes if failing_call == "compare_images" else world.assembly.journal
+        patch.setattr(owner, failing_call, lambda *_: 1 / 0)
         assert await alone.check() == 1
         await alone.late.check_before_complete([montage])
     assert [line for line in world.log_lines if line["event"] == "images.bug"]
@@ -482,7 +482,7 @@ async def test_a_check_that_raises_is_repeated_and_ends_no_other(done, monkeypat
     assert alone.enqueued == [montage.id]
 
 
-async def test_tiles_are_compared_whenever_images_are_checked_and_a_montage_that_is_set_back_is_left_alone(done):
+async def test_tiles_are_compared_with_the_images_and_a_montage_that_is_set_back_is_not_checked_any_more(done):
     _, alone, montage = done
     alone.late.follow(montage)
     alone.now += 5.0
@@ -521,7 +521,7 @@ async def test_a_superseded_montage_is_not_checked_any_more(done):
     assert await alone.check() == 0
 
 
-async def test_a_metafile_with_another_content_is_no_change_of_images(done):
+async def test_images_of_a_metafile_with_another_content_are_not_compared(done):
     _, alone, montage = done
     alone.late.follow(montage)
     montage.metafile.write_text("[]")
@@ -566,6 +566,6 @@ async def test_a_mask_that_changes_is_made_again(tmp_path, monkeypatch):
         await world.notice(metafile)
         await world.reaches(metafile, COMPLETE)
         Image.fromarray(np.zeros(SIZE[::-1], np.uint8)).save(mask)
-        await mended(world, metafile)
+        await made_again(world, metafile)
         level = world.root / "mipmaps" / "1" / f"{mask.relative_to('/')}.tif"
         assert not verify_level(level, SIZE[0] // 2, SIZE[1] // 2, "L").any()

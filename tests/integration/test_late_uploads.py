@@ -22,7 +22,7 @@ Z = 1050.0
 
 
 class LateUpload:
-    """The first upload into a stack: its client gives up, and render-ws finishes it when the test says so."""
+    """The first upload into a stack. Its client gives up; render-ws finishes it when the test calls `finish`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stack: StackId, on_late: Callable[[], Awaitable[None]]) -> None:
         self._real = RenderClient.put_tiles
@@ -42,7 +42,7 @@ class LateUpload:
         await self._on_late()
         raise AnswerLate(str(stack), "tried to put tiles, and render-ws sent nothing for 120 s")
 
-    async def land(self) -> None:
+    async def finish(self) -> None:
         """Finish the upload."""
         if self._held and not self.is_over:
             self.is_over = True
@@ -68,7 +68,7 @@ async def shown(client: RenderClient, stack: StackId) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("stack", "moment"), [(RAW, "before apply"), (RAW, "before the close"), (MIPS, "before the close")], ids=str
 )
-async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
+async def test_late_tiles_of_a_replaced_content_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: StackId, moment: str
 ) -> None:
     retry_fast(monkeypatch)
@@ -80,7 +80,7 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
 
     async def make_mipmaps(steps: Steps, section: Any) -> Any:
         if moment == "before apply" and len(section.specs) == 2:
-            await late.land()
+            await late.finish()
         return await real_mipmaps(steps, section)
 
     async def close(client: RenderClient, closed: StackId, *arguments: Any, **options: Any) -> Any:
@@ -88,7 +88,7 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
         is_replaced = montage is not None and (montage.tile_count, montage.state) == (2, MontageState.APPLIED)
         if closed == stack and moment == "before the close" and is_replaced:
             await client.set_state(stack, StackState.LOADING)
-            await late.land()
+            await late.finish()
         return await real_close(client, closed, *arguments, **options)
 
     monkeypatch.setattr(Steps, "make_mipmaps", make_mipmaps)
@@ -105,7 +105,7 @@ async def test_tiles_of_a_replaced_content_that_land_late_are_not_kept(
 
 
 @pytest.mark.parametrize("stack", [RAW, MIPS], ids=str)
-async def test_tiles_of_a_replaced_content_that_land_after_the_close_are_replaced_and_the_stack_is_closed_again(
+async def test_tiles_of_a_replaced_content_that_arrive_after_the_close_are_replaced_and_the_stack_is_closed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: StackId
 ) -> None:
     retry_fast(monkeypatch)
@@ -122,7 +122,7 @@ async def test_tiles_of_a_replaced_content_that_land_after_the_close_are_replace
         await running.notice(metafile)
         await running.reaches(metafile, MontageState.COMPLETE)
         await running.assembly.client.set_state(stack, StackState.LOADING)
-        await late.land()
+        await late.finish()
         await running.assembly.client.set_state(stack, StackState.COMPLETE)
         await running.until(lambda: events_of(running, "tiles.overwritten"), timeout_s=60)
         await running.reaches(metafile, MontageState.COMPLETE)
@@ -140,7 +140,7 @@ def events_of(running: Bench, name: str) -> list[Any]:
 
 
 async def expected(root: Path, metafile: Path) -> dict[str, str]:
-    """Return the translations of the present content in a stack of its own."""
+    """Return the translations of the present content in another stand-in, without a late upload."""
     root.mkdir()
     async with bench(root) as running:
         copy = running.write(tiles=3)

@@ -5,41 +5,48 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from daemon.montages.states import MontageState
+from daemon.simulator.standin import tile_routes
 from daemon.simulator.standin.faults import Fault, FaultKind
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from tests.integration.inprocess import MIPS, RAW
-from tests.integration.inprocess import bench as at_work
+from tests.integration.inprocess import MIPS, RAW, bench
+from tests.integration.standin_control import Hold, Standin
+
+AFTER_SETTLED = (
+    MontageState.SETTLED,
+    MontageState.INGESTED,
+    MontageState.MIPMAPPED,
+    MontageState.APPLIED,
+    MontageState.COMPLETE,
+)
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
-SLOW_S = 1.5
 
-
-@pytest.fixture(params=["s_raw/z", "s_mips/z"])
-async def slow_once(request: pytest.FixtureRequest) -> AsyncIterator[RenderClient]:
-    """A render-ws whose first upload to a stack is slow between the check of the state and the effect."""
-    slow = Fault(match=f"PUT .*{request.param}/.*resolvedTiles", kind=FaultKind.SLOW, seconds=SLOW_S, times=1)
-    async with serve_standin(faults=[slow]) as url, RenderClient(url) as client:
-        yield client
+@pytest.fixture(params=[RAW, MIPS], ids=str)
+def stack(request: pytest.FixtureRequest) -> StackId:
+    """The stack whose first upload is held."""
+    held: StackId = request.param
+    return held
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stacks with a begun upload."""
-    begun: list[str] = []
-    real = RenderClient.put_tiles
+def upload(monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Holds the first upload between the check of the stack's state and the work."""
+    return Hold(monkeypatch, tile_routes)
 
-    async def put_tiles(client: RenderClient, stack: object, *arguments: object, **options: object) -> int:
-        begun.append(str(stack))
-        return await real(client, stack, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(RenderClient, "put_tiles", put_tiles)
-    return begun
+@pytest.fixture
+async def service(stack: StackId, upload: Hold) -> AsyncIterator[Standin]:
+    slow = Fault(match=f"PUT .*{stack.stack}/z/.*resolvedTiles", kind=FaultKind.SLOW, times=1)
+    async with serve_standin(faults=[slow]) as url, aiohttp.ClientSession() as http:
+        yield Standin(url, http)
 
 
 async def positions(client: RenderClient, stack: StackId) -> dict[str, tuple[float | None, float | None]]:
@@ -58,21 +65,21 @@ def stretch(metafile: Path, factor: float) -> None:
 
 @pytest.mark.parametrize("contents", [2, 3])
 async def test_an_upload_of_a_superseded_content_does_not_overwrite_its_successor(
-    tmp_path: Path, slow_once: RenderClient, sent: list[str], request: pytest.FixtureRequest, contents: int
+    tmp_path: Path, service: Standin, upload: Hold, contents: int
 ) -> None:
-    client = slow_once
-    slow = RAW if "raw" in request.node.callspec.params["slow_once"] else MIPS
-    async with at_work(tmp_path, client, close_after_s=0.2) as work:
-        metafile = work.write(tiles=3)
-        await work.notice(metafile)
-        await work.until(lambda: str(slow) in sent)
-        await asyncio.sleep(0.2)
-        for number in range(2, contents + 1):
+    async with RenderClient(service.url) as client, bench(tmp_path, client, close_after_s=0.2) as running:
+        metafile = running.write(tiles=3)
+        await running.notice(metafile)
+        await upload.begun.wait()
+        for _ in range(2, contents + 1):
             stretch(metafile, 1.5)
-            await work.notice(metafile)
-            await asyncio.sleep(0.2 if number < contents else 0)
-        montage = await work.reaches(metafile, MontageState.COMPLETE)
-        await asyncio.sleep(SLOW_S)  # uploads under way have taken effect
+            await running.notice(metafile)
+            await running.reaches(metafile, *AFTER_SETTLED)
+        upload.release()
+        montage = await running.reaches(metafile, MontageState.COMPLETE)
+        async with asyncio.timeout(20):
+            while any(line.endswith("None") for line in await service.requests("PUT", "resolvedTiles")):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         raw, mips = await positions(client, RAW), await positions(client, MIPS)
         assert len(raw) == montage.tile_count == 3
         assert raw == mips

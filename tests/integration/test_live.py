@@ -2,29 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from daemon.montages.states import Event
 from daemon.web import live_events
 from daemon.web.pages.handlers import Pages
-from tests.integration.paged import Paged, paged
+from tests.integration.paged import Paged
 
 DEADLINE_S = 30
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_events, "POLL_S", 0.02)
     monkeypatch.setattr(live_events, "IDLE_S", 0.05)
-
-
-@pytest.fixture
-async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
-    async with paged(tmp_path) as served:
-        yield served
 
 
 class Stream:
@@ -60,14 +52,14 @@ def stream(pages: Paged, after: int | None = None) -> Stream:
     return Stream(pages.client.get("/api/events", headers=headers))
 
 
-async def few_streams(pages: Paged, most: int) -> None:
-    """Wait until the server has seen that browsers are gone."""
+async def wait_for_streams(pages: Paged, count: int) -> None:
+    """Wait until the server has noticed the ends of all streams but `count`."""
     async with asyncio.timeout(DEADLINE_S):
-        while pages.live.open_streams > most:  # noqa: ASYNC110  the server tells nobody
+        while pages.live.open_streams > count:  # noqa: ASYNC110  there is no event for it
             await asyncio.sleep(0.01)
 
 
-async def test_a_page_gets_each_event_with_the_journals_number(pages):
+async def test_a_page_gets_each_event_with_its_number_in_the_journal(pages):
     montage_id = await pages.settled(1050)
     async with stream(pages) as events:
         await pages.journal.record(montage_id, Event.INGESTED)
@@ -77,14 +69,14 @@ async def test_a_page_gets_each_event_with_the_journals_number(pages):
         assert (await events.next())[1:2] == (str(int(number) + 1),)
 
 
-async def test_made_tiles_are_announced(pages):
+async def test_finished_tiles_cause_a_progress_event(pages):
     montage_id = await pages.settled(1)
     async with stream(pages) as events:
         await pages.journal.record_tiles(montage_id, {"a": None})
         assert (await events.next())[0] == "progress"
 
 
-async def test_a_browser_that_comes_back_gets_what_it_missed_once(pages):
+async def test_a_returning_browser_gets_each_missed_event_once(pages):
     montage_id = await pages.settled(1)
     await pages.journal.record(montage_id, Event.INGESTED)
     async with stream(pages, after=1) as events:
@@ -93,7 +85,7 @@ async def test_a_browser_that_comes_back_gets_what_it_missed_once(pages):
         assert (await events.next())[2]["event"] == "mipmapped"
 
 
-async def test_a_browser_that_missed_too_much_reloads_everything(pages, monkeypatch):
+async def test_a_browser_that_missed_too_many_events_is_told_to_reload(pages, monkeypatch):
     monkeypatch.setattr(live_events, "MOST_EVENTS", 3)
     for number in range(1, 4):
         await pages.settled(number)
@@ -108,22 +100,22 @@ async def test_an_invalid_last_event_id_counts_as_none(pages, after):
         assert (await events.next())[0] == "montage"
 
 
-async def test_streams_are_not_buffered_by_proxies_and_are_bounded(pages, monkeypatch):
+async def test_streams_forbid_buffering_by_proxies_and_their_number_is_bounded(pages, monkeypatch):
     monkeypatch.setattr(live_events, "MAX_STREAMS", 2)
     async with stream(pages) as first, stream(pages):
         assert first.response.headers["X-Accel-Buffering"] == "no"
         assert first.response.content_type == "text/event-stream"
         async with stream(pages) as third:
             assert third.response.status == 503
-    await few_streams(pages, 1)
+    await wait_for_streams(pages, 1)
     async with stream(pages) as again:
         assert again.response.status == 200
 
 
-async def test_a_closed_browser_gives_its_stream_back(pages):
+async def test_a_closed_browser_releases_its_stream(pages):
     async with stream(pages):
         assert pages.live.open_streams == 1
-    await few_streams(pages, 0)
+    await wait_for_streams(pages, 0)
 
 
 async def test_a_stopping_daemon_ends_the_streams_and_opens_no_more(pages):
@@ -136,19 +128,19 @@ async def test_a_stopping_daemon_ends_the_streams_and_opens_no_more(pages):
 
 
 async def test_nothing_is_read_while_no_page_is_open(pages, monkeypatch):
-    asked = []
+    reads = []
     real = pages.journal.read
-    monkeypatch.setattr(pages.journal, "read", lambda closure: asked.append(closure) or real(closure))
+    monkeypatch.setattr(pages.journal, "read", lambda closure: reads.append(closure) or real(closure))
     async with stream(pages):
         await pages.settled(1)
-    await few_streams(pages, 0)
-    count = len(asked)
+    await wait_for_streams(pages, 0)
+    count = len(reads)
     for _ in range(20):
         await asyncio.sleep(0.02)
-    assert len(asked) <= count + 1
+    assert len(reads) <= count + 1
 
 
-async def test_open_pages_share_an_answer_until_something_changes(pages, monkeypatch):
+async def test_open_pages_share_an_answer_until_the_next_event(pages, monkeypatch):
     drawn = []
     real = Pages._overview
     monkeypatch.setattr(Pages, "_overview", lambda self, request: drawn.append(1) or real(self, request))

@@ -17,8 +17,8 @@ from handlers.errors import MetafileFault, StorageFault
 from handlers.identity import FileIdentity
 
 
-class Ground:
-    """Two watches, a and b, with a journal."""
+class WatchedTree:
+    """Two watched directories, a and b, with a journal."""
 
     def __init__(self, root: Path, journal: Journal) -> None:
         self.root = root
@@ -53,75 +53,77 @@ class Ground:
 
 
 @pytest.fixture
-async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
+async def tree(tmp_path: Path) -> AsyncIterator[WatchedTree]:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     async with Journal(tmp_path / "journal.sqlite") as journal:
-        yield Ground(tmp_path, journal)
+        yield WatchedTree(tmp_path, journal)
 
 
-async def test_directories_globs_and_metafiles_are_found_in_order_of_acquisition(ground):
+async def test_directories_globs_and_metafiles_are_found_in_order_of_acquisition(tree):
     for name in ("a/x/_metadata_3.json", "a/y/_metadata_1.json", "b/_metadata_2.json", "a/y/other.json"):
-        ground.put(name)
-    assert await ground.names(ground.root / "a") == ["a/y/_metadata_1.json", "a/x/_metadata_3.json"]
-    assert await ground.names(ground.root) == ["a/y/_metadata_1.json", "b/_metadata_2.json", "a/x/_metadata_3.json"]
-    assert await ground.names(f"{ground.root}/*/_metadata_*") == ["b/_metadata_2.json"]
-    assert await ground.names(f"{ground.root}/a/[xz]") == ["a/x/_metadata_3.json"]
-    twice = ground.root / "b" / "_metadata_2.json"
-    assert await ground.names(twice, twice, ground.root / "b") == ["b/_metadata_2.json"]
+        tree.put(name)
+    assert await tree.names(tree.root / "a") == ["a/y/_metadata_1.json", "a/x/_metadata_3.json"]
+    assert await tree.names(tree.root) == ["a/y/_metadata_1.json", "b/_metadata_2.json", "a/x/_metadata_3.json"]
+    assert await tree.names(f"{tree.root}/*/_metadata_*") == ["b/_metadata_2.json"]
+    assert await tree.names(f"{tree.root}/a/[xz]") == ["a/x/_metadata_3.json"]
+    twice = tree.root / "b" / "_metadata_2.json"
+    assert await tree.names(twice, twice, tree.root / "b") == ["b/_metadata_2.json"]
 
 
-async def test_an_existing_name_with_brackets_is_not_a_glob(ground):
-    path = ground.put("a/[1]/_metadata_1.json")
-    ground.put("a/1/_metadata_2.json")
-    assert await ground.names(path.parent) == ["a/[1]/_metadata_1.json"]
+async def test_an_existing_name_with_brackets_is_not_a_glob(tree):
+    path = tree.put("a/[1]/_metadata_1.json")
+    tree.put("a/1/_metadata_2.json")
+    assert await tree.names(path.parent) == ["a/[1]/_metadata_1.json"]
 
 
-async def test_links_into_a_watch_are_followed_and_links_out_of_it_are_refused(ground):
-    ground.put("a/_metadata_1.json")
-    ground.put("elsewhere/_metadata_2.json")
-    (ground.root / "link").symlink_to(ground.root / "a")
-    (ground.root / "a" / "out").symlink_to(ground.root / "elsewhere")
-    assert await ground.names(ground.root / "link") == ["a/_metadata_1.json"]
-    assert await ground.names(ground.root / "link" / "_metadata_*") == ["a/_metadata_1.json"]
+async def test_links_into_a_watch_are_followed_and_links_out_of_it_are_refused(tree):
+    tree.put("a/_metadata_1.json")
+    tree.put("elsewhere/_metadata_2.json")
+    (tree.root / "link").symlink_to(tree.root / "a")
+    (tree.root / "a" / "out").symlink_to(tree.root / "elsewhere")
+    assert await tree.names(tree.root / "link") == ["a/_metadata_1.json"]
+    assert await tree.names(tree.root / "link" / "_metadata_*") == ["a/_metadata_1.json"]
     with pytest.raises(NotSelectable, match=r"watched: a \(.*/a\), b \(.*/b\)"):
-        await ground.find(ground.root / "a" / "out")
+        await tree.find(tree.root / "a" / "out")
 
 
-async def test_a_montage_is_found_although_its_file_is_missing(ground):
-    path = ground.put("a/x/_metadata_1.json")
-    await ground.failed(path)
+async def test_a_montage_is_found_although_its_file_is_missing(tree):
+    path = tree.put("a/x/_metadata_1.json")
+    await tree.failed(path)
     path.unlink()
-    (found,) = await ground.find(path)
+    (found,) = await tree.find(path)
     assert plan(found, Step.INGEST).action is Action.REFUSE
-    assert await ground.names(ground.root / "a" / "x") == ["a/x/_metadata_1.json"]
+    assert await tree.names(tree.root / "a" / "x") == ["a/x/_metadata_1.json"]
     with pytest.raises(NotSelectable, match="does not exist, and the journal knows no metafile there"):
-        await ground.find(ground.root / "a" / "_metadata_2.json")
+        await tree.find(tree.root / "a" / "_metadata_2.json")
 
 
-async def test_a_special_file_with_the_name_of_a_metafile_is_not_opened(ground):
-    path = ground.root / "a" / "_metadata_1.json"
+async def test_a_special_file_with_the_name_of_a_metafile_is_not_opened(tree):
+    path = tree.root / "a" / "_metadata_1.json"
     os.mkfifo(path)
-    (found,) = await ground.find(path)
+    (found,) = await tree.find(path)
     refused = plan(found, Step.INGEST)
     assert refused.action is Action.REFUSE
     assert "is not a regular file" in refused.note
 
 
-async def test_a_changed_file_is_identified_by_its_content(ground):
-    path = ground.put("a/_metadata_1.json", "{} ")
-    montage_id = await ground.failed(path)
-    await ground.journal.write(lambda connection: connection.execute("UPDATE montages SET digest = 'of what it held'"))
+async def test_a_changed_file_is_identified_by_its_content(tree):
+    path = tree.put("a/_metadata_1.json", "{} ")
+    montage_id = await tree.failed(path)
+    await tree.journal.write(
+        lambda connection: connection.execute("UPDATE montages SET digest = 'of the former content'")
+    )
     times = path.stat()
     path.write_text("[] ")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    (found,) = await ground.find(path)
+    (found,) = await tree.find(path)
     assert found.known[0].id == montage_id
     assert plan(found, Step.INGEST).action is Action.NOTICE
 
 
-async def test_a_directory_that_cannot_be_listed_is_a_fault(ground, monkeypatch):
-    path = ground.put("a/x/_metadata_1.json")
+async def test_a_directory_that_cannot_be_listed_is_a_fault(tree, monkeypatch):
+    path = tree.put("a/x/_metadata_1.json")
     scandir = os.scandir
 
     def denied(directory):
@@ -131,21 +133,21 @@ async def test_a_directory_that_cannot_be_listed_is_a_fault(ground, monkeypatch)
 
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(StorageFault, match="cannot be accessed: Permission denied"):
-        await ground.find(ground.root / "a")
+        await tree.find(tree.root / "a")
 
 
-async def test_a_montage_of_a_watch_that_is_no_longer_configured_is_refused(ground):
-    path = ground.put("a/_metadata_1.json")
-    await ground.failed(path, watch="former")
-    for found in (await ground.find(path), await ground.find()):
-        refused = plan_within(found[0], Step.INGEST, ground.settings)
+async def test_a_montage_of_a_watch_that_is_no_longer_configured_is_refused(tree):
+    path = tree.put("a/_metadata_1.json")
+    await tree.failed(path, watch="former")
+    for found in (await tree.find(path), await tree.find()):
+        refused = plan_within(found[0], Step.INGEST, tree.settings)
         assert (refused.action, refused.note) == (Action.REFUSE, "its watch former is not in the configuration")
 
 
-async def test_without_paths_only_the_journal_is_searched(ground):
-    ground.put("a/_metadata_2.json")
-    await ground.failed(ground.put("a/_metadata_1.json"))
-    assert await ground.names() == ["a/_metadata_1.json"]
-    assert await ground.names(state="all") == ["a/_metadata_1.json"]
-    assert await ground.names(state="complete") == []
-    assert await ground.names(since="2000-01-01") == ["a/_metadata_1.json"]
+async def test_without_paths_only_the_journal_is_searched(tree):
+    tree.put("a/_metadata_2.json")
+    await tree.failed(tree.put("a/_metadata_1.json"))
+    assert await tree.names() == ["a/_metadata_1.json"]
+    assert await tree.names(state="all") == ["a/_metadata_1.json"]
+    assert await tree.names(state="complete") == []
+    assert await tree.names(since="2000-01-01") == ["a/_metadata_1.json"]

@@ -92,9 +92,9 @@ def spec(number: int) -> dict[str, Any]:
 
 
 async def longest_turn_s(work: Callable[[], Awaitable[object]]) -> float:
-    """The longest turn while the work is done, the collector set as the daemon sets it; the least of three times.
+    """Return the longest turn during the work, with the garbage collector set as in the daemon; the least of three.
 
-    A busy neighbour on the same core makes the same work cost more CPU time.
+    Other processes on the same core increase the CPU time of the same work.
     """
     longest = []
     for _ in range(3):
@@ -144,23 +144,23 @@ async def test_a_backlog_of_100_000_montages_waits_for_render_ws_in_short_turns(
     stacks = '[watch.stacks]\nraw = "raw"\nmipmapped = "mips"\n'
     config.write_text(f'{watch}{stacks}[journal]\npath = "{journal_path}"\n[workers]\ncount = 1\n')
     settings = load_settings(config)
-    async with open_assembly(lambda: settings, is_observable=lambda _: True) as work, running(work) as tasks:
+    async with open_assembly(lambda: settings, is_observable=lambda _: True) as assembly, running(assembly) as tasks:
 
         async def wait() -> None:
-            await work.pipeline.resume()
+            await assembly.pipeline.resume()
             async with asyncio.timeout(60):
-                while work.gate.is_open:  # noqa: ASYNC110  polled from outside
+                while assembly.gate.is_open:  # noqa: ASYNC110  polled from outside
                     await asyncio.sleep(0.01)
-            await asyncio.sleep(3)  # the pipeline looks at its backlog every second
+            await asyncio.sleep(3)  # the pipeline checks its backlog every second
 
         assert await longest_turn_s(wait) < MAX_TURN_S
-        assert work.pipeline.waiting > MONTAGES - 100
+        assert assembly.pipeline.waiting > MONTAGES - 100
         assert not any(task.done() for task in tasks)
 
 
 @contextlib.asynccontextmanager
-async def running(work: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
-    tasks = [asyncio.create_task(part.run()) for part in (work.pipeline, work.gate, work.keeper)]
+async def running(assembly: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
+    tasks = [asyncio.create_task(part.run()) for part in (assembly.pipeline, assembly.gate, assembly.keeper)]
     try:
         yield tasks
     finally:

@@ -29,18 +29,18 @@ NAME = re.compile(r"\btemwatch_\w+")
 LABELLED = re.compile(r"(temwatch_\w+)\{([^}]*)\}")
 GROUPED = re.compile(r"by \(([^)]*)\) \((?:rate|increase)?\(?(temwatch_\w+)")
 NOT_SHOWN = {
-    "temwatch_mipmap_files_total",  # as many as tiles times levels
+    "temwatch_mipmap_files_total",  # equals tiles times levels
     "temwatch_mipmap_files",
-    "temwatch_watch_directories",  # a number for the log, not for a curve
+    "temwatch_watch_directories",  # of interest in the log, not as a curve
     *(f"temwatch_{each}" for each in ("tiles_mipmapped", "mipmap_bytes", "worker_deaths", "attempts", "verdicts")),
     "temwatch_hook_attempts",
 }
-"""Metrics that neither has. Without "_total": when a counter began, which the client library adds."""
-OF_PROMETHEUS = frozenset({"instance", "job"})
+"""Metrics in neither file. Names without "_total" are the start times that the client library adds to counters."""
+LABELS_OF_PROMETHEUS = frozenset({"instance", "job"})
 
 
 async def samples(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
-    """Return the labels of each sample of a daemon that has worked."""
+    """Return the labels of each sample of a daemon that has processed montages."""
     async with paged(tmp_path) as pages:
         await pages.reached(1, MontageState.COMPLETE)
         await pages.failed(2)
@@ -63,14 +63,14 @@ async def samples(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-async def test_every_metric_and_label_that_they_name_is_in_the_metrics(tmp_path):
+async def test_every_metric_and_label_in_the_dashboard_and_the_rules_exists(tmp_path):
     known = await samples(tmp_path)
     named = {name for text in EXPRESSIONS for name in NAME.findall(text)}
     assert len(named) > 15
     assert sorted(named - set(known)) == []
     shown = {re.sub("_(bucket|count|sum|created)$", "", name) for name in named}
     unshown = {re.sub("_(bucket|count|sum|created)$", "", name) for name in known} - shown
-    assert unshown <= NOT_SHOWN, "a new metric: show it, or say here why not"
+    assert unshown <= NOT_SHOWN, "a new metric: show it, or add it to NOT_SHOWN with the reason"
     for text in EXPRESSIONS:
         for name, labels in LABELLED.findall(text):
             for label, _, value in re.findall(r'(\w+)(!?=)"([^"]*)"', labels):
@@ -78,18 +78,18 @@ async def test_every_metric_and_label_that_they_name_is_in_the_metrics(tmp_path)
                 assert value in values, f"{name}{{{label}}} is never {value}: {text}"
         for labels, name in GROUPED.findall(text):
             have = set().union(*known[name])
-            assert set(re.split(r",\s*", labels)) - OF_PROMETHEUS <= have, text
+            assert set(re.split(r",\s*", labels)) - LABELS_OF_PROMETHEUS <= have, text
 
 
-def test_every_text_of_a_rule_names_labels_that_its_expression_keeps():
+def test_the_texts_of_a_rule_use_only_labels_that_its_expression_keeps():
     for group in RULES["groups"]:
         for rule in group["rules"]:
-            used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) - OF_PROMETHEUS
+            used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) - LABELS_OF_PROMETHEUS
             if kept := re.search(r"by \(([^)]*)\)", rule["expr"]):
                 assert used <= set(re.split(r",\s*", kept[1])), rule["alert"]
 
 
-def test_the_panels_lie_beside_each_other():
+def test_the_panels_do_not_overlap():
     taken: set[tuple[int, int]] = set()
     for panel in BOARD["panels"]:
         at = panel["gridPos"]

@@ -1,4 +1,4 @@
-"""The network of the cluster's tests: machines reach each other, late and with losses, until they are cut off."""
+"""The network of the cluster's tests: connections with delays and losses, and without any packet."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ echo "$@" >> {log}
 
 @pytest.fixture
 def netem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A kernel with netem, as far as `tc` says, whose commands are the lines of this file."""
+    """A program `tc` that pretends to have netem. The file contains its arguments, a line for each call."""
     log, program = tmp_path / "tc.log", tmp_path / "bin" / "tc"
     program.parent.mkdir()
     program.write_text(FAKE_TC.format(log=log))
@@ -50,7 +50,7 @@ def netem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def listening(server: Machine) -> Iterator[None]:
-    """Answer on a machine."""
+    """Run a server that echoes, on a machine."""
     command = [*server.prefix, sys.executable, "-c", LISTEN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -61,33 +61,33 @@ def listening(server: Machine) -> Iterator[None]:
             process.kill()
 
 
-def asked(network: Network, name: str, server: Machine, timeout_s: float = 20.0) -> tuple[str, float]:
-    """Return what a machine hears of the server, and how long that took."""
+def ask(network: Network, name: str, server: Machine, timeout_s: float = 20.0) -> tuple[str, float]:
+    """Return the answer that a machine gets from the server, and its duration in seconds."""
     began = time.monotonic()
     command = [*network[name].prefix, sys.executable, "-c", ASK, server.address, str(timeout_s)]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip(), time.monotonic() - began
 
 
-def test_machines_reach_each_other_late_and_with_losses_until_they_are_cut_off() -> None:
+def test_connections_have_the_set_delays_and_losses_and_fail_without_packets() -> None:
     with network("server", "client") as net, listening(net["server"]):
         server = net["server"]
-        assert asked(net, "client", server)[0] == asked(net, HERE, server)[0] == "hello"
+        assert ask(net, "client", server)[0] == ask(net, HERE, server)[0] == "hello"
         net.shape("client", delay_ms=100, loss=0.05)
-        heard, seconds = asked(net, "client", server)
-        assert heard == "hello"
+        answer, seconds = ask(net, "client", server)
+        assert answer == "hello"
         assert seconds > 0.4, "a connection and an answer are two rounds of 200 ms"
         net.shape("client", loss=1)
-        assert asked(net, "client", server, timeout_s=1)[0] == ""
-        assert asked(net, HERE, server)[0] == "hello"
+        assert ask(net, "client", server, timeout_s=1)[0] == ""
+        assert ask(net, HERE, server)[0] == "hello"
         net.shape("client")
-        assert asked(net, "client", server)[0] == "hello"
+        assert ask(net, "client", server)[0] == "hello"
 
 
-def test_a_kernel_with_netem_shapes_both_ends_of_a_link(netem: Path) -> None:
+def test_netem_is_used_at_both_ends_of_a_link_if_the_kernel_has_it(netem: Path) -> None:
     with network("server", "client") as net, listening(net["server"]):
-        assert netem.read_text() == "qdisc add dev lo root netem delay 1ms\n", "that it has it was tried"
-        assert asked(net, "client", net["server"])[0] == asked(net, HERE, net["server"])[0] == "hello"
+        assert netem.read_text() == "qdisc add dev lo root netem delay 1ms\n", "netem is tried once"
+        assert ask(net, "client", net["server"])[0] == ask(net, HERE, net["server"])[0] == "hello"
         net.shape("client", delay_ms=2, loss=0.005)
         device = f"tw{'-'.join(net['client'].address.split('.')[1:3])}"
         assert netem.read_text().splitlines()[1:] == [
@@ -95,7 +95,7 @@ def test_a_kernel_with_netem_shapes_both_ends_of_a_link(netem: Path) -> None:
         ]
 
 
-def test_nothing_of_a_network_is_left() -> None:
+def test_a_network_leaves_no_device_and_no_process() -> None:
     def devices() -> str:
         return subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True).stdout
 
@@ -106,6 +106,6 @@ def test_nothing_of_a_network_is_left() -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     deadline = time.monotonic() + 20
-    while device in devices():  # the kernel takes a namespace apart after its last process
+    while device in devices():  # the kernel removes a namespace after its last process has ended
         assert time.monotonic() < deadline, devices()
         time.sleep(0.05)

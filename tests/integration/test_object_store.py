@@ -1,4 +1,4 @@
-"""Mipmaps in an object store: made by workers, named by http, verified; what becomes of an outage."""
+"""Mipmaps in an object store: made by workers, with URLs for render-ws, verified, and during outages."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ def content(place):
 @pytest.mark.parametrize(
     "encoding", [Encoding("tif"), Encoding("tif", compression="deflate"), Encoding("png"), Encoding("jpg")]
 )
-def test_objects_have_the_bytes_that_files_would_have(tmp_path, image, output, encoding):
+def test_objects_have_the_same_bytes_as_files(tmp_path, image, output, encoding):
     local = MipmapPlan(tmp_path / "mips", levels=3, encoding=encoding)
     stored = MipmapPlan(output, levels=3, encoding=encoding)
     for plan in (local, stored):
@@ -90,7 +90,7 @@ def test_objects_have_the_bytes_that_files_would_have(tmp_path, image, output, e
     assert check_files(tile_of(image), stored, report.level0, report.measured.levels_digest, deep=True) == []
 
 
-def test_levels_of_a_tile_are_put_at_the_same_time(image, output, layer):
+def test_levels_of_a_tile_are_put_concurrently(image, output, layer):
     together = threading.Barrier(3)
     broken = []
 
@@ -107,7 +107,7 @@ def test_levels_of_a_tile_are_put_at_the_same_time(image, output, layer):
     assert [made.level for made in report.made] == [1, 2, 3]
 
 
-def test_a_level_that_cannot_be_put_does_not_keep_the_others(image, output, layer):
+def test_a_level_that_cannot_be_put_does_not_prevent_the_others(image, output, layer):
     plan = MipmapPlan(output, levels=3)
     refused = dict(plan.outputs(image))[2]
     layer.rule = lambda request: (
@@ -119,7 +119,7 @@ def test_a_level_that_cannot_be_put_does_not_keep_the_others(image, output, laye
     assert BucketStore(output.bucket).stat(refused) is None
 
 
-def test_without_force_valid_levels_are_kept_and_others_made_again(image, output, layer):
+def test_without_force_valid_levels_are_kept_and_invalid_levels_are_made_again(image, output, layer):
     plan = MipmapPlan(output, levels=3, force=False)
     assert len(make_mipmaps(tile_job(tile_of(image), plan)).made) == 3
     broken = dict(plan.outputs(image))[2]
@@ -145,7 +145,7 @@ def test_a_damaged_and_a_missing_level_are_found(image, output):
     assert "missing" in faulty_levels(tile_of(image), plan)
 
 
-def test_a_deep_verification_asks_for_checksums_and_reads_the_smallest_level_alone(image, output, layer):
+def test_a_deep_verification_compares_checksums_and_reads_only_the_smallest_level(image, output, layer):
     plan = MipmapPlan(output, levels=3)
     report = make_mipmaps(tile_job(tile_of(image), plan, measure=True))
     known = report.level0, report.measured.levels_digest
@@ -153,9 +153,9 @@ def test_a_deep_verification_asks_for_checksums_and_reads_the_smallest_level_alo
     assert check_files(tile_of(image), plan, *known, deep=True) == []
     (read,) = [request.path for request in layer.requests if request.method == "GET"]
     assert "/mips/3/" in read
-    asked = [request.path for request in layer.requests if request.method == "HEAD"]
-    assert all(any(f"/mips/{level}/" in path for path in asked) for level in (1, 2, 3))
-    # Of another tile: valid, but not what was written.
+    requested = [request.path for request in layer.requests if request.method == "HEAD"]
+    assert all(any(f"/mips/{level}/" in path for path in requested) for level in (1, 2, 3))
+    # The level of another tile is valid, and differs from the level that was written.
     other = image.with_name("other.tif")
     Image.fromarray(np.random.default_rng(4).integers(0, 255, (HEIGHT, WIDTH), np.uint8)).save(other)
     make_mipmaps(tile_job(tile_of(other), plan))
@@ -188,7 +188,7 @@ def test_level_0_in_the_store_is_read_by_ranges_and_gives_the_same_levels(tmp_pa
     }
     tile = level0_of(spec, NO_MAP)
     assert str(tile.image) == str(output / "raw a+.tif")
-    tile = Level0("a", output / "raw a+.tif", None, side, side)  # by the access of this test
+    tile = Level0("a", output / "raw a+.tif", None, side, side)  # with the access of this test
     of_object, of_file = MipmapPlan(tmp_path / "1", levels=2), MipmapPlan(tmp_path / "2", levels=2)
     layer.requests.clear()
     report = make_mipmaps(tile_job(tile, of_object))
@@ -203,7 +203,7 @@ def test_level_0_in_the_store_is_read_by_ranges_and_gives_the_same_levels(tmp_pa
     assert [each.kind for each in check_files(tile, of_object)] == [Kind.SOURCE_CHANGED]
 
 
-def test_a_store_that_refuses_is_reported_as_not_checked(image, output, layer, monkeypatch):
+def test_levels_in_a_store_that_refuses_access_are_reported_as_not_checked(image, output, layer, monkeypatch):
     plan = MipmapPlan(output, levels=2)
     make_mipmaps(tile_job(tile_of(image), plan))
     layer.rule = lambda request: object_store.EXPIRED
@@ -222,7 +222,7 @@ def test_a_level_0_that_is_no_longer_in_the_store_is_missing(output, tmp_path):
     assert (report.fault.kind, report.fault.subject) == ("ImagesMissing", str(output / "gone.tif"))
 
 
-def test_urls_name_the_levels_below_the_address_that_render_ws_reads(image, output):
+def test_urls_of_levels_begin_with_the_configured_url(image, output):
     plan = MipmapPlan(output, levels=1, url="https://store/mips/")
     name = f"{image.parent}/a%2Bb%2050%25.tif.tif".lstrip("/")
     assert level_uris(tile_of(image), plan) == {1: (f"https://store/mips/1/{name}", None)}
@@ -233,7 +233,7 @@ def test_urls_name_the_levels_below_the_address_that_render_ws_reads(image, outp
 
 
 def modules_and_opener(job):
-    """What a worker has imported before its first object, and who opened the connection that it uses then."""
+    """Return whether obstore was imported, and the opener, before the job; opener and process after it; the report."""
     from handlers.objects import connection
 
     before = "obstore" in sys.modules, connection._opened_by
@@ -242,7 +242,7 @@ def modules_and_opener(job):
 
 
 async def test_each_worker_opens_the_store_itself_after_the_fork(image, layer, request, tmp_path):
-    # In a file: the workers of this process are forked from one that has the environment of an earlier test.
+    # In a file, since the fork server of the workers has the environment of an earlier test.
     keys = tmp_path / "credentials"
     keys.write_text("[default]\n" + "".join(f"{name.lower()} = {value}\n" for name, value in object_store.KEYS.items()))
     keys.chmod(0o600)
@@ -269,7 +269,7 @@ def test_the_fork_server_has_not_imported_obstore():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_process_forked_after_the_first_use_is_refused_and_does_not_hang(output):
+def test_a_process_that_is_forked_after_the_first_use_of_the_store_gets_a_fault_and_does_not_hang(output):
     code = f"""
 import os, sys
 from handlers.errors import BugFault
@@ -292,8 +292,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 # --- the daemon
 
 
-def hurry(monkeypatch):
-    """Check disks often, and give up requests soon."""
+def check_often(monkeypatch):
+    """Check output stores often, and retry requests once."""
     monkeypatch.setattr("daemon.pipeline.gates.output_disks.BUSY_S", 0.05)
     monkeypatch.setattr("daemon.pipeline.gates.output_disks.IDLE_S", 0.05)
     monkeypatch.setattr("handlers.objects.connection.MOST_RETRIES", 1)
@@ -305,7 +305,7 @@ def in_store(output, **others):
     return {"output_dir": str(output), "url": url, "levels": 2, "store": access, **others}
 
 
-async def test_a_montage_is_made_named_verified_and_repaired_in_the_store(tmp_path, output):
+async def test_a_montage_in_a_store_is_complete_and_a_lost_level_is_found_by_verify(tmp_path, output):
     async with bench(tmp_path, mipmaps=in_store(output)) as running:
         metafile = running.write(tiles=3)
         await running.notice(metafile)
@@ -332,8 +332,10 @@ async def verified(running, montage):
 
 
 @pytest.mark.parametrize("answer", [object_store.EXPIRED, object_store.FULL, "reset"], ids=["expired", "full", "reset"])
-async def test_an_outage_is_reported_and_waited_for_and_nothing_is_lost(tmp_path, output, layer, answer, monkeypatch):
-    hurry(monkeypatch)
+async def test_an_outage_of_the_store_is_reported_and_the_montage_is_complete_after_it(
+    tmp_path, output, layer, answer, monkeypatch
+):
+    check_often(monkeypatch)
     async with bench(tmp_path, mipmaps=in_store(output)) as running:
         first = running.write(tiles=2)
         await running.notice(first)
@@ -353,11 +355,11 @@ async def test_an_outage_is_reported_and_waited_for_and_nothing_is_lost(tmp_path
         assert await verified(running, await running.montage(second)) == []
 
 
-@pytest.mark.parametrize("marker", [None, b""], ids=["ours", "empty, put by an operator"])
-async def test_a_store_whose_answers_are_cut_is_not_ready_until_they_arrive(
+@pytest.mark.parametrize("marker", [None, b""], ids=["by temwatch", "empty, by an operator"])
+async def test_a_store_with_truncated_answers_is_not_usable_until_they_are_complete(
     tmp_path, output, layer, monkeypatch, marker
 ):
-    hurry(monkeypatch)
+    check_often(monkeypatch)
     async with bench(tmp_path, mipmaps=in_store(output)) as running:
         metafile = running.write()
         await running.notice(metafile)
@@ -375,7 +377,7 @@ async def test_a_store_whose_answers_are_cut_is_not_ready_until_they_arrive(
 
 
 async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, monkeypatch):
-    hurry(monkeypatch)
+    check_often(monkeypatch)
     store = BucketStore(output.bucket)
     async with bench(tmp_path, mipmaps=in_store(output)) as running:
         first = running.write()
@@ -391,7 +393,7 @@ async def test_a_store_without_the_marker_is_not_written_to(tmp_path, output, mo
         await running.reaches(second, MontageState.COMPLETE)
 
 
-def test_a_store_that_refuses_is_one_fault_before_the_first_tile(monkeypatch):
+def test_a_store_that_refuses_access_is_one_fault_before_the_first_tile(monkeypatch):
     class Refusing:
         def list(self, directory):
             raise StoreFault(str(directory), "could not list it: AccessDenied", "allow these credentials to list there")

@@ -1,4 +1,4 @@
-"""Outages of render-ws with all parts in this process: no montage loses an attempt, and work resumes automatically."""
+"""Outages of render-ws with all parts in this process: no attempt is counted, and work resumes automatically."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,9 @@ async def attempts_at(running: Bench, metafile: Path, step: str) -> list[dict[st
     return [each for each in await running.assembly.journal.attempts(montage.id) if each["step"] == step]
 
 
-async def test_a_lone_montage_waits_while_render_ws_fails_all_work(tmp_path: Path, service: Standin) -> None:
+async def test_a_single_montage_waits_while_every_request_to_the_database_fails(
+    tmp_path: Path, service: Standin
+) -> None:
     async with client_of(service.url) as client, bench(tmp_path, client) as running:
         await service.set_fault(DATABASE, "status", status=500)
         metafile = running.write()
@@ -48,11 +50,11 @@ READ_ONLY = {
     "no PUT succeeds": r"^PUT ",
     "no stack can be created": r"^POST ",
 }
-"""Ways of a database that can be read and not written -> the requests that fail."""
+"""Database that can be read and not written: what fails -> the requests that fail."""
 
 
 @pytest.mark.parametrize(
-    ("way", "answer"),
+    ("failure", "answer"),
     [
         ("no write succeeds", {"status": 500, "text": "a bug"}),
         ("no write succeeds", {"status": 200}),
@@ -60,11 +62,11 @@ READ_ONLY = {
         ("no stack can be created", {"status": 500, "text": "a bug"}),
     ],
 )
-async def test_a_lone_montage_waits_while_render_ws_can_read_and_not_write(
-    tmp_path: Path, service: Standin, way: str, answer: dict[str, Any]
+async def test_a_single_montage_waits_while_the_database_can_be_read_and_not_written(
+    tmp_path: Path, service: Standin, failure: str, answer: dict[str, Any]
 ) -> None:
     async with client_of(service.url) as client, bench(tmp_path, client) as running:
-        await service.set_fault(READ_ONLY[way], "status", **answer)
+        await service.set_fault(READ_ONLY[failure], "status", **answer)
         metafile = running.write()
         await running.notice(metafile)
         await running.until(lambda: running.assembly.gate._circuit.openings >= 3, 60)
@@ -75,7 +77,7 @@ async def test_a_lone_montage_waits_while_render_ws_can_read_and_not_write(
         assert running.assembly.gate.fault is None
 
 
-async def test_an_applied_montage_waits_while_render_ws_can_read_and_not_write(
+async def test_an_applied_montage_waits_while_the_database_can_be_read_and_not_written(
     tmp_path: Path, service: Standin
 ) -> None:
     async with client_of(service.url) as client, bench(tmp_path, client) as running:
@@ -89,7 +91,7 @@ async def test_an_applied_montage_waits_while_render_ws_can_read_and_not_write(
         await running.reaches(metafile, COMPLETE)
 
 
-async def test_a_montage_whose_own_request_fails_is_failed_after_five_attempts(
+async def test_a_montage_fails_after_five_attempts_if_only_its_own_request_fails(
     tmp_path: Path, service: Standin
 ) -> None:
     async with client_of(service.url) as client, bench(tmp_path, client) as running:
@@ -115,7 +117,7 @@ async def test_a_successful_step_ends_a_series_of_failures(tmp_path: Path, servi
 
 
 class OutageGate:
-    """A gate in one outage after the other."""
+    """A gate for which each failure begins another outage."""
 
     is_closed_circuit = False
     pause_s = 0.0
@@ -123,11 +125,11 @@ class OutageGate:
     def __init__(self) -> None:
         self.outage = 0
 
-    async def failed(self, running: object, fault: object, written: object) -> None:
+    async def failed(self, work: object, fault: object, written: object) -> None:
         self.outage += 1
 
 
-async def test_a_failure_in_an_outage_is_never_final_and_costs_no_attempt() -> None:
+async def test_a_failure_in_an_outage_is_retried_and_not_counted() -> None:
     enqueued: list[float] = []
     queue: Any = SimpleNamespace(enqueue=lambda _, delay_s: enqueued.append(delay_s))
     nothing: Any = SimpleNamespace()

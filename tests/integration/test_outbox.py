@@ -1,4 +1,4 @@
-"""The outbox: what is announced, in which order, and that it commits with the state or not at all."""
+"""The outbox: announcements, their order, and their commit in the transaction of the state."""
 
 import json
 import sqlite3
@@ -71,7 +71,7 @@ async def test_each_state_of_a_montage_is_announced_once_in_order(path: Path) ->
         assert len({each.event_id for each in events}) == 6
 
 
-async def test_an_event_says_what_the_next_program_needs(path: Path) -> None:
+async def test_an_announcement_contains_all_facts_of_the_montage(path: Path) -> None:
     async with Journal(path, clock=lambda: 1_500_000_000.25) as journal:
         montage_id = await completed(journal)
         (*_, last) = await announced(journal)
@@ -100,7 +100,7 @@ async def test_an_event_says_what_the_next_program_needs(path: Path) -> None:
         }
 
 
-async def test_a_failure_is_announced_with_its_fault_and_a_replay_with_its_reason(path: Path) -> None:
+async def test_a_failure_is_announced_with_its_fault_and_a_retry_with_its_reason(path: Path) -> None:
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         assert montage_id is not None
@@ -131,7 +131,7 @@ async def test_a_superseded_montage_names_its_successor(path: Path) -> None:
         assert (event.subject, event.data["superseded_by"]) == (f"montages/{done}", again)
 
 
-async def test_an_event_that_is_not_committed_is_not_announced(path: Path) -> None:
+async def test_an_event_that_is_rolled_back_is_not_announced(path: Path) -> None:
     async with Journal(path) as journal:
         montage_id = await journal.notice(SIGHTING)
         assert montage_id is not None
@@ -195,15 +195,15 @@ def from_file(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
     return [(kind, subject, json.loads(data)) for kind, subject, data in rows]
 
 
-async def test_the_daemon_announces_the_way_of_a_section_and_the_close_of_its_stacks(tmp_path: Path) -> None:
+async def test_the_daemon_announces_each_state_of_a_section_and_the_close_of_its_stacks(tmp_path: Path) -> None:
     async with bench(tmp_path) as daemon:
         metafile = daemon.write(grid=7, tiles=2, size=(64, 48))
         await daemon.notice(metafile)
         montage = await daemon.reaches(metafile, MontageState.COMPLETE)
     events = from_file(tmp_path / "journal.sqlite")
     own = [kind for kind, subject, _ in events if subject == f"montages/{montage.id}"]
-    ways = ("noticed", "settled", "ingested", "mipmapped", "qc", "applied", "complete")
-    assert own == [f"montage.{name}" for name in ways]
+    states = ("noticed", "settled", "ingested", "mipmapped", "qc", "applied", "complete")
+    assert own == [f"montage.{name}" for name in states]
     closed = {subject: data["sections"] for kind, subject, data in events if kind == "stack.closed"}
     assert closed == {"stacks/em/test/s_raw": [7.0], "stacks/em/test/s_mips": [7.0]}
     last = next(data for kind, _, data in events if kind == "montage.complete")

@@ -1,4 +1,4 @@
-"""The pages for people: what they show, and to whom."""
+"""The pages for people: their content, and access to them."""
 
 import re
 from collections.abc import AsyncIterator
@@ -16,13 +16,7 @@ from tests.unit.test_health import WELL
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e'
 
 
-@pytest.fixture
-async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
-    async with paged(tmp_path) as served:
-        yield served
-
-
-async def test_an_empty_journal_shows_what_is_watched(pages):
+async def test_the_overview_of_an_empty_journal_shows_the_watched_directories(pages):
     text = await pages.page("/")
     assert "No metafile has been found yet" in text
     assert "/data/temca2" in text
@@ -82,12 +76,12 @@ async def test_the_grid_is_filtered(pages, query, shown):
 
 
 @pytest.mark.parametrize("query", ["state=nope", "z_from=x", "z_to=nan", "before=-1", "before=" + "9" * 30])
-async def test_an_invalid_filter_is_a_page_that_says_what_is_wrong(pages, query):
+async def test_an_invalid_filter_is_answered_with_a_page_that_names_the_parameter(pages, query):
     text = await pages.page(f"/?{query}", 400)
     assert f"{query.partition('=')[0]}: must be" in text
 
 
-async def test_the_grid_has_pages(pages, monkeypatch):
+async def test_the_grid_is_shown_page_by_page(pages, monkeypatch):
     monkeypatch.setattr("daemon.web.pages.overview.GRID", 2)
     for number in range(1, 6):
         await pages.settled(number)
@@ -101,7 +95,7 @@ async def test_the_grid_has_pages(pages, monkeypatch):
     assert seen == ["5", "4", "3", "2", "1"]
 
 
-async def test_hostile_names_stay_text(pages):
+async def test_hostile_names_are_shown_as_text(pages):
     await pages.failed(1, HOSTILE, HOSTILE, name="<b>x\x1b", scope=HOSTILE, tape=HOSTILE)
     pages.facts = replace(WELL, render_fault=HOSTILE, disks=(Disk(HOSTILE, None, 1, HOSTILE),))
     text = await pages.page("/")
@@ -112,7 +106,7 @@ async def test_hostile_names_stay_text(pages):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
-async def test_every_address_in_the_overview_leads_to_an_answer(pages):
+async def test_every_link_in_the_overview_works(pages):
     await pages.failed(1)
     await pages.reached(2, MontageState.COMPLETE)
     text = await pages.page("/")
@@ -123,7 +117,7 @@ async def test_every_address_in_the_overview_leads_to_an_answer(pages):
             assert answer.status == 200, path
 
 
-async def test_pages_carry_a_strict_policy_and_load_nothing_from_elsewhere(pages):
+async def test_pages_have_a_strict_content_security_policy_and_load_nothing_from_other_sites(pages):
     async with pages.client.get("/", headers=HTML) as answer:
         policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
         text = await answer.text()
@@ -135,7 +129,7 @@ async def test_pages_carry_a_strict_policy_and_load_nothing_from_elsewhere(pages
     assert not re.findall(r"<script(?! type=\"module\" src=)|\son\w+=", text)
 
 
-async def test_script_and_style_are_kept_by_browsers_until_they_change(pages):
+async def test_browsers_cache_script_and_style_until_they_change(pages):
     text = await pages.page("/")
     for path in re.findall(r'"(/static/[^"]*)"', text):
         async with pages.client.get(path) as answer:
@@ -146,7 +140,7 @@ async def test_script_and_style_are_kept_by_browsers_until_they_change(pages):
     assert await pages.page("/static/0/nothing.js", 404)
 
 
-async def test_pages_answer_while_nothing_can_be_written_and_render_ws_is_away(pages):
+async def test_pages_are_served_while_the_journal_cannot_be_written_and_render_ws_is_unreachable(pages):
     await pages.reached(1, MontageState.COMPLETE)
     pages.facts = replace(WELL, render_fault="connection refused", journal_fault="/var/journal: disk is full")
     text = await pages.page("/")
@@ -155,14 +149,14 @@ async def test_pages_answer_while_nothing_can_be_written_and_render_ws_is_away(p
     assert 'aria-label="z 1,' in text
 
 
-async def test_an_unknown_page_is_a_page_that_says_so_once(pages):
+async def test_an_unknown_address_is_answered_with_a_page_that_says_so_once(pages):
     text = await pages.page("/nowhere", 404)
     assert len(re.findall("not found", text, re.IGNORECASE)) == 2  # the title and the heading
     assert "There is no page at this address." in text
     assert "No such montage." in await pages.page("/montages/99", 404)
 
 
-async def test_a_bug_in_a_page_is_a_page_and_stands_in_the_log(pages, monkeypatch, caplog):
+async def test_an_unexpected_exception_in_a_page_is_logged_and_answered_with_a_page(pages, monkeypatch, caplog):
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
@@ -175,12 +169,12 @@ async def test_a_bug_in_a_page_is_a_page_and_stands_in_the_log(pages, monkeypatc
         assert answer.status == 500
 
 
-async def test_failed_sections_stand_before_the_workers(pages):
+async def test_failed_sections_are_shown_before_the_workers(pages):
     text = await pages.page("/")
     assert text.index('id="h-failed"') < text.index('id="h-workers"')
 
 
-async def test_a_program_still_gets_json(pages):
+async def test_a_program_gets_json_from_the_addresses_of_pages(pages):
     async with pages.client.get("/nowhere") as answer:
         assert (answer.status, await answer.json()) == (404, {"error": "Not Found"})
     async with pages.client.get("/") as answer:
@@ -234,7 +228,7 @@ async def test_a_retry_that_another_site_sends_is_refused(pages, headers):
     assert (await pages.journal.montage(montage_id)).state == "failed"
 
 
-async def test_a_retry_while_the_journal_cannot_be_written_says_so(pages, monkeypatch):
+async def test_a_retry_while_the_journal_cannot_be_written_is_refused_with_the_reason(pages, monkeypatch):
     montage_id = await pages.failed(1)
     monkeypatch.setattr(type(pages.journal), "fault", property(lambda _: "the disk is full"))
     assert await pages.post("/api/retry", {"ids": [montage_id]}) == (503, {"error": "the disk is full"})
@@ -264,7 +258,7 @@ async def test_the_user_of_a_dismissal_is_recorded_and_shown(tmp_path):
         assert "a test; by annabel" in await pages.page(f"/montages/{montage_id}")
 
 
-async def test_behind_a_proxy_the_pages_lie_below_the_base_path(tmp_path):
+async def test_behind_a_proxy_all_links_begin_with_the_base_path(tmp_path):
     async with paged(tmp_path, base_path="/em/temwatch/", trusted_proxies=["127.0.0.0/8"]) as pages:
         montage_id = await pages.failed(1)
         for path in ("/", "/em/temwatch/"):  # the proxy may remove the base path
@@ -278,7 +272,7 @@ async def test_behind_a_proxy_the_pages_lie_below_the_base_path(tmp_path):
         assert (await pages.post("/em/temwatch/api/retry", {"ids": [montage_id]}, **other))[0] == 403
 
 
-async def test_forwarded_headers_of_others_do_not_count(tmp_path):
+async def test_forwarded_headers_of_other_machines_do_not_count(tmp_path):
     async with paged(tmp_path, trusted_proxies=["10.0.0.1"]) as pages:
         montage_id = await pages.failed(1)
         forged = {"X_Forwarded_Host": "evil.example", "Origin": "http://evil.example"}
@@ -315,7 +309,7 @@ async def test_reading_needs_no_login_and_writing_does(locked):
     assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 401
 
 
-async def test_a_login_is_kept_in_a_cookie_that_scripts_and_other_sites_do_not_get(locked):
+async def test_a_login_is_kept_in_a_cookie_that_scripts_and_other_sites_cannot_read(locked):
     montage_id = await locked.failed(1)
     status, cookie = await log_in(locked)
     assert status == 303
@@ -347,7 +341,7 @@ async def test_a_login_ends_with_log_out_and_with_another_token(locked, tmp_path
     assert (await locked.post("/api/retry", {"ids": [montage_id]}))[0] == 401
 
 
-async def test_pages_that_cannot_write_say_why(tmp_path):
+async def test_pages_without_write_access_show_the_reason(tmp_path):
     async with paged(tmp_path, host="0.0.0.0") as pages:
         await pages.failed(1)
         assert "writing over HTTP is disabled" in await pages.page("/")

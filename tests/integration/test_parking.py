@@ -25,18 +25,18 @@ async def crash(root: Path, metafile: Path, times: int) -> None:
             await journal.begin_attempts([montage.id], Step.SETTLE)
 
 
-@pytest.mark.parametrize("spared", [1, 0])
+@pytest.mark.parametrize("missing_crashes", [1, 0])
 async def test_a_montage_fails_at_the_tenth_crash_in_a_row_and_not_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spared: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing_crashes: int
 ) -> None:
     retry_fast(monkeypatch)
     assert CRASHES_BEFORE_PARKING == 10
     plan = plan_section(tiles=2, size=(64, 64), grid=1050, specimen_id="s")
     metafile = write_section(plan, tmp_path / "acquisition", pixels="noise").metafile
-    await crash(tmp_path, metafile, 10 - spared)
+    await crash(tmp_path, metafile, 10 - missing_crashes)
     async with bench(tmp_path) as running:
         montage = await running.reaches(metafile, MontageState.COMPLETE, MontageState.FAILED)
-        if spared:
+        if missing_crashes:
             assert (montage.state, montage.fault) == (MontageState.COMPLETE, None)
         else:
             assert montage.fault is not None

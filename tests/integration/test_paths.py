@@ -1,4 +1,4 @@
-"""Renames, copies and rewrites of metafiles: at rest, stacks and journal agree with the files on disk."""
+"""Renames, copies and rewrites of metafiles: in the end, stacks and journal agree with the files on disk."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,7 +39,7 @@ def tiles_in(world: World, stack: str = MIPS) -> set[str]:
     ],
     ids=["settled", "failed", "ignored", "waiting"],
 )
-async def test_a_metafile_rewritten_and_noticed_during_its_inspection_is_ingested_as_it_is(
+async def test_a_metafile_rewritten_during_its_inspection_is_ingested_with_its_last_content(
     world, before, after, restarted
 ):
     path = world.path("a")
@@ -59,7 +59,7 @@ async def test_a_metafile_rewritten_and_noticed_during_its_inspection_is_ingeste
 
 
 @pytest.mark.parametrize("again", ["noticed", "retried"])
-async def test_a_montage_enqueued_while_its_failed_step_ends_is_not_forgotten(world, monkeypatch, again):
+async def test_a_montage_enqueued_while_its_failed_step_ends_is_processed(world, monkeypatch, again):
     path = world.path("a")
     world.write(path, text_of("t1", note=AWAITED))
     await world.scan()
@@ -84,7 +84,7 @@ async def test_a_montage_enqueued_while_its_failed_step_ends_is_not_forgotten(wo
     assert await world.states() == {"a": "complete"}
 
 
-async def test_a_known_content_rewritten_while_it_is_recognised_is_ingested_as_it_is(world, monkeypatch):
+async def test_a_known_content_rewritten_while_it_is_recognised_is_ingested_with_its_last_content(world, monkeypatch):
     path = world.path("a")
     world.write(path, text_of("t1 t2"))
     await world.work()
@@ -127,7 +127,7 @@ async def test_a_path_is_still_watched_after_its_failed_section_was_copied_again
     await world.finish()
     assert await world.states() == {"a": "failed"}
     world.write(path, again)
-    await world.see(path)  # the copy is noticed first, and the failed montage is retried beside it
+    await world.see(path)  # the copy is noticed first, then the failed montage is retried
     world.image.touch()
     await world.recheck.check()
     await world.finish()
@@ -156,7 +156,7 @@ async def test_the_second_of_two_metafiles_that_name_a_tile_is_refused_with_both
     assert world.stacks[RAW] == dict.fromkeys(ids_of(text_of("t1 t2")), str(world.path("a")))
 
 
-async def test_metafiles_of_another_z_or_of_other_images_are_no_rivals(world):
+async def test_metafiles_with_the_same_images_at_another_z_or_with_other_images_are_accepted(world):
     world.write(world.path("a"), text_of("t1 t2"))
     world.write(world.path("b"), text_of("t3"))
     world.write(world.path("c"), text_of("t1 t2", z=2))
@@ -164,7 +164,7 @@ async def test_metafiles_of_another_z_or_of_other_images_are_no_rivals(world):
     assert await world.states() == dict.fromkeys("abc", "complete")
 
 
-async def test_a_refused_metafile_is_retried_when_its_rival_cannot_settle_again(world):
+async def test_a_refused_metafile_is_retried_when_the_owner_of_its_tiles_cannot_settle_again(world):
     first, second = world.path("a"), world.path("b")
     world.image.touch()
     world.write(first, text_of("t1", note=AWAITED))
@@ -183,7 +183,7 @@ async def test_a_refused_metafile_is_retried_when_its_rival_cannot_settle_again(
     assert str(second) in str((await world.at(first))[0].fault)
 
 
-async def test_a_refused_metafile_is_retried_when_its_rival_names_the_images_no_more(world):
+async def test_a_refused_metafile_is_retried_when_the_owner_of_its_tiles_no_longer_names_them(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("b"), text_of("t1 t3"))
@@ -219,8 +219,8 @@ async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_unt
     (refused,) = await world.at(world.path("b"))
     owner = (await world.at(world.path("a")))[0]
     assert (owner.state, refused.state) == (MontageState.COMPLETE, MontageState.FAILED)
-    for words in (str(world.path("a")), str(world.path("b")), "t1", "gone" if how != "invalid" else "another content"):
-        assert words in str(refused.fault)
+    for text in (str(world.path("a")), str(world.path("b")), "t1", "gone" if how != "invalid" else "another content"):
+        assert text in str(refused.fault)
     assert f"temwatch dismiss {owner.id}" in refused.fault.hint
     assert world.stacks[RAW] == dict.fromkeys(ids_of(text_of("t1 t2")), str(world.path("a")))
     await world.restart()
@@ -237,7 +237,7 @@ async def test_a_complete_montage_whose_metafile_is_archived_keeps_its_tiles_unt
 async def test_a_metafile_that_waits_for_tiles_is_checked_again_when_their_montage_is_set_back_and_its_metafile_is_gone(
     world,
 ):
-    """By a replay, or because another program deleted its tiles: then it cannot come to an end any more."""
+    """After a replay, or after another program deleted its tiles, it can never finish."""
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.remove("a")
@@ -273,7 +273,7 @@ async def test_a_dismissed_montage_keeps_its_tiles_from_metafiles_that_do_not_na
     assert tiles_in(world) == {"t1", "t2", "t3"}
 
 
-async def test_a_montage_that_is_not_finished_gives_its_tiles_up_when_its_metafile_is_deleted(world):
+async def test_an_unfinished_montage_releases_its_tiles_when_its_metafile_is_deleted(world):
     world.image.touch()
     world.write(world.path("a"), text_of("t1", note=AWAITED))
     world.broken.add(str(world.path("a")))
@@ -287,7 +287,7 @@ async def test_a_montage_that_is_not_finished_gives_its_tiles_up_when_its_metafi
 
 
 @pytest.mark.parametrize("how", ["refused", "ignored"])
-async def test_a_refused_metafile_that_is_removed_is_no_failure_any_more(world, how):
+async def test_a_refused_metafile_that_is_removed_is_superseded(world, how):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     if how == "refused":
@@ -306,7 +306,7 @@ async def test_a_refused_metafile_that_is_removed_is_no_failure_any_more(world, 
     assert await world.states() == {"a": "complete", "b": "failed"}
 
 
-async def test_a_copy_that_replaces_its_original_is_the_one_in_the_stack(world):
+async def test_a_copy_is_ingested_when_its_original_is_removed(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.copy("a", "b")
@@ -361,7 +361,7 @@ async def test_two_paths_of_a_file_that_settle_at_once_are_ingested_once(world, 
     assert sorted((await world.states()).values()) == ["complete", "ignored" if how == "linked" else "failed"]
 
 
-async def test_a_metafile_is_not_ignored_because_of_another_path_without_images(world):
+async def test_a_metafile_is_not_ignored_because_of_a_failed_montage_of_its_other_path(world):
     world.write(world.path("a"), text_of("t1 t2", note=AWAITED))
     world.link("a", "b")
     await world.finish()
@@ -403,7 +403,7 @@ async def test_a_metafile_moved_while_it_waits_is_superseded_by_its_new_path(wor
     found = await world.states()
     assert found.pop("new") == "complete"
     if how == "copied and deleted" and not was_read:
-        assert found == {"old": "failed"}  # its content was never read, and the copy is another file
+        assert found == {"old": "failed"}  # its content was not read, and the copy is another file
     else:
         assert set(found.values()) == {"superseded"}
 
@@ -429,7 +429,7 @@ async def test_tiles_of_a_renamed_section_stay_when_its_old_path_is_reused(world
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
 
-async def test_no_tile_of_a_current_montage_is_deleted_by_another(world):
+async def test_no_tile_of_a_current_montage_is_deleted_by_another_montage(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.write(world.path("a"), text_of("t1"))
@@ -441,7 +441,7 @@ async def test_no_tile_of_a_current_montage_is_deleted_by_another(world):
     assert tiles_in(world, RAW) == tiles_in(world) == {"t1", "t2"}
 
 
-async def test_a_section_that_was_replaced_between_two_checks_is_noticed_again(world):
+async def test_a_section_that_was_missing_at_a_check_and_is_back_is_noticed_again(world):
     world.write(world.path("a"), text_of("t1 t2"))
     await world.work()
     world.copy("a", "b")
@@ -454,7 +454,7 @@ async def test_a_section_that_was_replaced_between_two_checks_is_noticed_again(w
     assert await world.states() == {"a": "failed", "b": "complete"}
 
 
-async def test_a_tile_is_remembered_across_a_rename(world):
+async def test_a_tile_that_a_content_no_longer_names_is_deleted_even_after_a_rename(world):
     path = world.path("old")
     world.write(path, text_of("t1 t2"))
     await world.work()
@@ -480,7 +480,7 @@ async def test_a_section_moved_and_rewritten_at_once_leaves_no_url_of_its_old_pa
         assert world.stacks[stack] == dict.fromkeys(ids_of(text_of("t1")), str(world.path("new")))
 
 
-async def test_a_missing_metafile_fails_once_although_it_was_touched_before(world):
+async def test_a_missing_metafile_fails_once_even_if_it_was_touched_before(world):
     path = world.path("a")
     world.write(path, text_of("t1"))
     world.broken.add(str(path))
@@ -523,7 +523,7 @@ async def test_a_content_is_superseded_when_the_metafile_that_replaced_it_moves(
     keeps_tiles = was_there and following == "complete" and state != "ignored"
     assert await world.states() == {"old": "failed" if keeps_tiles else "superseded", "new": following}
     if following == "complete":
-        # Only a successor that is put later deletes tiles. Without one, the montage that has put them remains.
+        # Tiles are deleted only by a montage that supersedes theirs. Without one, their montage remains.
         assert tiles_in(world, RAW) == ({"t1", "t2", "t3"} if keeps_tiles else {"t3"})
 
 
@@ -538,7 +538,7 @@ async def test_a_removed_metafile_is_a_failure_although_its_former_path_holds_an
     assert await world.states() == {"old": "complete failed", "new": "failed"}
 
 
-# --- contents that come and go
+# --- contents that are replaced and return
 
 
 @pytest.mark.parametrize("step", ["applied", "mipmapped", "ingested", "failed"])
@@ -570,7 +570,7 @@ async def test_a_complete_montage_is_kept_when_its_path_holds_a_content_that_is_
 
 
 @pytest.mark.parametrize("text", [text_of("t1"), BAD, LENS_SET], ids=["valid", "bad", "ignored"])
-async def test_a_content_that_returns_is_the_present_one_of_its_path(world, text):
+async def test_a_content_that_returns_is_the_present_content_of_its_path(world, text):
     path = world.path("a")
     for each in (text, text_of("t2"), text, BAD, text):
         world.write(path, each)
@@ -582,7 +582,7 @@ async def test_a_content_that_returns_is_the_present_one_of_its_path(world, text
     assert len(await world.montages()) == count
 
 
-# --- many metafiles of one content, as a full disk leaves them
+# --- many metafiles with one content, for example after a full disk
 
 
 async def test_many_metafiles_of_one_content_fail_and_move_one_by_one(world):

@@ -1,4 +1,4 @@
-"""Mosaics and heatmaps of the daemon: what they show, that they are kept, and what cannot be drawn."""
+"""Mosaics and heatmaps of the daemon: their content, the cache, and refusals."""
 
 import io
 import os
@@ -51,7 +51,7 @@ async def picture_at(client: "TestClient[Any, Any]", path: str) -> npt.NDArray[n
         return np.asarray(picture.convert("RGB"))
 
 
-async def test_the_mosaic_shows_each_tile_at_its_place_and_stripes_where_its_levels_are_missing(
+async def test_the_mosaic_shows_each_tile_at_its_position_and_stripes_in_place_of_missing_levels(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path, qc={"min_focus": "off"}) as running, client_of(running) as client:
@@ -65,7 +65,7 @@ async def test_the_mosaic_shows_each_tile_at_its_place_and_stripes_where_its_lev
         levels = [mipmap_path(tmp_path / "mipmaps", 1, tile, "tif") for tile in tiles]
         with Image.open(levels[0]) as left, Image.open(levels[1]) as right:
             assert (mosaic[:, :500, 0] == np.asarray(left)[:, :500]).all()
-            # 2,560 pixels less the overlap of 89.6, halved: its left edge is at 595, give or take the stage's error.
+            # 2,560 pixels less the overlap of 89.6, halved: its left edge is at 595, within the error of the stage.
             edges = [at for at in (594, 595, 596) if (mosaic[:, at : at + 639, 0] == np.asarray(right)[:, :639]).all()]
             assert len(edges) == 1
 
@@ -79,7 +79,7 @@ async def test_the_mosaic_shows_each_tile_at_its_place_and_stripes_where_its_lev
         assert (striped[:, :500] == mosaic[:, :500]).all()
 
 
-async def test_a_small_section_is_drawn_from_its_levels_too(tmp_path: Path) -> None:
+async def test_a_small_section_is_drawn_from_its_levels_and_not_from_level_0(tmp_path: Path) -> None:
     async with bench(tmp_path) as running, client_of(running) as client:
         metafile = running.write(tiles=1)
         await running.notice(metafile)
@@ -120,7 +120,7 @@ async def test_heatmaps_show_the_journals_numbers_and_share_a_scale_where_sectio
         assert (bars[0] == bars[1]).all()  # colours, values at both ends, limit
 
 
-async def test_an_impossible_picture_is_refused_with_the_reason(tmp_path: Path) -> None:
+async def test_a_picture_that_cannot_be_drawn_is_refused_with_the_reason(tmp_path: Path) -> None:
     async with bench(tmp_path) as running, client_of(running) as client:
         metafile = running.write()
         await running.notice(metafile)
@@ -148,7 +148,7 @@ async def test_an_impossible_picture_is_refused_with_the_reason(tmp_path: Path) 
 
 
 def niceness(_: object) -> tuple[int, int, bool]:
-    """Priority of this thread and of the worker's own, and whether they are the same thread."""
+    """Return the priorities of this thread and of the worker's main thread, and whether they are the same thread."""
     return os.nice(0), os.getpriority(os.PRIO_PROCESS, os.getpid()), threading.get_native_id() == os.getpid()
 
 
@@ -160,12 +160,12 @@ def refuse(job: str) -> None:
     raise ValueError(job)
 
 
-async def test_a_polite_job_has_the_lowest_priority_and_leaves_the_workers_as_it_was() -> None:
+async def test_a_polite_job_has_the_lowest_priority_and_does_not_change_that_of_the_worker() -> None:
     with open_executor("processes", 1, job_timeout_s=60) as pool:
-        polite, worker, is_same = await pool.run_politely("picture", niceness, "job")
-        assert (polite, is_same) == (19, False)
-        assert worker < 19
-        assert (await pool.run_politely("picture", niceness, "job"))[1] == worker
+        of_job, of_worker, is_same = await pool.run_politely("picture", niceness, "job")
+        assert (of_job, is_same) == (19, False)
+        assert of_worker < 19
+        assert (await pool.run_politely("picture", niceness, "job"))[1] == of_worker
         with pytest.raises(ValueError, match="job"):
             await pool.run_politely("picture", refuse, "job")
         with pytest.raises(WorkerFault, match="picture: a worker process died"):
@@ -186,7 +186,7 @@ def test_the_directory_of_pictures_deletes_the_least_recently_requested_pictures
     other = tmp_path / "pictures" / "notes.txt"
     other.write_bytes(b"y" * 1000)
     os.utime(other, (1, 1))
-    assert kept.get(keys[0]) == b"x" * 100  # now newer than the second
+    assert kept.get(keys[0]) == b"x" * 100  # so it is newer than the second
     kept.put(keys[2], b"z" * 100)
     assert [kept.get(key) is not None for key in keys] == [True, False, True]
     assert other.exists()

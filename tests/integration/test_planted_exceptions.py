@@ -1,4 +1,4 @@
-"""Unexpected exceptions of each collaborator: the daemon goes on, and its montages finish or are retried."""
+"""Unexpected exceptions of each collaborator: the daemon continues, and its montages finish or are retried."""
 
 import inspect
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def methods() -> Iterator[str]:
                 yield method
 
 
-class Planted(RuntimeError):  # noqa: N818  planted by a test
+class Planted(RuntimeError):  # noqa: N818  it is no fault of the program
     """An unexpected exception."""
 
 
@@ -96,7 +96,7 @@ async def good_and_bad(running: Bench) -> tuple[Path, Path]:
     return good, bad
 
 
-async def by_other_ways(running: Bench, good: Path, bad: Path) -> None:
+async def process_special_sections(running: Bench, good: Path, bad: Path) -> None:
     """Process an ignored section, a section that fails after it settled, and a repaired section."""
     ignored = good.rename(good.with_name("_metadata_1_reference_0_.json"))
     await running.notice(ignored)
@@ -121,7 +121,7 @@ async def test_one_unexpected_exception_costs_a_montage_a_retry_and_does_not_end
         await running.reaches(good, MontageState.COMPLETE)
         await running.reaches(bad, MontageState.FAILED)
         if not calls:
-            await by_other_ways(running, good, bad)
+            await process_special_sections(running, good, bad)
         assert calls, f"{method} is not called: name it in NOT_CALLED, with the reason"
 
 

@@ -39,6 +39,8 @@ class Queue:
 
 
 class Api:
+    """A client of the POST routes, with a journal and a watched directory."""
+
     def __init__(self, tmp_path: Path, journal: Journal) -> None:
         self.directory = tmp_path / "data"
         self.directory.mkdir()
@@ -54,7 +56,7 @@ class Api:
         )
         self.client: TestClient
 
-    def guarded(self, **http: object) -> None:
+    def configure(self, **http: object) -> None:
         self.posts._http = HttpSettings(**http)
 
     async def failed(self, number: int = 1) -> int:
@@ -99,7 +101,7 @@ async def test_failed_montages_are_replayed_and_listed(api):
 
 async def test_the_user_of_a_replay_is_recorded(api):
     montage_id = await api.failed()
-    api.guarded(trusted_proxies=["127.0.0.1"], user_header="X-User")
+    api.configure(trusted_proxies=["127.0.0.1"], user_header="X-User")
     assert (await api.post({}, X_User="annabel"))[0] == 202
     replayed = (await api.journal.events(montage_id))[-1]
     assert (replayed["event"], replayed["detail"]["by"]) == ("replayed", "annabel")
@@ -133,12 +135,12 @@ async def test_a_dry_run_changes_nothing(api):
     assert (await api.journal.montage(montage_id)).state == "failed"
 
 
-async def test_nothing_selected_is_200_and_an_empty_list(api):
+async def test_an_empty_selection_is_answered_with_200_and_an_empty_list(api):
     assert await api.post({"z": [1050.0]}) == (200, {"dry_run": False, "montages": []})
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "problem"),
     [
         ({"sate": "failed"}, "sate: unknown; the keys are paths, z, state, since, from, dry_run"),
         ({"state": "nope"}, "state: "),
@@ -152,10 +154,10 @@ async def test_nothing_selected_is_200_and_an_empty_list(api):
         (b"[" * 50_000, "body: "),
     ],
 )
-async def test_an_invalid_body_is_400_and_names_the_key(api, body, said):
+async def test_an_invalid_body_is_answered_with_400_and_the_key(api, body, problem):
     status, answer = await api.post(body)
     assert status == 400
-    assert answer["error"].startswith(said)
+    assert answer["error"].startswith(problem)
     assert "\n" not in answer["error"]
 
 
@@ -207,9 +209,9 @@ def token_file(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_a_post_must_carry_the_token(api, token_file, host, authorization, status):
+async def test_a_post_is_accepted_only_with_the_token(api, token_file, host, authorization, status):
     await api.failed()
-    api.guarded(token_file=token_file, host=host)
+    api.configure(token_file=token_file, host=host)
     headers = {} if authorization is None else {"Authorization": authorization}
     answered, body = await api.post({}, **headers)
     assert answered == status
@@ -218,13 +220,13 @@ async def test_a_post_must_carry_the_token(api, token_file, host, authorization,
 
 async def test_without_a_token_a_daemon_open_to_other_machines_refuses_every_post(api):
     await api.failed()
-    api.guarded(host="0.0.0.0")
+    api.configure(host="0.0.0.0")
     status, body = await api.post({})
     assert (status, "http.token_file" in body["error"]) == (403, True)
 
 
 async def test_an_unreadable_token_file_refuses_every_post(api, token_file):
-    api.guarded(token_file=token_file)
+    api.configure(token_file=token_file)
     token_file.chmod(0o644)
     status, body = await api.post({}, Authorization=f"Bearer {TOKEN}")
     assert (status, "open to other users" in body["error"]) == (503, True)
@@ -240,7 +242,7 @@ KEYS = st.sampled_from(["paths", "z", "state", "since", "from", "dry_run", "othe
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(KEYS, JSON | st.lists(st.just("/") | st.text(max_size=9).map("/".__add__)), max_size=4))
-async def test_every_body_is_answered_or_refused(api, body):
+async def test_any_body_is_answered_or_refused_without_an_internal_error(api, body):
     assert (await api.post(json.dumps(body).encode(errors="surrogatepass")))[0] in (200, 202, 400, 503)
 
 
@@ -267,7 +269,7 @@ async def test_failed_montages_are_dismissed_and_others_are_refused(api):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "problem"),
     [
         ({"ids": [1]}, "reason: Field required"),
         ({"ids": [1], "reason": "  "}, "reason: "),
@@ -277,14 +279,14 @@ async def test_failed_montages_are_dismissed_and_others_are_refused(api):
         ({"ids": [1], "reason": "x", "state": "complete"}, "state: unknown; the keys are ids, reason"),
     ],
 )
-async def test_an_invalid_dismissal_is_400_and_names_the_key(api, body, said):
+async def test_an_invalid_dismissal_is_answered_with_400_and_the_key(api, body, problem):
     status, answer = await dismiss(api, body)
     assert status == 400
-    assert answer["error"].startswith(said)
+    assert answer["error"].startswith(problem)
 
 
-async def test_a_dismissal_needs_the_token_as_every_post_does(api, token_file):
-    api.guarded(token_file=token_file)
+async def test_a_dismissal_needs_the_token(api, token_file):
+    api.configure(token_file=token_file)
     assert (await dismiss(api, {"ids": [1], "reason": "x"}))[0] == 401
 
 
@@ -294,7 +296,7 @@ async def back_up(api: Api, body: object, **headers: str) -> tuple[int, bytes]:
         return answer.status, await answer.read()
 
 
-async def test_the_journal_is_copied_also_when_its_file_was_deleted(api, tmp_path):
+async def test_the_journal_is_copied_even_after_its_file_was_deleted(api, tmp_path):
     montage_id = await api.failed()
     remove_journal(api.journal.path)
     status, content = await back_up(api, {"journal": str(api.journal.path)})
@@ -307,21 +309,21 @@ async def test_the_journal_is_copied_also_when_its_file_was_deleted(api, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "problem"),
     [
         ({"journal": "/elsewhere.sqlite"}, 409, "journal: this daemon uses /"),
         ({}, 400, "journal: Field required"),
         ({"journal": "/x", "file": "/etc/passwd"}, 400, "file: unknown; the keys are journal"),
     ],
 )
-async def test_a_backup_that_is_not_of_this_journal_is_refused(api, body, status, said):
+async def test_a_backup_that_is_not_of_this_journal_is_refused(api, body, status, problem):
     answered, content = await back_up(api, body)
     assert answered == status
-    assert json.loads(content)["error"].startswith(said)
+    assert json.loads(content)["error"].startswith(problem)
 
 
-async def test_a_backup_needs_the_token_as_every_post_does(api, token_file):
-    api.guarded(token_file=token_file)
+async def test_a_backup_needs_the_token(api, token_file):
+    api.configure(token_file=token_file)
     body = {"journal": str(api.journal.path)}
     assert (await back_up(api, body))[0] == 401
     assert (await back_up(api, body, Authorization=f"Bearer {TOKEN}"))[0] == 200
@@ -333,7 +335,7 @@ async def silence(api: Api, body: object) -> tuple[int, dict]:
         return answer.status, await answer.json()
 
 
-async def test_a_silence_is_answered_with_all_that_last(api):
+async def test_a_silence_is_answered_with_all_silences_in_force(api):
     status, body = await silence(api, {"kind": "disk low", "for_s": 60, "by": "Anna", "reason": "\x1b[2J"})
     assert (status, [each["reason"] for each in body["silences"]]) == (200, ["\\x1b[2J"])
     _, body = await silence(api, {"watch": "temca2", "for_s": 90})
@@ -343,7 +345,7 @@ async def test_a_silence_is_answered_with_all_that_last(api):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "problem"),
     [
         ({"kind": "disk low"}, "for_s: Field required"),
         ({"kind": "nonsense", "for_s": 1}, "kind: "),
@@ -352,6 +354,6 @@ async def test_a_silence_is_answered_with_all_that_last(api):
         ({"for_s": 1, "until": "tomorrow"}, "until: "),
     ],
 )
-async def test_a_silence_without_an_end_is_refused(api, body, said):
+async def test_an_invalid_silence_is_refused_with_the_key(api, body, problem):
     status, answer = await silence(api, body)
-    assert (status, answer["error"].startswith(said)) == (400, True), answer
+    assert (status, answer["error"].startswith(problem)) == (400, True), answer

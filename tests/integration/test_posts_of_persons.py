@@ -37,7 +37,7 @@ async def test_a_retry_says_how_many_sections_are_retried_and_why_others_are_not
 
 
 async def test_retries_dismissals_and_silences_record_the_user_that_the_proxy_names(api: Api) -> None:
-    api.guarded(**BY_PROXY)
+    api.configure(**BY_PROXY)
     montage_id = await api.failed()
     await post(api, "/api/dismiss", {"ids": [montage_id], "reason": "torn"}, X_User="annabel")
     montage = await api.journal.montage(montage_id)
@@ -53,12 +53,12 @@ async def test_retries_dismissals_and_silences_record_the_user_that_the_proxy_na
     assert "somebody" not in json.dumps(body)
 
 
-async def test_a_decision_about_no_montage_is_not_found(api: Api) -> None:
+async def test_a_decision_about_an_unknown_montage_is_answered_with_404(api: Api) -> None:
     status, body = await post(api, "/api/montages/999/verdict", {"verdict": "pass", "by": "annabel"})
     assert (status, body["error"]) == (404, "no such montage")
 
 
-async def test_a_verification_is_recorded_with_its_counts(api: Api) -> None:
+async def test_a_verification_is_answered_with_its_counts(api: Api) -> None:
     status, body = await post(api, "/api/alerts/differences", {"differing": [], "clean": [1, 2]})
     assert (status, body) == (200, {"differing": 0, "clean": 2})
 
@@ -74,7 +74,7 @@ async def test_a_verification_is_recorded_with_its_counts(api: Api) -> None:
         ("/api/alerts/differences", {"differing": []}),
     ],
 )
-async def test_nothing_is_asked_of_a_journal_that_cannot_be_written(
+async def test_every_post_is_refused_while_the_journal_cannot_be_written(
     api: Api, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(Journal, "fault", StorageFault("/var/journal.sqlite", "the disk is full"))
@@ -83,7 +83,7 @@ async def test_nothing_is_asked_of_a_journal_that_cannot_be_written(
     assert "the disk is full" in answer["error"]
 
 
-async def test_a_copy_of_the_journal_is_a_database_of_its_length(api: Api) -> None:
+async def test_a_copy_of_the_journal_is_a_database_with_the_stated_length(api: Api) -> None:
     body = {"journal": str(api.journal.path)}
     async with api.client.post("/api/journal/backup", json=body) as answer:
         content = await answer.read()
@@ -91,7 +91,7 @@ async def test_a_copy_of_the_journal_is_a_database_of_its_length(api: Api) -> No
         assert (len(content), content[:15]) == (answer.content_length, b"SQLite format 3")
 
 
-async def test_a_copy_that_fails_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_copy_is_answered_with_the_reason(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_room(*_: object) -> None:
         raise StorageFault("/var/journal.sqlite", "has no room for a copy")
 
@@ -102,21 +102,21 @@ async def test_a_copy_that_fails_says_why(api: Api, monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_decision_records_the_user_that_the_proxy_names(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.guarded(**BY_PROXY)
-    asked: list[Any] = []
+    api.configure(**BY_PROXY)
+    decisions: list[Any] = []
 
     async def decide(journal: Journal, montage_id: int, wanted: Any, on_decided: Any) -> dict[str, Any]:
-        asked.append((montage_id, wanted.verdict, wanted.by))
+        decisions.append((montage_id, wanted.verdict, wanted.by))
         return {"verdict": "pass"}
 
     monkeypatch.setattr("daemon.web.posts.decide", decide)
     body = {"verdict": "pass", "by": "somebody"}
     assert await post(api, "/api/montages/17/verdict", body, X_User="annabel") == (200, {"verdict": "pass"})
     assert await post(api, "/api/montages/17/verdict", body) == (200, {"verdict": "pass"})
-    assert asked == [(17, "pass", "annabel"), (17, "pass", "somebody")]
+    assert decisions == [(17, "pass", "annabel"), (17, "pass", "somebody")]
 
 
-async def test_a_replay_that_fails_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_replay_is_answered_with_the_reason(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def unreachable(*_: object) -> None:
         raise StorageFault("/data/temca2", "does not answer")
 

@@ -1,8 +1,6 @@
 """The page of a microscope: trends of its sections."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +12,7 @@ from handlers.quality.medians import trend_of
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.trend import Trend
 from tests.integration.inprocess import bench
-from tests.integration.paged import Paged, paged
-
-
-@pytest.fixture
-async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
-    async with paged(tmp_path) as served:
-        yield served
+from tests.integration.paged import Paged
 
 
 async def with_trend(pages: Paged, number: int, trend: Trend, scope: str = "5") -> int:

@@ -17,7 +17,7 @@ from daemon.web.pages.section_page import MOST_LINES, FindingLine, outside_links
 from handlers.errors import MetafileFault
 from handlers.quality.heatmap_numbers import Number
 from handlers.quality.rules import Finding, Rule, Verdict
-from tests.integration.paged import HTML, Paged, paged
+from tests.integration.paged import HTML, paged
 from tests.integration.shown import Shown, shown_section
 
 TIMELINE = re.compile(r"</time></td>\s*<td>(?:<strong>([^<]+)</strong>|(\w+))</td>")
@@ -192,12 +192,6 @@ async def test_parsed_sections_are_kept_in_a_bounded_number(shown, monkeypatch):
 
 
 # --- without a section on disk
-
-
-@pytest.fixture
-async def pages(tmp_path: Path) -> AsyncIterator[Paged]:
-    async with paged(tmp_path) as served:
-        yield served
 
 
 async def test_a_section_that_is_not_read_yet_says_what_is_known(pages):

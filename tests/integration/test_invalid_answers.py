@@ -1,4 +1,4 @@
-"""A render-ws that lies: endless, deep, huge and malformed answers end in a fault, and cost little."""
+"""Endless, deeply nested, huge and malformed answers of render-ws end in a fault, and cost little."""
 
 import contextlib
 import io
@@ -21,9 +21,9 @@ from tests.integration.standin_control import RAW, client_of
 from tests.integration.test_render_client import answering
 from tests.loop_watch import watching_the_loop
 
-Ask = Callable[[RenderClient], Awaitable[Any]]
+Question = Callable[[RenderClient], Awaitable[Any]]
 
-QUESTIONS: dict[str, Ask] = {
+QUESTIONS: dict[str, Question] = {
     "version": lambda client: client.ping(),
     "stack": lambda client: client.stack(RAW),
     "z values": lambda client: client.z_values(RAW),
@@ -56,7 +56,7 @@ def flood(piece: bytes, sent: list[int]) -> Callable[[web.Request], Awaitable[we
 VALUES = [b"[],", b"0,"]
 TEXT = b'"' + b"x" * 1021 + b'",'
 MANY_TILES = ("tile bounds", "resolved tiles", "section data")
-"""Their limit in bytes is hundreds of MB, which no test sends."""
+"""Questions whose answers are limited to hundreds of MB, which no test sends."""
 
 
 @pytest.mark.parametrize(
@@ -64,18 +64,20 @@ MANY_TILES = ("tile bounds", "resolved tiles", "section data")
     [(each, element) for each in QUESTIONS for element in (VALUES if each in MANY_TILES else [*VALUES, TEXT])],
     ids=lambda value: value if isinstance(value, str) else repr(value[:2]),
 )
-async def test_an_endless_answer_is_cut_off_at_the_limit_of_its_kind(question: str, element: bytes) -> None:
+async def test_an_endless_answer_is_cut_off_at_the_limit_of_its_question(question: str, element: bytes) -> None:
     sent: list[int] = []
     piece = element * (65_536 // len(element))
     async with answering(flood(piece, sent)) as url, client_of(url, tries=1, time_limits=TimeLimits()) as client:
         with pytest.raises(RenderRefused, match=r"longer than|more than"):
             await QUESTIONS[question](client)
-    most = {"tile bounds": 16, "resolved tiles": 64, "section data": 16, "z values": 8, "tile": 24}.get(question, 2)
-    assert sum(sent) < (most + 8) * 2**20  # buffers of the connection hold a little more
+    limit_mib = {"tile bounds": 16, "resolved tiles": 64, "section data": 16, "z values": 8, "tile": 24}.get(
+        question, 2
+    )
+    assert sum(sent) < (limit_mib + 8) * 2**20  # the buffers of the connection hold some more
 
 
 SPEC = '{"tileId": "t", "z": 1.0, %s}'
-LIES = {
+MALFORMED_SPECS = {
     "width beyond a float": SPEC % '"width": 1e999',
     "width Infinity": SPEC % '"width": Infinity',
     "width as text": SPEC % '"width": "wide"',
@@ -99,15 +101,15 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("spec", MALFORMED_SPECS)
 @pytest.mark.parametrize("question", ["resolved tiles", "tile"])
-async def test_a_malformed_tile_spec_is_a_fault(lie: str, question: str) -> None:
-    body = LIES[lie] if question == "tile" else f'{{"tileIdToSpecMap": {{"t": {LIES[lie]}}}}}'
+async def test_a_malformed_tile_spec_is_a_fault(spec: str, question: str) -> None:
+    body = MALFORMED_SPECS[spec] if question == "tile" else f'{{"tileIdToSpecMap": {{"t": {MALFORMED_SPECS[spec]}}}}}'
 
-    async def say(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.Response:
         return web.Response(text=body, content_type="application/json")
 
-    async with answering(say) as url, client_of(url, tries=1) as client:
+    async with answering(answer) as url, client_of(url, tries=1) as client:
         with pytest.raises(RenderFault, match="cannot be read"):
             await QUESTIONS[question](client)
 
@@ -128,27 +130,27 @@ async def test_a_malformed_tile_spec_is_a_fault(lie: str, question: str) -> None
     ],
     ids=lambda body: repr(body[:12]),
 )
-async def test_a_body_that_is_not_the_record_is_a_fault(question: str, body: bytes) -> None:
-    async def say(request: web.Request) -> web.Response:
+async def test_a_body_of_another_form_is_a_fault(question: str, body: bytes) -> None:
+    async def answer(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
-    async with answering(say) as url, client_of(url, tries=1) as client:
+    async with answering(answer) as url, client_of(url, tries=1) as client:
         with pytest.raises(RenderFault, match="cannot be read"):
             await QUESTIONS[question](client)
 
 
 @pytest.mark.parametrize("body", [b"<" * 65_536, b"<style" * 10_000, b"<a " * 20_000, b" " * 65_536])
-async def test_an_error_page_of_any_text_costs_no_turn_of_the_loop(body: bytes) -> None:
-    async def say(request: web.Request) -> web.Response:
+async def test_an_error_page_of_any_text_does_not_block_the_event_loop(body: bytes) -> None:
+    async def answer(request: web.Request) -> web.Response:
         return web.Response(status=500, body=body, content_type="text/html")
 
-    async with answering(say) as url, client_of(url, tries=1) as client:
+    async with answering(answer) as url, client_of(url, tries=1) as client:
         with watching_the_loop() as watch, pytest.raises(RenderFault):
             await client.stack(RAW)
     assert watch.longest_s < 0.2
 
 
-def test_markup_and_styles_of_an_error_page_are_left_out() -> None:
+def test_the_text_of_an_error_page_has_no_markup_and_no_styles() -> None:
     page = b"<html><style>h1 {color: red}</style><body a='1'>no <b>such</b> page &lt;</body></html>"
     assert plain_text(page) == "no such page &lt;"
 
@@ -163,8 +165,8 @@ def png(mode: str) -> bytes:
     return buffer.getvalue()
 
 
-def said_to_have(side: int, picture: bytes) -> bytes:
-    """The picture with another width and height in its first chunk."""
+def with_stated_size(side: int, picture: bytes) -> bytes:
+    """Return the picture with another width and height in its first chunk."""
     chunk = b"IHDR" + side.to_bytes(4) * 2 + picture[24:29]
     return picture[:12] + chunk + zlib.crc32(chunk).to_bytes(4) + picture[33:]
 
@@ -187,7 +189,7 @@ PICTURE = png("RGBA")
         (PARAMETERS, PICTURE[:45]),
         (PARAMETERS, PICTURE.replace(b"IDAT", b"JDAT")),
         (PARAMETERS, png("L")),
-        (PARAMETERS, said_to_have(12_000, PICTURE)),
+        (PARAMETERS, with_stated_size(12_000, PICTURE)),
     ],
     ids=lambda answer: repr(answer[:30]),
 )
