@@ -11,7 +11,7 @@ import pytest
 
 
 class Lease:
-    """The leases on some files, until they are given back. The kernel itself ends them after 45 seconds by default."""
+    """The leases on some files, until `give_back`. By default the kernel ends a wanted lease after 45 seconds."""
 
     def __init__(self, *paths: Path) -> None:
         self._descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
@@ -29,7 +29,7 @@ class Lease:
 
 @contextmanager
 def leased(*paths: Path) -> Iterator[Lease]:
-    """Hold leases on files that no program has open. Skips where the file system has none."""
+    """Hold leases on files that no program has open. Skips the test if the file system has no leases."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel's request; it would end this process
     try:
         lease = Lease(*paths)

@@ -1,4 +1,4 @@
-"""Levels of a whole image, which a worker must get from strips and compiled code too."""
+"""Reference levels, reduced from a whole image. A worker must make the same levels from strips by compiled code."""
 
 from collections.abc import Iterable, Iterator
 
@@ -23,8 +23,8 @@ def reduce_levels(
 def _mean_levels(image: Grey, levels: list[int], to_8bit: IntensityRange | None) -> Iterator[tuple[int, Grey]]:
     height, width = image.shape
     outputs = {n: np.empty((height >> n, width >> n), np.uint8 if to_8bit else image.dtype) for n in levels}
-    filler = means(width, height, image.itemsize * 8, outputs, to_8bit)
-    filler.add_image(np.ascontiguousarray(image))
-    biased = filler.biased()
+    reducer = means(width, height, image.itemsize * 8, outputs, to_8bit)
+    reducer.add_image(np.ascontiguousarray(image))
+    biased = reducer.biased()
     for level, output in outputs.items():
         yield level, unbiased(image, level, to_8bit) if level in biased else output

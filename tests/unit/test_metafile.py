@@ -129,10 +129,10 @@ def test_unknown_keys_are_tolerated_everywhere() -> None:
     "key", ["min", "max", "mean", "std_dev", "focus_score", "astig_score", "astig_angle", "matcher"]
 )
 def test_a_statistic_of_another_type_counts_as_absent(key: str, value: object) -> None:
-    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+    def change(_: object, tiles: list[dict[str, Any]]) -> None:
         tiles[1][key] = value
 
-    text = json.dumps(section(spoil)).replace("-Infinity", "-1e999")
+    text = json.dumps(section(change)).replace("-Infinity", "-1e999")
     found = parse_metafile(text.encode(), NAME)
     attribute = {"min": "minimum", "max": "maximum"}.get(key, key)
     assert getattr(found.tiles[1], attribute) == (() if (key, value) == ("matcher", []) else None)
@@ -142,32 +142,32 @@ def test_a_statistic_of_another_type_counts_as_absent(key: str, value: object) -
 @pytest.mark.parametrize("key", ["overlap", "specimen_id", "media", "media_id", "z_index", "lims_specimen_id"])
 @pytest.mark.parametrize("how", ["null", "absent"])
 def test_absent_optional_values_are_none(key: str, how: str) -> None:
-    def spoil(head: dict[str, Any], _: object) -> None:
+    def change(head: dict[str, Any], _: object) -> None:
         head[key] = None
         if how == "absent":
             del head[key]
 
-    assert getattr(metafile(spoil).header, key) is None
+    assert getattr(metafile(change).header, key) is None
 
 
 @pytest.mark.parametrize("z_index", ["", "abc", [], True], ids=repr)
-def test_a_z_index_that_is_no_number_counts_as_absent(z_index: object) -> None:
+def test_a_z_index_that_is_not_a_number_counts_as_absent(z_index: object) -> None:
     assert metafile(lambda head, _: head.update(z_index=z_index)).header.z_index is None
 
 
 def test_numbers_may_be_int_or_float_and_stage_positions_negative() -> None:
-    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+    def change(_: object, tiles: list[dict[str, Any]]) -> None:
         tiles[0]["img_meta"] |= {"stage_pos": [-957703, 837897.5], "angle": 90, "pixel_size": 4}
 
-    tile = metafile(spoil).tiles[0]
+    tile = metafile(change).tiles[0]
     assert (tile.stage_x_nm, tile.stage_y_nm, tile.pixel_size_nm) == (-957703.0, 837897.5, 4.0)
 
 
 def test_integers_beyond_64_bits_are_refused_if_required_and_else_count_as_absent() -> None:
-    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+    def change(_: object, tiles: list[dict[str, Any]]) -> None:
         tiles[0]["min"] = 2**64
 
-    assert metafile(spoil).tiles[0].minimum is None
+    assert metafile(change).tiles[0].minimum is None
     with pytest.raises(MetafileFault, match=r"data\[0\]\.img_meta\.raster_pos\[0\]: should be less than"):
         metafile(lambda _, tiles: tiles[0]["img_meta"].update(raster_pos=[2**64, 0]))
     with pytest.raises(MetafileFault, match=r"data\[0\]\.img_meta\.stage_pos\[1\]: .* a number of 3322 bits"):
@@ -345,12 +345,12 @@ def test_a_required_number_too_large_for_a_double_is_refused() -> None:
 
 
 def test_all_problems_of_the_first_invalid_tile_are_reported_and_abbreviated() -> None:
-    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+    def change(_: object, tiles: list[dict[str, Any]]) -> None:
         for tile in tiles[4:]:
             tile["img_meta"] = {}
 
     with pytest.raises(MetafileFault) as caught:
-        metafile(spoil)
+        metafile(change)
     assert str(caught.value).count("data[4].") == 4
     assert "data[5]" not in str(caught.value)
     assert "more" in str(caught.value)
@@ -524,13 +524,13 @@ def test_images_that_would_share_a_tile_id_are_an_error() -> None:
 
 
 def test_two_tiles_at_one_raster_position_are_an_error() -> None:
-    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+    def change(_: object, tiles: list[dict[str, Any]]) -> None:
         tiles[4]["img_meta"]["raster_pos"] = tiles[3]["img_meta"]["raster_pos"]
         tiles[4]["img_meta"]["stage_pos"] = tiles[3]["img_meta"]["stage_pos"]
         tiles[4]["img_path"] = tiles[4]["img_path"].replace("_1_1.tif", "_0_1.tif")
         tiles[4]["matcher"] = []
 
-    found = findings(spoil)
+    found = findings(change)
     assert "raster_pos (column, row) occurs more than once: (0, 1) (2 times)" in found[0].text
     assert found[0].severity is Severity.ERROR
 
@@ -591,11 +591,11 @@ def test_a_calibration_that_differs_in_x_and_y_is_a_warning() -> None:
 
 
 def test_a_pixel_size_for_motion_far_from_the_nominal_one_is_a_warning() -> None:
-    def spoil(_: object, tiles: list[dict[str, Any]]) -> None:
+    def change(_: object, tiles: list[dict[str, Any]]) -> None:
         for tile in tiles:
             tile["img_meta"]["pixel_size_x_move"] = 4.4
 
-    assert any("pixel_size_x_move is 4.4, far from" in finding.text for finding in findings(spoil))
+    assert any("pixel_size_x_move is 4.4, far from" in finding.text for finding in findings(change))
 
 
 def test_a_tile_off_the_grid_is_a_warning_that_gives_the_step() -> None:
@@ -660,11 +660,11 @@ def test_a_shared_transform_that_is_not_an_object_is_a_warning() -> None:
 
 
 def test_errors_come_before_warnings() -> None:
-    def spoil(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
+    def change(head: dict[str, Any], tiles: list[dict[str, Any]]) -> None:
         head.update(z_index=41)
         tiles[4].update(img_path=tiles[3]["img_path"])
 
-    found = [finding.severity for finding in findings(spoil)]
+    found = [finding.severity for finding in findings(change)]
     assert found == sorted(found)
     assert len(set(found)) == 2
 

@@ -128,7 +128,7 @@ def test_a_level_has_the_size_that_render_expects(size: tuple[int, int], level: 
 
 
 @given(st.integers(1, 65536), st.integers(1, 12), st.integers(0, 12))
-def test_halving_step_by_step_gives_the_same_size_as_at_once(side: int, first: int, then: int) -> None:
+def test_halving_level_by_level_gives_the_same_size_as_one_division(side: int, first: int, then: int) -> None:
     assert level_size(*level_size(side, 1, first), then)[0] == level_size(side, 1, first + then)[0]
 
 

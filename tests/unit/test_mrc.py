@@ -246,8 +246,8 @@ def test_verify_finds_a_lost_level_0_a_changed_section_and_a_lost_stack(made: An
     assert (changed.kind, changed.start) == (Kind.SOURCE_CHANGED, "mipmaps")
     assert changed.what == "section 1 holds other pixels than its level 0 was made of"
     tile.stack.path.unlink()
-    (gone,) = check_files(tile, plan, report.level0)
-    assert (gone.kind, gone.start) == (Kind.SOURCE_GONE, None)
+    (missing,) = check_files(tile, plan, report.level0)
+    assert (missing.kind, missing.start) == (Kind.SOURCE_GONE, None)
 
 
 def test_a_fault_of_a_stack_names_the_stack(made: Any) -> None:

@@ -79,7 +79,7 @@ def test_tiles_are_placed_by_their_translations(stack: Stack) -> None:
     ]
 
 
-def test_transforms_are_applied_in_order_and_shared_ones_too(stack: Stack) -> None:
+def test_own_and_shared_transforms_are_applied_in_order(stack: Stack) -> None:
     stack.shared["move"] = leaf("2 0", "mpicbg.trakem2.transform.TranslationModel2D", id="move")
     stack.shared["lens"] = leaf("5 1 2 3", "lenscorrection.NonLinearTransform", id="lens")
     stack.add("a", grey(2, 1, 10), leaf("1 0 0 1 0 0"))
@@ -231,7 +231,7 @@ def mosaic_of(stack: Stack) -> Any:
         return np.asarray(picture)
 
 
-def test_a_mosaic_is_transparent_where_no_tile_is(stack: Stack) -> None:
+def test_a_mosaic_is_transparent_between_its_tiles(stack: Stack) -> None:
     stack.add("a", grey(2, 1, 10), leaf("1 0 0 1 0 0"))
     stack.add("b", grey(2, 1, 0), leaf("1 0 0 1 1 1"))
     mosaic = mosaic_of(stack)

@@ -140,7 +140,7 @@ def four_bits() -> bytes:
 
 
 @pytest.mark.parametrize("made", [interlaced, four_bits])
-def test_interlaced_images_and_small_depths_are_decoded_at_once(tmp_path: Path, made: Callable[[], bytes]) -> None:
+def test_interlaced_images_and_small_depths_are_decoded_as_a_whole(tmp_path: Path, made: Callable[[], bytes]) -> None:
     path = saved(tmp_path / "a.png", made())
     with Image.open(path) as pillow:
         expected = np.asarray(pillow)

@@ -27,7 +27,7 @@ TWO_GRIDS = [tile("b", 0, 0), tile("b", 1, 0), tile("a", 0, 0), tile("a", 0, 1)]
 def neighbours(tiles: list[Tile]) -> dict[str, set[Side]]:
     images = [Level0(each.name, Path(f"/d/{each.img_path}"), None, WIDTH, HEIGHT) for each in tiles]
     found = neighbours_of(tiles, images, [each.position_px for each in tiles], MipmapPlan(Path("/m"), levels=3))
-    return {tile_id: {each.side for each in beside} for tile_id, beside in found.items()}
+    return {tile_id: {each.side for each in adjacent} for tile_id, adjacent in found.items()}
 
 
 def test_grids_are_side_by_side_with_an_empty_column_between_them() -> None:

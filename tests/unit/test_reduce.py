@@ -123,5 +123,5 @@ class TestBuffersOfAllRows:
         assert [kind.width for kind, _ in buffers._idle if kind.takes_all_rows] == [66]
 
 
-def test_every_filter_is_of_single_blocks_or_of_neighbours() -> None:
+def test_every_filter_uses_single_blocks_or_neighbouring_blocks() -> None:
     assert {"NEAREST", "BOX", *OF_NEIGHBOURS} == set(FILTERS)

@@ -248,14 +248,14 @@ def test_a_refusal_contains_the_text_of_render_ws() -> None:
 
 
 def test_the_hint_of_a_404_in_html_names_the_url_and_not_the_stack() -> None:
-    fault = fault_of("o/p/s", "look", 404, "text/html", "HTTP 404 Not Found")
+    fault = fault_of("o/p/s", "read it", 404, "text/html", "HTTP 404 Not Found")
     assert "report a bug of temwatch" in fault.hint
     assert "render.url" in fault.hint
 
 
 def test_a_stack_named_like_a_state_does_not_change_the_fault() -> None:
     text = NO_STACK.replace("'s'", "'state_READ_ONLY'")
-    assert type(fault_of("o/p/state_READ_ONLY", "look", 404, "text/plain", text)) is StackMissing
+    assert type(fault_of("o/p/state_READ_ONLY", "read it", 404, "text/plain", text)) is StackMissing
     broken = "Data for stack OFFLINE_LOADING cannot be read"
     assert type(fault_of("o/p/OFFLINE_LOADING", "put", 500, "text/plain", broken)) is RenderBroken
 

@@ -383,9 +383,9 @@ def config(*, active: object = ((0, 1), (0,)), grids: object = (1, 1), interval:
 
 def end(stack: Stack, run: int, text: str = "*** END OF LOG ***\r\n", **of_config: object) -> None:
     """Write the files that SBEMimage writes beside a log when a run ends."""
-    beside = stack.log(run).name.removeprefix("metadata_")
-    (stack.logs / f"log_{beside}").write_text(f"Stack paused.\r\n{text}")
-    (stack.logs / f"config_{beside}").write_text(config(**of_config))
+    suffix = stack.log(run).name.removeprefix("metadata_")
+    (stack.logs / f"log_{suffix}").write_text(f"Stack paused.\r\n{text}")
+    (stack.logs / f"config_{suffix}").write_text(config(**of_config))
 
 
 def test_the_end_of_a_run_closes_a_slice_with_all_active_tiles(stack: Stack) -> None:

@@ -293,7 +293,7 @@ def test_only_the_directories_of_hints_are_scanned(tmp_path: Path) -> None:
     assert paths(scanned.scan_some([str(tmp_path / "a")], [str(tmp_path / "c" / "new")])) == [str(in_a), str(in_c)]
 
 
-def test_a_pass_ends_at_the_next_directory_once_stop_is_set(tmp_path: Path) -> None:
+def test_a_pass_ends_at_the_next_directory_after_stop_is_set(tmp_path: Path) -> None:
     for number in range(5):
         metafile(tmp_path / str(number))
     scanned = tree(tmp_path)
@@ -352,8 +352,8 @@ class Microscopist:
             moved.rename(target / f"d{self._next()}")
 
     def _remove(self) -> None:
-        if (gone := self._somewhere()) != self._root:
-            shutil.rmtree(gone)
+        if (removed := self._somewhere()) != self._root:
+            shutil.rmtree(removed)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -382,7 +382,7 @@ def open_directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def nobody() -> Iterator[None]:
+def without_root() -> Iterator[None]:
     """Run without the permissions of root, which can read everything."""
     if os.geteuid() != 0:
         yield
@@ -396,11 +396,11 @@ def nobody() -> Iterator[None]:
 
 def test_an_unreadable_directory_is_reported_and_retried(open_directory: Path, request: pytest.FixtureRequest) -> None:
     closed = metafile(open_directory / "closed").parent
-    beside = metafile(open_directory / "open")
+    readable = metafile(open_directory / "open")
     closed.chmod(0)
-    request.getfixturevalue("nobody")
+    request.getfixturevalue("without_root")
     scanned = tree(open_directory)
-    assert paths(scanned.pass_over()) == [str(beside)]
+    assert paths(scanned.pass_over()) == [str(readable)]
     assert scanned.failures == {str(closed): "Permission denied"}
     if os.getuid() == 0:
         os.seteuid(0)

@@ -117,7 +117,7 @@ ACTIONS = st.sampled_from(["add", "end delay", "remove", "take", "finish"])
 
 
 @given(st.lists(st.tuples(ACTIONS, st.integers(1, 6)), max_size=60))
-def test_no_montage_starts_twice_at_once_and_no_limit_is_exceeded(actions):
+def test_no_montage_runs_twice_at_a_time_and_no_limit_is_exceeded(actions):
     schedule = Schedule({Step.INGEST: 2})
     running: dict[int, Ticket] = {}
     for action, number in actions:

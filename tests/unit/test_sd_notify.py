@@ -29,8 +29,8 @@ def test_every_state_is_sent_to_systemd(systemd: socket.socket) -> None:
 
     notifier.ready()
     assert received() == "READY=1"
-    notifier.status("3 under way,\n  tile 5 µm … done")
-    assert received() == "STATUS=3 under way, tile 5 µm … done"
+    notifier.status("3 running,\n  tile 5 µm … done")
+    assert received() == "STATUS=3 running, tile 5 µm … done"
     notifier.status("probe_\udce4")
     assert received() == "STATUS=probe_\\xe4"
     notifier.reloading()

@@ -244,7 +244,7 @@ def test_a_stack_name_of_other_header_values_is_refused(rows):
     assert (result.kept, rows.state(montage_id)) == (montage_id, S.NOTICED)
 
 
-def test_a_montage_that_moved_is_no_namesake(rows):
+def test_a_montage_that_moved_is_not_a_namesake(rows):
     other = rows.done("bb", OTHER, until=Event.SETTLED, raw_fields='{"specimen": "1-7"}')
     result = rows.settle(rows.sight(), raw_fields='{"specimen": "1_7"}', moved={rows[other]: "moved"})
     assert result.namesake is None
@@ -291,7 +291,7 @@ def moved(rows: Rows) -> tuple[int, int]:
     return rows.sight(OTHER), replaced
 
 
-def test_a_montage_that_moved_onto_an_unread_one_is_superseded_with_what_it_had_replaced(rows, moved):
+def test_a_montage_that_moved_onto_an_unread_one_is_superseded_with_those_that_it_had_replaced(rows, moved):
     unread, replaced = moved
     onto = rows.sight()
     result = settling.move(rows.connection, rows[unread], rows[onto], NOW)
@@ -317,7 +317,7 @@ def test_a_montage_without_tiles_is_superseded_even_if_the_metafile_moved_onto_a
     assert [each.id for each in result] == [unread, replaced]
 
 
-def test_nothing_is_superseded_if_the_moved_montage_changed_meanwhile(rows, moved):
+def test_no_montage_is_superseded_if_the_moved_montage_changed_meanwhile(rows, moved):
     unread, replaced = moved
     before = rows[unread]
     rows.sight(OTHER)

@@ -157,13 +157,13 @@ def test_retries_have_a_growing_and_limited_back_off(server):
     assert (options["connect_timeout"], options["timeout"]) == ("5s", "1m")
 
 
-def test_a_store_that_accepts_a_request_and_never_answers_is_given_up(server, monkeypatch):
+def test_a_request_that_a_store_never_answers_times_out(server, monkeypatch):
     monkeypatch.setattr(connection, "REQUEST_S", 0.2)
     monkeypatch.setattr(connection, "MOST_RETRIES", 0)
-    held = threading.Event()
+    released = threading.Event()
 
     def hold(request):
-        held.wait(60)
+        released.wait(60)
 
     with FaultLayer(server, rule=hold).running() as layer:
         place = place_at(layer.url, "bucket") / "a.tif"
@@ -171,7 +171,7 @@ def test_a_store_that_accepts_a_request_and_never_answers_is_given_up(server, mo
             with pytest.raises(StoreFault, match="could not look it up"):
                 BucketStore(place.bucket).stat(place)
         finally:
-            held.set()
+            released.set()
 
 
 # --- credentials

@@ -47,7 +47,7 @@ async def test_every_tile_is_put_once_with_any_size_limit_of_a_proxy(sizes: list
     assert proxy.refused <= refused + 1
 
 
-async def test_a_tile_that_is_too_large_alone_is_refused_after_the_tiles_before_it() -> None:
+async def test_a_single_tile_that_is_too_large_is_refused_after_the_tiles_before_it() -> None:
     proxy = Proxy(1000)
     with pytest.raises(
         RenderRefused, match=r"although it holds one tile: 2\.\d+ kB with its shared transforms .raise it"

@@ -138,11 +138,11 @@ def test_repeated_slashes_give_the_same_path() -> None:
     assert str(uri_to_path("file:////data//a.tif")) == str(uri_to_path("//data//a.tif")) == "/data/a.tif"
 
 
-def test_a_mipmap_keeps_every_letter_of_the_path_of_its_image() -> None:
+def test_the_path_of_a_mipmap_contains_every_letter_of_the_path_of_its_image() -> None:
     assert mipmap_path(Path("/mips"), 1, Path("/X/a.tif"), "tif") == Path("/mips/1/X/a.tif.tif")
 
 
-def test_an_image_inside_a_stack_keeps_every_letter_of_its_path() -> None:
+def test_the_path_of_an_extracted_image_contains_every_letter_of_the_path_of_its_stack() -> None:
     assert extracted_path(Path("/mips"), Path("/X/a.mrc"), 3) == Path("/mips/0/X/a.mrc/section_00003.tif")
 
 

@@ -135,10 +135,10 @@ def test_levels_that_the_stack_derives_need_not_be_named_and_are_compared_if_the
 
 def test_an_additional_level_without_its_file_is_reported(tmp_path):
     (tmp_path / "there.png").touch()
-    further = {"3": {"imageUrl": f"file://{tmp_path}/there.png"}, "4": {"imageUrl": f"file://{tmp_path}/gone.png"}}
+    further = {"3": {"imageUrl": f"file://{tmp_path}/there.png"}, "4": {"imageUrl": f"file://{tmp_path}/missing.png"}}
     (found,) = check_levels_named("s", {"a": LEVELS}, {"a": {"mipmapLevels": {**NAMED, **further}}}, PathMap())
     assert (found.kind, found.tile_id) == (Kind.URL_DEAD, "a")
-    assert found.what == f"level 4's imageUrl names a missing file: file://{tmp_path}/gone.png"
+    assert found.what == f"level 4's imageUrl names a missing file: file://{tmp_path}/missing.png"
 
 
 BUILDER = PathBuilder(root_path="/m", number_of_levels=6, extension="png")
