@@ -21,7 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
 # structlog's own format shows the locals of each frame, which takes half a second of CPU for each traceback.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
-GRACE_S = 5.0
+GRACE_S = 30.0
 """Time for a stopped thread or task to end on a busy machine."""
 KILLED_DASK_WORKER = "AsyncProcess Dask Worker process"
 """Part of the names of a nanny's threads. They end some time after the nanny killed its hanging worker."""

@@ -3,8 +3,9 @@
 import ctypes
 import mmap
 import os
-import time
 from pathlib import Path
+
+from tests.waiting import wait_for
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
@@ -38,7 +39,4 @@ def cached_share(path: Path, start: int = 0, end: int | None = None) -> float:
 
 def wait_until_cached(path: Path, end: int | None = None) -> None:
     """Wait until the cache holds a file, or its part before a byte."""
-    deadline = time.monotonic() + 30
-    while cached_share(path, 0, end) < 1:
-        assert time.monotonic() < deadline, f"{path} was not read ahead"
-        time.sleep(0.01)
+    wait_for(lambda: cached_share(path, 0, end) == 1, f"{path} is read ahead")

@@ -48,7 +48,7 @@ def test_a_leased_file_is_opened_when_its_holder_gives_it_back(tmp_path: Path, h
         reader.join(0.05)
         assert contents == []
         lease.give_back()
-        reader.join(30)
+        reader.join(60)
     assert contents == [b"pixels"]
 
 

@@ -60,14 +60,24 @@ def test_shutdown_cancels_queued_work_on_request() -> None:
 
 
 async def test_a_cancelled_task_leaves_its_thread_running() -> None:
-    release, threads = threading.Event(), DaemonThreads("test")
-    asyncio.get_running_loop().set_default_executor(threads)
-    task = asyncio.create_task(asyncio.to_thread(release.wait))
-    await asyncio.sleep(0)
+    begun, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        release.wait(60)
+        ended.set()
+
+    asyncio.get_running_loop().set_default_executor(DaemonThreads("test"))
+    task = asyncio.create_task(asyncio.to_thread(work))
+    async with asyncio.timeout(60):
+        while not begun.is_set():  # noqa: ASYNC110  the thread cannot set an asyncio.Event
+            await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert not ended.is_set()
     release.set()
+    assert ended.wait(60)
 
 
 HANGING = """
