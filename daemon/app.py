@@ -197,7 +197,8 @@ class Daemon:
     async def _resume_and_run(self) -> None:
         crashed = await self._journal.count_crashes()  # before any attempt begins: it ends every open attempt
         if crashed:
-            log.warning("journal.crashed_attempts", attempts=crashed)
+            hint = "the last daemon was killed or crashed during these attempts; they are repeated"
+            log.warning("journal.crashed_attempts", attempts=crashed, hint=hint)
         await self._pipeline.resume()
         self._resumed.set()
         await self._pipeline.run()

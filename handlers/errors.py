@@ -102,15 +102,19 @@ class Fault(Exception):  # noqa: N818  subclasses name the fault itself
     ----------
     subject : the file, tile, stack or setting concerned.
     problem : what was expected and what was found, in one sentence without a full stop.
-    hint : what an operator can do, in one sentence without a full stop; may be empty.
+    hint : what an operator can do, in one sentence without a full stop; empty: the usual hint of the class.
     """
 
     waiting_helps = Waiting.NEVER
+    usual_hint = ""
+    """What an operator can do about most faults of the class."""
     evidence: Evidence | None = None
     """The file that must change before the same work can succeed, if it is a single one; set by `with_evidence`."""
 
     def __init__(self, subject: str, problem: str, hint: str = "") -> None:
-        self.subject, self.problem, self.hint = (shorten(text, MOST_TEXT) for text in (subject, problem, hint))
+        self.subject, self.problem, self.hint = (
+            shorten(text, MOST_TEXT) for text in (subject, problem, hint or self.usual_hint)
+        )
         super().__init__(self.subject, self.problem, self.hint)
 
     def with_evidence(self, evidence: Evidence) -> Self:
@@ -124,6 +128,8 @@ class Fault(Exception):  # noqa: N818  subclasses name the fault itself
 
 class MetafileFault(Fault):
     """A metafile is invalid."""
+
+    usual_hint = "correct the metafile, or the program that wrote it"
 
 
 class MetafilePartial(MetafileFault):
@@ -300,6 +306,7 @@ class ReadBackDiffers(RenderFault):
     waiting_helps = Waiting.LIMITED
 
 
+_IS_THERE = "check that the disk or mount is there"
 _STORAGE_HINTS = {
     errno.ENOSPC: "free space on the target",
     errno.EDQUOT: "raise the quota of the target",
@@ -314,15 +321,32 @@ _STORAGE_HINTS = {
     errno.ETIMEDOUT: "check that the file server answers",
     errno.EHOSTDOWN: "check that the file server answers",
     errno.ENODEV: "remount the device",
-    errno.EACCES: "give the service's user permission to read and write there",
-    errno.EPERM: "give the service's user permission to read and write there",
+    errno.EACCES: "let the user that runs temwatch read and write there",
+    errno.EPERM: "let the user that runs temwatch read and write there",
     errno.EMFILE: "raise LimitNOFILE of the service",
     errno.ENFILE: "raise the system's limit of open files",
     errno.ENOMEM: "free memory",
 }
 
 
+_READING_HINTS = _STORAGE_HINTS | {
+    errno.EACCES: "let the user that runs temwatch read it and enter each directory above it",
+    errno.EPERM: "let the user that runs temwatch read it and enter each directory above it",
+}
+"""Hints for files that temwatch only reads. It never needs to write where microscopes do."""
+
+
 def storage_fault(subject: str, tried: str, error: OSError) -> StorageFault:
-    """Return the fault for an OSError on a disk or mount; `tried` names the operation, as in "write level 3"."""
-    hint = _STORAGE_HINTS.get(error.errno or 0, "check that the disk or mount is there")
+    """Return the fault for an OSError where temwatch writes; `tried` names the operation, as in "write level 3"."""
+    hint = _STORAGE_HINTS.get(error.errno or 0, _IS_THERE)
     return StorageFault(subject, f"could not {tried}: {error.strerror or error}", hint)
+
+
+def reading_fault(subject: str, tried: str, error: OSError) -> StorageFault:
+    """Return the fault for an OSError where temwatch only reads; `tried` is the operation, as in "read the image"."""
+    return StorageFault(subject, f"could not {tried}: {error.strerror or error}", reading_hint(error))
+
+
+def reading_hint(error: OSError) -> str:
+    """Return what an operator can do about a file or directory that cannot be read."""
+    return _READING_HINTS.get(error.errno or 0, _IS_THERE)

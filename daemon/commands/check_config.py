@@ -22,6 +22,7 @@ from handlers.place import ObjectPlace
 ANSWER_S = 10.0
 """Time-out of all directories together."""
 USUAL_PATH = "/render-ws/v1"
+_READABLE = "let that user read it and enter each directory above it; the daemon waits for that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,9 @@ def _journal_findings(path: Path) -> Iterator[Finding]:
             yield Finding("journal.path", f"{path.parent} {problem}", prevents_start=True)
         elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
             yield Finding(
-                "journal.path", f"{path} cannot be read and written by user {user_name()}", prevents_start=True
+                "journal.path",
+                f"{path} cannot be read and written by user {user_name()}: give it to that user",
+                prevents_start=True,
             )
     except OSError as error:
         yield Finding("journal.path", _inaccessible(path.parent, error), prevents_start=True)
@@ -179,7 +182,7 @@ def _directory_findings(key: str, watch: WatchSettings) -> Iterator[Finding]:
         if not _is_directory(directory):
             yield Finding(f"{key}.directory", f"there is no directory {directory} now: the daemon waits for it")
         elif not os.access(directory, os.R_OK | os.X_OK):
-            yield Finding(f"{key}.directory", f"{directory} cannot be read by user {user_name()}: the daemon waits")
+            yield Finding(f"{key}.directory", f"{directory} cannot be read by user {user_name()}: {_READABLE}")
     except OSError as error:
         yield Finding(f"{key}.directory", f"{_inaccessible(directory, error)}: the daemon waits for it")
     try:

@@ -18,6 +18,7 @@ from handlers.errors import Fault
 TIMEOUT_S = 10.0
 ALIVE_S = 3.0
 """Time-out of `/healthz`. On an idle machine the daemon responds within milliseconds."""
+START_HINT = "start it, as by `systemctl start temwatch`; if it ends again, `journalctl -u temwatch -n 50` shows why"
 MOST_BYTES = 512 * 2**20
 """Longest response that is read."""
 _PROCESS_STATES = {

@@ -91,7 +91,7 @@ def _problem(error: ErrorDetails, location: Location, root: type[BaseModel]) -> 
         case "value_error":
             return str(context["error"])
         case _ if kind in _EXPECTED:
-            return f"{found} is not {_EXPECTED[kind]}"
+            return f"{found} is not {_EXPECTED[kind]}{_unit(kind, location)}"
         case _:
             return f"{found}: {error['msg']}"
 
@@ -129,6 +129,15 @@ _EXPECTED = {
     "path_type": "an absolute path in quotes",
 }
 """The expected value for each of pydantic's error types."""
+
+
+_UNITS = {"s": "seconds", "bytes": "bytes", "nm": "nanometres", "megapixels": "megapixels"}
+"""The unit of a number, by the last word of its key."""
+
+
+def _unit(kind: str, location: Location) -> str:
+    unit = _UNITS.get(str(location[-1]).rpartition("_")[2]) if kind.startswith(("int_", "float_")) else None
+    return f" of {unit}" if unit else ""
 
 
 def quoted(value: object) -> str:

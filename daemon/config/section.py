@@ -4,9 +4,20 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from daemon.config.errors import is_section, quoted
 from handlers.errors import Fault
@@ -93,6 +104,22 @@ class Section(BaseModel):
     @classmethod
     def _add_missing_sections(cls, value: Any) -> Any:
         return with_empty_sections(cls, value)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_true_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Raise an error for `levels = true`, which pydantic would take for 1."""
+        if isinstance(value, bool) and (kind := _number_type(cls.model_fields[str(info.field_name)])):
+            raise PydanticCustomError(kind, "not a number")
+        return value
+
+
+def _number_type(field: FieldInfo) -> Literal["int_type", "float_type"] | None:
+    """Return pydantic's error type for a value that is no number; None if the field accepts other values, too."""
+    kinds = {field.annotation, *getattr(field.annotation, "__args__", ())} - {type(None)}
+    if not kinds <= {int, float}:
+        return None
+    return "float_type" if float in kinds else "int_type"
 
 
 def is_loopback(host: str) -> bool:

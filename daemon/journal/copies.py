@@ -26,11 +26,16 @@ def copy_journal(source: Connection, path: Path, target: Path) -> int:
             copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.DatabaseError as error:
         raise journal_fault(path, error) from error
-    return check_copy(target)
+    return check_copy(target, path)
 
 
-def check_copy(copy: Path) -> int:
-    """Return the number of montages in a copy of a journal. Raises UnusableJournal if it is damaged."""
+def check_copy(copy: Path, journal: Path | None = None) -> int:
+    """Return the number of montages in a copy of a journal. Raises UnusableJournal if it is damaged.
+
+    Parameters
+    ----------
+    journal : the file that the fault names, if the copy is a temporary one.
+    """
     try:
         with closing(sqlite3.connect(copy)) as connection:
             result = quick_check(connection, "integrity_check")
@@ -38,7 +43,7 @@ def check_copy(copy: Path) -> int:
                 raise sqlite3.DatabaseError(result.splitlines()[-1])
             return int(connection.execute("SELECT count(*) FROM montages").fetchone()[0])
     except sqlite3.DatabaseError as error:
-        raise journal_fault(copy, error) from error
+        raise journal_fault(journal or copy, error) from error
 
 
 def remove_journal(path: Path) -> None:

@@ -77,9 +77,11 @@ def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
 
 
 def _reasons(facts: Facts) -> Iterable[str]:
-    if facts.render_fault:
-        kind = "cannot be used until an operator acts" if facts.render_needs_person else "is unavailable"
-        yield f"render-ws {kind}: {facts.render_fault}"
+    if facts.render_fault and facts.render_needs_person:
+        again = "temwatch tries again every 5 minutes, and at once after `temwatch reload`"
+        yield f"render-ws cannot be used until an operator acts: {facts.render_fault}; {again}"
+    elif facts.render_fault:
+        yield f"render-ws is unavailable: {facts.render_fault}"
     if facts.journal_fault:
         yield f"the journal cannot be written: {facts.journal_fault}"
     for root in facts.roots:

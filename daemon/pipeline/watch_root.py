@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from handlers.container import Container, Containers
-from handlers.errors import storage_fault
+from handlers.errors import reading_fault
 
 
 def watch_root(directory: Path, containers: Containers) -> Container:
@@ -11,4 +11,4 @@ def watch_root(directory: Path, containers: Containers) -> Container:
     try:
         return containers.of(directory)
     except OSError as error:
-        raise storage_fault(str(directory), "access the watched directory", error) from error
+        raise reading_fault(str(directory), "access the watched directory", error) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from handlers.errors import Fault, SettingsFault, StorageFault, storage_fault
+from handlers.errors import Fault, SettingsFault, StorageFault, reading_fault, storage_fault
 from handlers.text import printable
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN})
@@ -141,7 +141,7 @@ def lock_journal(journal: Path) -> RootLock:
         os.close(descriptor)
         who = f" (process {owner})" if owner else ""
         if error.errno in _HELD:
-            hint = "each daemon has a journal of its own"
+            hint = "stop the other one, or give this one a journal of its own"
             raise JournalHeld("journal.path", f"{printable(journal)} is used by another temwatch{who}", hint) from error
         hint = "keep the journal on a local disk"
         raise SettingsFault("journal.path", f"{printable(journal)} is on a file system without locks", hint) from error
@@ -172,7 +172,8 @@ def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise storage_fault(printable(path), "open it to lock it", error) from error
+        fault = reading_fault if flags & os.O_DIRECTORY else storage_fault
+        raise fault(printable(path), "open it", error) from error
 
 
 def _try_lock(descriptor: int) -> OSError | None:

@@ -19,12 +19,14 @@ from daemon.watching.mounts import Mount, is_within
 from daemon.watching.root_events import RootEvents
 from daemon.watching.roots import MountMode, Reason, WatchRoot
 from daemon.watching.scan import NOTHING, Content, Found, NameRule, Tree, is_suddenly_empty
-from handlers.errors import Fault, StorageFault
+from handlers.errors import Fault, StorageFault, reading_hint
 from handlers.text import abbreviate, printable
 
 log = structlog.get_logger()
 
 Result = TypeVar("Result")
+
+_READABLE = "let the user that runs temwatch read {}, or check the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class RootScanner:
             return _inaccessible(error)
         if identity is None:
             self.close()
-            return Reason("unreachable", "is not a directory")
+            return Reason("unreachable", "is not a directory (correct watch.directory)")
         if identity != self._identity:
             # The directory was recreated, mounted or unmounted: lock and watches belong to the previous directory.
             if self._identity is not None:
@@ -216,7 +218,8 @@ class RootScanner:
 
     def _judge(self, found: list[Found], *, everything: bool) -> View:
         if self._path in self.tree.failures:
-            return self._view([], Reason("unreachable", f"cannot be read: {self.tree.failures[self._path]}"))
+            why = self.tree.failures[self._path]
+            return self._view([], Reason("unreachable", f"cannot be read: {why} ({_READABLE.format('it')})"))
         self._events.measure(self.tree, everything=everything)
         is_first = self._is_replaced
         self._is_empty = is_suddenly_empty(self._before, self.tree.content)
@@ -255,11 +258,16 @@ class RootScanner:
         yield from self._events.reasons()
         if self.tree.failures:
             texts = [f"{printable(path)} ({why})" for path, why in sorted(self.tree.failures.items())]
-            yield Reason("unreadable", f"{len(texts)} of its directories cannot be read: {abbreviate(texts)}")
+            problem = f"{len(texts)} of its directories cannot be read: {abbreviate(texts)}"
+            yield Reason("unreadable", f"{problem}: {_READABLE.format('them')}")
         if self.tree.irregular:
             count = sum(self.tree.irregular.values())
             where = abbreviate([printable(path) for path in sorted(self.tree.irregular)])
-            yield Reason("irregular", f"{count} entries with a metafile's name are not regular files, in {where}")
+            problem = "1 entry with a metafile's name is not a regular file"
+            if count > 1:
+                problem = f"{count} entries with a metafile's name are not regular files"
+            hint = "put the files themselves there, or delete these entries"
+            yield Reason("irregular", f"{problem}, in {where}: {hint}")
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -273,7 +281,7 @@ def _has_no_entries(path: str) -> bool:
 
 
 def _inaccessible(error: OSError) -> Reason:
-    return Reason("unreachable", f"cannot be accessed: {error.strerror or error}")
+    return Reason("unreachable", f"cannot be accessed: {error.strerror or error} ({reading_hint(error)})")
 
 
 def _outermost(trees: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from daemon.watching.handover import HandOver, OnSighting
 from daemon.watching.mounts import Mount, is_within
 from daemon.watching.root import Discovery, RootScanner, View
 from daemon.watching.roots import MountMode, Reason, RootHealth, RootStatus, WatchMode, WatchRoot
+from handlers.text import printable
 
 log = structlog.get_logger()
 
@@ -103,7 +104,8 @@ class RootWatch:
         self._overflows = 0
         self._overflow_at = float("-inf")
         self._last_scan: tuple[float, float] | None = None
-        self._reported: tuple[RootStatus | None, frozenset[str]] = (None, frozenset())
+        self._reported: tuple[RootStatus | None, dict[str, str]] = (None, {})
+        """Status and reasons of the last report, each text by its code."""
 
     # --- life
 
@@ -327,16 +329,15 @@ class RootWatch:
 
     def _report(self) -> None:
         """Log changes of status and reasons since the last report."""
-        if (
-            self._calls.stuck() is not None
-        ):  # the reason why the root is not watched is known, so the start need not wait
+        if self._calls.stuck() is not None:  # the reason is known why the root is not watched: the start need not wait
             self.watching.set()
-        status, reasons = self._status(), self._reasons()
-        codes = frozenset(reason.code for reason in reasons)
-        before_status, before_codes = self._reported
-        if (status, codes) == (before_status, before_codes):
+        status, reasons = self._status(), {reason.code: reason.text for reason in self._reasons()}
+        before_status, before = self._reported
+        if (status, reasons.keys()) == (before_status, before.keys()):
             return
-        new = [reason.text for reason in reasons if reason.code not in before_codes]
+        new = [text for code, text in reasons.items() if code not in before]
+        over = [text for code, text in before.items() if code not in reasons]
         level = log.warning if new else log.info
-        level("watch.state", watch=self.root.name, status=str(status), new=new, over=sorted(before_codes - codes))
-        self._reported = (status, codes)
+        where = printable(self.root.directory)
+        level("watch.state", watch=self.root.name, status=str(status), directory=where, new=new, over=over)
+        self._reported = (status, reasons)

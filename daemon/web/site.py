@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ async def serve_site(
 
 def _port_fault(http: HttpSettings, error: OSError) -> SettingsFault:
     """Return the fault of an address on which the server cannot listen. A restart helps if the port becomes free."""
-    problem = f"cannot listen on {http.host}:{http.port}: {error.strerror}"
+    problem = f"cannot listen on {http.host}:{http.port}: {os.strerror(error.errno or 0)}"
     if error.errno == errno.EADDRINUSE:
         return SettingsFault("http.port", problem, "stop the other program, or choose another port")
     return UnusablePort("http.port", problem, "choose an address of this machine and a port that the user may open")

@@ -11,11 +11,11 @@ from pathlib import Path
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.image_names import require_contained
-from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.parse import MAX_METAFILE_BYTES, too_large_fault
 from handlers.acquisition.section_content import section_content
 from handlers.acquisition.section_path import is_inside_file
 from handlers.container import Container
-from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, storage_fault
+from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault, reading_fault
 from handlers.identity import FileIdentity
 from handlers.images.header import ImageDirectory, ImageInfo
 from handlers.images.largest_image import LARGEST_IMAGE_PX, require_size
@@ -193,7 +193,7 @@ def _access_fault(directory: Path, img_path: str, error: OSError) -> MetafileFau
     if error.errno == errno.ENAMETOOLONG:  # waiting does not help
         problem = f"img_path {img_path[:60]!r}... is longer than the disk's limit for names"
         return MetafileFault(str(directory), problem, "check the program that wrote the metafile")
-    return storage_fault(str(directory / img_path), "access the image", error)
+    return reading_fault(str(directory / img_path), "access the image", error)
 
 
 def _size_fault(path: Path, info: ImageInfo, size: _Size) -> ImageFault:
@@ -251,9 +251,9 @@ def metafile_content(path: Path, *, follow_links: bool = False, root: Container 
     except NotContained as error:
         raise outside_fault(path, error.root) from error
     except OSError as error:
-        raise storage_fault(str(path), "read the metafile", error) from error
+        raise reading_fault(str(path), "read the metafile", error) from error
     if len(content) > MAX_METAFILE_BYTES:
-        raise too_large_fault(path, f"more than {MAX_METAFILE_BYTES}")
+        raise too_large_fault(str(path))
     return content
 
 
@@ -267,12 +267,3 @@ def outside_fault(path: Path, root: Path) -> MetafileFault:
     """Return the fault of a metafile that lies outside its watched directory."""
     problem = f"lies outside the watched directory {root} when links are followed"
     return MetafileFault(str(path), problem, "watch the directory that contains it")
-
-
-def too_large_fault(path: Path, size: str) -> MetafileFault:
-    """Return the fault of a metafile that is larger than MAX_METAFILE_BYTES; `size` is its number of bytes as text."""
-    return MetafileFault(
-        str(path),
-        f"should have at most {MAX_METAFILE_BYTES} bytes, has {size}",
-        "check which program wrote this file: a section of 20,000 tiles needs about 17 MB",
-    )

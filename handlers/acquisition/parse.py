@@ -29,6 +29,7 @@ MAX_VALUES: Final = 6_000_000
 MAX_TILE_BYTES: Final = 256 * 2**10
 MAX_HEADER_BYTES: Final = 2**20
 """Limit of the header, and of a shared transform. Real headers have 3 kB."""
+_TOO_LARGE: Final = "check which program wrote this file: the metafile of a full section has 2.3 MB"
 _PIECE_BYTES: Final = 2**20
 _MOST_PROBLEMS: Final = 4
 _T = TypeVar("_T")
@@ -62,16 +63,20 @@ def parse_metafile(raw: bytes, subject: str) -> Metafile:
 
 def _require_bounded(raw: bytes, subject: str) -> None:
     """Raise MetafileFault if parsing could take excessive memory or time."""
-    hint = "check which program wrote this file: the metafile of a full section has 2.3 MB"
     if len(raw) > MAX_METAFILE_BYTES:
-        problem = f"should have at most {MAX_METAFILE_BYTES // 2**20} MiB, has {len(raw) / 2**20:.1f}"
-        raise MetafileFault(subject, problem, hint)
+        raise too_large_fault(subject, len(raw))
     values = 0
     for start in range(0, len(raw), _PIECE_BYTES):  # other threads can run between two pieces
         piece = raw[start : start + _PIECE_BYTES]
         values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")  # each value but the first follows these
         if values > MAX_VALUES:
-            raise MetafileFault(subject, f"should have at most {MAX_VALUES:,} values, has more", hint)
+            raise MetafileFault(subject, f"should have at most {MAX_VALUES:,} values, has more", _TOO_LARGE)
+
+
+def too_large_fault(subject: str, size: int | None = None) -> MetafileFault:
+    """Return the fault of a metafile that is larger than MAX_METAFILE_BYTES; None: only this is known of its size."""
+    found = "more" if size is None else f"{size / 2**20:.1f} MiB"
+    return MetafileFault(subject, f"should have at most {MAX_METAFILE_BYTES / 2**20:g} MiB, has {found}", _TOO_LARGE)
 
 
 _HEADER: Final = TypeAdapter(Header)

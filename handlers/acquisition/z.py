@@ -12,7 +12,7 @@ from typing import Final
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.fields import Numeral
 from handlers.acquisition.findings import Finding, Severity
-from handlers.errors import SettingsFault, ZFault, storage_fault
+from handlers.errors import SettingsFault, ZFault, reading_fault
 from handlers.regular_file import NotRegular, read_regular
 from handlers.text import abbreviate
 
@@ -260,7 +260,7 @@ def read_z_table(path: Path) -> ZTable:
     except FileNotFoundError as error:
         raise SettingsFault("z.table", f"{path} cannot be read: {error.strerror}") from error
     except OSError as error:
-        raise storage_fault(str(path), "read the z table", error) from error
+        raise reading_fault(str(path), "read the z table", error) from error
     if len(raw) > MAX_TABLE_BYTES:
         raise SettingsFault("z.table", f"{path} should have at most {MAX_TABLE_BYTES // 2**20} MiB, is larger")
     try:

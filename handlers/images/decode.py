@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from handlers.container import Container
-from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, storage_fault
+from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, reading_fault
 from handlers.images.bmp_pixels import bmp_pixels
 from handlers.images.digest import snapshot
 from handlers.images.header import ImageInfo, open_image, read_header
@@ -68,7 +68,7 @@ def translate_errors(path: Place) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # Pillow raises these for invalid content
             raise _broken(path, error) from error
-        raise storage_fault(str(path), "read the image", error) from error
+        raise reading_fault(str(path), "read the image", error) from error
 
 
 def _decode(file: BinaryIO, info: ImageInfo) -> Grey:
@@ -95,8 +95,8 @@ def _absent(path: Place, error: OSError) -> Fault:
         if any(path.parent.iterdir()):
             return ImagesMissing(str(path), "is missing", "copy it there again")
     except OSError as worse:
-        return storage_fault(str(path.parent), "list the directory of the image", worse)
-    return storage_fault(str(path.parent), "find any file in the directory of the image", error)
+        return reading_fault(str(path.parent), "list the directory of the image", worse)
+    return reading_fault(str(path.parent), "find any file in the directory of the image", error)
 
 
 def verify_level(path: Place, width: int, height: int, mode: str) -> Grey:

@@ -1,7 +1,7 @@
 """Extracting level 0 from an MRC file into a TIFF, since render-ws reads no MRC files."""
 
 from handlers.container import Container
-from handlers.errors import storage_fault
+from handlers.errors import reading_fault
 from handlers.images.digest import FileContent
 from handlers.images.encode import PLAIN_TIFF
 from handlers.images.mrc_section import read_section
@@ -34,4 +34,4 @@ def container_here(directory: Container | None) -> Container | None:
     try:
         return directory.here()
     except OSError as error:
-        raise storage_fault(str(directory.path), "access the watched directory", error) from error
+        raise reading_fault(str(directory.path), "access the watched directory", error) from error

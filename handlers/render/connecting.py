@@ -38,7 +38,8 @@ async def connection_fault(
         return AccessRefused(subject, problem, "check HTTPS_PROXY, NO_PROXY and the login there")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         through = f" through the proxy {proxy.url}" if proxy else ""
-        problem = f"tried to {tried}, and {service.url} cannot be reached{through} ({_reason(error)})"
+        which = "it" if subject == service.url else service.url
+        problem = f"tried to {tried}, and {which} cannot be reached{through} ({_reason(error)})"
         hint = f"check that render-ws runs and that its address, {service.setting}, is right"
         return RenderUnavailable(subject, problem, hint)
     problem = f"tried to {tried}, and the connection broke ({_text_of(error)})"

@@ -16,7 +16,10 @@ from handlers.errors import (
     UploadTooLarge,
 )
 
-_WRONG_URL = "check that {setting} is the address of a render-ws (…/render-ws/v1); if it is, report a bug of temwatch"
+_WRONG_URL = (
+    "check that {setting} is the address of a render-ws, as in http://HOST:PORT/render-ws/v1; "
+    "if it is, report a bug of temwatch"
+)
 _CLIENT_CERTIFICATE = re.compile(r"No required SSL certificate was sent|The SSL certificate error", re.IGNORECASE)
 """nginx's texts with status 400 if the client certificate is missing or refused."""
 _NEEDS_HTTPS = re.compile(r"plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL", re.IGNORECASE)

@@ -107,6 +107,9 @@ _TAG = re.compile(
     r"<(?:style|script)\b(?:(?!<(?:style|script)\b).)*?</(?:style|script)>|<[^<>]*>", re.DOTALL | re.IGNORECASE
 )
 """A match ends before the next tag begins, so that the time is linear in the length of the text."""
+_TITLE = re.compile(r"<title>([^<>]*)</title>", re.IGNORECASE)
+_OF_JETTY = re.compile(r" STATUS: \d+(?= )| Powered by Jetty://.*", re.DOTALL)
+"""Parts of Jetty's error pages that say nothing more: the status again, and its version."""
 _INPUT_FAULTS = ("has no tiles", "width and height must be set")
 """Texts with status 500 that report invalid input, not a failure of the service."""
 _DATABASE_AWAY = re.compile(
@@ -129,9 +132,19 @@ SERVICE = Service()
 
 
 def plain_text(body: bytes) -> str:
-    """Return an error's body as one short line of text without markup."""
-    text = " ".join(_TAG.sub(" ", body.decode("utf-8", errors="replace")).split())
+    """Return an error's body as one short line of text without markup, and without what servers repeat or add."""
+    page = body.decode("utf-8", errors="replace")
+    title = _TITLE.search(page)
+    text = _without_markup(page)
+    if title and (repeated := _without_markup(title[1])):
+        before, _, after = text.partition(repeated)
+        text = f"{before} {after}".strip() if repeated.casefold() in after.casefold() else text
+    text = _OF_JETTY.sub("", text)
     return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + " …"
+
+
+def _without_markup(page: str) -> str:
+    return " ".join(_TAG.sub(" ", page).split())
 
 
 def is_absent(status: int, content_type: str) -> bool:

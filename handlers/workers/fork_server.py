@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,8 @@ NOT_FOR_WORKERS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Prevents Python from importing modules from the working directory, and numpy from starting threads: each worker has
 one core, and idle threads for tiny matrices take twenty times the CPU of the work."""
+OF_TRACKER = {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+"""Hides a warning about leaked semaphores, which looks like a fault in the log of a daemon that was killed."""
 END_S = 3.0
 """Longest wait for the fork server to end."""
 OPEN_FILES = "/proc/self/fd/"
@@ -41,7 +43,7 @@ def start_server() -> None:
     """
     forkserver.set_forkserver_preload(PRELOADED)
     with _starting:
-        with _environment():
+        with _environment(ENVIRONMENT | OF_TRACKER):
             resource_tracker.ensure_running()  # before the signals are blocked, since its start unblocks them
         with starting_workers():
             _start_without_address_file()
@@ -124,15 +126,15 @@ def _blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Set ENVIRONMENT for the processes that are started.
+def _environment(variables: Mapping[str, str] = ENVIRONMENT) -> Iterator[None]:
+    """Set environment variables for the processes that are started.
 
     Fork server and tracker run as `python -c`, which imports from the working directory first: a user who can write
     there could make the service run a `selectors.py`. multiprocessing builds this command, but Python reads the
     environment.
     """
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

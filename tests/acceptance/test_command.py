@@ -74,6 +74,8 @@ def test_status_and_health_report_a_running_daemon_and_status_a_stopped_one(runn
     assert running_rig.daemon.stop() == 0
     stopped = temwatch("status", "--config", str(config))
     assert "not running" in stopped.stdout
+    for text in (stopped.stdout, temwatch("health", "--config", str(config)).stderr):
+        assert "start it, as by `systemctl start temwatch`" in text
     assert "daemon: 1 complete" in stopped.stdout
 
 

@@ -60,7 +60,7 @@ def test_a_dismissed_montage_does_not_count_as_failed_and_can_be_replayed(rig: R
     done = dismiss(rig, montage_id, 99, "--reason", "a test of the beam")
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (
         1,
-        [f"dismissed   {section.metafile}", "refused     montage 99: no such montage"],
+        [f"dismissed   {section.metafile}", "refused     montage 99: no such montage; `temwatch status` shows ids"],
         "",
     )
     if daemon == "stopped":

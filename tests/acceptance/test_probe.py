@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,7 +204,7 @@ def test_the_probe_names_the_user_that_accesses_files_and_the_command_for_the_us
     rig.start_standin()
     rig.root.chmod(0o777)
     os.chown(rig.mipmaps, NOBODY, NOBODY)
-    command = "`sudo -u daemon temwatch check-config --probe`"
+    command = f"`sudo -u daemon {sys.executable} -m daemon check-config --probe --config {rig.config()}`"
     _, proved, _ = probe(rig, prefix=(*with_unit(rig, "User=daemon"), *AS_NOBODY))
     assert proved[-1] == f"probe files are accessed as user nobody, but temwatch.service runs as daemon: run {command}"
     _, proved, _ = probe(rig, prefix=("env", f"PATH={rig.root}", shutil.which("setpriv") or "", *AS_NOBODY[1:]))
@@ -224,6 +225,12 @@ def test_the_probe_names_a_wrong_password_and_accepts_a_correct_one(rig: Rig, tm
         said = one_wrong(probe(rig))
         assert said.startswith("render.password_file: ")
         assert "login" in said
+        authority = rig.settings.pop("render.ca_file")
+        assert one_wrong(probe(rig)).startswith("render.ca_file: ")
+        for key in ("certificate", "key"):
+            rig.settings.pop(f"render.client_{key}_file")
+        rig.settings["render.ca_file"] = authority
+        assert one_wrong(probe(rig)).startswith("render.client_certificate_file: ")
         rig.render_url = direct
         assert stacks(rig) == []
     finally:

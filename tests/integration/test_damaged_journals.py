@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.commands.journal.backup import back_up
+from daemon.commands.journal.check import check
 from daemon.journal.faults import UnusableJournal
 from daemon.journal.file import Examination, connect, connect_read_only, examine_ahead
 from daemon.journal.journal import Journal
@@ -72,6 +74,17 @@ async def test_a_damaged_journal_is_refused_in_one_line_that_names_the_recovery(
     assert RECOVERY in text
     assert "\n" not in text
     assert path.read_bytes() == before
+
+
+async def test_the_fault_of_a_copy_names_the_journal_and_not_the_temporary_file(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    await fill(path)
+    content = bytearray(path.read_bytes())
+    content[4096:40960] = b"\xff" * 36864
+    path.write_bytes(content)
+    for command in (check, lambda path: back_up(path, tmp_path / "copy.sqlite")):
+        with pytest.raises(UnusableJournal, match=f"{path} is a damaged journal"):
+            command(path)
 
 
 @pytest.mark.parametrize("opening", [connect, connect_read_only])

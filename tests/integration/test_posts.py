@@ -258,7 +258,7 @@ async def test_failed_montages_are_dismissed_and_others_are_refused(api):
     assert status == 200
     assert [(each["id"], each["dismissed"], each["note"]) for each in body["montages"]] == [
         (montage_id, True, ""),
-        (99, False, "no such montage"),
+        (99, False, "no such montage; `temwatch status` shows ids"),
     ]
     _, body = await dismiss(api, {"ids": [montage_id], "reason": "again"})
     assert body["montages"][0]["note"] == (

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 from watchdog.utils import BaseThread
 
 from daemon.montages.sighting import FoundBy
@@ -564,7 +565,8 @@ async def test_a_root_that_is_missing_is_waited_for(tmp_path, emitter):
     async with watching(root, open_hints=emitter) as (watcher, seen):
         assert only(watcher).status is RootStatus.UNREACHABLE
         assert not watcher.is_observable("temca2")
-        assert only(watcher).reasons == ("cannot be accessed: No such file or directory",)
+        (reason,) = only(watcher).reasons
+        assert reason == "cannot be accessed: No such file or directory (check that the disk or mount is there)"
         path = metafile(root.directory)
         await seen.whole(path)
         await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
@@ -636,6 +638,27 @@ async def test_an_empty_root_is_an_alarm_at_the_start_if_the_journal_knows_metaf
         assert only(watcher).status is RootStatus.PAUSED
         await seen.whole(metafile(tmp_path / "roi"))
         await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+
+
+async def test_the_log_names_the_directory_and_says_in_words_what_is_wrong_and_what_is_over(tmp_path):
+    directory = tmp_path / "later"
+    problem = "cannot be accessed: No such file or directory (check that the disk or mount is there)"
+    with structlog.testing.capture_logs() as lines:
+        async with watching(root_at(directory, scan_interval_s=OFTEN_S)) as (watcher, seen):
+            await seen.whole(metafile(directory))
+            await poll_until(lambda: only(watcher).status is RootStatus.WATCHING)
+    states = [line for line in lines if line["event"] == "watch.state"]
+    assert {line["directory"] for line in states} == {str(directory)}
+    assert [line["new"] for line in states if line["new"]] == [[problem]]
+    assert [line["over"] for line in states if line["over"]] == [[problem]]
+
+
+async def test_an_entry_that_is_no_file_is_a_warning_that_says_what_to_do(tmp_path):
+    (tmp_path / "_metadata_1_.json").symlink_to("elsewhere")
+    async with watching(root_at(tmp_path)) as (watcher, _):
+        (reason,) = only(watcher).reasons
+        assert "1 entry with a metafile's name is not a regular file" in reason
+        assert reason.endswith(f"in {tmp_path}: put the files themselves there, or delete these entries")
 
 
 async def test_an_empty_root_without_known_metafiles_is_no_alarm(tmp_path):

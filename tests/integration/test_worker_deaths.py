@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from handlers.workers.pool import run_job
 from tests.integration.test_executors import job_for, wait_for
 from tests.settings_text import UNREACHABLE, settings_text
 from tests.unit.test_health import WELL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_warning(tmp_path: Path) -> None:
@@ -36,6 +40,16 @@ async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_war
         assert "temwatch_worker_deaths_total 1.0" in facts
         assert work.worker_deaths == 1
         assert work.last_worker_death.endswith("without a tile by signal SIGKILL")
+
+
+def test_a_killed_program_with_workers_leaves_no_warning_about_semaphores() -> None:
+    code = (
+        "import os, signal\nfrom handlers.workers.opening import open_executor\n"
+        "with open_executor('processes', 1) as pool:\n"
+        "    pool.executor.submit(os.getpid).result(20), os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")  # all processes with this pipe have ended
 
 
 def test_the_status_warns_of_dead_workers() -> None:

@@ -108,7 +108,7 @@ def test_a_metafile_may_reach_the_size_limit_but_not_exceed_it(tmp_path, monkeyp
     path.write_bytes(b"0123456789")
     assert metafile_content(path) == b"0123456789"
     path.write_bytes(b"0123456789a")
-    with pytest.raises(MetafileFault, match="should have at most 10 bytes") as caught:
+    with pytest.raises(MetafileFault, match="should have at most 96 MiB, has more") as caught:
         metafile_content(path)
     assert caught.value.subject == str(path)
 

@@ -12,7 +12,9 @@ import click
 import pytest
 
 from daemon.notify.alert_rules import AlertKind
+from daemon.pipeline.gates.output_stores import MARKER
 from daemon.temwatch import temwatch
+from daemon.watching.roots import RootStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -21,6 +23,7 @@ PACKAGES = ("daemon", "handlers")
 ONE_SHOT = ("generate_EM_tilespecs_from_metafile", "generate_mipmaps", "apply_mipmaps_to_render")
 IMPORT_PARAMETERS = {"render.host", "render.port"}
 EVENTS_OF_THE_LOG = {
+    "watch.state",
     "render.available",
     "workers.available",
     "journal.created",
@@ -176,6 +179,24 @@ def test_every_file_of_the_code_that_a_document_names_exists(document: Path) -> 
 def test_lines_outside_of_tables_and_code_have_at_most_120_columns(document: Path) -> None:
     prose = re.sub(r"```.*?```|^\|.*?$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert [line for line in prose.splitlines() if len(line) > 120] == []
+
+
+QUESTIONS = ("It is not ready: what do I do?", "What does the status of a watch mean?")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_reasons_in_the_operations_guide_are_the_words_that_are_printed(question: str) -> None:
+    form = rf"^## {re.escape(question)}\n(.*?)^## "
+    (chapter,) = re.findall(form, read("docs/operations.md"), re.DOTALL | re.MULTILINE)
+    modules = (path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    code = "\n".join(re.sub(r'"\s*f?"', "", module) for module in modules).replace("{MARKER}", MARKER)
+    rows = [row for row in re.findall(r"^\| (.*?) \|", chapter, re.MULTILINE) if not row.startswith(("`", "--"))]
+    pieces = [piece.strip(" :") for row in rows for piece in re.split(r"\.\.\.|, ", row)]
+    pieces = [piece for piece in pieces if piece not in ("", "reason", "status", "warning", "s3://")]
+    assert len(pieces) > 10
+    statuses = {f"is {status}" for status in RootStatus}
+    absent = [piece for piece in pieces if piece not in code and piece not in statuses]
+    assert not absent, f"the program never prints {absent}"
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: str(path.name))

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from handlers.errors import MOST_TEXT, MetafileFault, Waiting, storage_fault
+from handlers.errors import MOST_TEXT, MetafileFault, Waiting, reading_fault, reading_hint, storage_fault
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,22 @@ def test_each_error_of_the_operating_system_has_its_hint(code: int, hint: str) -
     fault = storage_fault("a.tif", "read it", OSError(code, os.strerror(code)))
     assert (fault.hint, fault.waiting_helps) == (hint, Waiting.ALWAYS)
     assert fault.problem == f"could not read it: {os.strerror(code)}"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+def test_nobody_is_told_to_open_acquisitions_for_writing(code: int) -> None:
+    error = OSError(code, os.strerror(code))
+    assert reading_fault("a.tif", "read it", error).hint == reading_hint(error)
+    assert reading_hint(error) == "let the user that runs temwatch read it and enter each directory above it"
+    assert storage_fault("a.tif", "write it", error).hint == "let the user that runs temwatch read and write there"
+    assert reading_hint(OSError(errno.ENOENT, "gone")) == "check that the disk or mount is there"
+
+
+def test_a_fault_without_a_hint_has_the_usual_one_of_its_class() -> None:
+    fault = MetafileFault("a.json", "data: missing")
+    assert fault.hint == "correct the metafile, or the program that wrote it"
+    assert pickle.loads(pickle.dumps(fault)).hint == fault.hint
+    assert MetafileFault("a.json", "data: missing", "copy it again").hint == "copy it again"
 
 
 def test_long_texts_of_a_fault_are_shortened_in_their_middle() -> None:

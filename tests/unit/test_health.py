@@ -49,7 +49,10 @@ def test_an_unavailable_render_ws_is_a_reason():
     facts = replace(WELL, render_fault="http://render:8080: connection refused")
     assert reasons_not_ready(facts) == ("render-ws is unavailable: http://render:8080: connection refused",)
     facts = replace(WELL, render_fault="the proxy at https://r asks for a login", render_needs_person=True)
-    reason = "render-ws cannot be used until an operator acts: the proxy at https://r asks for a login"
+    reason = (
+        "render-ws cannot be used until an operator acts: the proxy at https://r asks for a login; "
+        "temwatch tries again every 5 minutes, and at once after `temwatch reload`"
+    )
     assert reasons_not_ready(facts) == (reason,)
 
 

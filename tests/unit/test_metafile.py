@@ -334,7 +334,8 @@ def test_a_required_number_that_is_not_finite_is_refused_and_named(token: str) -
     with pytest.raises(MetafileFault) as caught:
         metafile(lambda _, tiles: tiles[1]["img_meta"].update(stage_pos=[1.0, float(token)]))
     found = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}[token]
-    assert str(caught.value) == f"{NAME}: data[1].img_meta.stage_pos[1]: should be a finite number, found {found}"
+    text = f"{NAME}: data[1].img_meta.stage_pos[1]: should be a finite number, found {found}"
+    assert str(caught.value) == f"{text} (correct the metafile, or the program that wrote it)"
     assert not isinstance(caught.value, MetafilePartial)
 
 

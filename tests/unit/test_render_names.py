@@ -266,6 +266,22 @@ def test_an_error_page_is_shown_as_one_short_line_of_text() -> None:
     assert len(plain_text(b"x" * 100_000)) < 600
 
 
+def test_an_error_page_is_shown_without_what_the_server_repeats_and_adds() -> None:
+    jetty = (
+        b"<html><head><title>Error 500 Server Error</title></head><body><h2>HTTP ERROR 500 Server Error</h2><table>"
+        b"<tr><th>URI:</th><td>/render-ws/v1/owner/em</td></tr><tr><th>STATUS:</th><td>500</td></tr>"
+        b"<tr><th>MESSAGE:</th><td>out of memory</td></tr></table>"
+        b"<hr/><a href='https://jetty.org/'>Powered by Jetty:// 12.0.9</a><hr/></body></html>"
+    )
+    assert plain_text(jetty) == "HTTP ERROR 500 Server Error URI: /render-ws/v1/owner/em MESSAGE: out of memory"
+    nginx = (
+        b"<html><head><title>403 Forbidden</title></head><body><center><h1>403 Forbidden</h1></center></body></html>"
+    )
+    assert plain_text(nginx) == "403 Forbidden"
+    assert plain_text(b"<title>Portal</title><form>Sign in</form>") == "Portal Sign in"
+    assert plain_text(b"<title></title>nothing") == "nothing"
+
+
 def tile(tile_id: str, z: float = 5.0, refs: tuple[str, ...] = (), **more: object) -> dict[str, object]:
     transforms = [{"type": "ref", "refId": name} for name in refs] + [{"className": "Affine", "dataString": "1 0"}]
     return {"tileId": tile_id, "z": z, "transforms": {"type": "list", "specList": transforms}, **more}

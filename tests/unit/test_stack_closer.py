@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from daemon.montages.records import Outcome
 from daemon.montages.states import Event, IllegalTransition, Step
@@ -371,6 +372,16 @@ async def test_a_stack_that_this_daemon_cannot_close_is_no_longer_open(
             assert bench.calls_of("closed") == [(STACK,)]
             bench.opened |= {STACK}  # a later step opens it again
     assert delays == [1.0, None, 1.0]
+
+
+async def test_a_missing_stack_without_montages_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(monkeypatch)
+    bench.opened |= {STACK}
+    bench.close_fault = StackMissing(str(STACK), "does not exist")
+    with structlog.testing.capture_logs() as lines:
+        assert await bench.closer.close(STACK) is None
+    assert lines == []
+    assert STACK not in bench.opened
 
 
 async def test_a_cancelled_close_stops_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:

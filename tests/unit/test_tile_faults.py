@@ -47,6 +47,17 @@ def test_the_fault_that_waiting_helps_least_decides_for_the_montage(faults, kind
     assert merged.problem == "mipmaps of 2 of 4 tiles could not be made: a: x; b: y"
 
 
+def test_the_same_faults_give_the_same_text_in_whatever_order_tiles_fail():
+    full = [StorageFault(f"/mips/1/{name}.tif", "could not write level 1: No space left on device") for name in "abcd"]
+    gone = ImageFault("/data/e.tif", "is truncated")
+    text = (
+        "mipmaps of 5 of 9 tiles could not be made: a.tif, b.tif, c.tif and 1 more: could not write level 1: "
+        "No space left on device; e.tif: is truncated"
+    )
+    for faults in ([*full, gone], [gone, *reversed(full)]):
+        assert merge_faults(MONTAGE, faults, 9).problem == text
+
+
 def test_the_montage_waits_for_the_file_of_the_fault_that_decides():
     evidence = Evidence(Path("/data/b.tif"), IDENTITY)
     other = StorageFault("/data/a.tif", "x").with_evidence(Evidence(Path("/data/a.tif"), IDENTITY))

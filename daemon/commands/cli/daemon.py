@@ -123,7 +123,7 @@ def health(url: str | None, config_path: Path | None) -> None:
 
     Exit code: 0 ready, 1 not ready, 2 unreachable.
     """
-    from daemon.commands.daemon_client import fetch, find_daemon, is_alive
+    from daemon.commands.daemon_client import START_HINT, fetch, find_daemon, is_alive
     from daemon.config.daemon_address import find_places
     from handlers.uris import without_userinfo
 
@@ -135,9 +135,9 @@ def health(url: str | None, config_path: Path | None) -> None:
             complain(f"invalid configuration: {problem}")
         daemon = find_daemon(places.http, places.journal)
         address, alive = daemon.url, daemon.is_alive
-        reason = (
-            "" if daemon.pid is None else f"; process {daemon.pid} holds its journal: {daemon.unresponsive_because}"
-        )
+        reason = f" ({START_HINT})"
+        if daemon.pid is not None:
+            reason = f"; process {daemon.pid} holds its journal: {daemon.unresponsive_because}"
     answer = fetch(f"{address.rstrip('/')}/readyz") if alive else None
     if answer is None or "ready" not in answer:
         exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}{reason}")

@@ -1,5 +1,6 @@
 """Commands that need no daemon: the import commands, demo, standin."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -145,5 +146,5 @@ def standin(host: str, port: int) -> None:
     try:
         run_or_exit(run_standin(host, port))
     except OSError as error:
-        problem = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        problem = f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}"
         exit_with(FAILED, f"--port: {problem} (choose another port, or 0 for any free port)")

@@ -59,7 +59,7 @@ def _copy(journal: Path, unfinished: Path, urls: Sequence[str], token: str | Non
         create_private(unfinished)
         status, reason = download(f"{url}/api/journal/backup", {"journal": str(journal)}, token, unfinished, COPYING_S)
         if status == 200:
-            return check_copy(unfinished)
+            return check_copy(unfinished, journal)
         if status:
             hint = f"the daemon at {url} refused to copy it: {printable(reason)}"
     remove_journal(unfinished)

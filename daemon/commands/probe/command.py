@@ -1,6 +1,7 @@
 """Probe render-ws and every watch; collect what was proved and the problems, by key."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,6 @@ from daemon.pipeline.gates.render_gate import PROBE_STACK
 from handlers.errors import (
     AccessRefused,
     Fault,
-    LoginRefused,
     RenderFault,
     RenderUnavailable,
     SettingsFault,
@@ -41,8 +41,6 @@ from handlers.render.names import StackId, legal_stack_name
 ANSWER_S = 60.0
 """Time-out of the files of one watch."""
 __all__ = ["Probed", "become_service_user", "probe"]
-_LOGINS = ("token_file", "password_file", "headers_file", "username")
-_TLS = ("ca_file", "client_certificate_file", "client_key_file")
 
 
 @dataclass
@@ -84,7 +82,7 @@ async def _responds(probed: Probed, client: RenderClient, render: RenderSettings
         await client.ping()
         await client.ask_database(StackId(render.owner, render.project, PROBE_STACK))
     except RenderFault as fault:
-        probed.wrong(_key_of(fault, render), str(fault))
+        probed.wrong(_key_of(fault), str(fault))
         return False
     return True
 
@@ -143,7 +141,7 @@ async def _probe_stack(
                     of_watch = f"watch {watch.name}: " if wrong.key == PATH_MAP else ""
                     probed.wrong(wrong.key, of_watch + wrong.text)
     except RenderUnavailable as fault:
-        probed.wrong(_key_of(fault, render), str(fault))
+        probed.wrong(_key_of(fault), str(fault))
     except Fault as fault:
         probed.wrong(f"{key}.stacks", str(fault))
 
@@ -182,9 +180,9 @@ def _read_places(watch: WatchSettings) -> Iterator[tuple[str, Path]]:
         yield "tilespecs.mask", watch.tilespecs.mask
 
 
-def _key_of(fault: RenderFault, render: RenderSettings) -> str:
+def _key_of(fault: RenderFault) -> str:
     """Return the configuration key that a fault of render-ws is about."""
     if not isinstance(fault, AccessRefused):
         return "render.url"
-    names = _LOGINS if isinstance(fault, LoginRefused) else _TLS
-    return next((f"render.{name}" for name in names if getattr(render, name)), "render.url")
+    named = re.search(r"\brender\.[a-z_]+", fault.hint)
+    return named[0] if named else "render.url"

@@ -4,13 +4,13 @@ import encodings.idna  # noqa: F401  loaded when a host name is looked up; root'
 import grp
 import os
 import pwd
+import shlex
+import sys
 from contextlib import suppress
 
 from daemon.config.systemd_unit import UNIT, unit_properties
 from daemon.config.writable import user_name
 from handlers.text import printable
-
-_COMMAND = "temwatch check-config --probe"
 
 
 def become_service_user() -> str:
@@ -31,9 +31,16 @@ def become_service_user() -> str:
     if unit.get("User") and _is_me(unit["User"]):
         return f"files are accessed as user {me}, the user of {UNIT}"
     if wanted:
-        return f"files are accessed as user {me}, but {UNIT} runs as {wanted}: run `sudo -u {wanted} {_COMMAND}`"
+        return f"files are accessed as user {me}, but {UNIT} runs as {wanted}: run `{_command_as(wanted)}`"
     more = ", which has more rights than other users" if os.geteuid() == 0 else ""
-    return f"files are accessed as user {me}{more}: if the service runs as another user, run `sudo -u USER {_COMMAND}`"
+    return f"files are accessed as user {me}{more}: if the service runs as another user, run `{_command_as('USER')}`"
+
+
+def _command_as(user: str) -> str:
+    """Return the command of this process as one that another user runs, for a shell."""
+    words = [sys.executable, *sys.orig_argv[1:]] if sys.argv[0].endswith("__main__.py") else sys.argv
+    become = f"runuser -u {user} --" if os.geteuid() == 0 else f"sudo -u {user}"
+    return printable(f"{become} {shlex.join(words)}")
 
 
 def _become(unit: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from daemon.commands.daemon_client import START_HINT
 from daemon.commands.status.causes import Cause, Montage, by_cause, cause_of, z_ranges
 from daemon.commands.status.report import Report, watch_names
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
@@ -58,7 +59,9 @@ def _daemon_lines(report: Report, view: View) -> Iterator[str]:
             "", "from the journal:" if report["journal_is_read"] else "the journal cannot be read now", view
         )
     else:
-        yield from _entry("daemon", f"not running (no daemon answers at {report['url']}); from the journal:", view)
+        yield from _entry("daemon", f"not running (no daemon answers at {report['url']})", view)
+        yield from _entry("", START_HINT, view)
+        yield from _entry("", "from the journal:", view)
 
 
 def _config_lines(report: Report, view: View) -> Iterator[str]:

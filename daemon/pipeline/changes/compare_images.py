@@ -12,7 +12,7 @@ from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.tilespec import tile_ids_for
 from handlers.container import Container, Containers
-from handlers.errors import ImageChanging, ImageFault, ImagesMissing, storage_fault
+from handlers.errors import ImageChanging, ImageFault, ImagesMissing, reading_fault
 from handlers.identity import FileIdentity
 from handlers.images.digest import FileContent, content_of
 from handlers.images.mrc_header import StackSection, inspect_section
@@ -95,7 +95,7 @@ def _compare(contents: Mapping[str, FileContent], places: Mapping[str, _Place]) 
             changed[tile_id] = path.name
             continue
         except OSError as error:
-            raise storage_fault(str(path), "access the image", error) from error
+            raise reading_fault(str(path), "access the image", error) from error
         if now is not None and now.digest == before.digest:
             touched[tile_id] = now
         elif now is not None:

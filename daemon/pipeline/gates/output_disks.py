@@ -26,7 +26,7 @@ from daemon.pipeline.gates.disk_forecast import DiskForecast
 from daemon.pipeline.gates.output_stores import MARKER, check_store, mark_store, require_object_marker
 from daemon.pipeline.health import Disk
 from daemon.system.threads import in_thread
-from handlers.errors import StorageFault, StoreFault, storage_fault
+from handlers.errors import StorageFault, StoreFault, reading_hint, storage_fault
 from handlers.place import ObjectPlace, Place
 from handlers.sharing import Sharing, make_directories
 from handlers.text import distinct_byte_sizes
@@ -266,7 +266,9 @@ def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
         free_bytes = shutil.disk_usage(nearest_existing(directory)).free
         problem = write_problem(directory, used=used) or _shortage(free_bytes, needed_bytes)
     except OSError as error:
-        return Disk(str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error}")
+        return Disk(
+            str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error} ({reading_hint(error)})"
+        )
     return Disk(str(directory), free_bytes, needed_bytes, problem)
 
 

@@ -44,7 +44,7 @@ async def dismiss(journal: Journal, request: DismissRequest, user: str | None = 
     outcomes = []
     for montage_id in dict.fromkeys(request.ids):
         montage = await journal.montage(montage_id)
-        note = "no such montage" if montage is None else await _refusal(montage)
+        note = "no such montage; `temwatch status` shows ids" if montage is None else await _refusal(montage)
         if montage is not None and not note:
             if await journal.dismiss(montage_id, request.reason, user, montage.state) is None:
                 note = "it changed meanwhile; try again"

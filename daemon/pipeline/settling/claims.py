@@ -20,7 +20,7 @@ from daemon.system.threads import access_timeout
 from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.presence import Present, evidence_of, find_metafile
 from handlers.acquisition.retakes import is_later_take, is_mirrored
-from handlers.errors import Evidence, MetafileFault, StorageFault, storage_fault
+from handlers.errors import Evidence, MetafileFault, StorageFault, reading_fault
 from handlers.text import excerpt
 
 NEEDS_NO_METAFILE = frozenset({MontageState.APPLIED, MontageState.COMPLETE})
@@ -137,7 +137,7 @@ def _look_at(path: Path) -> Present | None:
     try:
         return find_metafile(path, follow_links=True)
     except OSError as error:
-        raise storage_fault(str(path), "access the metafile", error) from error
+        raise reading_fault(str(path), "access the metafile", error) from error
 
 
 def _evidence(rival: Montage, there: Present | None) -> Evidence:

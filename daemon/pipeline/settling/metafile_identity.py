@@ -5,12 +5,12 @@ import os
 import stat
 from pathlib import Path
 
-from handlers.acquisition.arrival import not_a_metafile_fault, outside_fault, too_large_fault
-from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.arrival import not_a_metafile_fault, outside_fault
+from handlers.acquisition.parse import MAX_METAFILE_BYTES, too_large_fault
 from handlers.acquisition.presence import Present, find_metafile
 from handlers.acquisition.section_path import file_of
 from handlers.container import Containers
-from handlers.errors import storage_fault
+from handlers.errors import reading_fault
 from handlers.identity import FileIdentity
 
 
@@ -44,7 +44,7 @@ def checked_identity(path: Path, root: Path, containers: Containers) -> FileIden
     if not _is_within(path, root, containers):
         raise outside_fault(path, root)
     if found.identity.size > MAX_METAFILE_BYTES:
-        raise too_large_fault(path, str(found.identity.size))
+        raise too_large_fault(str(path), found.identity.size)
     return found.identity
 
 
@@ -52,7 +52,7 @@ def _look_at(path: Path) -> Present | None:
     try:
         return find_metafile(path)
     except OSError as error:
-        raise storage_fault(str(path), "access the metafile", error) from error
+        raise reading_fault(str(path), "access the metafile", error) from error
 
 
 def _is_within(path: Path, root: Path, containers: Containers) -> bool:
@@ -60,4 +60,4 @@ def _is_within(path: Path, root: Path, containers: Containers) -> bool:
         return file_of(path).resolve().is_relative_to(containers.of(root).real)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = error if isinstance(error, OSError) else OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        raise storage_fault(str(path), "follow the links to the metafile", reason) from error
+        raise reading_fault(str(path), "follow the links to the metafile", reason) from error

@@ -207,6 +207,8 @@ class StackCloser:
         self, stack: StackId, montages: Collection[Montage], attempts: Mapping[int, int], fault: Fault
     ) -> float | None:
         """Record that a stack could not be closed; return the seconds until the next attempt, None if there is none."""
+        if not montages and isinstance(fault, StackMissing):  # nothing to close, as after a refused creation
+            return await self._close_without_montages(stack, fault)
         await self._gate.failed(stack, fault, stack)
         log.warning("stack.close_failed", stack=str(stack), fault=str(fault), montages=len(montages))
         await self._journal.end_attempts(attempts.values(), Outcome.FAILED, fault)

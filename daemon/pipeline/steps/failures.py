@@ -20,6 +20,7 @@ from daemon.system.threads import access_timeout
 from handlers.acquisition.presence import find_metafile
 from handlers.errors import BugFault, Fault, RenderBroken, RenderUnavailable, StorageFault
 from handlers.render.names import StackId
+from handlers.text import without_values
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class FailureHandler:
         if delay_s is None:
             await self.fail(montage, fault)
             return
-        if montage.fault is None or montage.fault.problem != fault.problem:
+        if montage.fault is None or without_values(montage.fault.problem) != without_values(fault.problem):
             log.warning("step.waits", step=str(step), fault=str(fault), retry_in_s=round(delay_s, 1))
         self._queue.enqueue(montage, delay_s)
 

@@ -1,7 +1,7 @@
 """Faults of single tiles: add the file whose change helps, and merge several faults of a montage."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from daemon.montages.records import Montage
@@ -9,8 +9,6 @@ from daemon.system.threads import access_timeout
 from handlers.errors import Evidence, Fault, ImageFault, StorageFault, Waiting
 from handlers.mipmaps.job import MipmapJob
 from handlers.text import abbreviate
-
-FAULTS_SHOWN = 10
 
 
 def image_evidence(jobs: Sequence[MipmapJob]) -> dict[str, Evidence]:
@@ -45,10 +43,10 @@ def _add_evidence(fault: Fault, before: Mapping[str, Evidence]) -> Fault:
 def merge_faults(montage: Montage, faults: Sequence[Fault], tile_count: int) -> Fault:
     """Return one fault for the montage, with the kind of the worst one: the one that waiting helps least."""
     order = {Waiting.NEVER: 0, Waiting.LIMITED: 1, Waiting.ALWAYS: 2}
-    worst = min(faults, key=lambda fault: order[fault.waiting_helps])
+    worst = min(faults, key=lambda fault: (order[fault.waiting_helps], fault.subject))
     if len(faults) == 1:
         return worst
-    texts = abbreviate([f"{Path(fault.subject).name}: {fault.problem}" for fault in faults], FAULTS_SHOWN, "; ")
+    texts = abbreviate([f"{abbreviate(names)}: {problem}" for problem, names in _names_by_problem(faults)], 5, "; ")
     kind = type(worst) if worst.waiting_helps is not Waiting.NEVER else ImageFault
     merged = kind(
         str(montage.metafile),
@@ -56,3 +54,11 @@ def merge_faults(montage: Montage, faults: Sequence[Fault], tile_count: int) -> 
         worst.hint,
     )
     return merged.with_evidence(worst.evidence) if worst.evidence else merged
+
+
+def _names_by_problem(faults: Iterable[Fault]) -> list[tuple[str, list[str]]]:
+    """Return each problem with the names of its files. The order does not depend on which tile failed first."""
+    names: dict[str, list[str]] = {}
+    for name, problem in sorted((Path(fault.subject).name, fault.problem) for fault in faults):
+        names.setdefault(problem, []).append(name)
+    return list(names.items())
