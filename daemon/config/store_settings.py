@@ -68,8 +68,8 @@ class StoreSettings(Section):
     profile: OptionalText = Field(None, **example("em", off=True))
     """For s3: profile in the credentials file. Empty: `AWS_PROFILE`, else default."""
     credentials_file: OptionalPath = Field(None, **example("/etc/temwatch/s3-credentials", off=True))
-    """For s3 a file like ~/.aws/credentials, for gs the JSON of a service account. Empty: the usual places. It is read
-    again when the store refuses its keys, and for s3 every minute."""
+    """For s3 a file like ~/.aws/credentials, for gs the JSON of a service account. Empty: the usual places. Other users
+    must not be able to read it. It is read again when the store refuses its keys, and for s3 every minute."""
     ca_file: OptionalPath = Field(None, **example("/etc/ssl/store-ca.pem", off=True))
     """PEM file of certificate authorities to trust in addition to the system's."""
     proxy: Endpoint = Field("", **example("http://proxy:3128", off=True))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handlers.errors import BugFault, SettingsFault, StoreFault
-from handlers.objects.credentials import from_file
+from handlers.objects.credentials import from_file, read_private
 from handlers.place import Bucket, StoreAccess
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def _opened(bucket: Bucket) -> "ObjectStore":
                     options["credential_provider"] = keys
                 return store.S3Store(bucket.name, config=_s3_config(bucket, access), **options)
             case "gs":
+                if access.credentials_file:
+                    read_private(access.credentials_file)
                 with _without_google_credentials() if access.credentials_file else nullcontext():
                     return store.GCSStore(bucket.name, config=_gs_config(access), **options)
             case _:

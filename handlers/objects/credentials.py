@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from handlers.errors import StoreFault
+from handlers.errors import SettingsFault, StoreFault
 from handlers.place import StoreAccess
+from handlers.secret_file import read_secret
 
 KEPT_S = 60.0
 """Time after which the file is read again, since the keys may be replaced at any time."""
@@ -28,7 +29,16 @@ def from_file(access: StoreAccess) -> Callable[[], Keys] | None:
     profile = access.profile or os.environ.get("AWS_PROFILE") or "default"
     if not is_configured and "AWS_PROFILE" not in os.environ and not _has_profile(path, profile):
         return None  # a file without the profile does not override the machine's role
-    return lambda: _keys(path, profile)
+    read = read_private if access.credentials_file else _text_of
+    return lambda: _keys(_parsed(path, read(path)), path, profile)
+
+
+def read_private(path: Path) -> str:
+    """Return the text of the configured file. Raises StoreFault if it cannot be read, or other users can read it."""
+    try:
+        return read_secret(path, "mipmaps.store.credentials_file")
+    except SettingsFault as fault:
+        raise StoreFault(fault.subject, fault.problem, fault.hint or _HINT) from None
 
 
 def _usual_file() -> Path:
@@ -36,23 +46,27 @@ def _usual_file() -> Path:
 
 
 def _has_profile(path: Path, profile: str) -> bool:
-    return _read(path).has_section(profile)
+    return _parsed(path, _text_of(path)).has_section(profile)
 
 
-def _read(path: Path) -> configparser.RawConfigParser:
-    parser = configparser.RawConfigParser()
+def _text_of(path: Path) -> str:
     try:
-        parser.read_string(path.read_text("utf-8"), str(path))
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StoreFault(str(path), f"the credentials cannot be read: {problem}", _HINT) from error
+
+
+def _parsed(path: Path, text: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(text, str(path))
     except configparser.Error:  # its message may contain a key
         raise StoreFault(str(path), "is not a valid INI file", _HINT) from None
     return parser
 
 
-def _keys(path: Path, profile: str) -> Keys:
-    parser = _read(path)
+def _keys(parser: configparser.RawConfigParser, path: Path, profile: str) -> Keys:
     if not parser.has_section(profile):
         raise StoreFault(str(path), f"has no profile [{profile}]", "check mipmaps.store.profile, or AWS_PROFILE")
     section = parser[profile]

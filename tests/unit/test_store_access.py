@@ -180,6 +180,7 @@ def test_a_request_that_a_store_never_answers_times_out(server, monkeypatch):
 def test_renewed_keys_are_used_at_the_first_request_after_a_refusal(server, tmp_path):
     """Otherwise obstore would use the former keys for another minute."""
     keys = tmp_path / "credentials"
+    keys.touch(0o600)
 
     def write_key(name):
         keys.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = s\n")
@@ -229,10 +230,20 @@ def service_account():
 
     def write(path, email):
         account = {"type": "service_account", "client_email": email, "private_key_id": "k", "private_key": key}
+        path.touch(0o600)
         path.write_text(json.dumps(account))
         return path
 
     return write
+
+
+def test_an_account_file_that_other_users_can_read_is_refused(tmp_path, service_account):
+    pytest.importorskip("obstore")
+    path = service_account(tmp_path / "account.json", "em@facility")
+    path.chmod(0o644)
+    place = parse_object("gs://bucket/a.tif", StoreAccess(credentials_file=path))
+    with pytest.raises(StoreFault, match=r"account.json is open to other users \(chmod 0640"):
+        BucketStore(place.bucket).stat(place)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +294,7 @@ def test_a_configured_service_account_has_precedence_over_the_environment(monkey
 def test_the_configuration_for_s3_has_precedence_over_the_environment(monkeypatch, tmp_path, name, value):
     pytest.importorskip("obstore")
     keys = tmp_path / "keys"
+    keys.touch(0o600)
     keys.write_text("[em]\naws_access_key_id = of-file\naws_secret_access_key = s\n")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
     monkeypatch.setenv(name, value)

@@ -102,6 +102,7 @@ def home(tmp_path, monkeypatch):
 
 def write(path, profile="default", key="k", **others):
     lines = {"aws_access_key_id": key, "aws_secret_access_key": "s", **others}
+    path.touch(0o600)
     path.write_text(f"[{profile}]\n" + "".join(f"{name} = {value}\n" for name, value in lines.items()))
 
 
@@ -150,11 +151,22 @@ def test_the_environment_may_name_the_file_of_the_keys(home, monkeypatch, tmp_pa
 )
 def test_a_file_that_cannot_be_used_is_named_without_its_secrets(home, tmp_path, text, problem):
     own = tmp_path / "keys"
+    own.touch(0o600)
     own.write_text(text)
     with pytest.raises(StoreFault, match=problem) as fault:
         credentials.from_file(StoreAccess(profile="em", credentials_file=own))()
     assert str(own) in str(fault.value)
     assert "4711" not in str(fault.value)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660])
+def test_a_configured_file_that_other_users_can_read_or_change_is_refused(home, tmp_path, mode):
+    for path in (own := tmp_path / "keys", home):
+        write(path)
+        path.chmod(mode)
+    with pytest.raises(StoreFault, match=r"keys is open to other users \(chmod 0640"):
+        credentials.from_file(StoreAccess(credentials_file=own))()
+    assert credentials.from_file(StoreAccess())()["access_key_id"] == "k"  # as the programs of AWS read it
 
 
 def test_a_missing_credentials_file_is_a_fault(tmp_path):

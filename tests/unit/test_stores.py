@@ -91,6 +91,7 @@ class TestVersitygw(ObjectSuite):
 
     def test_invalid_keys_are_refused_with_the_reason(self, root, tmp_path):
         keys = tmp_path / "keys"
+        keys.touch(0o600)
         keys.write_text("[default]\naws_access_key_id = temwatch\naws_secret_access_key = wrong\n")
         place = place_at(root.bucket.access.endpoint, "bucket", credentials_file=keys) / "a.tif"
         with pytest.raises(StoreFault, match=r"403 Forbidden.*check the credentials"):

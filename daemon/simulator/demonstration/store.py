@@ -47,6 +47,7 @@ async def demo_store(output: Path) -> AsyncIterator[str]:
         url = await first_line(log, lambda line: line.strip() if line.startswith("http") else None)
         await asyncio.to_thread(_make_bucket, url)
         keys = output / "s3-credentials"
+        keys.touch(0o600)
         keys.write_text(_KEYS, encoding="ascii")
         yield (
             f'output_dir = "s3://{BUCKET}/{PREFIX}"\n'
