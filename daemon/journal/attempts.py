@@ -21,6 +21,8 @@ class JournalAttempts(JournalQueries):
     async def begin_attempts(self, montage_ids: Sequence[int], step: Step) -> dict[int, int]:
         """Record together that attempts begin; return their ids by montage. See `begin_attempt`."""
         begun: dict[int, int] = {}
+        if not montage_ids:
+            return begun
 
         def begin(connection: Connection) -> dict[int, int]:
             begun.update((each, rows.begin_attempt(connection, each, step, self._clock())) for each in montage_ids)
@@ -49,6 +51,8 @@ class JournalAttempts(JournalQueries):
     async def end_attempts(self, attempt_ids: Iterable[int], outcome: Outcome, fault: Fault | None = None) -> None:
         """Record together that attempts ended with the same outcome, even if the caller is cancelled meanwhile."""
         ended = tuple(attempt_ids)
+        if not ended:
+            return
 
         def end(connection: Connection) -> None:
             for attempt_id in ended:

@@ -12,7 +12,7 @@ import structlog
 from daemon.journal.attempts import JournalAttempts
 from daemon.journal.tables import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
 from daemon.journal.transaction import Connection
-from daemon.montages.records import AwaitedFile, Inspection, Montage, Settled, SettleResult
+from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
 from daemon.montages.sighting import Sighting
 from daemon.montages.states import Event, MontageState, Step
 from daemon.montages.verdicts import Decision
@@ -177,12 +177,19 @@ class Journal(JournalAttempts):
     # --- outcomes of steps
 
     async def record(
-        self, montage_id: int, event: Event, *, quality_numbers: bytes | None = None, **detail: object
+        self,
+        montage_id: int,
+        event: Event,
+        *,
+        attempt: int | None = None,
+        quality_numbers: bytes | None = None,
+        **detail: object,
     ) -> Montage:
         """Record an event and the state that follows; return the montage.
 
         Parameters
         ----------
+        attempt : id of the attempt that caused the event, and ends with it.
         quality_numbers : packed quality numbers of the montage, stored with the event MIPMAPPED only.
         detail : stored with the event as JSON.
         """
@@ -191,7 +198,10 @@ class Journal(JournalAttempts):
             if event is Event.MIPMAPPED:
                 images_read.keep(connection, montage_id)
                 quality.store(connection, montage_id, quality_numbers)
-            return rows.record(connection, montage_id, event, self._clock(), detail)
+            now = self._clock()
+            if attempt is not None:
+                rows.end_attempt(connection, attempt, Outcome.DONE, None, now)
+            return rows.record(connection, montage_id, event, now, detail)
 
         return await self.write(work)
 
@@ -298,9 +308,25 @@ class Journal(JournalAttempts):
 
     # --- stacks and directories
 
-    async def record_closing(self, stack: str, montage_ids: Sequence[int]) -> tuple[int, ...]:
-        """Record that a stack was closed for APPLIED montages; return the ids of the montages that became COMPLETE."""
-        return await self.write(lambda connection: rows.record_closing(connection, stack, montage_ids, self._clock()))
+    async def record_closing(
+        self, stack: str, montage_ids: Sequence[int], attempts: Sequence[int] = ()
+    ) -> tuple[int, ...]:
+        """Record that a stack was closed for APPLIED montages; return the ids of the montages that became COMPLETE.
+
+        Parameters
+        ----------
+        attempts : ids of the attempts that closed it, and end with it.
+        """
+        if not montage_ids:
+            return ()
+
+        def work(connection: Connection) -> tuple[int, ...]:
+            now = self._clock()
+            for attempt in attempts:
+                rows.end_attempt(connection, attempt, Outcome.DONE, None, now)
+            return rows.record_closing(connection, stack, montage_ids, now)
+
+        return await self.write(work)
 
     async def open_stack(self, stack: str, watch: str) -> None:
         """Record that a stack is about to be opened for writing, for a montage of a watch."""

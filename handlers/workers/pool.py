@@ -156,8 +156,8 @@ class WorkerPool:
             raise WorkersUnavailable(subject, "its worker was replaced", "ask again") from error
 
     async def _run_in(self, jobs: StartedJobs, subject: str, fn: Callable[[J], R], job: J) -> R:
-        key = f"temwatch-{uuid.uuid4().hex}"
-        options = {"key": key} if self._backend.replace_worker else {}
+        key = f"temwatch-{uuid.uuid4().hex}" if self._backend.replace_worker else ""
+        options = {"key": key} if key else {}
         try:
             future = jobs.executor.submit(fn, job, **options)
         except self.broken as error:

@@ -129,8 +129,9 @@ class Bench:
         self.calls.append(("compare whole", montage.id))
         return self.overwritten.get(montage.id)
 
-    async def _record_closing(self, stack: str, ids: list[int]) -> tuple[int, ...]:
+    async def _record_closing(self, stack: str, ids: list[int], attempts: list[int]) -> tuple[int, ...]:
         assert stack == str(STACK)
+        self.calls.append(("closing", ids, attempts))
         return tuple(ids)
 
     async def _record(self, montage_id: int, event: Event, *, because: str) -> str:
@@ -175,7 +176,8 @@ async def test_montages_with_all_their_tiles_are_complete_and_the_stack_is_no_lo
     assert await bench.closer.close(STACK) is None
     assert STACK not in bench.opened
     assert bench.calls_of("closed") == [(STACK,)]
-    assert bench.calls_of("end_attempts") == [([101, 102], Outcome.DONE)]
+    assert bench.calls_of("closing") == [([1, 2], [101, 102])]
+    assert bench.calls_of("end_attempts") == []
     assert bench.calls_of("complete") == [([1, 2],)]
     assert bench.calls_of("worked") == [()]
 
@@ -189,7 +191,7 @@ async def test_montages_are_complete_soon_after_their_own_layers_are_compared_in
     assert await bench.closer.close(STACK) is None
     complete = [each for (each,) in bench.calls_of("complete") if each]
     assert complete == batches
-    ended = [each for each, _ in bench.calls_of("end_attempts") if each]
+    ended = [attempts for _, attempts in bench.calls_of("closing") if attempts]
     assert ended == [[100 + number for number in batch] for batch in batches]
     seen: list[int] = []
     for name, *values in bench.calls:

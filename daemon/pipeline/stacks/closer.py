@@ -120,8 +120,8 @@ class StackCloser:
     ) -> None:
         """Record that the stack was closed for these montages, and remove them from the waiting ones."""
         present = [montage.id for montage in right]
-        complete = await self._journal.record_closing(str(stack), present)
-        await self._journal.end_attempts((attempts[each] for each in present), Outcome.DONE)
+        ended = [attempts[each] for each in present]
+        complete = await self._journal.record_closing(str(stack), present, ended)
         for montage_id in present:
             waiting.pop(montage_id)
         for montage_id in complete:

@@ -91,7 +91,10 @@ class Attempts:
         attempt = await self._journal.begin_attempt(montage.id, step)
         started = self._clock()
         try:
-            outcome = await self._perform(montage, watch, step)
+            if step is Step.SETTLE:
+                outcome = await self._settle_step.perform(montage, watch)
+            else:
+                outcome = await self._perform(montage, watch, step, attempt)
         except (Stopped, IllegalTransition, asyncio.CancelledError):
             await self._end(attempt, step, Outcome.STOPPED, started)
             raise
@@ -111,19 +114,19 @@ class Attempts:
     async def _end(
         self, attempt: int, step: Step, outcome: Outcome, started: float, fault: Fault | None = None
     ) -> None:
-        await self._journal.end_attempt(attempt, outcome, fault)
+        if outcome is not Outcome.DONE or step is Step.SETTLE:  # otherwise it ended in the transaction of its event
+            await self._journal.end_attempt(attempt, outcome, fault)
         self._metrics.attempt_ended(step, outcome, self._clock() - started)
 
-    async def _perform(self, montage: Montage, watch: WatchSettings, step: Step) -> Outcome:
-        if step is Step.SETTLE:
-            return await self._settle_step.perform(montage, watch)
+    async def _perform(self, montage: Montage, watch: WatchSettings, step: Step, attempt: int) -> Outcome:
+        """Perform a step after SETTLE. Its event and the end of the attempt are recorded together."""
         started = self._clock()
         event, numbers = await self._run_step(montage, watch, step)
         if step in NEEDS_RENDER:
             self._gate.worked()
         self._tries.forget(montage.id)
         detail = {"output_dir": str(watch.mipmaps.output_dir)} if event is Event.MIPMAPPED else {}
-        following = await self._journal.record(montage.id, event, quality_numbers=numbers, **detail)
+        following = await self._journal.record(montage.id, event, attempt=attempt, quality_numbers=numbers, **detail)
         log.info(f"tiles.{event}", tiles=montage.tile_count, seconds=round(self._clock() - started, 2))
         await self._enqueue_next(following)
         return Outcome.DONE
