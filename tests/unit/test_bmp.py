@@ -10,6 +10,8 @@ from PIL import Image
 from handlers.errors import ImageFault
 from handlers.images.decode import read_hashed, read_image
 from handlers.images.header import inspect_image, open_descriptor
+from tests.unit.levels.files import assert_levels, job_for_pixels
+from tests.unit.noise import noise
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 5), np.uint8)
 """5 pixels in a row: each row ends with 3 bytes of padding."""
@@ -45,6 +47,18 @@ def test_a_negative_height_means_rows_from_the_top_down(tmp_path: Path) -> None:
 def test_every_width_is_read_without_its_padding(tmp_path: Path, size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, size[::-1], np.uint8)
     assert np.array_equal(read_image(bmp(tmp_path / "a.bmp", pixels), *size)[0], pixels)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (61, 47)], ids=["without padding", "with padding"])
+@pytest.mark.parametrize("is_top_down", [False, True], ids=["bottom up", "top down"])
+def test_levels_are_made_from_the_rows_in_their_order(tmp_path: Path, size: tuple[int, int], is_top_down: bool) -> None:
+    pixels = noise(np.uint8, size[1], size[0])
+    path = bmp(tmp_path / "a.bmp", pixels[::-1] if is_top_down else pixels)
+    if is_top_down:
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<i", content, 22, -size[1])
+        path.write_bytes(content)
+    assert_levels(job_for_pixels(path, tmp_path / "mipmaps", pixels), pixels)
 
 
 @pytest.mark.parametrize(

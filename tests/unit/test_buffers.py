@@ -29,23 +29,19 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.stores import atomic_write
 from tests.reduction import reduce_levels
-from tests.unit.levels.files import DEPTHS, grey_tags, info_of, job_for_pixels, leftovers, save, strips, tiff
+from tests.unit.levels.files import (
+    DEPTHS,
+    assert_levels,
+    grey_tags,
+    info_of,
+    job_for_pixels,
+    leftovers,
+    levels_of,
+    save,
+    strips,
+    tiff,
+)
 from tests.unit.noise import noise
-
-
-def levels_of(job: MipmapJob) -> dict[int, Grey]:
-    """Make all levels of a job; return their pixels."""
-    report = make_mipmaps(job)
-    assert report.fault is None
-    assert [made.level for made in report.made] == [level for level, _ in job.outputs]
-    return {made.level: verify_level(made.path, made.width, made.height, made.mode) for made in report.made}
-
-
-def assert_levels(job: MipmapJob, pixels: Grey) -> None:
-    """Assert that the levels of a job have the means of level 0."""
-    found = levels_of(job)
-    for level, expected in reduce_levels(pixels, found):
-        assert np.array_equal(found[level], expected), level
 
 
 class TestFilesOfLevels:

@@ -11,12 +11,14 @@ from PIL import Image
 
 from handlers.container import Container
 from handlers.errors import Fault
+from handlers.images.decode import verify_level
 from handlers.images.encode import Encoding
 from handlers.images.header import ImageInfo, open_descriptor, read_header
 from handlers.images.pixels import Grey
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.report import MipmapReport
+from tests.reduction import reduce_levels
 from tests.unit.noise import noise
 
 WIDTH, HEIGHT = 21, 13
@@ -60,6 +62,21 @@ def info_of(file: Path) -> ImageInfo:
     """Header of an image, with the runs of its rows."""
     with open_descriptor(file) as descriptor:
         return read_header(descriptor, file, with_layout=True)
+
+
+def levels_of(job: MipmapJob) -> dict[int, Grey]:
+    """Make all levels of a job; return their pixels."""
+    report = make_mipmaps(job)
+    assert report.fault is None
+    assert [made.level for made in report.made] == [level for level, _ in job.outputs]
+    return {made.level: verify_level(made.path, made.width, made.height, made.mode) for made in report.made}
+
+
+def assert_levels(job: MipmapJob, pixels: Grey) -> None:
+    """Assert that the levels of a job have the means of level 0."""
+    found = levels_of(job)
+    for level, expected in reduce_levels(pixels, found):
+        assert np.array_equal(found[level], expected), level
 
 
 def fault_of(job: MipmapJob) -> Fault:
