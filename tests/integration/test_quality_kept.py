@@ -1,8 +1,6 @@
 """Quality numbers in the journal: written with MIPMAPPED, whole or not at all."""
 
 import asyncio
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -35,7 +33,7 @@ async def quality_of(running: Bench, metafile: Path) -> tuple[int, Quality]:
     return montage.id, unpack(numbers)
 
 
-async def test_a_section_has_the_numbers_of_its_metafile_and_of_its_images(running: Bench) -> None:
+async def test_a_section_has_quality_numbers_from_its_metafile_and_from_its_images(running: Bench) -> None:
     metafile = running.write(tiles=4)
     await running.notice(metafile)
     _, quality = await quality_of(running, metafile)
@@ -43,27 +41,27 @@ async def test_a_section_has_the_numbers_of_its_metafile_and_of_its_images(runni
     assert len(tiles.tile_ids) == 4
     assert quality.section.overlap is not None
     assert not np.isnan(tiles.focus_score).any()
-    for place, tile_id in enumerate(tiles.tile_ids):
+    for row, tile_id in enumerate(tiles.tile_ids):
         image = next(metafile.parent.glob(f"{tile_id.removesuffix('.1050.0')}.tif"))
         pixels = np.asarray(Image.open(image))
-        assert (tiles.darkest[place], tiles.brightest[place]) == (pixels.min(), pixels.max())
-        assert tiles.saturated_share[place] == pytest.approx((pixels == 255).mean(), abs=1e-5)
+        assert (tiles.darkest[row], tiles.brightest[row]) == (pixels.min(), pixels.max())
+        assert tiles.saturated_share[row] == pytest.approx((pixels == 255).mean(), abs=1e-5)
     assert quality.levels == 1
     assert quality.level_digests.keys() == set(tiles.tile_ids)
     assert len(set(quality.level_digests.values())) == 4
     assert np.isnan(tiles.repeat_of).all()
 
 
-async def test_a_frame_that_the_camera_repeated_is_named(running: Bench) -> None:
+async def test_a_repeated_frame_names_the_first_frame(running: Bench) -> None:
     metafile = running.write(tiles=4)
     images = sorted(metafile.parent.glob("*_0_*.tif"))
     images[2].write_bytes(images[1].read_bytes())
     await running.notice(metafile)
     _, quality = await quality_of(running, metafile)
     names = [tile_id.removesuffix(".1050.0") for tile_id in quality.tiles.tile_ids]
-    places = [names.index(image.stem) for image in images]
-    assert np.flatnonzero(~np.isnan(quality.tiles.repeat_of)).tolist() == [places[2]]
-    assert quality.tiles.repeat_of[places[2]] == places[1]
+    rows = [names.index(image.stem) for image in images]
+    assert np.flatnonzero(~np.isnan(quality.tiles.repeat_of)).tolist() == [rows[2]]
+    assert quality.tiles.repeat_of[rows[2]] == rows[1]
 
 
 async def test_numbers_of_unchanged_images_stay_when_others_change(running: Bench) -> None:
@@ -145,17 +143,15 @@ asyncio.run(main())
 
 
 def write_until_killed(path: Path, first: int, montages: int) -> None:
-    """Write montages to a journal; kill the writer somewhere within the one after these."""
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(first)], stdout=subprocess.PIPE)
-    assert writer.stdout is not None
-    with writer.stdout:
+    """Write montages to a journal; kill the writer while it writes the next one."""
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(first)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
         for _ in range(montages):
             writer.stdout.readline()
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
+        writer.kill()
 
 
-async def test_numbers_are_complete_or_absent_after_kill_9(tmp_path: Path) -> None:
+async def test_numbers_are_complete_or_missing_after_kill_9(tmp_path: Path) -> None:
     path, chance = tmp_path / "journal.sqlite", np.random.default_rng(11)
     for run in range(3):
         await asyncio.to_thread(write_until_killed, path, run * 10_000, int(chance.integers(1, 6)))
@@ -171,5 +167,5 @@ async def test_numbers_are_complete_or_absent_after_kill_9(tmp_path: Path) -> No
     assert sum(montage.state is MontageState.MIPMAPPED for montage in montages) >= 3
 
 
-def test_the_digest_of_levels_of_no_level_is_not_that_of_one() -> None:
+def test_the_digest_of_no_level_differs_from_that_of_one_level() -> None:
     assert digest_of_levels({}) != digest_of_levels({1: bytes(16)})

@@ -1,4 +1,4 @@
-"""Workers read ahead: the images of the next jobs, and their own, by many requests at once."""
+"""Workers read ahead the images of the next jobs, and their own images with concurrent requests."""
 
 import asyncio
 import os
@@ -32,23 +32,23 @@ def write_image(path: Path, **options: str) -> Path:
     return path
 
 
-async def test_the_worker_of_a_job_reads_the_image_of_the_next_one_ahead(tmp_path):
+async def test_a_worker_reads_ahead_the_image_of_the_next_job(tmp_path):
     first, second = (write_image(tmp_path / name) for name in ("a.tif", "b.tif"))
     stop = asyncio.Event()
 
     async def record(reports):
         assert not [report.fault for report in reports if report.fault]
-        stop.set()  # the second job never begins
+        stop.set()  # so the second job does not begin
 
     jobs = [job_of(image, tmp_path / "mipmaps") for image in (first, second)]
     with open_executor("processes", 1) as pool:
         await make_all(pool, jobs, record, slots=asyncio.Semaphore(1), stop=stop)
         assert not (tmp_path / "mipmaps" / second.name).exists()
         await asyncio.to_thread(wait_until_cached, second)
-        assert pool.read_ahead.take(pool.read_ahead.most_bytes), "what the stopped jobs had taken was not given back"
+        assert pool.read_ahead.take(pool.read_ahead.most_bytes), "the bytes of the stopped jobs are free again"
 
 
-async def test_an_image_that_cannot_be_opened_stops_no_other(tmp_path):
+async def test_an_image_that_cannot_be_opened_does_not_prevent_reading_another_one_ahead(tmp_path):
     image = write_image(tmp_path / "a.tif")
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "link.tif").symlink_to("/etc/hostname")
@@ -60,14 +60,14 @@ async def test_an_image_that_cannot_be_opened_stops_no_other(tmp_path):
 
 
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
-def test_an_image_of_a_distant_server_is_read_by_many_requests_at_once(tmp_path):
+def test_an_image_on_a_slow_server_is_read_with_concurrent_requests(tmp_path):
     (tmp_path / "source").mkdir()
     write_image(tmp_path / "source" / "a.tif")
-    mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.02)
+    mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.1)
     try:
         report = make_mipmaps(job_of(tmp_path / "mount" / "a.tif", tmp_path / "mipmaps"))
         assert report.fault is None
-        # The kernel's own reading ahead makes two.
+        # The read-ahead of the kernel alone causes two.
         assert mount.max_reads_at_once() >= 8
     finally:
         mount.close()
@@ -75,8 +75,8 @@ def test_an_image_of_a_distant_server_is_read_by_many_requests_at_once(tmp_path)
 
 @pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["streamed", "decoded"])
-def test_a_distant_server_is_asked_twice_for_an_image_that_was_read_ahead(tmp_path, options):
-    """Once to open it, and once more to see that it is still the same file."""
+def test_an_image_that_was_read_ahead_costs_two_requests_to_the_server(tmp_path, options):
+    """Once to open it, and once to check that it is still the same file."""
     (tmp_path / "source").mkdir()
     write_image(tmp_path / "source" / "a.tif", **options)
     mount = Mount(tmp_path / "source", tmp_path / "mount", delay_s=0.001, cached_s=600)

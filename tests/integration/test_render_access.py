@@ -1,4 +1,4 @@
-"""The client and the workers on their way to render-ws: logins, certificates, a real nginx, a forward proxy."""
+"""Access of the client and the workers to render-ws: logins, certificates, a real nginx, a forward proxy."""
 
 import asyncio
 import base64
@@ -52,7 +52,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def serving(handler: Handler, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """A server that answers every request by this function."""
+    """Run a server that answers every request with this function; yield its URL."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -79,7 +79,7 @@ async def version(request: web.Request) -> web.StreamResponse:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Callable[[str], Path]:
-    """Replace the password file, as programs that rotate secrets do."""
+    """Return a function that replaces the password file, like programs that rotate secrets."""
 
     def write(text: str) -> Path:
         path, new = tmp_path / "password", tmp_path / "password.new"
@@ -93,15 +93,15 @@ def secret(tmp_path: Path) -> Callable[[str], Path]:
 # -- logins ------------------------------------------------------------------------------------------------------------
 
 
-class Gate:
+class PasswordServer:
     """A server that accepts one password."""
 
     def __init__(self, password: str) -> None:
         self.password = password
-        self.asked = 0
+        self.requests = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked += 1
+        self.requests += 1
         expected = "Basic " + base64.b64encode(f"{USER}:{self.password}".encode()).decode()
         if request.headers.get("Authorization") != expected:
             return web.Response(status=401, text="who are you?", headers={"WWW-Authenticate": "Basic"})
@@ -109,26 +109,26 @@ class Gate:
 
 
 async def test_a_rotated_secret_is_read_again_when_the_old_one_is_refused(secret: Callable[[str], Path]) -> None:
-    gate = Gate("old")
+    server = PasswordServer("old")
     access = Access(username=USER, password_file=secret("old"))
-    async with serving(gate.answer) as url, client_of(url, access=access) as client:
+    async with serving(server.answer) as url, client_of(url, access=access) as client:
         assert await client.z_values(RAW) == (1.0, 2.0)
         secret("new")
-        gate.password, gate.asked = "new", 0
+        server.password, server.requests = "new", 0
         assert await asyncio.gather(*(client.z_values(RAW) for _ in range(5))) == [(1.0, 2.0)] * 5
-        assert gate.asked <= 10
-        gate.asked = 0
+        assert server.requests <= 10
+        server.requests = 0
         await client.z_values(RAW)
-        assert gate.asked == 1
+        assert server.requests == 1
 
 
 async def test_a_refused_login_is_sent_once_and_never_retried(secret: Callable[[str], Path]) -> None:
-    gate = Gate("right")
+    server = PasswordServer("right")
     access = Access(username=USER, password_file=secret("wrong pw4711"))
-    async with serving(gate.answer) as url, client_of(url, access=access) as client:
+    async with serving(server.answer) as url, client_of(url, access=access) as client:
         with pytest.raises(LoginRefused) as refused:
             await client.z_values(RAW)
-    assert gate.asked == 1
+    assert server.requests == 1
     assert f"the proxy at {url.removesuffix('/sub/path/render-ws/v1')} asks for a login (401: who are you?)" in str(
         refused.value
     )
@@ -136,12 +136,15 @@ async def test_a_refused_login_is_sent_once_and_never_retried(secret: Callable[[
     assert PASSWORD not in str(refused.value)
 
 
-async def test_a_rotated_secret_that_cannot_be_used_is_the_hint_of_the_fault(secret: Callable[[str], Path]) -> None:
-    gate = Gate("old")
+async def test_the_reason_why_a_rotated_secret_cannot_be_used_is_in_the_fault(secret: Callable[[str], Path]) -> None:
+    server = PasswordServer("old")
     path = secret("old")
-    async with serving(gate.answer) as url, client_of(url, access=Access(username=USER, password_file=path)) as client:
+    async with (
+        serving(server.answer) as url,
+        client_of(url, access=Access(username=USER, password_file=path)) as client,
+    ):
         secret("new").chmod(0o644)
-        gate.password = "new"
+        server.password = "new"
         with pytest.raises(LoginRefused, match=rf"asks for a login .*{path} is open to other users"):
             await client.z_values(RAW)
         path.chmod(0o600)
@@ -149,7 +152,7 @@ async def test_a_rotated_secret_that_cannot_be_used_is_the_hint_of_the_fault(sec
 
 
 @pytest.mark.parametrize("content", ["", "open"])
-async def test_a_client_without_its_secret_does_not_start(secret: Callable[[str], Path], content: str) -> None:
+async def test_a_client_without_a_usable_secret_cannot_be_opened(secret: Callable[[str], Path], content: str) -> None:
     path = secret(content)
     path.chmod(0o644 if content else 0o600)
     with pytest.raises(Fault, match=r"render\.password_file"):
@@ -168,7 +171,7 @@ async def test_a_private_authority_is_trusted_at_ipv4_and_ipv6_literals(tmp_path
         await client.ping()
 
 
-async def test_the_system_s_authorities_are_trusted_as_they_are_when_the_client_is_entered(
+async def test_the_authorities_of_the_system_are_read_when_the_client_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path / "ca")
@@ -185,7 +188,7 @@ async def test_the_system_s_authorities_are_trusted_as_they_are_when_the_client_
         ({"names": "DNS:other.facility"}, True, "IP address mismatch"),
     ],
 )
-async def test_a_certificate_that_does_not_verify_is_named_with_the_reason(
+async def test_a_certificate_that_does_not_verify_is_refused_with_the_reason(
     tmp_path: Path, server: dict[str, object], trusted: bool, why: str
 ) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "other CA")
@@ -212,7 +215,7 @@ async def test_a_certificate_authority_that_was_replaced_is_read_again(tmp_path:
 
 @contextlib.contextmanager
 def openssl_server(authority: Authority) -> Iterator[str]:
-    """A server that refuses clients without a certificate by an alert of TLS, as Apache and HAProxy do."""
+    """Run a server that refuses clients without a certificate with a TLS alert, like Apache and HAProxy."""
     made = authority.server()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -230,22 +233,22 @@ def openssl_server(authority: Authority) -> Iterator[str]:
         process.stdout.close()
 
 
-async def test_a_server_that_wants_a_client_certificate_gets_it(tmp_path: Path) -> None:
+async def test_a_server_that_requires_a_client_certificate_gets_it(tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ca"), Authority(tmp_path / "other", "other CA")
-    mine, strange = authority.client(), other.client()
+    known, unknown = authority.client(), other.client()
     access = Access(ca_file=authority.ca.file)
-    identified = replace(access, client_certificate_file=mine.file, client_key_file=mine.key)
+    identified = replace(access, client_certificate_file=known.file, client_key_file=known.key)
     async with serving(version, context_of(authority, client=True)) as url, client_of(url, access=identified) as client:
         await client.ping()
-    wrong = replace(access, client_certificate_file=strange.file, client_key_file=strange.key)
+    wrong = replace(access, client_certificate_file=unknown.file, client_key_file=unknown.key)
     with openssl_server(authority) as url:
-        for unknown in (access, wrong):
-            async with client_of(url, access=unknown) as client:
+        for refused in (access, wrong):
+            async with client_of(url, access=refused) as client:
                 with pytest.raises(LoginRefused, match=r"refuses the client certificate .*client_certificate_file"):
                     await client.ping()
 
 
-async def test_https_to_a_port_without_tls_names_the_reason(tmp_path: Path) -> None:
+async def test_https_to_a_port_without_tls_is_a_fault_with_the_reason(tmp_path: Path) -> None:
     async with serving(version) as url, client_of(url.replace("http://", "https://")) as client:
         with pytest.raises(RenderUnavailable, match=r"cannot be reached .*TLS: (wrong version number|record layer)"):
             await client.ping()
@@ -365,7 +368,7 @@ async def test_nginx_with_an_unknown_authority_is_a_certificate_fault(nginx: Ngi
     assert "issued by 'facility CA'" in str(fault)
 
 
-async def test_a_login_page_of_nginx_is_named_with_its_title(nginx: Nginx) -> None:
+async def test_a_login_page_of_nginx_is_refused_with_its_title(nginx: Nginx) -> None:
     page = "<html><title>Facility sign-in</title><form><input type=password></form></html>"
     nginx.start(rules=f"auth_basic off; default_type text/html; return 200 '{page}';")
     fault = await fault_through(nginx)
@@ -391,10 +394,11 @@ async def test_plain_http_to_an_https_port_gets_the_hint_to_use_https(nginx: Ngi
 
 
 class ForwardProxy:
-    """A proxy that tunnels TLS and forwards plain requests; keeps what it was asked for."""
+    """A proxy that tunnels TLS and forwards plain requests; records requests and logins."""
 
     def __init__(self, refuse: bool = False) -> None:
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
+        """Method and target, and the login, of each request."""
         self._refuse = refuse
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -407,7 +411,7 @@ class ForwardProxy:
         line, *fields = head.decode().splitlines()
         method, target, _ = line.split()
         login = [field.partition(": ")[2] for field in fields if field.lower().startswith("proxy-authorization")]
-        self.asked.append((f"{method} {target}", login[0] if login else None))
+        self.requests.append((f"{method} {target}", login[0] if login else None))
         if self._refuse:
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             await writer.drain()
@@ -450,14 +454,14 @@ async def test_requests_go_through_the_proxy_of_the_environment(
         async with client_of(url, access=access) as client:
             await client.ping()
         host = urllib.parse.urlsplit(url).netloc
-        asked = f"CONNECT {host}" if secure else f"GET {url}/versionInfo"
-        assert proxy.asked == [(asked, "Basic " + base64.b64encode(b"px:pw4711").decode())]
+        request = f"CONNECT {host}" if secure else f"GET {url}/versionInfo"
+        assert proxy.requests == [(request, "Basic " + base64.b64encode(b"px:pw4711").decode())]
         async with client_of(url, access=replace(access, use_environment_proxy=False)) as client:
             await client.ping()
-        assert len(proxy.asked) == 1
+        assert len(proxy.requests) == 1
 
 
-async def test_a_proxy_of_the_environment_that_refuses_is_named(
+async def test_a_proxy_of_the_environment_that_refuses_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, proxy = Authority(tmp_path / "ca"), ForwardProxy(refuse=True)
@@ -484,7 +488,7 @@ async def put_through(client: RenderClient, specs: list[dict[str, Any]]) -> int:
     return await client.put_tiles(RAW, 1050.0, specs)
 
 
-async def test_an_upload_larger_than_nginx_allows_is_split_and_the_limit_is_kept(nginx: Nginx) -> None:
+async def test_an_upload_larger_than_nginx_allows_is_split_and_the_learned_limit_is_used_again(nginx: Nginx) -> None:
     specs = many_tiles(2500)
     async with client_through(nginx) as client:
         assert client.upload_limit.learned == ""
@@ -496,7 +500,7 @@ async def test_an_upload_larger_than_nginx_allows_is_split_and_the_limit_is_kept
         assert 0 < client.upload_limit.most_bytes <= 2**20
         assert "kB" in client.upload_limit.learned
         await put_through(client, specs)
-        assert nginx.log.count(" 413 ") == refused, "the learned limit is not kept"
+        assert nginx.log.count(" 413 ") == refused, "the learned limit is kept"
 
 
 async def test_a_single_tile_larger_than_nginx_allows_is_refused_with_its_size(nginx: Nginx) -> None:
@@ -511,7 +515,7 @@ async def test_a_single_tile_larger_than_nginx_allows_is_refused_with_its_size(n
     assert "client_max_body_size of nginx" in text
 
 
-async def test_nginx_that_stops_waiting_is_named_and_later_uploads_are_smaller(
+async def test_a_time_out_of_nginx_is_reported_and_later_uploads_are_smaller(
     nginx: Nginx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploading, "FEWEST_TILES", 2)
@@ -530,7 +534,7 @@ async def test_nginx_that_stops_waiting_is_named_and_later_uploads_are_smaller(
         assert client.upload_limit.learned == "5 tiles"
 
 
-async def test_a_stack_is_closed_although_nginx_stops_waiting_while_render_works_on(tmp_path: Path) -> None:
+async def test_a_stack_is_closed_although_nginx_times_out_while_render_ws_continues(tmp_path: Path) -> None:
     async with serve_standin(derive_s=2.5) as upstream:
         with running(Nginx(tmp_path / "nginx", upstream)) as nginx:
             nginx.start(rules="proxy_read_timeout 1s;")
@@ -542,7 +546,7 @@ async def test_a_stack_is_closed_although_nginx_stops_waiting_while_render_works
     assert nginx.log.count("/state/COMPLETE") == 1
 
 
-async def test_a_render_ws_that_is_down_behind_nginx_is_named(tmp_path: Path) -> None:
+async def test_a_render_ws_that_is_down_behind_nginx_is_reported(tmp_path: Path) -> None:
     with running(Nginx(tmp_path / "nginx", "http://127.0.0.1:1/render-ws/v1")) as nginx:
         async with client_through(nginx) as client:
             with pytest.raises(

@@ -1,4 +1,4 @@
-"""The client against a stand-in that follows the rules of render-ws and misbehaves on request."""
+"""The client of render-ws with a stand-in that has faults on request, and with other servers."""
 
 import asyncio
 import base64
@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
-from standin_control import MIPS, RAW, RESOLUTION_NM, Standin, client_of, lens, standin, tile_spec
+from standin_control import MIPS, RAW, RESOLUTION_NM, Hold, Standin, client_of, lens, standin, tile_spec
 
+from daemon.simulator.standin import stack_routes
 from handlers.errors import (
     AnswerLate,
     AnswerLost,
@@ -42,7 +43,7 @@ async def client(service: Standin) -> AsyncIterator[RenderClient]:
 
 @contextlib.asynccontextmanager
 async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """A server that gives every request the same answer, as proxies and foreign servers do."""
+    """Run a server that answers every request with this function; yield its URL."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -72,7 +73,7 @@ async def test_the_urls_user_and_password_authenticate_and_appear_in_no_fault() 
     assert "pw4711" not in str(refused.value)
 
 
-async def test_an_unreachable_service_is_named_without_its_password() -> None:
+async def test_the_fault_of_an_unreachable_service_does_not_contain_its_password() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         async with client_of(f"http://em:pw4711@127.0.0.1:{taken.getsockname()[1]}/v1") as client:
@@ -129,7 +130,7 @@ async def test_two_clients_that_create_a_stack_at_once_both_find_it_open(service
 
 
 @pytest.mark.parametrize("kind", ["late", "cut"])
-async def test_a_lost_answer_to_a_creation_makes_the_client_read_the_stack_not_create_it_again(
+async def test_after_a_lost_answer_to_a_creation_the_client_reads_the_stack_and_does_not_create_it_again(
     service: Standin, kind: str
 ) -> None:
     short_limits = TimeLimits(connect_s=1, silence_s=0.3, request_s=0.3)
@@ -138,6 +139,7 @@ async def test_a_lost_answer_to_a_creation_makes_the_client_read_the_stack_not_c
         with contextlib.suppress(RenderUnavailable):
             await create_stack(client, RAW, RESOLUTION_NM)
         assert len(await service.requests("POST")) <= 1
+    async with client_of(service.url) as client:
         assert (await create_stack(client, RAW, RESOLUTION_NM)).state is StackState.LOADING
 
 
@@ -165,12 +167,12 @@ async def test_a_read_only_stack_is_not_closed_again(service: Standin, client: R
     assert len(await service.requests("PUT", "state/LOADING")) == 0
 
 
-async def test_a_program_never_locks_a_stack(client: RenderClient) -> None:
+async def test_the_client_refuses_to_make_a_stack_offline(client: RenderClient) -> None:
     with pytest.raises(RenderRefused):
         await client.set_state(RAW, StackState.OFFLINE)
 
 
-async def test_a_404_of_another_server_blames_the_url_and_not_the_stack(service: Standin) -> None:
+async def test_a_404_of_another_server_is_reported_as_a_wrong_url(service: Standin) -> None:
     async with client_of(service.url.removesuffix("/v1")) as client:
         with pytest.raises(NotRender, match=r"render\.url"):
             await create_stack(client, RAW, RESOLUTION_NM)
@@ -180,7 +182,9 @@ async def test_a_404_of_another_server_blames_the_url_and_not_the_stack(service:
 # -- tiles -----------------------------------------------------------------------------------------------------------
 
 
-async def test_tiles_go_in_chunks_that_each_carry_the_shared_transforms(service: Standin, client: RenderClient) -> None:
+async def test_tiles_are_put_in_chunks_and_each_chunk_has_the_shared_transforms(
+    service: Standin, client: RenderClient
+) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     specs = [tile_spec(f"t{n}", x=100 * n, refs=("lens",)) for n in range(7)]
     count = await client.put_tiles(RAW, 1050.0, specs, {"lens": lens(), "unused": lens("unused")}, most_tiles=3)
@@ -200,7 +204,7 @@ async def test_an_upload_bigger_than_a_mebibyte_arrives(client: RenderClient) ->
     assert len(await client.tile_bounds(RAW, 1050.0)) == 1500
 
 
-async def test_nothing_of_an_invalid_upload_is_sent(service: Standin, client: RenderClient) -> None:
+async def test_an_invalid_upload_is_refused_before_anything_is_sent(service: Standin, client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     for specs in ([], [tile_spec("a", 5.0)], [tile_spec("a"), tile_spec("a")], [tile_spec("a", refs=("absent",))]):
         with pytest.raises(RenderRefused):
@@ -225,22 +229,22 @@ async def test_a_closed_stack_and_a_broken_service_raise_different_faults(
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
 
 
-async def test_a_refusal_of_render_keeps_its_own_words(client: RenderClient) -> None:
+async def test_a_refusal_of_render_ws_is_reported_with_its_text(client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     with pytest.raises(RenderRefused, match="bounding box"):
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")], derive=False)
 
 
-async def test_tiles_with_strange_names_are_read_and_deleted_one_by_one(client: RenderClient) -> None:
+async def test_tiles_with_unusual_names_are_read_and_deleted_one_by_one(client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
-    strange = "a;b c%20ü#?+&=.1050.0"
-    await client.put_tiles(RAW, 1050.0, [tile_spec(strange), tile_spec("b")])
-    spec = await client.tile(RAW, strange)
+    unusual = "a;b c%20ü#?+&=.1050.0"
+    await client.put_tiles(RAW, 1050.0, [tile_spec(unusual), tile_spec("b")])
+    spec = await client.tile(RAW, unusual)
     assert spec is not None
-    assert spec["tileId"] == strange
-    await client.delete_tile(RAW, strange)
-    await client.delete_tile(RAW, strange)
-    assert await client.tile(RAW, strange) is None
+    assert spec["tileId"] == unusual
+    await client.delete_tile(RAW, unusual)
+    await client.delete_tile(RAW, unusual)
+    assert await client.tile(RAW, unusual) is None
     assert [tile.tile_id for tile in await client.tile_bounds(RAW, 1050.0)] == ["b"]
 
 
@@ -267,15 +271,15 @@ async def test_a_path_builder_is_set_and_read_back(client: RenderClient) -> None
 
 
 class Held:
-    """A service that answers when the test releases it."""
+    """A service that answers when `may_answer` is set."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.answered = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.set()
+        self.requested.set()
         await self.may_answer.wait()
         self.answered += 1
         return web.json_response({"state": "LOADING"}, status=201 if request.method == "PUT" else 200)
@@ -285,7 +289,7 @@ async def test_a_cancelled_write_still_waits_for_its_answer() -> None:
     held = Held()
     async with answering(held.answer) as url, client_of(url) as client:
         writing = asyncio.create_task(client.put_tiles(RAW, 1050.0, [tile_spec("a")]))
-        await held.asked.wait()
+        await held.requested.wait()
         writing.cancel()
         done, _ = await asyncio.wait([writing], timeout=0.2)
         assert not done
@@ -295,7 +299,7 @@ async def test_a_cancelled_write_still_waits_for_its_answer() -> None:
         assert held.answered == 1
 
 
-async def test_a_cancelled_write_that_fails_is_not_reported_as_an_exception_that_nobody_asked_for() -> None:
+async def test_the_failure_of_a_cancelled_write_is_not_reported_as_an_unretrieved_exception() -> None:
     held = Held()
 
     async def fail(request: web.Request) -> web.StreamResponse:
@@ -304,7 +308,7 @@ async def test_a_cancelled_write_that_fails_is_not_reported_as_an_exception_that
 
     async with answering(fail) as url, client_of(url) as client:
         writing = asyncio.create_task(client.delete_tile(RAW, "a"))
-        await held.asked.wait()
+        await held.requested.wait()
         writing.cancel()
         await asyncio.sleep(0)
         held.may_answer.set()
@@ -317,7 +321,7 @@ async def test_a_write_that_is_cancelled_twice_is_dropped() -> None:
     held = Held()
     async with answering(held.answer) as url, client_of(url) as client:
         writing = asyncio.create_task(client.put_tiles(RAW, 1050.0, [tile_spec("a")]))
-        await held.asked.wait()
+        await held.requested.wait()
         writing.cancel()
         await asyncio.sleep(0)
         writing.cancel()
@@ -327,18 +331,20 @@ async def test_a_write_that_is_cancelled_twice_is_dropped() -> None:
         held.may_answer.set()
 
 
-@pytest.mark.parametrize("asked", ["tile bounds", "complete"])
-async def test_cancelled_reads_and_complete_are_dropped_at_once(asked: str) -> None:
+@pytest.mark.parametrize("request_name", ["tile bounds", "complete"])
+async def test_cancelled_reads_and_complete_are_dropped_at_once(request_name: str) -> None:
     held = Held()
     async with answering(held.answer) as url, client_of(url) as client:
-        reads = (
-            client.tile_bounds(RAW, 1050.0) if asked == "tile bounds" else client.set_state(RAW, StackState.COMPLETE)
+        request = (
+            client.tile_bounds(RAW, 1050.0)
+            if request_name == "tile bounds"
+            else client.set_state(RAW, StackState.COMPLETE)
         )
-        asking: asyncio.Task[object] = asyncio.create_task(reads)
-        await held.asked.wait()
-        asking.cancel()
-        await asyncio.wait([asking], timeout=10)
-        assert asking.cancelled()
+        waiting: asyncio.Task[object] = asyncio.create_task(request)
+        await held.requested.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=10)
+        assert waiting.cancelled()
         assert held.answered == 0
         held.may_answer.set()
 
@@ -395,8 +401,8 @@ async def test_a_derivation_beyond_the_deadline_is_retried_later(service: Standi
         await close_stack(client, RAW, deadline_s=0.5)
 
 
-async def test_a_write_that_the_derivation_missed_is_seen_and_derived_again() -> None:
-    """The stack is COMPLETE and its section data lack a tile, whose write passed the state check before."""
+async def test_a_tile_that_the_derivation_missed_is_noticed_and_derived_again() -> None:
+    """The section data of a COMPLETE stack lack a tile whose write had passed the check of the state before."""
     states = [StackState.COMPLETE]
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -430,22 +436,24 @@ async def test_a_tile_without_a_section_id_is_in_no_section_data_and_keeps_no_st
     assert [(section.section_id, section.derived, section.live) for section in report.sections] == [("1050.0", 1, 1)]
 
 
-async def test_a_tile_put_by_another_client_during_the_derivation_is_in_the_section_data_at_the_end() -> None:
-    async with standin(derive_s=0.6) as service, client_of(service.url) as one, client_of(service.url) as other:
+async def test_a_tile_put_by_another_client_during_the_derivation_is_in_the_section_data_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    derivation = Hold(monkeypatch, stack_routes)
+    async with standin(derive_s=1.0) as service, client_of(service.url) as one, client_of(service.url) as other:
         await open_with_tiles(one, "a")
         closing = asyncio.create_task(close_stack(one, RAW, [1050.0]))
-        async with asyncio.timeout(5):
-            while not await service.requests("PUT", "state/COMPLETE"):  # noqa: ASYNC110  the stand-in has no event
-                await asyncio.sleep(0.01)
+        await derivation.begun.wait()
         await other.put_tiles(RAW, 1050.0, [tile_spec("b")])
+        derivation.release()
         report = await closing
         assert report.derivations == 2
         assert [(section.derived, section.live) for section in report.sections] == [(2, 2)]
         assert len(await service.requests("PUT", "state/COMPLETE")) == 2
 
 
-async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -> None:
-    """The section data lack a tile because another client has reopened the stack and put it."""
+async def test_a_stack_that_another_client_has_reopened_to_write_is_not_closed() -> None:
+    """The section data lack a tile because another client has reopened the stack and put the tile."""
     puts: list[str] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -465,7 +473,7 @@ async def test_a_stack_reopened_to_be_written_is_not_closed_under_the_writer() -
     assert puts == []
 
 
-async def test_a_stack_that_somebody_reopened_while_it_was_closed_is_closed_later() -> None:
+async def test_a_stack_that_another_client_reopens_during_the_close_is_closed_later() -> None:
     versions = iter([0, 1])
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -483,7 +491,7 @@ NOT_AGGREGATED = (
 )
 
 
-async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
+async def test_section_data_that_another_client_is_deriving_are_requested_again(
     service: Standin, client: RenderClient
 ) -> None:
     await open_with_tiles(client, "a")
@@ -493,7 +501,7 @@ async def test_section_data_that_another_client_is_deriving_are_asked_for_again(
     assert len(await service.requests("PUT", "state/COMPLETE")) == 1
 
 
-async def test_section_data_that_stay_absent_are_retried_later(service: Standin, client: RenderClient) -> None:
+async def test_section_data_that_stay_missing_are_retried_later(service: Standin, client: RenderClient) -> None:
     await open_with_tiles(client, "a")
     await service.set_fault("sectionData", "status", status=400, text=NOT_AGGREGATED)
     with pytest.raises(SectionDataMissing, match="section data not aggregated") as raised:
@@ -509,10 +517,10 @@ async def test_a_stack_without_tiles_cannot_be_closed(client: RenderClient) -> N
         await close_stack(client, MIPS)
 
 
-# -- faults of the way there -----------------------------------------------------------------------------------------
+# -- faults of the connection -----------------------------------------------------------------------------------------
 
 
-async def test_a_service_that_is_not_there_is_unavailable() -> None:
+async def test_a_service_at_which_nothing_listens_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/render-ws/v1"
@@ -523,7 +531,9 @@ async def test_a_service_that_is_not_there_is_unavailable() -> None:
                 await create_stack(client, RAW, RESOLUTION_NM)
 
 
-async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: Standin, client: RenderClient) -> None:
+async def test_a_ping_succeeds_when_render_ws_answers_and_times_out_when_it_does_not(
+    service: Standin, client: RenderClient
+) -> None:
     await client.ping()
     await service.set_fault("versionInfo", "stall", seconds=30)
     with pytest.raises(AnswerLate):
@@ -531,7 +541,7 @@ async def test_ping_returns_when_render_answers_and_not_when_it_stalls(service: 
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-async def test_reading_and_putting_tiles_survive_two_failures(
+async def test_reading_and_putting_tiles_are_retried_after_two_failures(
     service: Standin, client: RenderClient, status: int
 ) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
@@ -541,7 +551,7 @@ async def test_reading_and_putting_tiles_survive_two_failures(
     assert len(await client.tile_bounds(RAW, 1050.0)) == 1
 
 
-async def test_a_lasting_failure_is_reported_after_three_tries(service: Standin, client: RenderClient) -> None:
+async def test_a_permanent_failure_is_reported_after_three_tries(service: Standin, client: RenderClient) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     await service.set_fault("resolvedTiles", "status", status=503, times=100)
     with pytest.raises(RenderUnavailable):
@@ -562,18 +572,17 @@ async def test_a_request_that_timed_out_is_not_sent_again(service: Standin) -> N
         await service.set_fault("^GET ", "stall", seconds=30)
         with pytest.raises(AnswerLate):
             await client.stack(RAW)
-        await service.clear_faults()
-        assert await client.stack(RAW) is None
+        assert len(await service.requests("GET", RAW.path)) == 1
 
 
 @pytest.mark.parametrize(
-    ("time_limits", "words"),
+    ("time_limits", "problem"),
     [
         (TimeLimits(connect_s=1, silence_s=0.2, request_s=30), "and render-ws sent nothing for 0.2 s"),
         (TimeLimits(connect_s=1, silence_s=30, request_s=0.2), "and the answer was not complete after 0.2 s"),
     ],
 )
-async def test_a_time_out_says_which_limit_ended_it(time_limits: TimeLimits, words: str) -> None:
+async def test_the_fault_of_a_time_out_names_the_limit(time_limits: TimeLimits, problem: str) -> None:
     async def trickle(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -585,11 +594,11 @@ async def test_a_time_out_says_which_limit_ended_it(time_limits: TimeLimits, wor
         return answer
 
     async with answering(trickle) as url, client_of(url, time_limits=time_limits) as client:
-        with pytest.raises(AnswerLate, match=words):
+        with pytest.raises(AnswerLate, match=problem):
             await client.stack(RAW)
 
 
-async def test_creating_and_completing_are_sent_once_however_they_end() -> None:
+async def test_creations_and_completions_are_sent_only_once() -> None:
     sent: list[str] = []
 
     async def hang_up(request: web.Request) -> web.StreamResponse:
@@ -631,7 +640,7 @@ async def test_a_redirect_is_refused_rather_than_followed() -> None:
             await client.stack(RAW)
 
 
-async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handlers.render.stack_client._LISTED_Z", Limit(1000))
 
     async def flood(request: web.Request) -> web.StreamResponse:
@@ -661,24 +670,28 @@ async def test_requests_name_temwatch_and_never_ask_for_compression() -> None:
     assert seen[0].path_qs == f"/render-ws/v1{RAW.path}/z/1050.0/resolvedTiles?deriveData=true"
 
 
-async def test_concurrent_requests_stay_within_the_limit() -> None:
-    under_way = most = 0
+async def test_the_number_of_concurrent_requests_is_limited() -> None:
+    under_way = maximum = 0
+    is_full = asyncio.Event()
 
     async def slow(request: web.Request) -> web.StreamResponse:
-        nonlocal under_way, most
+        nonlocal under_way, maximum
         under_way += 1
-        most = max(most, under_way)
+        maximum = max(maximum, under_way)
+        if under_way == 3:
+            is_full.set()
+        await asyncio.wait_for(is_full.wait(), 20)
         await asyncio.sleep(0.01)
         under_way -= 1
         return web.json_response([])
 
     async with answering(slow) as url, client_of(url, connections=3) as client:
         await asyncio.gather(*(client.tile_bounds(RAW, float(z)) for z in range(20)))
-    assert most == 3
+    assert maximum == 3
 
 
-def test_polling_slows_down_to_a_longest_delay() -> None:
-    delays = [Polling(first_s=0.5, longest_s=10).delay_s(look) for look in range(200)]
+def test_the_delay_of_polling_grows_up_to_a_limit() -> None:
+    delays = [Polling(first_s=0.5, longest_s=10).delay_s(number) for number in range(200)]
     assert delays[0] == 0.5
     assert delays == sorted(delays)
     assert delays[-1] == 10

@@ -27,7 +27,7 @@ BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 5
 
 
 class Gated:
-    """A gate before a stand-in."""
+    """A render gate, and the stand-in behind it."""
 
     def __init__(self, service: Standin, gate: RenderGate) -> None:
         self.service = service
@@ -43,7 +43,7 @@ class Gated:
             while not condition():  # noqa: ASYNC110  the condition has no event
                 await asyncio.sleep(0.01)
 
-    async def until_asked(self, times: int) -> None:
+    async def until_queried(self, times: int) -> None:
         """Wait until the database was queried this many times."""
         async with asyncio.timeout(10):
             while len(await self.service.requests("GET", RAW.path)) < times:  # noqa: ASYNC110
@@ -66,7 +66,7 @@ async def probing(gate: RenderGate) -> AsyncIterator[None]:
         await asyncio.wait([running])
 
 
-async def test_failed_work_is_no_outage_while_the_database_answers(gated: Gated) -> None:
+async def test_failed_work_does_not_count_as_an_outage_while_the_database_answers(gated: Gated) -> None:
     for _ in range(10):
         await gated.failed(BROKEN)
     assert gated.gate.is_closed_circuit
@@ -114,9 +114,9 @@ async def test_failed_work_is_an_outage_until_a_success_if_its_stack_can_be_read
     assert gated.gate.fault is BROKEN
     async with probing(gated.gate):
         await gated.until(lambda: gated.gate.is_open)
-        assert gated.gate.fault is BROKEN, "a probe only reads"
+        assert gated.gate.fault is BROKEN, "a probe proves no write"
         await gated.gate.failed(MIPS, StackMissing("em/v1/raw", "does not exist"))
-        assert gated.gate.fault is BROKEN, "so does a refusal"
+        assert gated.gate.fault is BROKEN, "a refusal proves no write"
         gated.gate.worked()
         assert gated.gate.fault is None
 
@@ -157,12 +157,12 @@ async def test_an_answer_of_render_ws_itself_ends_an_outage(gated: Gated) -> Non
     assert gated.gate.is_closed_circuit
 
 
-async def test_an_outage_ends_when_the_database_can_be_read_not_when_the_version_is_returned(gated: Gated) -> None:
+async def test_an_outage_ends_when_the_database_answers_and_not_when_only_the_version_is_returned(gated: Gated) -> None:
     await gated.service.set_fault(DATABASE, "status", status=500)
     await gated.failed(BROKEN)
     known = len(await gated.service.requests("GET", RAW.path))
     async with probing(gated.gate):
-        await gated.until_asked(known + 2)
+        await gated.until_queried(known + 2)
         assert not gated.gate.is_open
         await gated.service.clear_faults()
         await gated.until(lambda: gated.gate.is_open)
@@ -188,12 +188,14 @@ async def test_the_database_is_queried_while_work_hangs(gated: Gated, monkeypatc
         assert not gated.gate.is_open
 
 
-async def test_long_work_is_no_outage_while_the_database_answers(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_work_does_not_count_as_an_outage_while_the_database_answers(
+    gated: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gate_module, "HANGS_S", 0.1)
     monkeypatch.setattr(gate_module, "PROBE_EVERY_S", 0.02)
     async with probing(gated.gate):
         assert gated.gate.admit(1)
-        await gated.until_asked(3)
+        await gated.until_queried(3)
         assert gated.gate.is_closed_circuit
 
 
@@ -234,7 +236,7 @@ async def test_a_refused_login_is_probed_again_when_its_file_changes_and_not_bef
         assert gate.admit(1)
 
 
-async def test_a_person_can_have_the_login_tried_at_once(with_login: Gated) -> None:
+async def test_a_person_can_request_a_probe_of_the_login(with_login: Gated) -> None:
     gate, service = with_login.gate, with_login.service
     await service.set_fault(".", "status", status=401)
     async with probing(gate):
@@ -244,7 +246,7 @@ async def test_a_person_can_have_the_login_tried_at_once(with_login: Gated) -> N
         await with_login.until(lambda: gate.fault is None)
 
 
-async def test_a_forbidden_request_is_reported_and_stops_no_other_work(gated: Gated) -> None:
+async def test_a_forbidden_request_is_reported_and_other_work_continues(gated: Gated) -> None:
     forbidden = RequestForbidden("em/v1/raw", "the proxy asks for a login that is allowed to do this (403)")
     await gated.failed(forbidden)
     assert gated.gate.is_closed_circuit
@@ -255,7 +257,7 @@ async def test_a_forbidden_request_is_reported_and_stops_no_other_work(gated: Ga
     assert gated.gate.fault is None
 
 
-async def test_requests_that_are_forbidden_to_several_montages_are_sent_rarely(gated: Gated) -> None:
+async def test_after_forbidden_requests_of_several_montages_the_gate_pauses_for_long(gated: Gated) -> None:
     for work in range(3):
         await gated.failed(RequestForbidden("em/v1/raw", "403"), work)
     assert not gated.gate.is_open

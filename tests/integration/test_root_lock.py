@@ -15,7 +15,7 @@ from daemon.system.locks import UnusableJournalDirectory, lock_journal, lock_roo
 from handlers.errors import SettingsFault, StorageFault
 
 
-def test_a_journal_in_use_is_refused_with_the_process_named(tmp_path):
+def test_a_journal_in_use_is_refused_with_the_id_of_the_process(tmp_path):
     with (
         lock_journal(tmp_path / "journal.sqlite"),
         pytest.raises(SettingsFault, match=r"another temwatch \(process \d+\)"),
@@ -54,7 +54,7 @@ NOBODY = 65534
 
 @contextlib.contextmanager
 def locked_by_a_process(directory: Path, *user: int) -> Iterator[int]:
-    """Let another process lock a directory within the context; yield its number."""
+    """Let another process lock a directory during the context; yield its id."""
     command = [sys.executable, "-c", HOLD, str(directory), *map(str, user)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
@@ -78,7 +78,7 @@ def readable() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_a_lock_of_another_user_does_not_keep_a_directory_from_being_watched(readable, state_directory):
+def test_a_directory_that_another_user_locks_can_be_watched(readable, state_directory):
     if os.geteuid() != 0:
         pytest.skip("only root can start a process of another user")
     with locked_by_a_process(readable, NOBODY) as other, lock_root(readable, state_directory) as lock:
@@ -89,13 +89,13 @@ def test_a_lock_of_another_user_does_not_keep_a_directory_from_being_watched(rea
     lock_root(readable, state_directory).close()
 
 
-def test_a_lock_of_a_user_that_proc_hides_is_not_waited_for_either(readable, state_directory, monkeypatch):
+def test_a_directory_locked_by_a_user_whom_proc_hides_can_be_watched(readable, state_directory, monkeypatch):
     monkeypatch.setattr(locks, "_user_of", lambda _: None)
     with locked_by_a_process(readable), lock_root(readable, state_directory) as lock:
         assert "of another user locks the directory" in lock.remark
 
 
-def test_a_lock_file_follows_the_directory_and_not_its_name(readable, state_directory, monkeypatch):
+def test_a_lock_file_belongs_to_the_directory_and_not_to_its_name(readable, state_directory, monkeypatch):
     monkeypatch.setattr(locks, "_user_of", lambda _: NOBODY)
     link = state_directory / "link"
     link.symlink_to(readable)
@@ -107,7 +107,7 @@ def test_a_lock_file_follows_the_directory_and_not_its_name(readable, state_dire
         lock_root(link, state_directory)
 
 
-def test_a_lock_of_this_user_is_another_temwatch(readable, state_directory):
+def test_a_lock_of_this_user_counts_as_another_temwatch(readable, state_directory):
     with (
         locked_by_a_process(readable) as other,
         pytest.raises(SettingsFault, match=rf"is watched by another temwatch \(process {other}\)"),
@@ -115,7 +115,7 @@ def test_a_lock_of_this_user_is_another_temwatch(readable, state_directory):
         lock_root(readable, state_directory)
 
 
-def test_a_lock_whose_holder_the_kernel_does_not_name_is_retried(readable, state_directory, monkeypatch):
+def test_a_lock_whose_owner_the_kernel_does_not_name_is_a_storage_fault(readable, state_directory, monkeypatch):
     monkeypatch.setattr(locks, "_owner", lambda _: None)
     with (
         locked_by_a_process(readable),

@@ -21,13 +21,13 @@ async def with_trend(pages: Paged, number: int, trend: Trend, scope: str = "5") 
     return montage_id
 
 
-def test_medians_leave_out_what_is_unknown():
+def test_medians_ignore_unknown_values():
     columns = {"focus_score": np.array([20.0, np.nan, 22.0, 30.0]), "interval": np.array([np.nan, 0.5, 0.7, 0.6])}
     numbers = TileNumbers.of(("a", "b", "c", "d"), columns)
     assert trend_of(numbers, 3.9) == Trend(focus=22.0, interval_s=0.6, pixel_size_nm=3.9)
 
 
-def test_a_chart_places_points_in_time_and_value():
+def test_a_chart_places_points_by_time_and_value():
     points = [trends.TrendPoint(1, 100.0, 1.0, Trend(focus=10.0)), trends.TrendPoint(2, 200.0, 2.0, Trend(focus=20.0))]
     (chart,) = charts_of(points, 100.0, 200.0, 5.0)
     (x1, y1), (x2, y2) = ((float(x), float(y)) for x, y in re.findall(r"M([\d.]+) ([\d.]+)h0", chart.dots))
@@ -36,7 +36,7 @@ def test_a_chart_places_points_in_time_and_value():
     assert (chart.last, chart.median, chart.least, chart.greatest) == (20.0, 15.0, 10.0, 20.0)
 
 
-def test_a_number_that_never_changes_is_a_level_line():
+def test_a_constant_value_is_drawn_without_a_division_by_zero():
     points = [trends.TrendPoint(1, 100.0, 1.0, Trend(pixel_size_nm=4.0))]
     (chart,) = charts_of(points, 0.0, 200.0, None)
     assert chart.title == "Pixel size"
@@ -57,7 +57,7 @@ async def test_a_microscope_has_a_page_of_its_own_trends(pages):
     assert '/scopes/temca2/5"' in await pages.page("/")
 
 
-async def test_a_microscope_without_numbers_says_when_they_come(pages):
+async def test_the_page_of_a_microscope_without_numbers_explains_when_they_are_measured(pages):
     await pages.settled(1)
     assert "They are measured while the mipmaps" in await pages.page("/scopes/temca2/5")
     assert "They are measured while the mipmaps" in await pages.page("/scopes/nothing/%3Cscript%3E")
@@ -65,7 +65,7 @@ async def test_a_microscope_without_numbers_says_when_they_come(pages):
     await pages.page("/scopes/temca2/5?days=2", 400)
 
 
-async def test_a_section_that_is_done_leaves_its_medians(tmp_path):
+async def test_the_medians_of_a_complete_section_are_recorded(tmp_path):
     async with bench(tmp_path) as running:
         metafile = running.write(tiles=4)
         await running.notice(metafile)

@@ -1,4 +1,4 @@
-"""The pages of a section and of its tiles, of a section that was really brought into a stack."""
+"""The pages of a section and its tiles, with a section of the whole pipeline."""
 
 import io
 import re
@@ -31,20 +31,20 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
 
 async def test_a_section_shows_its_state_stacks_events_attempts_and_verdict(shown):
     text = await shown.page("")
-    for said in ("complete", "em/test/s_raw", "em/test/s_mips", "temca2", "4 of 4 tiles have mipmaps"):
-        assert said in text
-    told = [("event", name) if name else ("tried", step) for name, step in TIMELINE.findall(text)]
+    for text_shown in ("complete", "em/test/s_raw", "em/test/s_mips", "temca2", "4 of 4 tiles have mipmaps"):
+        assert text_shown in text
+    timeline = [("event", name) if name else ("attempt", step) for name, step in TIMELINE.findall(text)]
     for event in ("noticed", "settled", "ingested", "mipmapped", "applied", "completed"):
-        assert ("event", event) in told
+        assert ("event", event) in timeline
     for step, event in (("settle", "settled"), ("ingest", "ingested"), ("mipmaps", "mipmapped"), ("apply", "applied")):
-        assert told.index(("tried", step)) < told.index(("event", event))
+        assert timeline.index(("attempt", step)) < timeline.index(("event", event))
     assert "min focus" in text
     view = shown.bench.assembly.client.base_url.rpartition("/")[0] + "/view"
     assert f"{view}/stack-details.html?renderStackOwner=em&amp;renderStackProject=test&amp;renderStack=s_mips" in text
     assert "/tile-with-neighbors.html?" in text
 
 
-def test_what_a_rule_found_has_units_and_an_unknown_value_is_not_a_pass():
+def test_findings_have_units_and_an_unknown_value_does_not_pass():
     known = Finding(Rule.MAX_STAGE_ERROR_SHARE, 19.2, 26.93, Verdict.REVIEW, ("t",), 1)
     line = FindingLine.of(known)
     assert (line.rule, line.limit, line.value) == ("max stage error share", "19.2 px", "26.93 px")
@@ -61,7 +61,9 @@ async def test_a_section_has_a_mosaic_and_heatmaps(shown):
     for picture in pictures:
         async with shown.client.get(picture) as answer:
             assert (answer.status, answer.content_type) == (200, "image/png"), picture
-    assert re.search(r'<img class="picture"[^>]*width="\d+" height="\d+"', text)  # the page does not jump
+    assert re.search(
+        r'<img class="picture"[^>]*width="\d+" height="\d+"', text
+    )  # so the layout does not change while the picture loads
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ async def test_the_address_of_a_section_names_the_picture_that_is_shown(shown, s
     assert "nonsense" not in text
 
 
-async def test_the_mosaic_is_loaded_again_when_tiles_were_made(pages):
+async def test_the_address_of_the_mosaic_changes_when_tiles_are_finished(pages):
     montage_id = await pages.settled(1, tiles=40)
     await pages.journal.record(montage_id, Event.INGESTED)
     versions = []
@@ -91,7 +93,7 @@ async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(sho
     async with shown.client.get(paths[0], headers=HTML) as answer:
         text = await answer.text()
     pictures = set(re.findall(r'<img[^>]*src="([^"]*)"', text))
-    assert len(pictures) == 5  # itself, and the four tiles side by side
+    assert len(pictures) == 5  # the tile, and the four tiles beside each other
     for picture in pictures:
         async with shown.client.get(picture) as answer:
             assert (answer.status, answer.content_type) == (200, "image/png")
@@ -112,7 +114,7 @@ async def test_every_tile_has_a_page_with_picture_neighbours_files_and_specs(sho
     assert "Focus score" in text
 
 
-async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
+async def test_the_page_of_a_tile_without_its_level_says_so_and_shows_no_picture(shown):
     path = await shown.first_tile_path()
     for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
         level.unlink()
@@ -125,7 +127,7 @@ async def test_a_tile_without_its_level_says_so_and_shows_nothing_else(shown):
         assert answer.status == 404
 
 
-async def test_a_level_with_other_bytes_than_were_written_is_named(shown):
+async def test_a_level_whose_bytes_have_changed_is_reported(shown):
     path = await shown.first_tile_path()
     for level in (shown.bench.root / "mipmaps/1").rglob("*.tif"):
         content = bytearray(level.read_bytes())
@@ -143,8 +145,8 @@ async def test_a_level_that_is_too_large_for_a_page_is_not_read(shown, monkeypat
     assert "levels: not compared: not all were read" in text
 
 
-async def test_a_level_that_leads_elsewhere_is_not_shown(shown, tmp_path):
-    """Somebody who can write the mipmap directory could show any image of the machine."""
+async def test_a_level_that_is_a_link_out_of_the_directory_is_not_shown(shown, tmp_path):
+    """A user who can write to the mipmap directory could otherwise show any image of the machine."""
     path = await shown.first_tile_path()
     secret = tmp_path / "secret.tif"
     Image.new("L", (32, 32)).save(secret)
@@ -157,7 +159,7 @@ async def test_a_level_that_leads_elsewhere_is_not_shown(shown, tmp_path):
         assert "outside" in (await answer.json())["error"]
 
 
-async def test_a_section_whose_metafile_has_changed_still_shows_its_history(shown):
+async def test_the_page_of_a_section_whose_metafile_has_changed_shows_its_history(shown):
     shown.montage.metafile.write_text("{}")
     text = await shown.page("")
     assert "has changed since this montage settled" in text
@@ -169,18 +171,18 @@ async def test_a_section_whose_metafile_has_changed_still_shows_its_history(show
     ("path", "status"),
     [("/at?column=9&row=0", 404), ("/at?column=x&row=0", 400), ("/at", 400), ("/tiles/nothing", 404)],
 )
-async def test_a_page_names_the_missing_parts_of_a_section(shown, path, status):
+async def test_an_address_of_a_missing_tile_is_answered_with_a_page(shown, path, status):
     assert "<h1>" in await shown.page(path, status)
 
 
 @pytest.mark.parametrize("path", ["nothing.png", "%2e%2e%2fsecret.png", "nothing.png?size=99999"])
-async def test_a_picture_of_anything_but_a_tile_is_refused(shown, path):
+async def test_a_picture_that_is_not_of_a_tile_is_refused(shown, path):
     async with shown.client.get(f"/api/tiles/{shown.montage.id}/{path}") as answer:
         assert answer.status in (400, 404)
 
 
-async def test_parsed_sections_are_kept_in_a_bounded_number(shown, monkeypatch):
-    files, work = SectionFiles(shown.bench.assembly.settings), shown.bench.assembly
+async def test_the_number_of_cached_sections_is_bounded(shown, monkeypatch):
+    files = SectionFiles(shown.bench.assembly.settings)
     first = await files.read(shown.montage)
     assert await files.read(shown.montage) is first
     for grid in (1051, 1052):
@@ -188,13 +190,12 @@ async def test_parsed_sections_are_kept_in_a_bounded_number(shown, monkeypatch):
         await shown.bench.notice(metafile)
         await files.read(await shown.bench.reaches(metafile, MontageState.COMPLETE))
     assert await files.read(shown.montage) is not first
-    assert work.journal.fault is None
 
 
 # --- without a section on disk
 
 
-async def test_a_section_that_is_not_read_yet_says_what_is_known(pages):
+async def test_the_page_of_a_section_that_was_not_read_shows_the_known_facts(pages):
     montage_id = await pages.noticed(1)
     await pages.journal.wait(montage_id, "2 images are missing")
     text = await pages.page(f"/montages/{montage_id}")
@@ -221,7 +222,7 @@ async def test_a_decision_is_recorded_under_the_name_that_the_proxy_gives(tmp_pa
         assert "somebody else" not in text
 
 
-async def test_an_unknown_section_is_a_page(pages):
+async def test_an_unknown_section_is_answered_with_a_page(pages):
     for path in ("/montages/7", "/montages/x", "/montages/7/tiles/a", "/montages/7/at?column=0&row=0"):
         assert "No such montage." in await pages.page(path, 404)
 
@@ -237,7 +238,7 @@ async def test_links_to_other_programs_are_filled_for_the_section(pages):
     assert found["Neuroglancer"] == 'https://ng/#!{"layers":[{"source":"render://http://render:8080/em/v1/mips"}]}'
 
 
-async def test_a_section_links_to_other_programs_where_they_are_configured(tmp_path):
+async def test_a_section_links_to_other_programs_if_they_are_configured(tmp_path):
     links = {"catmaid": "https://catmaid/?zp={z}", "neuroglancer": "https://ng/#!{source}"}
     for number, given in enumerate(({}, links)):
         directory = tmp_path / str(number)

@@ -1,4 +1,4 @@
-"""Settling while the wall clock is set."""
+"""Settling while the wall clock is changed."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,49 +15,51 @@ WATCH: Any = SimpleNamespace(
 
 
 class Clocks:
+    """A settler with clocks that tests set, and a montage whose metafile is missing."""
+
     def __init__(self) -> None:
         self.monotonic, self.wall = 100.0, 1_000_000.0
         self.settler = Settler(lambda: self.monotonic, lambda: self.wall)
         self.montage: Any = SimpleNamespace(id=1, metafile=Path("/nowhere/_metadata_1_.json"), changed_at=self.wall)
 
-    async def look(self) -> Any:
+    async def check(self) -> Any:
         return await self.settler.check(self.montage, WATCH)
 
 
 @pytest.mark.parametrize("step_s", [-1e6, 1e6])
 async def test_a_change_of_the_wall_clock_does_not_change_the_age_of_a_montage(step_s):
     clocks = Clocks()
-    assert isinstance(await clocks.look(), NotYet)
+    assert isinstance(await clocks.check(), NotYet)
     clocks.wall += step_s
     clocks.monotonic += 50.0
-    assert isinstance(await clocks.look(), NotYet)
+    assert isinstance(await clocks.check(), NotYet)
     clocks.monotonic += 11.0
     with pytest.raises(MetafileFault, match="has been missing for more than"):
-        await clocks.look()
+        await clocks.check()
 
 
-async def test_a_montage_noticed_in_the_future_is_as_old_as_this_process_knows_it():
+async def test_the_age_of_a_montage_noticed_in_the_future_counts_from_the_first_check_of_this_process():
     clocks = Clocks()
     clocks.montage.changed_at += 1e6
-    await clocks.look()
+    await clocks.check()
     clocks.monotonic += 61.0
     with pytest.raises(MetafileFault):
-        await clocks.look()
+        await clocks.check()
 
 
-async def test_the_time_that_a_former_process_waited_counts(monkeypatch):
+async def test_the_time_before_the_start_of_this_process_counts(monkeypatch):
     clocks = Clocks()
     clocks.wall += 61.0
     with pytest.raises(MetafileFault):
-        await clocks.look()
+        await clocks.check()
 
 
 async def test_a_montage_that_is_noticed_again_waits_the_full_time_again():
     clocks = Clocks()
-    await clocks.look()
+    await clocks.check()
     clocks.monotonic += 59.0
     clocks.wall += 59.0
     clocks.montage.changed_at = clocks.wall
-    await clocks.look()
+    await clocks.check()
     clocks.monotonic += 59.0
-    assert isinstance(await clocks.look(), NotYet)
+    assert isinstance(await clocks.check(), NotYet)

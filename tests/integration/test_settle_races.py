@@ -48,7 +48,7 @@ async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     assert read.content == path.read_bytes() != b"before"
 
 
-async def test_a_directory_exchanged_for_a_link_before_its_metafile_is_read_is_refused(tmp_path: Path) -> None:
+async def test_a_directory_that_becomes_a_link_before_its_metafile_is_read_is_refused(tmp_path: Path) -> None:
     directory, outside = tmp_path / "watched" / "section", tmp_path / "outside"
     for each in (directory, outside):
         each.mkdir(parents=True)
@@ -68,7 +68,7 @@ async def test_a_directory_exchanged_for_a_link_before_its_metafile_is_read_is_r
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ESTALE, errno.EIO, errno.ELOOP])
-async def test_every_file_access_that_fails_is_a_fault_or_a_missing_metafile(
+async def test_a_failure_of_any_file_access_is_a_fault_or_a_missing_metafile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     path = tmp_path / "_metadata_1_.json"
@@ -77,38 +77,38 @@ async def test_every_file_access_that_fails_is_a_fault_or_a_missing_metafile(
     watch: Any = SimpleNamespace(
         ignore=(), directory=tmp_path, arrival_timeout_s=60.0, settle_s=0.0, scan_interval_s=1.0
     )
-    looks = Looks(path, code)
+    accesses = Accesses(path, code)
     for name in ("stat", "lstat"):
-        monkeypatch.setattr(os, name, looks.counted(getattr(os, name)))
-    struck = 0
-    for spared in range(20):
+        monkeypatch.setattr(os, name, accesses.failing_later(getattr(os, name)))
+    failures = 0
+    for successes in range(20):
         settler = Settler()
-        looks.begin(spared)
+        accesses.begin(successes)
         with contextlib.suppress(Fault):
             await settler.check(montage, watch)
             await settler.check(montage, watch)
             await settler.read(montage)
-        struck += looks.struck
-    assert struck >= 3
+        failures += accesses.failed
+    assert failures >= 3
 
 
-class Looks:
+class Accesses:
     """File accesses to one path: the first ones succeed, the rest fail."""
 
     def __init__(self, path: Path, code: int) -> None:
         self._path = str(path)
         self._code = code
 
-    def begin(self, spared: int) -> None:
-        self._spared, self.struck = spared, False
+    def begin(self, successes: int) -> None:
+        self._successes, self.failed = successes, False
 
-    def counted(self, real: Any) -> Any:
-        def look(path: Any, *arguments: Any, **options: Any) -> Any:
+    def failing_later(self, real: Any) -> Any:
+        def access(path: Any, *arguments: Any, **options: Any) -> Any:
             if str(path) == self._path:
-                self._spared -= 1
-                if self._spared < 0:
-                    self.struck = True
+                self._successes -= 1
+                if self._successes < 0:
+                    self.failed = True
                     raise OSError(self._code, os.strerror(self._code), self._path)
             return real(path, *arguments, **options)
 
-        return look
+        return access
