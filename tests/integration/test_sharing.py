@@ -1,4 +1,4 @@
-"""Modes and group of the mipmaps, as another user of the disk meets them."""
+"""Modes and group of mipmap files and directories."""
 
 import errno
 import grp
@@ -38,7 +38,7 @@ def _strict_umask() -> Any:
 
 
 @pytest.mark.parametrize("is_contained", [True, False])
-def test_a_level_and_its_new_directories_have_the_modes_that_were_asked_for(tmp_path: Path, is_contained: bool) -> None:
+def test_a_level_and_its_new_directories_have_the_configured_modes(tmp_path: Path, is_contained: bool) -> None:
     made_before = tmp_path / "1"
     made_before.mkdir(mode=0o700)
     path = made_before / "data/scope/a.tif"
@@ -48,7 +48,7 @@ def test_a_level_and_its_new_directories_have_the_modes_that_were_asked_for(tmp_
     assert [mode_of(each) for each in (path.parent, path.parent.parent, made_before)] == [0o2775, 0o2775, 0o700]
 
 
-def test_without_the_keys_everything_is_as_the_umask_says(tmp_path: Path) -> None:
+def test_without_configured_modes_the_umask_decides(tmp_path: Path) -> None:
     path = tmp_path / "1/a.tif"
     write_beside(1, path, PAGE, PLAIN_TIFF, Container.of(tmp_path)).finish()
     assert (mode_of(path), mode_of(path.parent)) == (0o600, 0o700)
@@ -58,12 +58,12 @@ def test_a_level_has_its_mode_and_group_before_it_has_its_name(tmp_path: Path, m
     seen: list[tuple[int, int]] = []
     rename = os.replace
 
-    def watching(source: str, target: str, **directories: int) -> None:
+    def record(source: str, target: str, **directories: int) -> None:
         found = os.stat(source, dir_fd=directories["src_dir_fd"])
         seen.append((stat.S_IMODE(found.st_mode), found.st_gid))
         rename(source, target, **directories)
 
-    monkeypatch.setattr(atomic_write.os, "replace", watching)
+    monkeypatch.setattr(atomic_write.os, "replace", record)
     group = os.getgid()
     write_beside(1, tmp_path / "a.tif", PAGE, PLAIN_TIFF, sharing=Sharing(0o644, None, str(group))).finish()
     assert seen == [(0o644, group)]
@@ -78,7 +78,7 @@ def test_files_and_directories_get_the_group_by_its_name(tmp_path: Path) -> None
     assert (mode_of(path), mode_of(path.parent)) == (0o640, 0o2750)
 
 
-def test_a_group_of_which_the_user_is_no_member_is_a_fault_that_names_the_key(
+def test_a_group_without_the_user_as_a_member_is_a_fault_that_names_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
@@ -92,7 +92,7 @@ def test_a_group_of_which_the_user_is_no_member_is_a_fault_that_names_the_key(
 
 def test_a_missing_output_directory_is_made_with_its_mode(tmp_path: Path) -> None:
     make_directories(tmp_path / "a/b", Sharing(directory_mode=0o755))
-    make_directories(tmp_path / "a/b", Sharing(directory_mode=0o700))  # it exists, and stays
+    make_directories(tmp_path / "a/b", Sharing(directory_mode=0o700))  # it exists and is not changed
     assert [mode_of(tmp_path / each) for each in ("a", "a/b")] == [0o755, 0o755]
 
 

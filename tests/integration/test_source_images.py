@@ -1,4 +1,4 @@
-"""Method "render": level 0 from a stand-in render-ws, and the faults of jobs when it fails."""
+"""Method "render": level 0 from a stand-in render-ws, and the faults of jobs."""
 
 import asyncio
 import base64
@@ -54,9 +54,9 @@ async def service() -> AsyncIterator[Standin]:
 
 
 def texture(depth: Any, least: int = 0) -> Any:
-    """Noise up to white."""
-    most = np.iinfo(depth).max
-    return np.random.default_rng(5).integers(least, most, (HEIGHT, WIDTH), depth, endpoint=True)
+    """Return noise up to the largest value."""
+    white = np.iinfo(depth).max
+    return np.random.default_rng(5).integers(least, white, (HEIGHT, WIDTH), depth, endpoint=True)
 
 
 async def put_tile(service: Standin, image: Path, mask: Path | None = None, maximum: int = 255) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def plan_for(service: Standin, output_dir: Path, **changes: Any) -> MipmapPlan:
     return replace(plan.served_by(checked_base_url(service.url), RAW), **changes)
 
 
-async def made_of(job: MipmapJob) -> MipmapReport:
-    """The report, made as workers do it: away from the loop that the stand-in needs to answer."""
+async def run(job: MipmapJob) -> MipmapReport:
+    """Run the job in a thread, since the stand-in answers in the event loop."""
     return await asyncio.to_thread(make_mipmaps, job)
 
 
 async def fault_of(job: MipmapJob) -> Fault:
-    report = await made_of(job)
+    report = await run(job)
     assert report.fault is not None
     assert not report.made
     return report.fault.to_fault()
@@ -89,12 +89,12 @@ def save(path: Path, pixels: Any) -> Path:
     return path
 
 
-async def test_8_bit_levels_are_those_that_the_file_itself_would_give(service: Standin, tmp_path: Path) -> None:
+async def test_8_bit_levels_are_the_same_as_those_made_from_the_file(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     plan = plan_for(service, tmp_path / "served")
-    served = await made_of(tile_job(level0_of(spec, NO_MAP), plan))
+    served = await run(tile_job(level0_of(spec, NO_MAP), plan))
     assert served.fault is None
-    own = await made_of(tile_job(level0_of(spec, NO_MAP), MipmapPlan(tmp_path / "own", levels=3, reduction=MEAN)))
+    own = await run(tile_job(level0_of(spec, NO_MAP), MipmapPlan(tmp_path / "own", levels=3, reduction=MEAN)))
     for one, other in zip(served.made, own.made, strict=True):
         sizes = one.width, one.height, one.mode
         np.testing.assert_array_equal(verify_level(one.path, *sizes), verify_level(other.path, *sizes))
@@ -104,13 +104,13 @@ async def test_8_bit_levels_are_those_that_the_file_itself_would_give(service: S
 async def test_the_file_is_not_read_if_render_ws_serves_it(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps"))
-    assert (await made_of(replace(job, level0=Path("/only/there/a.tif")))).fault is None
+    assert (await run(replace(job, level0=Path("/not/on/this/machine/a.tif")))).fault is None
 
 
-async def test_16_bits_are_requested_through_the_window_that_scales_them_to_8(service: Standin, tmp_path: Path) -> None:
+async def test_16_bit_images_are_requested_with_the_configured_window(service: Standin, tmp_path: Path) -> None:
     pixels = texture(np.uint16, least=1000)
     spec = await put_tile(service, save(tmp_path / "a.tif", pixels), maximum=65535)
-    report = await made_of(
+    report = await run(
         tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps", range_16bit=(1000, 50000)))
     )
     assert report.fault is None
@@ -118,11 +118,11 @@ async def test_16_bits_are_requested_through_the_window_that_scales_them_to_8(se
     level1 = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L")
     scaled = np.clip((pixels[:76, :100].astype(float) - 1000) * 255 / 49000, 0, 255)
     exact = scaled.reshape(38, 2, 50, 2).mean(axis=(1, 3))
-    # Rounded to bytes by render-ws before the mean, and once more after it.
+    # render-ws rounds to bytes before the mean, and the mean is rounded again.
     assert np.abs(level1 - exact).max() < 1.5
 
 
-async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Standin, tmp_path: Path) -> None:
+async def test_a_worker_logs_in_with_user_and_password_of_the_url(service: Standin, tmp_path: Path) -> None:
     async def forbid(request: web.Request) -> web.StreamResponse:
         given.append(request.headers.get("Authorization"))
         return web.Response(status=403, text="not you")
@@ -143,25 +143,23 @@ async def test_the_worker_logs_in_with_user_and_password_of_the_url(service: Sta
     assert given[0] not in shown
 
 
-async def test_16_bits_without_conversion_are_refused_before_any_request(service: Standin, tmp_path: Path) -> None:
+async def test_16_bit_images_without_conversion_are_refused_before_any_request(
+    service: Standin, tmp_path: Path
+) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)), maximum=65535)
     fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m", convert_to_8bit=False)))
     assert "serves 8 of the 16 bits" in str(fault)
     assert not await service.requests("GET", "png-image")
 
 
-async def test_16_bits_under_a_tile_spec_of_8_are_refused_rather_than_made_white(
-    service: Standin, tmp_path: Path
-) -> None:
+async def test_a_16_bit_image_with_an_8_bit_tile_spec_is_refused(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint16)))
     fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, ImageFault)
     assert "above 255" in str(fault)
 
 
-async def test_8_bits_under_a_tile_spec_of_16_are_refused_rather_than_made_black(
-    service: Standin, tmp_path: Path
-) -> None:
+async def test_an_8_bit_image_with_a_16_bit_tile_spec_is_refused(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)), maximum=65535)
     fault = await fault_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, ImageFault)
@@ -170,14 +168,14 @@ async def test_8_bits_under_a_tile_spec_of_16_are_refused_rather_than_made_black
 
 async def test_an_8_bit_image_without_white_is_requested_once(service: Standin, tmp_path: Path) -> None:
     spec = await put_tile(service, save(tmp_path / "a.tif", np.full((HEIGHT, WIDTH), 254, np.uint8)))
-    assert (await made_of(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))).fault is None
+    assert (await run(tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m")))).fault is None
     assert len(await service.requests("GET", "png-image")) == 1
 
 
-async def test_masks_are_served_too_and_stay_binary(service: Standin, tmp_path: Path) -> None:
+async def test_masks_from_render_ws_stay_binary(service: Standin, tmp_path: Path) -> None:
     mask = np.where(texture(np.uint8) < 250, 255, 0).astype(np.uint8)
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)), save(tmp_path / "m.png", mask))
-    report = await made_of(mask_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps")))
+    report = await run(mask_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps")))
     assert report.fault is None
     level1 = verify_level(report.made[0].path, WIDTH // 2, HEIGHT // 2, "L")
     np.testing.assert_array_equal(level1, mask[:76, :100].reshape(38, 2, 50, 2).min(axis=(1, 3)))
@@ -214,17 +212,17 @@ async def test_an_image_of_another_size_that_only_render_ws_can_read_is_refused(
 ) -> None:
     spec = await put_tile(service, other_image(tmp_path / "a.tif", shape))
     job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m"))
-    fault = await fault_of(replace(job, level0=Path("/only/there/a.tif")))
+    fault = await fault_of(replace(job, level0=Path("/not/on/this/machine/a.tif")))
     assert isinstance(fault, ImageFault)
     assert f"is not {WIDTH}x{HEIGHT} pixels" in str(fault)
 
 
 @pytest.mark.parametrize("shape", [(HEIGHT + 1, WIDTH), (HEIGHT - 1, WIDTH)])
-async def test_a_mask_of_another_size_is_refused_too(service: Standin, tmp_path: Path, shape: tuple[int, int]) -> None:
+async def test_a_mask_of_another_size_is_refused(service: Standin, tmp_path: Path, shape: tuple[int, int]) -> None:
     image = save(tmp_path / "a.tif", texture(np.uint8))
     spec = await put_tile(service, image, save(tmp_path / "m.png", np.full(shape, 255, np.uint8)))
     job = mask_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "mipmaps"))
-    for path in (job.level0, Path("/only/there/m.png")):
+    for path in (job.level0, Path("/not/on/this/machine/m.png")):
         assert f"{WIDTH}x{HEIGHT}" in str(await fault_of(replace(job, level0=path)))
 
 
@@ -235,14 +233,14 @@ async def test_an_image_whose_size_render_ws_does_not_show_is_refused(
     spec = await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8)))
     job = tile_job(level0_of(spec, NO_MAP), plan_for(service, tmp_path / "m"))
     await service.set_fault(match, "status", status=status)
-    assert (await made_of(job)).fault is None  # the file is here to be looked at
-    fault = await fault_of(replace(job, level0=Path("/only/there/a.tif"), force=True))
+    assert (await run(job)).fault is None  # the file itself shows its size
+    fault = await fault_of(replace(job, level0=Path("/not/on/this/machine/a.tif"), force=True))
     assert isinstance(fault, ImageFault)
     assert "its size is unknown" in str(fault)
     assert fault.waiting_helps is Waiting.NEVER
 
 
-async def test_a_tile_that_the_stack_lacks_is_a_refusal(service: Standin, tmp_path: Path) -> None:
+async def test_a_tile_that_is_not_in_the_stack_is_refused(service: Standin, tmp_path: Path) -> None:
     tile = level0_of(await put_tile(service, save(tmp_path / "a.tif", texture(np.uint8))), NO_MAP)
     fault = await fault_of(tile_job(replace(tile, tile_id="other"), plan_for(service, tmp_path / "m")))
     assert isinstance(fault, RenderRefused)
@@ -287,7 +285,7 @@ async def test_a_hanging_service_times_out_and_is_retried(
     assert "sent nothing for 0.2 s" in str(fault)
 
 
-async def test_an_image_that_trickles_in_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_image_that_arrives_too_slowly_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "REQUEST_S", 0.3)
     hung_up = asyncio.Event()
 
@@ -311,8 +309,8 @@ async def test_an_image_that_trickles_in_times_out(tmp_path: Path, monkeypatch: 
     assert "did not complete its answer within 0.3 s" in str(fault)
 
 
-class Canned:
-    """A server that gives one body to everybody."""
+class FixedAnswer:
+    """A server that answers every request with one body."""
 
     def __init__(self, body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\nContent-Type: image/png") -> None:
         self._answer = head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -330,25 +328,25 @@ def png(image: Image.Image) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "words"),
+    ("answer", "kind", "problem"),
     [
-        (Canned(b"<html>welcome</html>"), RenderBroken, "not the PNG"),
-        (Canned(b""), RenderBroken, "not the PNG"),
-        (Canned(png(Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)))), ImageFault, "colours"),
-        (Canned(png(Image.new("P", (WIDTH, HEIGHT)))), ImageFault, "comes as P"),
-        (Canned(png(Image.new("L", (3000, 2000)))), ImageFault, "3000x2000"),
-        (Canned(b"\x89PNG\r\n\x1a\n" + bytes(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "at most 1087461 bytes"),
-        (Canned(os.urandom(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "not the PNG"),
-        (Canned(png(Image.new("L", (WIDTH, HEIGHT), 9))[:-60]), RenderBroken, "not the PNG"),
+        (FixedAnswer(b"<html>welcome</html>"), RenderBroken, "not the PNG"),
+        (FixedAnswer(b""), RenderBroken, "not the PNG"),
+        (FixedAnswer(png(Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3)))), ImageFault, "colours"),
+        (FixedAnswer(png(Image.new("P", (WIDTH, HEIGHT)))), ImageFault, "comes as P"),
+        (FixedAnswer(png(Image.new("L", (3000, 2000)))), ImageFault, "3000x2000"),
+        (FixedAnswer(b"\x89PNG\r\n\x1a\n" + bytes(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "at most 1087461 bytes"),
+        (FixedAnswer(os.urandom(6 * WIDTH * HEIGHT + 2**21)), RenderBroken, "not the PNG"),
+        (FixedAnswer(png(Image.new("L", (WIDTH, HEIGHT), 9))[:-60]), RenderBroken, "not the PNG"),
         (
-            Canned(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"),
+            FixedAnswer(b"", b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere"),
             NotRender,
             "redirects to http://127.0.0.1:1/elsewhere (302)",
         ),
     ],
 )
 async def test_an_answer_that_is_not_a_picture_of_the_tile_is_refused_and_leaves_no_level(
-    tmp_path: Path, answer: Canned, kind: type[Fault], words: str
+    tmp_path: Path, answer: FixedAnswer, kind: type[Fault], problem: str
 ) -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
@@ -358,7 +356,7 @@ async def test_an_answer_that_is_not_a_picture_of_the_tile_is_refused_and_leaves
         )
         fault = await fault_of(tile_job(level0_of(tile_spec("a", width=WIDTH, height=HEIGHT), NO_MAP), plan))
     assert type(fault) is kind
-    assert words in str(fault)
+    assert problem in str(fault)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

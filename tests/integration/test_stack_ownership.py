@@ -1,4 +1,4 @@
-"""One tile, one owner, and one stack, one header value: sections that would replace or mix with others are refused."""
+"""Sections that would replace tiles of another section, or share a stack by accident, are refused."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ async def test_a_copied_section_with_other_positions_does_not_replace_the_specs_
 
 
 @pytest.mark.parametrize("value", ["___", "é", ".."])
-async def test_a_header_value_without_a_letter_or_digit_names_no_stack(tmp_path: Path, value: str) -> None:
+async def test_a_header_value_without_a_letter_or_digit_cannot_name_a_stack(tmp_path: Path, value: str) -> None:
     async with bench(tmp_path, raw="{specimen_id}_raw", mipmapped="{specimen_id}_mips") as running:
         failed = await ingest(running, rewrite(running.write(1050), specimen_id=value), FAILED)
         assert f"specimen_id is {value!r}" in str(failed.fault)

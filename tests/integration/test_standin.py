@@ -1,4 +1,4 @@
-"""The stand-in: misbehaviour on request, slow derivations, and as a process."""
+"""The stand-in: faults on request, slow derivations, and the process."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,11 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from daemon.simulator.standin import stack_routes, tile_routes
 from daemon.simulator.standin.faults import Fault
 from daemon.simulator.standin.server import serve_standin
 from tests.contract.conftest import Service, StackUnderTest, affine, session, tile, upload
+from tests.integration.standin_control import Hold
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ async def stack() -> AsyncIterator[StackUnderTest]:
 
 @contextlib.asynccontextmanager
 async def serving(**options: Any) -> AsyncIterator[StackUnderTest]:
-    """A stack just created in a stand-in of its own."""
+    """Run a stand-in; yield a new stack in it."""
     async with serve_standin(**options) as url, session() as http:
         stack = StackUnderTest(Service(url, http, is_real=False), "s")
         if (await stack.send("GET")).status == 404:
@@ -48,7 +50,7 @@ async def requests(stack: StackUnderTest) -> list[tuple[str, str, int | None]]:
         return [(entry["method"], entry["path"].rpartition("/")[2], entry["status"]) for entry in await answer.json()]
 
 
-async def until(condition: Any, timeout_s: float = 5.0) -> None:
+async def until(condition: Any, timeout_s: float = 30.0) -> None:
     """Wait for an async condition."""
     deadline = time.monotonic() + timeout_s
     while not await condition():
@@ -58,11 +60,11 @@ async def until(condition: Any, timeout_s: float = 5.0) -> None:
 
 PUT = "/resolvedTiles?deriveData=true"
 
-# -- misbehaviour ----------------------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["refuse", "cut_upload"])
-async def test_nothing_is_done_when_the_connection_ends_before_the_work(stack: StackUnderTest, kind: str) -> None:
+async def test_no_work_is_done_when_the_connection_ends_before_it(stack: StackUnderTest, kind: str) -> None:
     await set_fault(stack, kind, "^PUT .*resolvedTiles", times=1)
     big = upload(*(tile(f"t{n}", labels=["x" * 100]) for n in range(2000)))
     with pytest.raises(aiohttp.ClientError):
@@ -82,7 +84,7 @@ async def test_a_stalled_request_gets_no_answer_and_does_nothing(stack: StackUnd
     assert await stack.tile_ids() == []
 
 
-async def test_a_status_comes_with_a_page_like_jettys_or_with_the_given_text(stack: StackUnderTest) -> None:
+async def test_a_status_has_a_page_like_that_of_jetty_or_the_given_text(stack: StackUnderTest) -> None:
     await set_fault(stack, "status", "^PUT ", times=1)
     answer = await stack.send("PUT", PUT, upload(tile("a")))
     assert answer.outcome == (503, "text/html")
@@ -101,7 +103,7 @@ async def test_the_work_is_done_when_the_connection_ends_after_it(stack: StackUn
     assert await stack.tile_ids() == ["a"]
 
 
-async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest) -> None:
+async def test_an_answer_can_be_cut_in_its_body(stack: StackUnderTest) -> None:
     await stack.put(tile("a"), tile("b"))
     whole = await stack.send("GET", "/z/1/tileBounds")
     await set_fault(stack, "cut", "tileBounds")
@@ -112,15 +114,22 @@ async def test_an_answer_can_end_in_the_middle_of_its_body(stack: StackUnderTest
             await answer.read()
 
 
-async def test_the_work_of_a_late_answer_is_done_even_if_the_client_has_gone(stack: StackUnderTest) -> None:
+async def test_the_work_of_a_late_answer_is_done_even_if_the_client_disconnects(stack: StackUnderTest) -> None:
     await set_fault(stack, "late", "^PUT ", seconds=60, times=1)
-    with pytest.raises(TimeoutError):
-        await stack.send("PUT", PUT, upload(tile("a")), timeout=aiohttp.ClientTimeout(total=0.2))
+    asking = asyncio.create_task(stack.send("PUT", PUT, upload(tile("a"))))
+    await until(lambda: _has_tiles(stack, 1))
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
     assert await stack.tile_ids() == ["a"]
     await set_fault(stack, "late", "^PUT ", seconds=0.1, times=1)
     begun = time.monotonic()
     await stack.put(tile("b"))
     assert time.monotonic() - begun >= 0.1
+
+
+async def _has_tiles(stack: StackUnderTest, count: int) -> bool:
+    return len(await stack.tile_ids()) == count
 
 
 async def test_a_fault_skips_some_requests_affects_some_and_ends(stack: StackUnderTest) -> None:
@@ -140,7 +149,7 @@ async def test_faults_apply_in_order_and_are_cleared_together(stack: StackUnderT
     assert (await stack.send("GET", "/zValues")).status == 200
 
 
-async def test_after_a_reset_it_is_as_newly_started(stack: StackUnderTest) -> None:
+async def test_after_a_reset_the_stand_in_is_empty_and_has_no_faults(stack: StackUnderTest) -> None:
     await set_fault(stack, "status", "zValues", status=504)
     async with stack.service.http.delete(URL(stack.service.url).with_path("/state")) as answer:
         assert answer.status == 204
@@ -159,13 +168,13 @@ async def test_an_invalid_fault_is_refused(stack: StackUnderTest, body: dict[str
         assert answer.status == 400
 
 
-async def test_a_stand_in_can_misbehave_from_the_start() -> None:
+async def test_a_stand_in_can_have_faults_from_the_start() -> None:
     fault = Fault.model_validate({"match": "owners", "kind": "status", "status": 418})
     async with serving(faults=[fault]) as stack:
         assert (await stack.service.send("GET", "/owners")).status == 418
 
 
-async def test_requests_are_listed_with_what_was_answered(stack: StackUnderTest) -> None:
+async def test_requests_are_listed_with_their_status(stack: StackUnderTest) -> None:
     await stack.put(tile("a"))
     await stack.send("GET", "/tile/b")
     assert [entry for entry in await requests(stack) if entry[0] != "GET" or entry[1] == "b"] == [
@@ -175,80 +184,92 @@ async def test_requests_are_listed_with_what_was_answered(stack: StackUnderTest)
     ]
 
 
-# -- the hazards of a slow derivation --------------------------------------------------------------------------------
+# -- slow derivations ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-async def slow() -> AsyncIterator[StackUnderTest]:
-    """A stack with tile `a` whose derivation takes a while, under way."""
-    async with serving(derive_s=0.4) as stack:
+def derivation(monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Holds derivations until the test releases them."""
+    return Hold(monkeypatch, stack_routes)
+
+
+@pytest.fixture
+async def slow(derivation: Hold) -> AsyncIterator[StackUnderTest]:
+    """A stack with tile `a` whose derivation is held."""
+    async with serving(derive_s=1.0) as stack:
         await stack.put(tile("a"))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_complete(stack))
-            await until(lambda: _is_asked(stack, "COMPLETE"))
+            await derivation.begun.wait()
             yield stack
+            derivation.release()
 
 
 async def _complete(stack: StackUnderTest) -> None:
     assert (await stack.state("COMPLETE")).status == 201
 
 
-async def _is_asked(stack: StackUnderTest, last: str) -> bool:
-    return any(entry[1] == last for entry in await requests(stack))
-
-
 async def _is_complete(stack: StackUnderTest) -> bool:
     return bool((await stack.meta())["state"] == "COMPLETE")
 
 
-async def test_a_stack_is_loading_while_it_is_derived_and_new_tiles_are_not_counted(slow: StackUnderTest) -> None:
+async def test_a_stack_is_loading_while_it_is_derived_and_new_tiles_are_not_counted(
+    slow: StackUnderTest, derivation: Hold
+) -> None:
     assert (await slow.meta())["state"] == "LOADING"
     await slow.put(tile("b"))
+    derivation.release()
     await until(lambda: _is_complete(slow))
     assert (await slow.meta())["stats"]["tileCount"] == 1
     assert [row["tileCount"] for row in (await slow.send("GET", "/sectionData")).json] == [1]
     assert await slow.tile_ids() == ["a", "b"]
 
 
-async def test_reopening_during_a_derivation_has_no_effect(slow: StackUnderTest) -> None:
+async def test_reopening_during_a_derivation_has_no_effect(slow: StackUnderTest, derivation: Hold) -> None:
     assert (await slow.state("LOADING")).status == 201
+    derivation.release()
     await until(lambda: _is_complete(slow))
     assert (await slow.send("PUT", PUT, upload(tile("b")))).status == 500
 
 
-async def test_a_derivation_restores_the_metadata_of_its_beginning(slow: StackUnderTest) -> None:
+async def test_a_derivation_restores_the_metadata_of_its_beginning(slow: StackUnderTest, derivation: Hold) -> None:
     await slow.send("PUT", "/resolutionValues", [4, 4, 45])
+    derivation.release()
     await until(lambda: _is_complete(slow))
     assert "stackResolutionX" not in (await slow.meta())["currentVersion"]
 
 
-async def test_a_derivation_continues_when_its_client_disconnects() -> None:
-    async with serving(derive_s=0.3) as stack:
+async def test_a_derivation_continues_when_its_client_disconnects(derivation: Hold) -> None:
+    async with serving(derive_s=1.0) as stack:
         await stack.put(tile("a"))
-        with pytest.raises(TimeoutError):
-            await stack.send("PUT", "/state/COMPLETE", timeout=aiohttp.ClientTimeout(total=0.05))
+        asking = asyncio.create_task(stack.send("PUT", "/state/COMPLETE"))
+        await derivation.begun.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
         assert (await stack.meta())["state"] == "LOADING"
+        derivation.release()
         await until(lambda: _is_complete(stack))
 
 
-async def test_a_write_checked_before_closing_lands_in_a_complete_stack(stack: StackUnderTest) -> None:
-    """The look at the state and the write are two steps in render-ws; COMPLETE fits between."""
+async def test_a_write_whose_check_preceded_the_close_puts_tiles_into_a_complete_stack(
+    stack: StackUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of the state and the write are two steps in render-ws; a completion fits between them."""
     await stack.put(tile("a"))
-    await set_fault(stack, "slow", "^PUT .*resolvedTiles", seconds=0.3, times=1)
+    await set_fault(stack, "slow", "^PUT .*resolvedTiles", times=1)
+    write = Hold(monkeypatch, tile_routes)
     async with asyncio.TaskGroup() as tasks:
         late = tasks.create_task(stack.send("PUT", PUT, upload(tile("b"))))
-        await until(lambda: _has_two_uploads(stack))
+        await write.begun.wait()
         await stack.state("COMPLETE")
+        write.release()
     assert late.result().status == 201
     assert (await stack.meta())["stats"]["tileCount"] == 1
     assert await stack.tile_ids() == ["a", "b"]
 
 
-async def _has_two_uploads(stack: StackUnderTest) -> bool:
-    return sum(entry[1].startswith("resolvedTiles") for entry in await requests(stack)) == 2
-
-
-# -- size and time ---------------------------------------------------------------------------------------------------
+# -- size ------------------------------------------------------------------------------------------------------------
 
 
 async def test_twenty_thousand_tiles_of_16_megabytes_are_stored_and_returned(stack: StackUnderTest) -> None:
@@ -265,7 +286,7 @@ async def test_twenty_thousand_tiles_of_16_megabytes_are_stored_and_returned(sta
 
 @contextlib.contextmanager
 def process(*arguments: str) -> Any:
-    """The stand-in as a process, and its URL."""
+    """Run the stand-in as a process; yield it and its URL."""
     command = [sys.executable, "-m", "daemon.simulator.standin", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:

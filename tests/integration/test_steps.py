@@ -1,4 +1,4 @@
-"""The steps that write to stacks, when other programs change the stacks before."""
+"""The steps that write to stacks, after other programs have changed the stacks."""
 
 import contextlib
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ async def nothing(client: RenderClient) -> None:
 @pytest.mark.parametrize(
     ("disturb", "is_ingested_again"), [(nothing, False), (delete_raw_stack, True), (delete_raw_tile, True)]
 )
-async def test_raw_tiles_that_are_gone_before_the_levels_are_applied_are_put_again(
+async def test_raw_tiles_that_are_missing_when_the_levels_are_applied_are_put_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disturb: Disturb, is_ingested_again: bool
 ) -> None:
     retry_fast(monkeypatch)
@@ -64,7 +64,7 @@ async def test_raw_tiles_that_are_gone_before_the_levels_are_applied_are_put_aga
 
 
 @pytest.mark.parametrize("apply", ["tiles", "path_builder"])
-async def test_levels_are_applied_in_the_way_that_the_watch_says(
+async def test_levels_are_applied_in_the_configured_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apply: str
 ) -> None:
     retry_fast(monkeypatch)
@@ -94,15 +94,15 @@ async def put(client: RenderClient, stack: StackId, specs: Any) -> None:
     await client.put_tiles(stack, Z, specs)
 
 
-@pytest.mark.parametrize("is_there", [False, True])
-async def test_tiles_that_another_writer_put_are_counted_as_one_montage_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+@pytest.mark.parametrize("is_put_before", [False, True])
+async def test_tiles_that_another_writer_put_are_counted_as_one_montage_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_put_before: bool
 ) -> None:
     retry_fast(monkeypatch)
     real = Steps.ingest
 
     async def ingest(steps: Steps, section: Section) -> None:
-        if is_there:
+        if is_put_before:
             await put(steps._client, section.raw, section.specs)
         await real(steps, section)
 
@@ -111,6 +111,6 @@ async def test_tiles_that_another_writer_put_are_counted_as_one_montage_and_name
         metafile = running.write()
         await running.notice(metafile)
         await running.reaches(metafile, MontageState.COMPLETE)
-        assert running.assembly.steps.put_by_others == is_there
+        assert running.assembly.steps.put_by_others == is_put_before
         named = [line for line in running.log_lines if line["event"] == "tiles.of_another_writer"]
-        assert [line["tiles"] for line in named] == [2] * is_there
+        assert [line["tiles"] for line in named] == [2] * is_put_before

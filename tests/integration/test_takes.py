@@ -11,8 +11,8 @@ from daemon.montages.states import MontageState
 from handlers.acquisition.sbemimage_log import LogFollower
 from tests.integration.inprocess import MIPS, Bench, bench
 
-PATIENCE_S = 120.0
-"""Longest wait: a loaded machine takes half a minute for a section."""
+DEADLINE_S = 120.0
+"""Longest wait for a state: a busy machine takes half a minute for a section."""
 pytestmark = pytest.mark.timeout(300)
 COMPLETE, IGNORED, SUPERSEDED = MontageState.COMPLETE, MontageState.IGNORED, MontageState.SUPERSEDED
 MULTISEM = {"format": "multisem", "pixel_size_nm": 8.0, "z": {"rule": "header"}}
@@ -25,7 +25,7 @@ def image_at(path: Path) -> None:
 
 
 def region(root: Path, name: str, day: str, beams: Sequence[int]) -> Path:
-    """Write section 90 of MultiSEM as a workflow of a day has it; return its table."""
+    """Write section 90 of MultiSEM as imaged on a day of May 2021; return its table."""
     directory = root / "acquisition" / f"H01_202105{day}_21-38-12" / name
     lines = []
     for beam in beams:
@@ -56,7 +56,7 @@ async def tiles(running: Bench, z: float) -> list[str]:
 
 
 @pytest.mark.parametrize("is_later_first", [False, True])
-async def test_a_region_that_is_imaged_again_replaces_the_earlier_one_whole(
+async def test_a_region_that_is_imaged_again_replaces_all_tiles_of_the_earlier_take(
     tmp_path: Path, is_later_first: bool
 ) -> None:
     async with bench(tmp_path, of_format=MULTISEM) as running:
@@ -64,48 +64,48 @@ async def test_a_region_that_is_imaged_again_replaces_the_earlier_one_whole(
         later = region(tmp_path, "003_S90R1", "26", (1, 2))
         first, second = (later, earlier) if is_later_first else (earlier, later)
         await running.notice(first)
-        await running.reaches(first, COMPLETE, timeout_s=PATIENCE_S)
+        await running.reaches(first, COMPLETE, timeout_s=DEADLINE_S)
         await running.notice(second)
-        await running.reaches(later, COMPLETE, timeout_s=PATIENCE_S)
-        over = await running.reaches(earlier, IGNORED if is_later_first else SUPERSEDED, timeout_s=PATIENCE_S)
+        await running.reaches(later, COMPLETE, timeout_s=DEADLINE_S)
+        replaced = await running.reaches(earlier, IGNORED if is_later_first else SUPERSEDED, timeout_s=DEADLINE_S)
         assert await tiles(running, 90.0) == [f"090_000001_00{beam}_20210526_214649.90.0" for beam in (1, 2)]
         if is_later_first:
-            assert f"{over.waiting_for}".startswith("imaged again: ")
+            assert f"{replaced.waiting_for}".startswith("imaged again: ")
         await running.notice(earlier)  # a scan after a restart finds it again
-        assert await running.montage(earlier) == over
+        assert await running.montage(earlier) == replaced
 
 
-async def test_an_earlier_take_that_comes_back_leaves_the_archived_later_one_alone(tmp_path: Path) -> None:
+async def test_an_earlier_take_that_returns_does_not_replace_the_archived_later_take(tmp_path: Path) -> None:
     async with bench(tmp_path, of_format=MULTISEM) as running:
         later = region(tmp_path, "003_S90R1", "26", (1, 2))
         await running.notice(later)
-        await running.reaches(later, COMPLETE, timeout_s=PATIENCE_S)
+        await running.reaches(later, COMPLETE, timeout_s=DEADLINE_S)
         later.unlink()
         earlier = region(tmp_path, "012_S90R1", "25", (1, 2, 3))
         await running.notice(earlier)
-        over = await running.reaches(earlier, IGNORED, timeout_s=PATIENCE_S)
-        assert over.waiting_for == f"imaged again: {later}"
+        replaced = await running.reaches(earlier, IGNORED, timeout_s=DEADLINE_S)
+        assert replaced.waiting_for == f"imaged again: {later}"
         assert len(await tiles(running, 90.0)) == 2
 
 
-async def test_other_regions_of_the_section_stay(tmp_path: Path) -> None:
+async def test_other_regions_of_the_section_are_kept(tmp_path: Path) -> None:
     async with bench(tmp_path, of_format=MULTISEM) as running:
         for name, day, beam in (("012_S90R1", "25", 1), ("013_S90R2", "26", 2)):
             table = region(tmp_path, name, day, (beam,))
             await running.notice(table)
-            await running.reaches(table, COMPLETE, timeout_s=PATIENCE_S)
+            await running.reaches(table, COMPLETE, timeout_s=DEADLINE_S)
         assert len(await tiles(running, 90.0)) == 2
 
 
-async def test_a_copy_on_a_mirror_drive_is_ignored_until_the_original_is_gone(tmp_path: Path) -> None:
+async def test_a_copy_on_a_mirror_drive_is_ignored_until_the_original_is_removed(tmp_path: Path) -> None:
     async with bench(tmp_path, of_format=SBEMIMAGE) as running:
         original, copy = (stack(tmp_path / "acquisition" / drive / "stack") for drive in ("d", "z"))
         await running.notice(original)
-        await running.reaches(original, COMPLETE, timeout_s=PATIENCE_S)
+        await running.reaches(original, COMPLETE, timeout_s=DEADLINE_S)
         await running.notice(copy)
-        over = await running.reaches(copy, IGNORED, timeout_s=PATIENCE_S)
-        assert over.waiting_for == f"a copy on a mirror drive: {original}"
+        replaced = await running.reaches(copy, IGNORED, timeout_s=DEADLINE_S)
+        assert replaced.waiting_for == f"a copy on a mirror drive: {original}"
         assert await tiles(running, 2.0) == ["0000.0000.00002"]
         (original.parent).rename(tmp_path / "elsewhere.txt")
-        await running.reaches(copy, COMPLETE, timeout_s=PATIENCE_S)
+        await running.reaches(copy, COMPLETE, timeout_s=DEADLINE_S)
         assert await tiles(running, 2.0) == ["0000.0000.00002"]

@@ -17,6 +17,8 @@ DAY_S = 24 * 3600
 
 
 class Clock:
+    """A clock that tests set."""
+
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.0
 
@@ -48,7 +50,7 @@ async def since(journal: Journal, minute: int) -> dict[tuple[str, str], int]:
     return await journal.read(lambda connection: tallies.tiles_since(connection, minute))
 
 
-async def test_a_montage_knows_its_scope_and_tape(journal):
+async def test_a_montage_has_its_scope_and_tape(journal):
     montage = await journal.montage(await settled(journal, 1, "5", "0151"))
     assert (montage.scope, montage.tape) == ("5", "0151")
 
@@ -63,7 +65,7 @@ async def test_tiles_are_counted_by_scope_and_minute(journal, clock):
     assert await since(journal, int(clock.now_s // 60)) == {("temca2", "5"): 1, ("temca2", ""): 1}
 
 
-async def test_totals_survive_a_restart_and_old_minutes_are_added_together(tmp_path, clock):
+async def test_totals_survive_a_restart_and_old_minutes_are_summed(tmp_path, clock):
     async with Journal(tmp_path / "journal.sqlite", clock) as journal:
         montage_id = await settled(journal, 1, "5")
         for tile in range(5):
@@ -75,7 +77,7 @@ async def test_totals_survive_a_restart_and_old_minutes_are_added_together(tmp_p
         assert rows == [(0, 3), (1, 1), (1, 1)]
 
 
-async def test_completed_sections_are_counted_without_a_walk_over_all(journal):
+async def test_completed_sections_are_counted_by_an_index(journal):
     plan = await journal.read(
         lambda connection: connection.execute(f"EXPLAIN QUERY PLAN {overview._COMPLETED}", (0.0,)).fetchall()
     )

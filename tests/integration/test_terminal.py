@@ -1,4 +1,4 @@
-"""What `temwatch` prints on terminals of 80 and 160 columns, compared with the screens in tests/screens."""
+"""Output of `temwatch` on terminals of 80 and 160 columns, compared with the screens in tests/screens."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ WIDTHS = (80, 160)
 
 
 def montage(number: int, state: str, **values: Any) -> dict[str, Any]:
-    """A montage in the form of /api/montages."""
+    """Return a montage in the form of /api/montages."""
     name = f"_metadata_20260105080000_295434_{1000 + number:06d}_0_.json"
     return {
         "id": number,
@@ -55,7 +55,7 @@ def failed(number: int, kind: str, problem: str, hint: str, subject: str = "", *
 
 
 def failures() -> list[dict[str, Any]]:
-    """13 FAILED montages of three causes."""
+    """Return 13 FAILED montages with three causes."""
     cut = [
         failed(
             number,
@@ -81,7 +81,7 @@ def failures() -> list[dict[str, Any]]:
 
 
 def waiting() -> list[dict[str, Any]]:
-    """104 unfinished montages: most wait for render-ws, four for images."""
+    """Return 104 unfinished montages: 100 wait for render-ws, four for images."""
     away = {"kind": "RenderUnavailable", "subject": "http://render:8080/render-ws/v1", "problem": "refuses connections"}
     rows = [
         montage(
@@ -163,7 +163,7 @@ def port(answers: Answers) -> Iterator[int]:
 
 @pytest.fixture
 def configure(tmp_path: Path) -> Callable[[int, str], None]:
-    """Write config.toml, with a last change at a fixed time."""
+    """Return a function that writes config.toml, last changed at a fixed time."""
 
     def write(port: int, extra: str = "") -> None:
         config = tmp_path / "config.toml"
@@ -197,7 +197,7 @@ def test_status_shows_failures_first_and_by_cause(
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_status_of_a_healthy_daemon_says_what_it_did_last(
+def test_status_of_a_healthy_daemon_shows_its_last_complete_montage(
     port: int, configure: Any, tmp_path: Path, columns: int
 ) -> None:
     configure(port)
@@ -212,7 +212,9 @@ def test_a_watch_that_does_not_exist_is_refused(port: int, configure: Any, tmp_p
     assert (code, screen.strip()) == (2, "--watch: there is no watch 'temca9'; known are temca2")
 
 
-def test_status_of_one_watch_leaves_out_the_others(answers: Answers, port: int, configure: Any, tmp_path: Path) -> None:
+def test_status_of_one_watch_does_not_show_the_others(
+    answers: Answers, port: int, configure: Any, tmp_path: Path
+) -> None:
     answers.set_montages([*failures(), montage(77, "noticed", watch="temca3")])
     answers.readyz["watches"].append({"name": "temca3", "status": "watching"})
     configure(port)
@@ -222,7 +224,7 @@ def test_status_of_one_watch_leaves_out_the_others(answers: Answers, port: int, 
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_status_and_health_work_beside_a_refused_configuration(
+def test_status_and_health_work_while_the_configuration_is_refused(
     answers: Answers, port: int, configure: Any, tmp_path: Path, columns: int
 ) -> None:
     answers.reload |= {"problems": ["watch[0].z: is required"], "refused_at": "2026-01-05T09:59:00.000+00:00"}
@@ -249,19 +251,19 @@ with lock_journal(pathlib.Path(sys.argv[1])) as lock, socket.create_server(("127
     journal = tmp_path / "journal.sqlite"
     asyncio.run(_open_and_close(journal))
     command = [sys.executable, "-c", code, str(journal)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hung:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stopped:
         try:
-            port = int(hung.stdout.readline())  # type: ignore[union-attr]
-            os.waitid(os.P_PID, hung.pid, os.WSTOPPED | os.WNOWAIT)
+            port = int(stopped.stdout.readline())  # type: ignore[union-attr]
+            os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
             configure(port)
             exit_code, screen = run_in_terminal(["status", "--config", "config.toml"], columns, tmp_path)
             answer = run_in_terminal(["health", "--config", "config.toml"], columns, tmp_path)
         finally:
-            hung.send_signal(signal.SIGKILL)
+            stopped.send_signal(signal.SIGKILL)
     assert exit_code == 0
     for text in (" ".join(screen.split()), " ".join(answer[1].split())):
-        assert f"process {hung.pid} holds its journal: it is stopped by a signal" in text
-        assert f"kill -CONT {hung.pid}" in text
+        assert f"process {stopped.pid} holds its journal: it is stopped by a signal" in text
+        assert f"kill -CONT {stopped.pid}" in text
     assert "from the journal:" in screen, "a journal without montages can be read"
     assert answer[0] == 2
 
@@ -271,7 +273,7 @@ async def _open_and_close(journal: Path) -> None:
         pass
 
 
-def test_a_process_that_is_stopped_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_process_is_reported_without_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stopped:
         stopped.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
@@ -282,12 +284,12 @@ def test_a_process_that_is_stopped_is_not_waited_for(tmp_path: Path, monkeypatch
     assert (found.is_alive, found.pid) == (False, stopped.pid)
 
 
-def test_a_daemon_that_does_not_answer_costs_less_than_five_seconds() -> None:
+def test_the_time_outs_for_a_daemon_that_does_not_answer_add_up_to_less_than_five_seconds() -> None:
     assert ALIVE_S + JOURNAL_S < 5
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_follow_shows_each_report_in_place_of_the_former_until_ctrl_c(
+def test_follow_replaces_each_report_by_the_next_until_ctrl_c(
     answers: Answers, port: int, configure: Any, tmp_path: Path, columns: int
 ) -> None:
     answers.set_montages(waiting()[:1])
@@ -303,7 +305,7 @@ def test_follow_shows_each_report_in_place_of_the_former_until_ctrl_c(
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_a_wrong_configuration_is_listed_key_by_key(configure: Any, tmp_path: Path, columns: int) -> None:
+def test_the_errors_of_a_wrong_configuration_are_listed_by_key(configure: Any, tmp_path: Path, columns: int) -> None:
     configure(99999, "verbose = true\n")
     code, screen = run_in_terminal(["check-config", "--config", "config.toml"], columns, tmp_path)
     assert code == 2

@@ -21,8 +21,8 @@ STACK = StackId("em", "test", "raw")
 NOTHING: frozenset[str] = frozenset()
 
 
-class Bench:
-    """Real steps over a stack that is a set; the deletion of tiles waits for the test."""
+class StepsOnASet:
+    """Real steps with a stack that is a set. The deletion of tiles waits for `may_delete`."""
 
     def __init__(self, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
         self.journal = journal
@@ -64,9 +64,9 @@ class Bench:
         identity = FileIdentity(1, self._number, self._number, self._number)
         montage_id = await self.journal.notice(Sighting("w", Path(f"/data/{name}.json"), identity, FoundBy.SCAN))
         assert montage_id is not None
-        look = Inspection(montage_id, identity, identity, f"{self._number}")
+        inspection = Inspection(montage_id, identity, identity, f"{self._number}")
         settled = Settled(f"{self._number}", 1.0, str(STACK), str(STACK), tiles, ())
-        settling = await self.journal.settle(look, settled)
+        settling = await self.journal.settle(inspection, settled)
         assert not settling.rivals
         return montage_id
 
@@ -87,31 +87,31 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+async def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StepsOnASet]:
     async with Journal(tmp_path / "journal.sqlite") as journal:
-        yield Bench(journal, monkeypatch)
+        yield StepsOnASet(journal, monkeypatch)
 
 
-async def test_a_tile_that_passes_to_another_metafile_is_not_deleted_after_it_was_put(bench):
-    await bench.ingest(await bench.settle("a", "t1", "t2"))
-    without = await bench.settle("a", "t1")
-    deleting = asyncio.create_task(bench.ingest(without))
-    await bench.about_to_delete.wait()
-    taking_over = asyncio.create_task(bench.ingest(await bench.settle("b", "t2")))
-    others = asyncio.create_task(bench.ingest(await bench.settle("c", "t3")))
+async def test_a_tile_that_another_metafile_takes_over_during_the_deletion_is_kept(steps):
+    await steps.ingest(await steps.settle("a", "t1", "t2"))
+    without = await steps.settle("a", "t1")
+    deleting = asyncio.create_task(steps.ingest(without))
+    await steps.about_to_delete.wait()
+    taking_over = asyncio.create_task(steps.ingest(await steps.settle("b", "t2")))
+    others = asyncio.create_task(steps.ingest(await steps.settle("c", "t3")))
     await others  # a step that shares no tile does not wait
     assert not taking_over.done()
-    bench.may_delete.set()
+    steps.may_delete.set()
     await asyncio.gather(deleting, taking_over)
-    assert bench.present == {"t1", "t2", "t3"}
+    assert steps.present == {"t1", "t2", "t3"}
 
 
-async def test_a_tile_that_passed_to_another_metafile_before_is_not_deleted(bench):
-    await bench.ingest(await bench.settle("a", "t1", "t2"))
-    without = await bench.settle("a", "t1")
-    await bench.settle("b", "t2")
-    await bench.ingest(without)
-    assert bench.present == {"t1", "t2"}
+async def test_a_tile_that_another_metafile_took_over_before_the_deletion_is_kept(steps):
+    await steps.ingest(await steps.settle("a", "t1", "t2"))
+    without = await steps.settle("a", "t1")
+    await steps.settle("b", "t2")
+    await steps.ingest(without)
+    assert steps.present == {"t1", "t2"}
 
 
 async def test_two_steps_that_exchange_tiles_do_not_deadlock():

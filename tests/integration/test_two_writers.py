@@ -1,4 +1,4 @@
-"""Two daemons with separate journals that put the same tiles: a log line and a warning report it."""
+"""Two daemons with separate journals that put the same tiles are reported by a log line and a warning."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Upgrades: journals of every former version, tried on a copy and migrated; configurations of the first version."""
+"""Upgrades: journals of every former version, checked on a copy and migrated; a configuration of version 0.1."""
 
 import hashlib
 import re
@@ -37,7 +37,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_journal_of_every_version_goes_on(tmp_path: Path, version: int) -> None:
+async def test_a_journal_of_every_version_is_migrated_and_used(tmp_path: Path, version: int) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, version)
     async with Journal(path) as journal:
@@ -59,7 +59,7 @@ async def test_a_journal_of_every_version_goes_on(tmp_path: Path, version: int) 
         assert [event["event"] for event in await journal.events(7)] == ["noticed", "superseded"]
 
 
-async def test_a_message_on_its_way_is_kept_when_its_table_gets_another_name(tmp_path: Path) -> None:
+async def test_an_undelivered_message_is_kept_when_its_table_is_renamed(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, 20)
     async with Journal(path) as journal:
@@ -79,18 +79,18 @@ def test_a_migrated_journal_has_the_schema_of_a_new_one(tmp_path: Path, version:
     assert schema(old) == schema(new)
 
 
-def test_the_old_journals_have_data_in_every_table_of_their_version(tmp_path: Path) -> None:
+def test_the_old_journals_have_data_in_every_table(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, len(MIGRATIONS))
     with closing(sqlite3.connect(path)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         empty = [name for name in tables if not connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]]
-    assert empty == [], "write what a daemon of the new version leaves there into DATA"
+    assert empty == [], "add rows that a daemon of the new version writes to DATA"
     assert max(DATA) <= len(MIGRATIONS)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_check_migrates_a_copy_and_leaves_everything_as_it_was(tmp_path: Path, version: int) -> None:
+def test_a_check_migrates_a_copy_and_changes_no_file(tmp_path: Path, version: int) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, version)
     before = contents(tmp_path)
@@ -102,7 +102,7 @@ def test_a_check_migrates_a_copy_and_leaves_everything_as_it_was(tmp_path: Path,
     assert expected in first
 
 
-def test_a_check_beside_a_daemon_that_writes_the_journal(tmp_path: Path) -> None:
+def test_a_journal_can_be_checked_while_a_daemon_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, 10)
     with closing(sqlite3.connect(path)) as daemon:
@@ -119,7 +119,7 @@ def test_a_migration_that_fails_is_reported_and_changes_nothing(
     path = tmp_path / "journal.sqlite"
     write_journal(path, 9)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("ALTER TABLE montages ADD COLUMN raw_fields TEXT")  # someone's own change
+        connection.execute("ALTER TABLE montages ADD COLUMN raw_fields TEXT")  # a change by another program
     before = contents(tmp_path)
     with pytest.raises(SettingsFault, match=r"cannot be migrated from version 9 to version 10: duplicate column"):
         check(path)
@@ -136,7 +136,7 @@ def test_a_montage_that_the_new_version_cannot_read_is_reported(tmp_path: Path) 
         check(path)
 
 
-def test_a_check_needs_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_without_space_for_the_copy_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, 5)
     monkeypatch.setattr("daemon.commands.journal.check.ROOM", 1e12)
@@ -144,7 +144,7 @@ def test_a_check_needs_room_for_the_copy(tmp_path: Path, monkeypatch: pytest.Mon
         check(path)
 
 
-def test_a_journal_of_a_newer_version_or_none_is_named(tmp_path: Path) -> None:
+def test_a_check_of_a_newer_or_a_missing_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     with pytest.raises(SettingsFault, match="does not exist"):
         check(path)
@@ -155,7 +155,7 @@ def test_a_journal_of_a_newer_version_or_none_is_named(tmp_path: Path) -> None:
         check(path)
 
 
-def test_a_configuration_of_the_first_version_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_of_the_first_version_has_the_same_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of version 0.1 sets every key of that version."""
     settings = load_settings(FIRST_CONFIG)
     written = tomllib.loads(FIRST_CONFIG.read_text())

@@ -1,4 +1,4 @@
-"""Verdicts in the journal: what the rules found, what a person decided, and that both survive."""
+"""Verdicts in the journal: findings of the rules and decisions of persons survive a restart and kill -9."""
 
 import os
 import signal
@@ -54,8 +54,12 @@ async def test_a_verdict_is_recorded_announced_and_read_by_the_next_process(path
         assert (montage.verdict, await journal.verdict(montage.id)) == (None, None)
         judged = await journal.judge(montage.id, BAD, 22.5)
         assert (judged.verdict, judged.state) == ("fail", MontageState.MIPMAPPED)
-        (told,) = await announced_verdicts(journal)
-        assert (told["verdict"], told["rules"], told["decided_by"]) == ("fail", ["min_focus"], None)
+        (announcement,) = await announced_verdicts(journal)
+        assert (announcement["verdict"], announcement["rules"], announcement["decided_by"]) == (
+            "fail",
+            ["min_focus"],
+            None,
+        )
     async with Journal(path) as journal:
         verdict = await journal.verdict(montage.id)
         assert verdict is not None
@@ -63,7 +67,7 @@ async def test_a_verdict_is_recorded_announced_and_read_by_the_next_process(path
         assert (await journal.events(montage.id))[-1]["detail"] == {"verdict": "fail", "rules": ["min_focus"]}
 
 
-async def test_a_decision_counts_until_another_one_undoes_it(path: Path) -> None:
+async def test_a_decision_is_in_force_until_the_next_decision(path: Path) -> None:
     async with Journal(path, clock=lambda: 1_500_000_000.0) as journal:
         montage = await montage_of(journal)
         await journal.judge(montage.id, BAD, None)
@@ -91,8 +95,8 @@ async def test_a_decision_counts_until_another_one_undoes_it(path: Path) -> None
             ("re-image", "grace", "no, the knife"),
             ("computed", "ada", "as computed"),
         ]
-        told = await announced_verdicts(journal)
-        assert [(each["verdict"], each["decided_by"]) for each in told] == [
+        announcements = await announced_verdicts(journal)
+        assert [(each["verdict"], each["decided_by"]) for each in announcements] == [
             ("fail", None),
             ("pass", "ada"),
             ("re-image", "grace"),
@@ -101,7 +105,7 @@ async def test_a_decision_counts_until_another_one_undoes_it(path: Path) -> None
         assert await journal.decide(99, Decision.PASS, "ada", "") is None
 
 
-async def test_the_same_verdict_again_keeps_a_decision_and_another_one_ends_it(path: Path) -> None:
+async def test_a_decision_stays_in_force_after_the_same_verdict_and_ends_with_another_verdict(path: Path) -> None:
     async with Journal(path) as journal:
         montage = await montage_of(journal)
         await journal.judge(montage.id, BAD, None)
@@ -123,7 +127,7 @@ async def test_a_person_can_decide_before_the_rules_do(path: Path) -> None:
         assert (verdict.judgement, verdict.findings, verdict_json(verdict)["computed"]) == (None, (), None)
 
 
-async def test_the_usual_focus_is_that_of_the_last_20_sections_of_the_microscope(path: Path) -> None:
+async def test_the_usual_focus_is_the_median_of_the_last_20_sections_of_the_microscope(path: Path) -> None:
     async with Journal(path) as journal:
         montages = [await montage_of(journal, number) for number in range(1, 31)]
         for at, montage in enumerate(montages[:29]):
@@ -132,18 +136,18 @@ async def test_the_usual_focus_is_that_of_the_last_20_sections_of_the_microscope
         assert (await journal.evidence(montages[29])).usual_focus == median_of(29)
         assert (await journal.evidence(replace(montages[29], scope="temca3"))).usual_focus is None
         assert (await journal.evidence(replace(montages[29], scope=None))).usual_focus is None
-        # A section imaged before is not compared with sections imaged after it.
+        # A section is not compared with sections that were imaged after it.
         assert (await journal.evidence(montages[10])).usual_focus == median_of(10)
 
 
 def median_of(count: int) -> float:
-    """Median of the focus of the last 20 of `count` sections, the n-th of which has the focus 20 + n."""
+    """Return the median focus of the last 20 of `count` sections, where section n has the focus 20 + n."""
     last = sorted(20.0 + at for at in range(count))[-20:]
     middle = len(last) // 2
     return last[middle] if len(last) % 2 else (last[middle - 1] + last[middle]) / 2
 
 
-async def test_only_montages_before_their_close_with_a_bad_verdict_hold_their_stacks(path: Path) -> None:
+async def test_only_unfinished_montages_with_a_bad_verdict_hold_their_stacks(path: Path) -> None:
     async with Journal(path) as journal:
         bad = await montage_of(journal, 1, MontageState.APPLIED)
         good = await montage_of(journal, 2, MontageState.APPLIED)
@@ -175,7 +179,7 @@ asyncio.run(decide(sys.argv[1], int(sys.argv[2])))
 
 
 @pytest.mark.parametrize("acknowledged", [1, 7, 20])
-async def test_a_decision_that_was_acknowledged_survives_kill_9_and_no_half_one_does(
+async def test_an_acknowledged_decision_survives_kill_9_and_no_decision_is_stored_in_part(
     path: Path, acknowledged: int
 ) -> None:
     async with Journal(path) as journal:
@@ -203,5 +207,5 @@ async def test_a_decision_that_was_acknowledged_survives_kill_9_and_no_half_one_
     assert (verdict.override.decision, verdict.override.note) == (newest["decision"], newest["note"])
     assert known.verdict == newest["verdict"] == verdict.effective
     with closing(sqlite3.connect(path)) as connection:
-        (told,) = connection.execute("SELECT count(*) FROM outbox WHERE kind = 'montage.qc'").fetchone()
-    assert told == 1 + len(events)
+        (count,) = connection.execute("SELECT count(*) FROM outbox WHERE kind = 'montage.qc'").fetchone()
+    assert count == 1 + len(events)

@@ -74,7 +74,7 @@ async def test_ready_is_200_and_not_ready_503_with_the_reasons(api):
     assert (status, body["ready"], body["reasons"]) == (503, False, ["render-ws is unavailable: away"])
 
 
-async def test_montages_come_newest_first_by_state_and_limited(api):
+async def test_montages_are_listed_newest_first_by_state_and_up_to_a_limit(api):
     ids = [await noticed(api.journal, number) for number in range(5)]
     await api.journal.fail(ids[2], MetafileFault("m", "has no data", "write it again"))
     _, body = await api.get("/api/montages?limit=2")
@@ -102,7 +102,7 @@ async def test_a_montage_of_an_inaccessible_directory_is_shown_as_waiting_for_th
     assert single["waiting_for"] == "the metafile is new or still changing"
 
 
-async def test_one_montage_comes_with_its_events_and_attempts(api):
+async def test_a_montage_is_returned_with_its_events(api):
     montage_id = await noticed(api.journal, 1)
     await api.journal.fail(montage_id, MetafileFault("m", "has no data"))
     status, body = await api.get(f"/api/montages/{montage_id}")
@@ -196,7 +196,7 @@ async def test_a_daemon_that_listens_for_other_machines_refuses_other_names_on_e
         assert "http.allowed_hosts" in (await answer.json())["error"]
 
 
-async def test_the_name_in_http_host_is_one_of_its_own(api):
+async def test_the_name_in_http_host_is_served(api):
     api.http = HttpSettings(host="em-server.example")
     async with api.client.get("/healthz", headers={"Host": "em-server.example:8787"}) as answer:
         assert answer.status == 200
@@ -212,7 +212,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=TEXT, z=TEXT, limit=TEXT, tail=TEXT)
-async def test_every_query_is_answered_or_refused(api, state, z, limit, tail):
+async def test_any_query_is_answered_or_refused_without_an_internal_error(api, state, z, limit, tail):
     async with api.client.get("/api/montages", params={"state": state, "z": z, "limit": limit}) as answer:
         assert answer.status in (200, 400)
     async with api.client.get("/api/montages/" + tail.replace("/", "_").replace(".", "_")) as answer:
@@ -230,7 +230,7 @@ async def test_an_invalid_http_request_is_logged_in_one_line_without_a_traceback
     assert await api.get("/healthz") == (200, {"alive": True})
 
 
-async def test_many_refused_requests_are_one_line_a_minute_with_their_number(api, caplog, monkeypatch):
+async def test_many_refused_requests_are_logged_in_one_line_a_minute_with_their_number(api, caplog, monkeypatch):
     async def refused() -> None:
         reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
         writer.write(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n")
@@ -246,7 +246,7 @@ async def test_many_refused_requests_are_one_line_a_minute_with_their_number(api
     assert last.endswith("; 4 more before")
 
 
-def test_a_connection_that_closes_while_its_body_is_discarded_is_no_error_of_the_daemon():
+def test_a_connection_that_closes_while_its_body_is_discarded_is_logged_as_a_refused_request():
     error = RuntimeError("Connection closed.")
     info = (RuntimeError, error, None)
     record = logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "Unhandled exception", (), info)
@@ -254,7 +254,7 @@ def test_a_connection_that_closes_while_its_body_is_discarded_is_no_error_of_the
     assert (record.getMessage(), record.exc_info) == ("http.refused: Connection closed., from unknown", None)
 
 
-async def test_the_numbers_of_tiles_come_by_column(api):
+async def test_the_numbers_of_tiles_are_returned_by_column(api):
     montage_id = await noticed(api.journal, 1)
     numbers = {"mean": np.array([3.0, np.nan]), "raster_col": np.array([0.0, 1.0])}
     block = pack(Quality(TileNumbers.of(("a", "b"), numbers), SectionNumbers(overlap=0.07), 6, {"b": bytes([7] * 16)}))
@@ -269,7 +269,7 @@ async def test_the_numbers_of_tiles_come_by_column(api):
 
 
 @pytest.mark.parametrize("montage_id", ["1", "2", "x"])
-async def test_a_montage_without_numbers_is_not_found(api, montage_id):
+async def test_the_numbers_of_a_montage_without_numbers_are_not_found(api, montage_id):
     await noticed(api.journal, 1)
     status, body = await api.get(f"/api/montages/{montage_id}/tiles")
     assert status == 404

@@ -1,4 +1,4 @@
-"""A worker process that dies is in the log, in the metrics and in the status."""
+"""The death of a worker process is shown in the log, the metrics and the status."""
 
 import os
 import signal
@@ -14,9 +14,10 @@ from daemon.config.load import load_settings
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import warnings
 from handlers.workers.pool import run_job
-from tests.integration.test_executors import job_for, wait_for
+from tests.integration.test_executors import job_for
 from tests.settings_text import UNREACHABLE, settings_text
 from tests.unit.test_health import WELL
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,19 +28,19 @@ async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_war
     stacks = '[watch.stacks]\nraw = "raw"\n'
     config.write_text(f'{watch}{stacks}[journal]\npath = "{tmp_path / "journal.sqlite"}"\n[workers]\ncount = 1\n')
     settings = load_settings(config)
-    async with open_assembly(lambda: settings, is_observable=lambda _: True) as work:
-        executor: Any = work.pool.executor
+    async with open_assembly(lambda: settings, is_observable=lambda _: True) as assembly:
+        executor: Any = assembly.pool.executor
         (pid,) = executor.pids()
         with structlog.testing.capture_logs() as lines:
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: executor._broken, "the pool notices")
-            assert (await run_job(work.pool, job_for(tmp_path))).fault is None
+            wait_for(lambda: executor._broken, "the pool notices the death")
+            assert (await run_job(assembly.pool, job_for(tmp_path))).fault is None
         (line,) = (line for line in lines if line["event"] == "worker.died")
         assert (line["how"], line["tile"], line["log_level"]) == ("signal SIGKILL", None, "warning")
-        facts = work.metrics.text(WELL, {}).decode()
+        facts = assembly.metrics.text(WELL, {}).decode()
         assert "temwatch_worker_deaths_total 1.0" in facts
-        assert work.worker_deaths == 1
-        assert work.last_worker_death.endswith("without a tile by signal SIGKILL")
+        assert assembly.worker_deaths == 1
+        assert assembly.last_worker_death.endswith("without a tile by signal SIGKILL")
 
 
 def test_a_killed_program_with_workers_leaves_no_warning_about_semaphores() -> None:
