@@ -188,7 +188,13 @@ def test_the_root_of_a_path_builder_is_a_path_of_render_ws() -> None:
         NESTED.derived(Path("/data/temca2/win/a.tif"))
 
 
-@given(maps(), paths)
+PLAIN_PATHS = st.lists(st.sampled_from(["a", "B", "x.tif"]), min_size=1, max_size=4).map(
+    lambda names: Path("/" + "/".join(names))
+)
+"""Paths that a URL contains without escapes."""
+
+
+@given(maps(), PLAIN_PATHS)
 def test_levels_have_the_paths_that_a_path_builder_derives(mapped: PathMap, level0: Path) -> None:
     plan = MipmapPlan(Path("/mips/v 1"), path_map=mapped, is_derived=True)
     try:
@@ -196,9 +202,8 @@ def test_levels_have_the_paths_that_a_path_builder_derives(mapped: PathMap, leve
         url, made = mapped.to_url(level0), mapped.to_url(plan.path(3, level0))
     except Fault:
         return
-    derived = builder.derived_path(url, 3)
-    is_copied = not {":", "%"} & set(url.removeprefix("file:")) and ":" not in builder.root_path
-    assert not is_copied or canonical_url(derived) == canonical_url(made)
+    if not {":", "%"} & set(url.removeprefix("file:")) and ":" not in builder.root_path:
+        assert canonical_url(builder.derived_path(url, 3)) == canonical_url(made)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_traceback_in_the_log_cannot_look_like_a_line_of_the_log(logged: Calla
         structlog.get_logger().exception("step.bug")
     first, *traceback = stream.getvalue().splitlines()
     assert "step.bug" in first
+    assert traceback
     assert all(line.startswith("    ") and line.isprintable() for line in traceback)
 
 
