@@ -147,12 +147,18 @@ def test_an_invalid_header_is_refused_before_a_pixel_is_read(
     assert lengths == [HEADER_BYTES] * 2
 
 
-@given(header=st.binary(min_size=1024, max_size=1024))
+VALUES = st.integers(-1, 7) | st.integers(-(2**31), 2**31 - 1)
+FIELDS = st.dictionaries(
+    st.sampled_from(["nx", "ny", "nz", "mode", "mapc", "mapr", "maps", "nsymbt"]), VALUES, max_size=2
+)
+STAMPED = st.binary(min_size=1024, max_size=1024).map(lambda header: header[:208] + b"MAP DD" + header[214:])
+
+
+@given(header=FIELDS.map(lambda fields: header_with(**fields)) | STAMPED)
 def test_any_header_is_read_or_refused(header: bytes) -> None:
-    stamped = header[:208] + b"MAP DD" + header[214:]
     descriptor = os.memfd_create("stack")
     try:
-        os.write(descriptor, stamped)
+        os.write(descriptor, header)
         with contextlib.suppress(InvalidImage):
             assert read_stack_header(descriptor).section_bytes > 0
     finally:
