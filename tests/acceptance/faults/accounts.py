@@ -37,13 +37,13 @@ class Section:
 
     @property
     def places(self) -> tuple[tuple[str, float], tuple[str, float]]:
-        """Return the layers that hold its tiles."""
+        """The stacks and the z in which its tiles must be."""
         return (f"{self.specimen}_raw", self.z), (f"{self.specimen}_mips", self.z)
 
 
 @dataclass(slots=True)
 class Audit:
-    """Counts for a row, and the problems found."""
+    """Counts for a row of the table, and the problems that were found."""
 
     montages: int = 0
     complete: int = 0
@@ -68,19 +68,19 @@ def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Pa
 
     Parameters
     ----------
-    metafiles : all that were delivered, as paths of this process.
-    inside : the daemon's root directory for this process, if the daemon has its own mounts.
+    metafiles : all delivered metafiles, by their paths for this process.
+    inside : path by which this process can access the daemon's root directory, if the daemon has its own mounts.
     """
     result = Audit(montages=len(metafiles))
     sections = [Section.of(path) for path in metafiles]
     layers = all_layers(rig)
-    lacking = {section: _amiss(section, layers, levels, inside) for section in sections}
-    # The states come last: a montage whose mipmaps are made again meanwhile has left COMPLETE.
+    problems = {section: _problem(section, layers, levels, inside) for section in sections}
+    # The states are read last: a montage whose mipmaps are made again is not COMPLETE any more.
     rows = present_rows(rig)
     for section in sections:
         row = rows.get(section.metafile)
         state = row["state"] if row else "unknown"
-        problem = lacking[section] if state == "complete" else f"is {state}: {row and row['fault']}"
+        problem = problems[section] if state == "complete" else f"is {state}: {row and row['fault']}"
         result.complete += state == "complete"
         if problem:
             result.lost += 1
@@ -92,7 +92,7 @@ def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Pa
     for place, tiles in layers.items():
         surplus = tiles.keys() - expected.get(place, set())
         result.duplicated += len(surplus)
-        result.problems += [f"{place} holds {tile} besides" for tile in sorted(surplus)[:3]]
+        result.problems += [f"{place} also contains {tile}" for tile in sorted(surplus)[:3]]
     left = left_over(rig, inside)
     result.left_over = len(left)
     result.problems += [f"left over: {path}" for path in left[:3]]
@@ -100,12 +100,12 @@ def audit(rig: Rig, metafiles: Sequence[Path], *, levels: int, inside: Path = Pa
 
 
 def present_rows(rig: Rig) -> dict[Path, dict[str, Any]]:
-    """Return metafile -> the montage of its present content."""
+    """Return the montage of the present content of each metafile."""
     return {Path(row["metafile"]): row for row in reversed(rig.montages()) if row["state"] != "superseded"}
 
 
 def wait_until_ended(rig: Rig, metafiles: Collection[Path], timeout_s: float) -> dict[Path, dict[str, Any]]:
-    """Return the montages once each is COMPLETE, FAILED or IGNORED; after the time-out as they are."""
+    """Wait until each montage is COMPLETE, FAILED or IGNORED, or for the time-out; return the montages."""
     deadline = time.monotonic() + timeout_s
     while True:
         rows = present_rows(rig)
@@ -115,28 +115,30 @@ def wait_until_ended(rig: Rig, metafiles: Collection[Path], timeout_s: float) ->
 
 
 def all_layers(rig: Rig) -> dict[tuple[str, float], dict[str, Any]]:
-    """Return (stack, z) -> tile id -> tile, of all tiles of the project in render-ws."""
+    """Return all tiles of the project in render-ws: (stack, z) -> tile id -> tile spec."""
     base = f"{rig.render_url}/owner/{OWNER}/project/{PROJECT}"
     names = sorted(each["stack"] for each in fetch(f"{base}/stackIds"))
     return {(name, z): rig.tiles(name, z) for name in names for z in fetch(f"{base}/stack/{name}/zValues")}
 
 
-def _amiss(section: Section, layers: dict[tuple[str, float], dict[str, Any]], levels: int, inside: Path) -> str:
-    """Return what a montage lacks in its stacks and files; nothing if it is whole."""
+def _problem(section: Section, layers: dict[tuple[str, float], dict[str, Any]], levels: int, inside: Path) -> str:
+    """Return the first missing or wrong tile or level of a montage; empty if there is none."""
     for place in section.places:
         if missing := section.tile_ids - layers.get(place, {}).keys():
             return f"{place} lacks {len(missing)} tiles"
     tiles = layers[section.places[1]]
-    return next((problem for each in sorted(section.tile_ids) if (problem := _wrong(tiles[each], levels, inside))), "")
+    found = (_level_problem(tiles[each], levels, inside) for each in sorted(section.tile_ids))
+    return next(filter(None, found), "")
 
 
-def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
+def _level_problem(tile: dict[str, Any], levels: int, inside: Path) -> str:
+    """Return the first missing or wrong level of a tile; empty if there is none."""
     named = tile["mipmapLevels"]
     if sorted(named, key=int) != [str(level) for level in range(levels + 1)]:
         return f"{tile['tileId']} has levels {sorted(named)}"
 
     def pixels(level: int) -> np.ndarray[Any, Any]:
-        # Pillow only warns about unusual metadata, which does no harm.
+        # Pillow warns about unusual metadata, which are harmless.
         with warnings.catch_warnings(action="ignore"), Image.open(_file_of(named[str(level)], inside)) as image:
             return np.asarray(image)
 
@@ -144,12 +146,12 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
         raw = pixels(0)
         for level in range(1, levels + 1):
             reduced = pixels(level)
-            # The daemon's default: levels of images with 16 bits have 8, the full range becoming 0 to 255.
+            # By default the daemon scales the full range of 16 bits to 8 bits.
             scale = 255 / 65535 if (raw.dtype, reduced.dtype) == (np.uint16, np.uint8) else 1.0
-            if wrong := differs(raw * scale, reduced.astype(np.float64), level):
-                return f"{tile['tileId']} level {level}: {wrong}"
+            if difference := differs(raw * scale, reduced.astype(np.float64), level):
+                return f"{tile['tileId']} level {level}: {difference}"
     except TypeError:
-        return ""  # Pillow cannot read the offsets of a strip that are given as bytes: nothing to compare with
+        return ""  # Pillow cannot read strip offsets of the type BYTE, so there is nothing to compare with
     except (OSError, ValueError) as error:
         return f"{tile['tileId']}: {error}"
     return ""
@@ -157,34 +159,34 @@ def _wrong(tile: dict[str, Any], levels: int, inside: Path) -> str:
 
 def _file_of(level: dict[str, Any], inside: Path) -> Path | io.BytesIO:
     url = level["imageUrl"]
-    if url.startswith("http"):  # of an object store
+    if url.startswith("http"):  # in an object store
         with urllib.request.urlopen(url) as answer:
             return io.BytesIO(answer.read())
     return inside / uri_to_path(url).relative_to("/")
 
 
 def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int) -> str:
-    """Return how a level differs from the exact area mean of level 0, both (H, W); nothing within one grey value."""
+    """Return how a level (H, W) differs from the exact area mean of level 0 (H, W); empty within one grey value."""
     block = 1 << level
     height, width = raw.shape[0] // block, raw.shape[1] // block
     if reduced.shape != (height, width):
         return f"is {reduced.shape}"
     exact = raw[: height * block, : width * block].reshape(height, block, width, block).mean(axis=(1, 3))
-    off = float(np.abs(exact - reduced).max())
-    return "" if off <= 1.0 else f"is off by {off:.1f} grey values"
+    error = float(np.abs(exact - reduced).max())
+    return "" if error <= 1.0 else f"differs by {error:.1f} grey values"
 
 
 def stack_lacks(rig: Rig, row: dict[str, Any], levels: int) -> str:
-    """Return what a COMPLETE montage lacks in its stacks, by the daemon's own row; nothing if it is whole."""
+    """Return the first missing or wrong tile or level of a COMPLETE montage, by its row; empty if there is none."""
     raw, mipmapped = (row[key].rsplit("/", 1)[1] for key in ("raw_stack", "mipmapped_stack"))
     found = rig.tiles(mipmapped, row["z"])
     if min(len(found), len(rig.tiles(raw, row["z"]))) < row["tiles"]:
-        return f"COMPLETE with {row['tiles']} tiles, of which its stacks show {len(found)}"
-    return next((problem for tile in found.values() if (problem := _wrong(tile, levels, Path("/")))), "")
+        return f"COMPLETE with {row['tiles']} tiles, of which its stacks contain {len(found)}"
+    return next(filter(None, (_level_problem(tile, levels, Path("/")) for tile in found.values())), "")
 
 
 def tiles_twice(rig: Rig) -> list[str]:
-    """Return tiles that stand in more than one place of the raw, or of the mipmapped, stacks."""
+    """Return the tiles that are more than once in the raw stacks, or in the stacks with mipmaps."""
     seen: set[tuple[str, str]] = set()
     twice = []
     for (stack, _), tiles in all_layers(rig).items():
@@ -196,6 +198,6 @@ def tiles_twice(rig: Rig) -> list[str]:
 
 
 def left_over(rig: Rig, inside: Path = Path("/")) -> list[Path]:
-    """Return the daemon's temporary files in its trees, and all files that it wrote into the acquisition tree."""
+    """Return the daemon's temporary files in the mipmap and acquisition trees."""
     trees = [inside / tree.relative_to("/") for tree in (rig.mipmaps, rig.acquisition)]
     return sorted(path for tree in trees if tree.exists() for path in tree.rglob("*") if path.name.endswith(".tmp"))

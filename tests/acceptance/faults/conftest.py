@@ -1,4 +1,4 @@
-"""Fixtures of the fault suite: its scale, and the row that each fault leaves behind."""
+"""Fixtures of the fault suite: its scale, and the row of each fault in the table."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.faults.rows import FaultRun, Scale, keep, scale_asked_for, text_table
+from tests.acceptance.faults.rows import FaultRun, Scale, pass_on, scale_asked_for, text_table
 
 HERE = Path(__file__).resolve().parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long ones to `make faults`, also where other long tests run."""
+    """Deselect the long tests of this directory unless `make faults` runs."""
     if scale_asked_for() is not None:
         return
     long_ones = [item for item in items if HERE in item.path.parents and item.get_closest_marker("slow")]
@@ -36,7 +36,7 @@ def enter() -> Callable[[FaultRun], None]:
 
     def enter_one(row: FaultRun) -> None:
         row = replace(row, seconds=time.monotonic() - began)
-        keep(row)
+        pass_on(row)
         sys.stdout.write(f"{text_table([row])}\n")
         assert row.is_clean, row
 

@@ -16,19 +16,19 @@ class Pulse:
     answers: int = 0
     slowest_s: float = 0.0
     wrong: list[str] = field(default_factory=list)
-    """Number of answers other than 200, and of missing answers."""
+    """Texts of the answers other than 200, and of the missing answers."""
 
 
 @contextlib.contextmanager
-def felt(url: str, *, every_s: float = 0.2, patience_s: float = 10.0) -> Iterator[Pulse]:
-    """Request /healthz of a daemon again and again within the context."""
+def pulse_of(url: str, *, every_s: float = 0.2, timeout_s: float = 10.0) -> Iterator[Pulse]:
+    """Request /healthz of a daemon repeatedly within the context."""
     pulse, done = Pulse(), threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         while not done.wait(every_s):
-            asked = time.monotonic()
+            began = time.monotonic()
             try:
-                with urllib.request.urlopen(f"{url}/healthz", timeout=patience_s) as response:
+                with urllib.request.urlopen(f"{url}/healthz", timeout=timeout_s) as response:
                     if response.status != 200:
                         pulse.wrong.append(str(response.status))
             except urllib.error.HTTPError as error:
@@ -37,9 +37,9 @@ def felt(url: str, *, every_s: float = 0.2, patience_s: float = 10.0) -> Iterato
             except OSError as error:
                 pulse.wrong.append(repr(error))
             pulse.answers += 1
-            pulse.slowest_s = max(pulse.slowest_s, time.monotonic() - asked)
+            pulse.slowest_s = max(pulse.slowest_s, time.monotonic() - began)
 
-    thread = threading.Thread(target=ask, name="pulse")
+    thread = threading.Thread(target=request, name="pulse")
     thread.start()
     try:
         yield pulse

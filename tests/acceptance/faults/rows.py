@@ -1,4 +1,4 @@
-"""The rows of the table, one for each fault; their way from test processes; the table."""
+"""The rows of the table, one for each fault; how test processes pass them on; the table."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class Scale(StrEnum):
 
 
 def scale_asked_for() -> Scale | None:
-    """Return the scale in the environment; None in an ordinary run of the tests."""
+    """Return the scale in the environment; None if `make faults` does not run."""
     text = os.environ.get(SCALE_VARIABLE)
     return Scale(text) if text else None
 
@@ -38,16 +38,16 @@ class FaultRun:
     """Result of one fault."""
 
     fault: str
-    """Name of the fault in an operator's words."""
+    """Name of the fault."""
     injected: int
     """Number of injections."""
     montages: int = 0
-    """Delivered montages; 0 if the fault concerns none."""
+    """Number of delivered montages; 0 if the fault affects none."""
     complete: int = 0
     failed: int = 0
     """Montages that are FAILED as expected: the fault names their file."""
     lost: int = 0
-    """Montages with a wrong end, or with a missing or wrong tile or level."""
+    """Montages that ended otherwise than expected, or have a missing or wrong tile or level."""
     duplicated: int = 0
     """Tiles in a stack or at a z where they do not belong."""
     left_over: int = 0
@@ -61,8 +61,8 @@ class FaultRun:
         return self.lost == self.duplicated == self.left_over == 0
 
 
-def keep(row: FaultRun) -> None:
-    """Hand a row to the collector, which may be another process."""
+def pass_on(row: FaultRun) -> None:
+    """Write a row for `collect`, which another process may call."""
     directory = os.environ.get(ROWS_VARIABLE)
     if directory:
         path = Path(directory, f"{uuid.uuid4().hex}.json")
@@ -70,7 +70,7 @@ def keep(row: FaultRun) -> None:
 
 
 def collect(directory: Path) -> list[FaultRun]:
-    """Return the collected rows, sorted by the name of their fault."""
+    """Return the rows that were passed on, sorted by the name of their fault."""
     rows = [FaultRun(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.json")]
     return sorted(rows, key=lambda row: row.fault)
 
@@ -94,7 +94,7 @@ def _cells(row: FaultRun) -> tuple[str, ...]:
 
 
 def _total(rows: Sequence[FaultRun]) -> FaultRun:
-    total = FaultRun("together", 0)
+    total = FaultRun("total", 0)
     for row in rows:
         total = replace(
             total,
@@ -107,7 +107,7 @@ def _total(rows: Sequence[FaultRun]) -> FaultRun:
 
 
 def text_table(rows: Sequence[FaultRun]) -> str:
-    """Return the rows for a terminal, a total, and the notes of each row."""
+    """Return the rows, their total and their notes for a terminal."""
     lines = [HEADINGS, *(_cells(row) for row in rows), _cells(_total(rows))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     shown = [
@@ -120,7 +120,7 @@ def text_table(rows: Sequence[FaultRun]) -> str:
 
 
 def markdown_table(rows: Sequence[FaultRun]) -> str:
-    """Return the same for a document."""
+    """Return the rows, their total and their notes as Markdown."""
     lines = [HEADINGS, ("---", *("---:" for _ in HEADINGS[1:])), *(_cells(row) for row in [*rows, _total(rows)])]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "\n".join(f"- {row.fault}: {row.note}" for row in rows if row.note)

@@ -1,4 +1,4 @@
-"""Faults of a dask cluster on machines of its own: no tile is lost, and no montage fails because of them."""
+"""Faults of a dask cluster on separate machines: no tile is lost, and no montage fails because of them."""
 
 import random
 import secrets
@@ -21,7 +21,7 @@ LEVELS = 3
 FIRST_GRID = 1050
 LATE_MS, LOST = 2.0, 0.002
 BLIND = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$1" && shift && exec "$@"', "sh")
-"""Words before a program that finds nothing in the directory that follows."""
+"""Prefix of a command that finds nothing in the directory that follows the prefix."""
 Enter = Callable[[FaultRun], None]
 
 
@@ -35,7 +35,7 @@ def net() -> Iterator[Network]:
 
 @dataclass
 class Scene:
-    """A daemon whose tiles are made by a cluster."""
+    """A daemon for which a cluster makes the tiles."""
 
     rig: Rig
     cluster: Cluster
@@ -52,7 +52,7 @@ class Scene:
             wait_for(lambda known=known: known in present_rows(self.rig), 60, str(known))
 
     def wait_for_a_tile(self) -> None:
-        """Wait until the cluster has made another tile, which shows that it has recovered."""
+        """Wait until the cluster has made another tile, so that it has recovered."""
         before = self._made()
 
         def has_more() -> bool:
@@ -66,7 +66,7 @@ class Scene:
         return sum(float(line.split()[-1]) for line in lines if line.startswith("temwatch_tiles_mipmapped_total "))
 
 
-def suffered(
+def run_with_faults(
     tmp_path: Path,
     net: Network,
     enter: Enter,
@@ -75,12 +75,12 @@ def suffered(
     inject: Callable[[Scene], str],
     *options: str,
 ) -> None:
-    """Inject a fault many times while tiles are made, wait for the end, and enter the fault's row.
+    """Inject a fault many times while tiles are made, wait for the end, and enter the row of the fault.
 
     Parameters
     ----------
-    inject : returns what it did, for the row's note.
-    options : of the workers.
+    inject : injects the fault once; returns the part of the cluster that was hit, for the note of the row.
+    options : options of the workers.
     """
     seed = secrets.randbelow(10**6)
     with running_cluster(tmp_path / "cluster", net, *options) as cluster:
@@ -89,7 +89,7 @@ def suffered(
         with running(rig):
             scene = Scene(rig, cluster, random.Random(seed))
             scene.wait_for_a_tile()
-            did = [inject(scene) for _ in range(injections)]
+            hit = [inject(scene) for _ in range(injections)]
             wait_until_ended(rig, scene.metafiles, 300)
             wait_for(lambda: not left_over(rig), 120, lambda: f"left over: {left_over(rig)}")
             found = audit(rig, scene.metafiles, levels=LEVELS)
@@ -97,7 +97,7 @@ def suffered(
             assert fetch(f"{rig.url}/healthz") == {"alive": True}
             log = rig.daemon.log.read_text()
             assert "Traceback" not in log
-        times = ", ".join(f"{what} {did.count(what)}" for what in sorted(set(did)))
+        times = ", ".join(f"{what} {hit.count(what)}" for what in sorted(set(hit)))
         note = f"{times}; workers started {cluster.starts} times; seed {seed}"
     enter(FaultRun(fault, injections, **found.counts(), note=note))
     assert not found.problems, found.problems
@@ -105,7 +105,7 @@ def suffered(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_workers_of_a_cluster_that_are_killed_cost_no_tile_and_no_montage(
+def test_no_tile_or_montage_is_lost_when_workers_of_a_cluster_are_killed(
     tmp_path: Path, net: Network, scale: Scale, enter: Enter
 ) -> None:
     def kill(scene: Scene) -> str:
@@ -118,12 +118,12 @@ def test_workers_of_a_cluster_that_are_killed_cost_no_tile_and_no_montage(
         scene.wait_for_a_tile()
         return "a worker with its nanny"
 
-    suffered(tmp_path, net, enter, "kill -9 of workers of a cluster", scale.pick(60, 4, 2), kill)
+    run_with_faults(tmp_path, net, enter, "kill -9 of workers of a cluster", scale.pick(60, 4, 2), kill)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_scheduler_that_is_killed_and_comes_back_costs_no_tile(
+def test_no_tile_is_lost_when_a_scheduler_is_killed_and_started_again(
     tmp_path: Path, net: Network, scale: Scale, enter: Enter
 ) -> None:
     def restart(scene: Scene) -> str:
@@ -136,29 +136,29 @@ def test_a_scheduler_that_is_killed_and_comes_back_costs_no_tile(
         scene.wait_for_a_tile()
         return "a scheduler"
 
-    suffered(tmp_path, net, enter, "kill -9 of a cluster's scheduler", scale.pick(12, 1, 1), restart)
+    run_with_faults(tmp_path, net, enter, "kill -9 of a cluster's scheduler", scale.pick(12, 1, 1), restart)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_network_that_is_cut_for_a_while_costs_no_tile(
+def test_no_tile_is_lost_when_the_network_of_a_cluster_is_cut_for_some_time(
     tmp_path: Path, net: Network, scale: Scale, enter: Enter
 ) -> None:
     def cut(scene: Scene) -> str:
         scene.keep_busy()
         name = scene.rng.choice(MACHINES)
         net.shape(name, loss=1)
-        time.sleep(scene.rng.choice((2.0, 20.0)))  # shorter and longer than a connection lives
+        time.sleep(scene.rng.choice((2.0, 20.0)))  # shorter and longer than the time-out of a connection
         net.shape(name, delay_ms=LATE_MS, loss=LOST)
         scene.wait_for_a_tile()
         return "the scheduler" if name == SCHEDULER else "a worker"
 
-    suffered(tmp_path, net, enter, "the network of a cluster is cut", scale.pick(8, 1, 1), cut)
+    run_with_faults(tmp_path, net, enter, "the network of a cluster is cut", scale.pick(8, 1, 1), cut)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_workers_whose_time_ends_and_that_are_replaced_cost_no_tile(
+def test_no_tile_is_lost_when_the_walltime_of_workers_ends_and_they_are_replaced(
     tmp_path: Path, net: Network, scale: Scale, enter: Enter
 ) -> None:
     def outlive(scene: Scene) -> str:
@@ -172,12 +172,12 @@ def test_workers_whose_time_ends_and_that_are_replaced_cost_no_tile(
         return "a worker"
 
     lifetime = ("--lifetime", "12s", "--lifetime-stagger", "4s")
-    suffered(tmp_path, net, enter, "the walltime of workers ends", scale.pick(20, 2, 1), outlive, *lifetime)
+    run_with_faults(tmp_path, net, enter, "the walltime of workers ends", scale.pick(20, 2, 1), outlive, *lifetime)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_workers_that_see_other_files_get_no_tile_and_are_named_by_host(
+def test_workers_that_see_other_files_get_no_tile_and_their_hosts_are_named(
     tmp_path: Path, net: Network, scale: Scale, enter: Enter
 ) -> None:
     def join(scene: Scene) -> str:
@@ -194,4 +194,4 @@ def test_workers_that_see_other_files_get_no_tile_and_are_named_by_host(
         scene.wait_for_a_tile()
         return f"without {directory.name}"
 
-    suffered(tmp_path, net, enter, "workers of a cluster that see other files", scale.pick(6, 1, 1), join)
+    run_with_faults(tmp_path, net, enter, "workers of a cluster that see other files", scale.pick(6, 1, 1), join)

@@ -1,6 +1,7 @@
-"""Random walks through the state machines, with crashes between effect and commit; invariants are checked.
+"""Random walks through the state machine, with crashes between effect and commit; invariants are checked.
 
-The journal is real, on SQLite; the tables are those of `daemon.montages.states`; stacks and files are sets of names.
+The journal is the real one on SQLite, the transitions are those of `daemon.montages.states`; stacks and files are sets
+of names.
 """
 
 import asyncio
@@ -57,15 +58,15 @@ EXAMPLES = SCALE.pick(300, 30, 4)
 RAW, MIPS = "em/test/raw", "em/test/mips"
 METAFILES = 3
 CONTENTS = 3
-MOST_TURNS = 200
+MAX_TURNS = 200
 
 
 @dataclass
 class World:
-    """State that outlives the process: files on disk, and the contents of render-ws."""
+    """State that remains after a crash: files on disk, and the contents of render-ws."""
 
     contents: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Metafile -> (its content, when it was written)."""
+    """Metafile -> its content, and the time at which it was written."""
     tiles: dict[str, set[str]] = field(default_factory=lambda: {RAW: set(), MIPS: set()})
     is_loading: dict[str, bool] = field(default_factory=lambda: {RAW: False, MIPS: False})
     levels: set[str] = field(default_factory=set)
@@ -74,7 +75,7 @@ class World:
 
 
 @dataclass
-class UnderWay:
+class RunningStep:
     """A step that has begun and is not recorded."""
 
     step: Step
@@ -91,11 +92,11 @@ class Tally:
     crashes_after_an_effect: int = 0
     montages: int = 0
     complete: int = 0
-    """The others were superseded by another content of their metafile."""
+    """The other montages were superseded by another content of their metafile."""
 
 
 def tile_ids(metafile: int, content: int) -> tuple[str, ...]:
-    """Contents of one metafile share tiles, and each has a tile that no other has."""
+    """Return the tiles of a content: one that all contents of the metafile share, and one of its own."""
     return (f"m{metafile}_shared", f"m{metafile}_of_{content}")
 
 
@@ -120,14 +121,14 @@ class CrashWalk(RuleBasedStateMachine):
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    # --- life and death of the process
+    # --- starts and crashes of the process
 
     def _start(self) -> None:
-        """Start the daemon: only the journal is left from before."""
+        """Start the daemon, for which only the journal remains from before."""
         self.journal = Journal(self.place / "journal.sqlite")
         self._do(self.journal.__aenter__())
         self._do(self.journal.count_crashes())
-        self.under_way: dict[int, UnderWay] = {}
+        self.running: dict[int, RunningStep] = {}
         self.uses = {RAW: StackUse(), MIPS: StackUse()}
         self.closing: dict[str, list[int]] = {}
         for montage in self._montages():
@@ -139,11 +140,11 @@ class CrashWalk(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         self.tally.crashes += 1
-        self.tally.crashes_after_an_effect += any(each.is_effective for each in self.under_way.values())
+        self.tally.crashes_after_an_effect += any(each.is_effective for each in self.running.values())
         self._do(self.journal.__aexit__(None, None, None))
         self._start()
 
-    # --- what people do
+    # --- actions of people and other programs
 
     @rule(number=st.integers(0, METAFILES - 1), content=st.integers(0, CONTENTS - 1))
     def write(self, number: int, content: int) -> None:
@@ -156,7 +157,7 @@ class CrashWalk(RuleBasedStateMachine):
         self._do(self.journal.notice(Sighting("walk", path, FileIdentity(content, at, at, 1), FoundBy.SCAN)))
 
     @rule(stack=st.sampled_from([RAW, MIPS]))
-    def somebody_else_closes(self, stack: str) -> None:
+    def another_program_closes(self, stack: str) -> None:
         self.world.is_loading[stack] = False
 
     @rule(choice=st.integers(0, 20), step=st.sampled_from([Step.INGEST, Step.MIPMAPS, Step.APPLY]))
@@ -175,8 +176,8 @@ class CrashWalk(RuleBasedStateMachine):
         for montage in self._montages():
             step = STEP_OF_STATE.get(montage.state)
             stack = {Step.INGEST: RAW, Step.APPLY: MIPS}.get(step) if step else None
-            if step in (None, Step.CLOSE) or montage.id in self.under_way or stack in self.closing:
-                continue  # a holder waits for the close under way
+            if step in (None, Step.CLOSE) or montage.id in self.running or stack in self.closing:
+                continue  # a step waits until its stack has been closed
             found.append(montage)
         return found
 
@@ -187,8 +188,8 @@ class CrashWalk(RuleBasedStateMachine):
         self._begin(ready[choice % len(ready)])
 
     @rule(choice=st.integers(0, 20), steps=st.integers(1, 4))
-    def go_on(self, choice: int, steps: int) -> None:
-        """Let one montage progress without a fault: walks would seldom get far otherwise."""
+    def progress(self, choice: int, steps: int) -> None:
+        """Let one montage progress without a fault; otherwise few walks would reach the late states."""
         if not (ready := self._startable()):
             return
         montage_id = ready[choice % len(ready)].id
@@ -203,15 +204,15 @@ class CrashWalk(RuleBasedStateMachine):
         stack = {Step.INGEST: RAW, Step.APPLY: MIPS}.get(step)
         if stack:
             self.uses[stack] = hold(self.uses[stack])
-        self.under_way[montage.id] = UnderWay(step, self._do(self.journal.begin_attempt(montage.id, step)), stack)
+        self.running[montage.id] = RunningStep(step, self._do(self.journal.begin_attempt(montage.id, step)), stack)
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.running)
     @rule(choice=st.integers(0, 20))
     def have_effect(self, choice: int) -> None:
-        self._have_effect(sorted(self.under_way)[choice % len(self.under_way)])
+        self._have_effect(sorted(self.running)[choice % len(self.running)])
 
     def _have_effect(self, montage_id: int) -> None:
-        montage, work = self._do(self.journal.montage(montage_id)), self.under_way[montage_id]
+        montage, work = self._do(self.journal.montage(montage_id)), self.running[montage_id]
         if montage is None or STEP_OF_STATE.get(montage.state) is not work.step:
             return
         ids = set(self._do(self.journal.tile_ids(montage_id)))
@@ -224,15 +225,15 @@ class CrashWalk(RuleBasedStateMachine):
             self.world.levels |= ids
         work.is_effective = True
 
-    @precondition(lambda self: any(each.is_effective for each in self.under_way.values()))
+    @precondition(lambda self: any(each.is_effective for each in self.running.values()))
     @rule(choice=st.integers(0, 20))
     def commit(self, choice: int) -> None:
-        done = sorted(montage_id for montage_id, each in self.under_way.items() if each.is_effective)
+        done = sorted(montage_id for montage_id, each in self.running.items() if each.is_effective)
         self._commit(done[choice % len(done)])
 
     def _commit(self, montage_id: int) -> None:
-        work = self.under_way[montage_id]
-        with contextlib.suppress(IllegalTransition):  # superseded or replayed meanwhile
+        work = self.running[montage_id]
+        with contextlib.suppress(IllegalTransition):  # superseded or replayed during the step
             self._record(montage_id, work.step)
         self._end(montage_id, Outcome.DONE)
 
@@ -258,23 +259,23 @@ class CrashWalk(RuleBasedStateMachine):
             settled = Settled(digest, float(number), RAW, MIPS, tile_ids(number, content), ())
             settling = self._do(self.journal.settle(look, settled))
         for former in settling.superseded:
-            if former.id in self.under_way:
+            if former.id in self.running:
                 self._end(former.id, Outcome.STOPPED)
 
     def _end(self, montage_id: int, outcome: Outcome) -> None:
-        work = self.under_way.pop(montage_id)
+        work = self.running.pop(montage_id)
         self._do(self.journal.end_attempt(work.attempt, outcome))
         if work.stack:
             self.now += 1
             self.uses[work.stack] = release(self.uses[work.stack], self.now)
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.running)
     @rule(choice=st.integers(0, 20))
     def fail(self, choice: int) -> None:
-        montage_id = sorted(self.under_way)[choice % len(self.under_way)]
+        montage_id = sorted(self.running)[choice % len(self.running)]
         montage = self._do(self.journal.montage(montage_id))
         if montage is not None and montage.state in STEP_OF_STATE:
-            self._do(self.journal.fail(montage_id, MetafileFault(str(montage.metafile), "is not to be had")))
+            self._do(self.journal.fail(montage_id, MetafileFault(str(montage.metafile), "is invalid")))
         self._end(montage_id, Outcome.FAILED)
 
     # --- closing
@@ -296,7 +297,7 @@ class CrashWalk(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 1))
     def finish_close(self, choice: int) -> None:
         stack = sorted(self.closing)[choice % len(self.closing)]
-        assert not [each for each in self.under_way.values() if each.stack == stack], "closed while it is written to"
+        assert not [each for each in self.running.values() if each.stack == stack], "closed while it is written to"
         self.world.is_loading[stack] = False
         montage_ids = self.closing.pop(stack)
         missing = any(set(self._do(self.journal.tile_ids(each))) - self.world.tiles[stack] for each in montage_ids)
@@ -310,7 +311,7 @@ class CrashWalk(RuleBasedStateMachine):
     # --- invariants
 
     @invariant()
-    def complete_means_that_the_effects_are_there(self) -> None:
+    def the_effects_of_a_complete_montage_exist(self) -> None:
         for montage in self._montages():
             if montage.state is MontageState.COMPLETE:
                 ids = set(self._do(self.journal.tile_ids(montage.id)))
@@ -320,7 +321,7 @@ class CrashWalk(RuleBasedStateMachine):
                 assert not self.world.unclosed[montage.id], montage
 
     @invariant()
-    def nothing_that_was_seen_is_forgotten(self) -> None:
+    def every_seen_metafile_is_in_the_journal(self) -> None:
         known = {(str(each.metafile), each.identity) for each in self._montages()}
         for number, (content, at) in self.world.contents.items():
             assert (f"/data/_metadata_{number}_.json", (content, at, at, 1)) in known
@@ -336,9 +337,9 @@ class CrashWalk(RuleBasedStateMachine):
                     assert following["event"] in (Event.REPLAYED, Event.SEEN_AGAIN), "a superseded montage went on"
 
     @invariant()
-    def a_stack_that_is_held_is_not_closing(self) -> None:
+    def a_stack_that_a_step_uses_is_not_being_closed(self) -> None:
         for stack, use in self.uses.items():
-            holders = sum(each.stack == stack for each in self.under_way.values())
+            holders = sum(each.stack == stack for each in self.running.values())
             assert use.holders == holders
             assert not holders or use.phase is StackPhase.HELD
 
@@ -346,31 +347,31 @@ class CrashWalk(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self._bring_everything_to_its_end()
+            self._finish()
         finally:
             self._do(self.journal.__aexit__(None, None, None))
             self.loop.close()
             shutil.rmtree(self.place)
 
-    def _bring_everything_to_its_end(self) -> None:
-        """Without further faults each metafile's present content is COMPLETE, and the stacks hold nothing else."""
-        for _ in range(MOST_TURNS):
+    def _finish(self) -> None:
+        """Without further faults the present content of each metafile becomes COMPLETE; the stacks have no other."""
+        for _ in range(MAX_TURNS):
             for montage in self._montages():
                 if montage.state is MontageState.FAILED:
                     self._do(self.journal.record(montage.id, Event.RETRIED))
                 elif montage.state is MontageState.APPLIED:
                     self._want_closed()
             self.begin(0)
-            self.have_effect(0) if self.under_way else None
-            if any(each.is_effective for each in self.under_way.values()):
+            self.have_effect(0) if self.running else None
+            if any(each.is_effective for each in self.running.values()):
                 self.commit(0)
-            for montage_id in [each for each in self.under_way if not self._is_going_on(each)]:
+            for montage_id in [each for each in self.running if not self._continues(each)]:
                 self._end(montage_id, Outcome.STOPPED)
             for stack in (RAW, MIPS):
                 self.begin_close(stack)
             while self.closing:
                 self.finish_close(0)
-            if not self.under_way and all(each.state not in STEP_OF_STATE for each in self._montages()):
+            if not self.running and all(each.state not in STEP_OF_STATE for each in self._montages()):
                 break
         montages = self._montages()
         self.tally.montages += len(montages)
@@ -386,11 +387,12 @@ class CrashWalk(RuleBasedStateMachine):
             assert others <= {MontageState.SUPERSEDED}, states
         wanted = {each for number, (content, _) in self.world.contents.items() for each in tile_ids(number, content)}
         assert self.world.tiles == {RAW: wanted, MIPS: wanted}
-        self.complete_means_that_the_effects_are_there()
+        self.the_effects_of_a_complete_montage_exist()
 
-    def _is_going_on(self, montage_id: int) -> bool:
+    def _continues(self, montage_id: int) -> bool:
+        """Whether the montage is still in the state of its running step."""
         montage = self._do(self.journal.montage(montage_id))
-        return montage is not None and STEP_OF_STATE.get(montage.state) is self.under_way[montage_id].step
+        return montage is not None and STEP_OF_STATE.get(montage.state) is self.running[montage_id].step
 
 
 def _named(detail: dict[str, Any]) -> MontageState | None:
@@ -400,7 +402,7 @@ def _named(detail: dict[str, Any]) -> MontageState | None:
 
 
 @pytest.mark.timeout(900)
-def test_whenever_the_process_dies_nothing_is_lost_and_complete_means_complete(enter):
+def test_no_crash_loses_a_montage_and_the_effects_of_a_complete_montage_exist(enter):
     machine = type("CrashWalkCounted", (CrashWalk,), {"tally": Tally()})
     run_state_machine_as_test(
         machine,

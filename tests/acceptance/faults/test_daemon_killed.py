@@ -1,4 +1,4 @@
-"""kill -9 of the daemon at random moments: the same stacks and files in the end, and no finished work is repeated."""
+"""kill -9 of the daemon at random moments: the stacks and files are the same, and no recorded work is repeated."""
 
 import collections
 import contextlib
@@ -30,19 +30,19 @@ from tests.acceptance.rig import Program, Rig, digest_tree, fetch, running, veri
 STACKS = ("20314_2L_raw", "20314_2L_mips")
 WORKERS = 2
 GIVEN_TO_WORKERS = WORKERS + 2
-"""Number of tiles that the daemon has under way at once."""
+"""Number of tiles that the daemon submits at once."""
 FIRST_GRID = 1050
 
 
 class Renames(FileSystemEventHandler):
-    """Count, from outside, how often each level-1 file was renamed into its place."""
+    """Counts the renames of each level-1 file to its final path."""
 
     def __init__(self, mipmaps: Path, images: list[Path]) -> None:
         self._level1 = mipmaps / "1"
         self._marks = 0
         self._seen: set[str] = set()
         self.count: collections.Counter[str] = collections.Counter()
-        # Made before they are watched: watchdog misses some directories of a burst.
+        # The directories are made before they are watched, since watchdog misses some of many new directories.
         for directory in {image.parent for image in images}:
             Path(f"{self._level1}{directory}").mkdir(parents=True, exist_ok=True)
 
@@ -65,7 +65,7 @@ class Renames(FileSystemEventHandler):
             self._seen.add(path)
 
     def up_to_now(self) -> dict[str, int]:
-        """Return the counts of all renames so far: wait until a later mark in the queue has arrived."""
+        """Wait until the event of a later rename has arrived; return the counts of all renames so far."""
         self._marks += 1
         mark = self._level1 / f"mark_{self._marks}"
         mark.with_suffix(".part").touch()
@@ -76,22 +76,22 @@ class Renames(FileSystemEventHandler):
 
 
 @dataclass(frozen=True)
-class Death:
+class Kill:
     """Observations after a kill of the daemon."""
 
     made: dict[str, int]
-    """Level-1 file -> number of renames into its place."""
+    """Level-1 file -> number of renames to its final path."""
     recorded: frozenset[str]
-    """Tiles that were done by the journal."""
+    """Tiles that the journal records as done."""
 
 
-def tell(text: str) -> None:
-    """Description for a failure, or for a run with -s."""
+def report(text: str) -> None:
+    """Print a text, which pytest shows after a failure."""
     sys.stdout.write(f"{text}\n")
 
 
 def processes_of_session(leader: int) -> list[str]:
-    """Return the running descendants of the process."""
+    """Return the command lines of the running processes in the session of the process."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -102,7 +102,7 @@ def processes_of_session(leader: int) -> list[str]:
 
 
 def tiles_recorded(journal: Path) -> frozenset[str]:
-    """Return the tiles whose mipmaps are made by the journal, of all montages."""
+    """Return the tiles of all montages whose mipmaps the journal records as made."""
     if not journal.exists():
         return frozenset()
     with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
@@ -118,14 +118,16 @@ def tiles_recorded(journal: Path) -> frozenset[str]:
 
 
 def write_sections(root: Path, count: int) -> list[Written]:
-    """Small tiles: each life of a second must finish some, under load too. A montage without progress in ten lives
-    is parked as the one that kills the daemon."""
+    """Write sections with tiles so small that a daemon makes some before it is killed, on a busy machine too.
+
+    A montage without progress before ten kills in a row counts as the cause of the crashes and fails.
+    """
     plans = [section_plan(FIRST_GRID + k, 20, size=(512, 512), seed=k) for k in range(count)]
     return [write_section(plan, root, pixels="noise") for plan in plans]
 
 
 def outcome(rig: Rig, sections: int) -> dict[str, Any]:
-    """Return the stacks and the mipmap files, without the rig's own directory in their names."""
+    """Return the stacks and the mipmap files, with a placeholder for the rig's directory."""
     layers = {
         f"{stack} {z}": fetch(f"{rig.stack_url(stack)}/z/{z}/resolvedTiles")
         for stack in STACKS
@@ -149,7 +151,7 @@ def undisturbed(root: Path, sections: int) -> dict[str, Any]:
 
 
 def kill_at_a_random_moment(rig: Rig, rng: random.Random) -> None:
-    """Start the daemon and kill it: one time in five while it starts, otherwise within its first second of work."""
+    """Start the daemon and kill it: one time in five during its start, otherwise in its first second of work."""
     if rng.random() < 0.2:
         rig.daemon = Program(rig.root / "daemon.log", "daemon", "run", "--config", str(rig.root / "daemon.toml"))
         time.sleep(rng.uniform(0.2, 1.5))
@@ -159,30 +161,30 @@ def kill_at_a_random_moment(rig: Rig, rng: random.Random) -> None:
     leader = rig.daemon.process.pid
     assert rig.daemon.process.poll() is None, rig.daemon.lines()[-20:]
     rig.daemon.kill()
-    wait_for(lambda: not processes_of_session(leader), 10, lambda: f"an end of {processes_of_session(leader)}")
+    wait_for(lambda: not processes_of_session(leader), 10, lambda: f"the end of {processes_of_session(leader)}")
 
 
 def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
-    """A run with kills ends like one without, and repeats only tiles that were under way at a kill."""
+    """Compare a run with kills with one without; return the row of the fault."""
     sections = max(3, kills // 2)
-    expected = undisturbed(tmp_path / "calm", sections)
+    expected = undisturbed(tmp_path / "undisturbed", sections)
     rig = Rig(tmp_path / "killed", {"workers.count": WORKERS})
     staged = write_sections(rig.root / "staged", sections)
     rng = random.Random(seed)
     where = [rig.acquisition / section.directory.relative_to(rig.root / "staged") for section in staged]
     metafiles = [directory / section.metafile.name for directory, section in zip(where, staged, strict=True)]
     images = [path / image.name for path, section in zip(where, staged, strict=True) for image in section.images]
-    deaths: list[Death] = []
+    injected: list[Kill] = []
     with Renames(rig.mipmaps, images).watching() as renames, contextlib.closing(rig):
         rig.start_standin()
         (rig.root / "daemon.toml").write_text(rig.config_text())
         for kill in range(kills):
-            # There is work at every kill: sections arrive during the kills.
+            # Sections arrive between the kills, so that there is work at every kill.
             for k in range(kill * sections // kills, (kill + 1) * sections // kills):
                 where[k].parent.mkdir(parents=True, exist_ok=True)
                 staged[k].directory.rename(where[k])
             kill_at_a_random_moment(rig, rng)
-            deaths.append(Death(renames.up_to_now(), tiles_recorded(rig.root / "daemon.sqlite")))
+            injected.append(Kill(renames.up_to_now(), tiles_recorded(rig.root / "daemon.sqlite")))
         rig.start()
         rig.wait_until("complete", *metafiles, timeout_s=300)
         found = outcome(rig, sections)
@@ -199,38 +201,38 @@ def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:
     assert not account.problems
     assert found["layers"] == expected["layers"]
     assert found["stacks"] == expected["stacks"]
-    assert found["files"] == expected["files"]  # names too: no .tmp is left
-    note = f"seed {seed}; {judge(deaths, made, mipmapped)}"
+    assert found["files"] == expected["files"]  # the same names, so no .tmp is left
+    note = f"seed {seed}; {check_repeated_tiles(injected, made, mipmapped)}"
     return FaultRun("kill -9 of the daemon", kills, **account.counts(), note=note)
 
 
-def judge(deaths: list[Death], made: dict[str, int], file_of: dict[str, str]) -> str:
-    """No tile that was done by the journal was made again; at a kill at most IN_FLIGHT tiles were under way."""
+def check_repeated_tiles(kills: list[Kill], made: dict[str, int], file_of: dict[str, str]) -> str:
+    """Check that only tiles were made again that were not recorded at a kill; return the counts as text."""
     assert sorted(made) == sorted(file_of.values())
     before: dict[str, int] = {}
-    under_way: list[int] = []
-    for death in deaths:
-        again = [tile for tile in death.recorded if made[file_of[tile]] > death.made[file_of[tile]]]
-        assert not again, f"made again although the journal held them as done: {again}"
-        cut = [
+    unrecorded: list[int] = []
+    for kill in kills:
+        again = [tile for tile in kill.recorded if made[file_of[tile]] > kill.made[file_of[tile]]]
+        assert not again, f"made again although the journal records them as done: {again}"
+        lost = [
             tile
             for tile, file in file_of.items()
-            if death.made.get(file, 0) > before.get(file, 0) and tile not in death.recorded
+            if kill.made.get(file, 0) > before.get(file, 0) and tile not in kill.recorded
         ]
-        under_way.append(len(cut))
-        before = death.made
+        unrecorded.append(len(lost))
+        before = kill.made
     twice = sum(made.values()) - len(made)
-    tell(f"{len(deaths)} kills, {len(made)} tiles, {twice} made again, under way at each kill: {under_way}")
-    assert twice <= sum(under_way)
-    assert max(under_way) <= GIVEN_TO_WORKERS
+    report(f"{len(kills)} kills, {len(made)} tiles, {twice} made again, unrecorded at each kill: {unrecorded}")
+    assert twice <= sum(unrecorded)
+    assert max(unrecorded) <= GIVEN_TO_WORKERS
     return (
-        f"{len(made)} tiles, {twice} made again, at most {max(under_way)} under way at a kill; stacks and files equal"
+        f"{len(made)} tiles, {twice} made again, at most {max(unrecorded)} unrecorded at a kill; stacks and files equal"
     )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(tmp_path, scale, enter):
+def test_a_run_with_kills_at_random_moments_gives_the_same_result_as_an_undisturbed_run(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)
-    tell(f"seed {seed}")
+    report(f"seed {seed}")
     enter(survive(tmp_path, scale.pick(200, 12, 2), seed))

@@ -1,4 +1,4 @@
-"""A corpus of damaged journals: each is refused with one line and an exit code, or the daemon continues with it."""
+"""Damaged journals: the daemon refuses each with one line and an exit code, or continues with it."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.acceptance.rig import Program, Rig, running, wait_for
 
 LEVELS = 2
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-"""Root may write everywhere: the daemon runs without that capability, so that read-only files are read-only."""
+"""Prefix of a command without root's capability to write everywhere, so that read-only files are read-only."""
 
 
 def truncated(path: Path) -> None:
@@ -39,11 +39,11 @@ def zeroed_from_the_second_page(path: Path) -> None:
     path.write_bytes(content[:4096] + bytes(len(content) - 4096))
 
 
-def garbage_for_a_header(path: Path) -> None:
+def with_a_random_header(path: Path) -> None:
     path.write_bytes(os.urandom(100) + path.read_bytes()[100:])
 
 
-def something_else(path: Path) -> None:
+def text_file(path: Path) -> None:
     path.write_text("these are an operator's notes\n" * 300)
 
 
@@ -59,14 +59,14 @@ def another_program(path: Path) -> None:
         connection.executescript("CREATE TABLE montages (a); PRAGMA user_version = 1;")
 
 
-def a_directory_in_its_place(path: Path) -> None:
+def replaced_by_a_directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
-def its_directory_is_gone(path: Path) -> None:
+def with_its_directory_replaced_by_a_file(path: Path) -> None:
     shutil.rmtree(path.parent)
-    path.parent.write_text("a file where the directory was")
+    path.parent.write_text("a file instead of the directory")
 
 
 def empty(path: Path) -> None:
@@ -78,7 +78,7 @@ def gone(path: Path) -> None:
 
 
 def without_its_wal(path: Path) -> None:
-    """Leave the journal like a copy of the one file, made while the daemon ran."""
+    """Replace the journal by a copy of this file only, which was made while the daemon ran."""
     shutil.copy(path.with_name("running.sqlite"), path)
 
 
@@ -90,7 +90,7 @@ def without_tables(path: Path) -> None:
 
 def gone_with_its_wal_left(path: Path) -> None:
     path.unlink()
-    path.with_name(f"{path.name}-wal").write_bytes(b"what had not come into the journal yet")
+    path.with_name(f"{path.name}-wal").write_bytes(b"transactions that are not in the journal yet")
 
 
 def untouched(_: Path) -> None:
@@ -99,12 +99,12 @@ def untouched(_: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Expected end of the start."""
+    """A kind of damage, and how the start must end."""
 
     damage: Callable[[Path], None]
     code: int
     words: str
-    """In the line."""
+    """Part of the line that is printed."""
 
 
 REFUSED = (
@@ -115,20 +115,20 @@ REFUSED = (
     Refusal(truncated_to_its_header, 2, "is a damaged journal"),
     Refusal(zeroed, 2, "is a damaged journal"),
     Refusal(zeroed_from_the_second_page, 2, "is a damaged journal"),
-    Refusal(garbage_for_a_header, 2, "is a damaged journal"),
-    Refusal(something_else, 2, "is a damaged journal"),
+    Refusal(with_a_random_header, 2, "is a damaged journal"),
+    Refusal(text_file, 2, "is a damaged journal"),
     Refusal(newer_schema, 2, "was written by a newer temwatch"),
     Refusal(another_program, 2, "is an SQLite database but not a journal"),
-    Refusal(a_directory_in_its_place, 1, "journal"),
-    Refusal(its_directory_is_gone, 2, "journal"),
+    Refusal(replaced_by_a_directory, 1, "journal"),
+    Refusal(with_its_directory_replaced_by_a_file, 2, "journal"),
 )
-TAKEN_UP = (untouched, gone, without_its_wal)
-"""A lost journal starts an empty one: the work is repeated, which changes nothing in the stacks."""
+USED = (untouched, gone, without_its_wal)
+"""Kinds of damage with which the daemon runs. Without a journal it repeats the work, which changes no stack."""
 
 
 @contextlib.contextmanager
 def journal_of_a_run(root: Path) -> Iterator[tuple[Rig, list[Path]]]:
-    """A rig whose daemon has finished two montages and ended; render-ws still runs."""
+    """Yield a rig whose daemon has completed two montages and ended, with a running stand-in; and the metafiles."""
     rig = Rig(root, {"watch.mipmaps.levels": LEVELS, "workers.count": 1, "journal.path": str(root / "j" / "j.sqlite")})
     (root / "j").mkdir()
     with running(rig):
@@ -168,7 +168,7 @@ def require_refusal(name: str, code: int, said: list[str], wanted: int, words: s
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_every_damaged_journal_is_refused_in_one_line_or_taken_up(tmp_path, enter):
+def test_every_damaged_journal_is_refused_with_one_line_or_used(tmp_path, enter):
     with journal_of_a_run(tmp_path) as (rig, metafiles):
         kept = tmp_path / "kept"
         shutil.copytree(tmp_path / "j", kept)
@@ -176,27 +176,27 @@ def test_every_damaged_journal_is_refused_in_one_line_or_taken_up(tmp_path, ente
             case.damage(restored(rig, kept))
             code, said = start_and_end(rig, case.damage.__name__)
             require_refusal(case.damage.__name__, code, said, case.code, case.words)
-        refused = len(REFUSED) + refused_where_it_cannot_be_written(rig, kept)
-        for damage in TAKEN_UP:
+        refused = len(REFUSED) + refuse_read_only_journals(rig, kept)
+        for damage in USED:
             damage(restored(rig, kept))
             rig.start()
             rig.wait_until("complete", *metafiles)
             assert rig.daemon.stop() == 0
-        taken_up_while_locked(rig, restored(rig, kept), metafiles)
+        use_a_locked_journal(rig, restored(rig, kept), metafiles)
         account = audit(rig, metafiles, levels=LEVELS)
         assert "Traceback" not in rig.daemon.log.read_text()
     enter(
         FaultRun(
             "damaged journals",
-            refused + len(TAKEN_UP) + 1,
+            refused + len(USED) + 1,
             **account.counts(),
-            note=f"{refused} refused in one line, {len(TAKEN_UP) + 1} taken up",
+            note=f"{refused} were refused with one line, {len(USED) + 1} were used",
         )
     )
 
 
-def refused_where_it_cannot_be_written(rig: Rig, kept: Path) -> int:
-    """Try a read-only file and a read-only directory; return the number of tries."""
+def refuse_read_only_journals(rig: Rig, kept: Path) -> int:
+    """Start the daemon with a read-only journal, and in a read-only directory; return the number of starts."""
     prefix = UNPRIVILEGED if os.geteuid() == 0 else ()
     for name in (names := ("file", "directory")):
         path = restored(rig, kept)
@@ -208,8 +208,8 @@ def refused_where_it_cannot_be_written(rig: Rig, kept: Path) -> int:
     return len(names)
 
 
-def taken_up_while_locked(rig: Rig, journal: Path, metafiles: list[Path]) -> None:
-    """Another program holds a write lock at the start, like a manual backup, and releases it a little later."""
+def use_a_locked_journal(rig: Rig, journal: Path, metafiles: list[Path]) -> None:
+    """Start the daemon while another program has locked the journal, for example for a copy, for three seconds."""
     with contextlib.closing(sqlite3.connect(journal, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         log = rig.root / "daemon.log"
@@ -217,7 +217,7 @@ def taken_up_while_locked(rig: Rig, journal: Path, metafiles: list[Path]) -> Non
         rig.daemon = Program(log, "daemon", "run", "--config", str(rig.root / "daemon.toml"))
         with contextlib.suppress(subprocess.TimeoutExpired):
             rig.daemon.process.wait(3)
-        assert rig.daemon.process.poll() is None, "a lock that is held for three seconds is waited for"
+        assert rig.daemon.process.poll() is None, "the daemon waits for the end of the lock"
         other.execute("ROLLBACK")
     rig.url = wait_for(lambda: rig._ready_url(known), 60, "daemon.ready")
     rig.wait_until("complete", *metafiles)

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone for a while: work waits, reports why, and is done when they are back."""
+"""Disks that are full, read-only or unmounted for some time: montages wait, report it, and become COMPLETE then."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ import pytest
 from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows
-from tests.acceptance.faults.pulse import felt
+from tests.acceptance.faults.pulse import pulse_of
 from tests.acceptance.faults.rows import FaultRun, Scale
 from tests.acceptance.rig import Rig, running, wait_for
 from tests.acceptance.test_watching import SCAN_INTERVAL_S, ingest_from_a_flood, watch_of
@@ -29,18 +29,18 @@ journal.execute("SELECT count(*) FROM montages").fetchone()  # without a read be
 while journal.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
     pass
 """
-"""Empty a journal's write-ahead log. What that has room for, a journal can still write on a full disk."""
+"""Empties the write-ahead log of a journal, because a journal can still write to the existing part on a full disk."""
 
 
 class Mounts:
-    """The daemon's own mounts: it runs in a mount namespace that tests can enter."""
+    """The mounts of a daemon in its own mount namespace, which tests can enter."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
 
     @property
     def root(self) -> Path:
-        """The daemon's root directory, for this process."""
+        """Path by which this process can access the daemon's root directory."""
         return Path("/proc", str(self._rig.daemon.process.pid), "root")
 
     def seen(self, path: Path) -> Path:
@@ -53,7 +53,7 @@ class Mounts:
         self._run("umount", "--lazy", str(path))
 
     def python(self, program: str, *arguments: str) -> None:
-        """Run a program that sees what the daemon sees."""
+        """Run a program in the daemon's mount namespace."""
         self._run(sys.executable, "-c", program, *arguments)
 
     def _run(self, *command: str) -> None:
@@ -80,37 +80,34 @@ def write(rig: Rig, number: int) -> Path:
 
 
 def wait_for_reason(rig: Rig, *texts: str, within_s: float = 60) -> None:
-    """Wait until a reason for not being ready, or the fault of a waiting montage, contains one of these words."""
+    """Wait until a reason why the daemon is not ready, or the fault of a waiting montage, contains one of the texts."""
 
-    def said() -> bool:
+    def is_reported() -> bool:
         reasons = " ".join(rig.ready().get("reasons", ()))
         waiting = " ".join(f"{row['fault']} {row['waiting_for']}" for row in present_rows(rig).values())
         return any(text in reasons + waiting for text in texts)
 
-    wait_for(said, within_s, lambda: f"{texts}; {rig.ready()}")
+    wait_for(is_reported, within_s, lambda: f"{texts}; {rig.ready()}")
 
 
-def hurt_and_heal(
+def break_and_repair(
     rig: Rig,
     mounts: Mounts,
     times: int,
-    hurt: Callable[[], object],
-    heal: Callable[[], object],
+    break_it: Callable[[], object],
+    repair: Callable[[], object],
     words: tuple[str, ...],
-    *,
-    writes_meanwhile: bool = True,
 ) -> list[Path]:
-    """Break something during the work, wait for the report, repair it, several times; return the COMPLETE metafiles."""
+    """Several times, break something during the work, wait for the report and repair it; return the metafiles."""
     metafiles = [write(rig, 0)]
     rig.wait_until("complete", *metafiles)
     for number in range(times):
         metafiles.append(write(rig, 2 * number + 1))
-        hurt()
-        if writes_meanwhile:
-            metafiles.append(write(rig, 2 * number + 2))
+        break_it()
+        metafiles.append(write(rig, 2 * number + 2))
         wait_for_reason(rig, *words)
         assert not [row for row in present_rows(rig).values() if row["state"] == "failed"]
-        heal()
+        repair()
         wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
         rig.wait_until("complete", *metafiles, timeout_s=90)
     assert mounts.root.exists()
@@ -132,10 +129,10 @@ def rounds(scale: Scale) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_mipmap_disk_that_fills_up_in_the_middle_of_a_write_is_waited_for(tmp_path, scale, enter):
+def test_montages_wait_for_a_mipmap_disk_that_becomes_full_during_a_write(tmp_path, scale, enter):
     rig = Rig(tmp_path, settings())
     rig.mipmaps.mkdir()
-    with with_mounts(rig, f"-t tmpfs -o size=64m tmpfs {rig.mipmaps}") as mounts, felt(rig.url) as pulse:
+    with with_mounts(rig, f"-t tmpfs -o size=64m tmpfs {rig.mipmaps}") as mounts, pulse_of(rig.url) as pulse:
         filling = mounts.seen(rig.mipmaps) / "somebody_elses_data"
 
         def fill() -> None:
@@ -145,7 +142,9 @@ def test_a_mipmap_disk_that_fills_up_in_the_middle_of_a_write_is_waited_for(tmp_
                     pass
             os.truncate(filling, filling.stat().st_size - 8 * 4096)
 
-        metafiles = hurt_and_heal(rig, mounts, rounds(scale), fill, filling.unlink, ("No space left", "full", "free"))
+        metafiles = break_and_repair(
+            rig, mounts, rounds(scale), fill, filling.unlink, ("No space left", "full", "free")
+        )
         account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
         assert "Traceback" not in rig.daemon.log.read_text()
     enter(FaultRun("full mipmap disk", rounds(scale), **account.counts(), note="a tmpfs of 64 MB"))
@@ -155,11 +154,11 @@ def test_a_mipmap_disk_that_fills_up_in_the_middle_of_a_write_is_waited_for(tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_journal_disk_that_fills_up_is_waited_for(tmp_path, scale, enter):
+def test_montages_wait_for_a_journal_disk_that_becomes_full(tmp_path, scale, enter):
     place = tmp_path / "journal"
     place.mkdir()
     rig = Rig(tmp_path, settings(journal__path=str(place / "journal.sqlite")))
-    with with_mounts(rig, f"-t tmpfs -o size=16m tmpfs {place}") as mounts, felt(rig.url) as pulse:
+    with with_mounts(rig, f"-t tmpfs -o size=16m tmpfs {place}") as mounts, pulse_of(rig.url) as pulse:
         filling = mounts.seen(place) / "somebody_elses_data"
 
         def fill() -> None:
@@ -168,7 +167,7 @@ def test_a_journal_disk_that_fills_up_is_waited_for(tmp_path, scale, enter):
                 while file.write(bytes(4096)):
                     pass
 
-        metafiles = hurt_and_heal(rig, mounts, rounds(scale), fill, filling.unlink, ("journal cannot be written",))
+        metafiles = break_and_repair(rig, mounts, rounds(scale), fill, filling.unlink, ("journal cannot be written",))
         account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
         assert "Traceback" not in rig.daemon.log.read_text()
     enter(FaultRun("full journal disk", rounds(scale), **account.counts()))
@@ -178,19 +177,19 @@ def test_a_journal_disk_that_fills_up_is_waited_for(tmp_path, scale, enter):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_mipmap_disk_that_turns_read_only_is_waited_for(tmp_path, scale, enter):
+def test_montages_wait_for_a_mipmap_disk_that_becomes_read_only(tmp_path, scale, enter):
     rig = Rig(tmp_path, settings())
     rig.mipmaps.mkdir()
-    with with_mounts(rig, f"-t tmpfs -o size=64m tmpfs {rig.mipmaps}") as mounts, felt(rig.url) as pulse:
+    with with_mounts(rig, f"-t tmpfs -o size=64m tmpfs {rig.mipmaps}") as mounts, pulse_of(rig.url) as pulse:
 
         def turn(mode: str) -> Callable[[], None]:
             def remount() -> None:
-                # A file open for writing keeps a file system from turning read-only, as long as it is open.
+                # A file system cannot become read-only while a file is open for writing.
                 wait_for(lambda: _succeeds(lambda: mounts.mount("-o", f"remount,{mode}", str(rig.mipmaps))), 20, mode)
 
             return remount
 
-        metafiles = hurt_and_heal(rig, mounts, rounds(scale), turn("ro"), turn("rw"), ("Read-only", "read-only"))
+        metafiles = break_and_repair(rig, mounts, rounds(scale), turn("ro"), turn("rw"), ("Read-only", "read-only"))
         account = audit(rig, metafiles, levels=LEVELS, inside=mounts.root)
         assert "Traceback" not in rig.daemon.log.read_text()
     enter(FaultRun("read-only mipmap disk", rounds(scale), **account.counts()))
@@ -208,21 +207,21 @@ def _succeeds(action: Callable[[], object]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter):
-    """Files that were written meanwhile, on the server's side, are found when the mount is back."""
+def test_no_montage_is_lost_when_an_acquisition_mount_disappears_and_comes_back(tmp_path, scale, enter):
+    """Files that were written on the server in the meantime are found when the mount is back."""
     rig = Rig(tmp_path, settings())
     server = tmp_path / "server"
     rig.acquisition.rename(server)
     rig.acquisition.mkdir()
     on_server, mountpoint = Rig(tmp_path, {}), rig.acquisition
     on_server.acquisition = server
-    with with_mounts(rig, f"--bind {server} {mountpoint}") as mounts, felt(rig.url) as pulse:
-        first = write(on_server, 0)  # a root that never held anything may well be empty
+    with with_mounts(rig, f"--bind {server} {mountpoint}") as mounts, pulse_of(rig.url) as pulse:
+        first = write(on_server, 0)  # a root that never contained files may be empty
         metafiles = [mountpoint / first.relative_to(server)]
         rig.wait_until("complete", *metafiles)
         for number in range(rounds(scale)):
             there = write(on_server, 2 * number + 1)
-            time.sleep(0.1 * (number % 8))  # at another step each time
+            time.sleep(0.1 * (number % 8))  # so that different steps are running
             mounts.unmount(mountpoint)
             meanwhile = write(on_server, 2 * number + 2)
             metafiles += [mountpoint / path.relative_to(server) for path in (there, meanwhile)]
@@ -232,7 +231,7 @@ def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_pat
             wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
             rig.wait_until("complete", *metafiles, timeout_s=90)
         mountpoint.rmdir()
-        mountpoint.symlink_to(server)  # for this process: the audit reads what the daemon names
+        mountpoint.symlink_to(server)  # so that this process can read the files by the daemon's paths
         account = audit(rig, metafiles, levels=LEVELS)
         assert "Traceback" not in rig.daemon.log.read_text()
     enter(FaultRun("vanished acquisition mount", rounds(scale), **account.counts()))
@@ -243,8 +242,8 @@ def test_an_acquisition_mount_that_vanishes_and_comes_back_costs_nothing(tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("below", ["read-only", "writable"])
-def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, scale, enter, below):
-    """Also if its mount point is writable: levels that went there are made again in the right place."""
+def test_no_montage_is_lost_when_a_mipmap_mount_disappears_and_comes_back(tmp_path, scale, enter, below):
+    """Even if its mount point is writable: levels that were written there are made again on the mount."""
     rig = Rig(tmp_path, settings())
     server, mountpoint = tmp_path / "server", tmp_path / "mounts" / "mipmaps"
     server.mkdir()
@@ -253,8 +252,8 @@ def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, sca
     binds = [f"--bind {mountpoint.parent} {mountpoint.parent}", f"--bind {server} {mountpoint}"]
     if below == "read-only":
         binds.insert(1, f"-o remount,bind,ro {mountpoint.parent}")
-    with with_mounts(rig, *binds) as mounts, felt(rig.url) as pulse:
-        metafiles = hurt_and_heal(
+    with with_mounts(rig, *binds) as mounts, pulse_of(rig.url) as pulse:
+        metafiles = break_and_repair(
             rig,
             mounts,
             rounds(scale),
@@ -272,18 +271,18 @@ def test_a_mipmap_mount_that_vanishes_and_comes_back_costs_nothing(tmp_path, sca
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
-def test_a_flood_of_files_that_overflows_the_event_queue_hides_no_metafile(tmp_path, scale, enter, asleep):
-    """With `asleep` the daemon is stopped while files are written: the queue of 16,384 events overflows."""
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_a_metafile_is_found_in_a_flood_of_files_that_overflows_the_event_queue(tmp_path, scale, enter, stopped):
+    """With `stopped` the daemon is stopped while files are written, so that the queue of 16,384 events overflows."""
     files = scale.pick(50_000, 20_000, 20_000)
     rig = Rig(tmp_path, {"watch.scan_interval_s": SCAN_INTERVAL_S})
     (rig.acquisition / "flood").mkdir()
     with running(rig):
-        ingest_from_a_flood(rig, files, asleep=asleep)
+        ingest_from_a_flood(rig, files, asleep=stopped)
         metafiles = list(present_rows(rig))
         overflows = watch_of(rig)["overflows"]
         account = audit(rig, metafiles, levels=6)
-    assert overflows >= 1 or not asleep
-    name = f"flood of files, daemon {'stopped' if asleep else 'awake'} meanwhile"
+    assert overflows >= 1 or not stopped
+    name = f"flood of files, daemon {'stopped' if stopped else 'running'}"
     enter(FaultRun(name, 1, **account.counts(), note=f"{files:,} files, {overflows} overflows of the event queue"))
     assert not account.problems

@@ -1,4 +1,4 @@
-"""A thousand spoiled metafiles: each is FAILED by name, IGNORED or harmless, and good ones among them go through."""
+"""Damaged metafiles: each is FAILED with its name, IGNORED or COMPLETE, and good metafiles among them are COMPLETE."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from tests.acceptance.faults.accounts import (
     wait_until_ended,
 )
 from tests.acceptance.faults.mutations import damage_metafile
-from tests.acceptance.faults.pulse import felt
+from tests.acceptance.faults.pulse import pulse_of
 from tests.acceptance.faults.rows import FaultRun
 from tests.acceptance.rig import Rig, fetch, running
 from tests.tiles_of_metafile import write_tiles_for
@@ -33,7 +33,7 @@ GOOD_WITHIN_S = 120
 
 
 def base_documents() -> list[Any]:
-    """Return metafiles to spoil: real ones, if they lie beside the checkout, cut to four tiles."""
+    """Return real metafiles with their first four tiles; none if they are not available."""
     real = [json.loads(path.read_bytes()) for path in sorted(SHARED_DATA.glob("_metadata_*.json"))]
     for content in real:
         del content[1]["data"][4:]
@@ -42,8 +42,8 @@ def base_documents() -> list[Any]:
     return real
 
 
-def write_spoiled(rng: random.Random, root: Path, number: int, documents: list[Any]) -> Path:
-    """Write a spoiled metafile with whole images, in a directory of its own."""
+def write_damaged(rng: random.Random, root: Path, number: int, documents: list[Any]) -> Path:
+    """Write a damaged metafile with valid images, in a new directory."""
     if documents and number % 2:
         content = rng.choice(documents)
         content[0]["metadata"]["grid"] = f"{5000 + number:06d}"
@@ -57,14 +57,14 @@ def write_spoiled(rng: random.Random, root: Path, number: int, documents: list[A
         directory = root / f"made_{number}"
         section.directory.rename(directory)
         metafile = directory / section.metafile.name
-    spoiled = directory / "spoiled"
-    spoiled.write_bytes(damage_metafile(rng, content))
-    spoiled.rename(metafile)
+    damaged = directory / "damaged"
+    damaged.write_bytes(damage_metafile(rng, content))
+    damaged.rename(metafile)
     return metafile
 
 
-def is_as_it_should(rig: Rig, path: Path, row: dict[str, Any] | None) -> str:
-    """Return what is wrong with the end of a spoiled metafile; nothing if it is right."""
+def problem_of(rig: Rig, path: Path, row: dict[str, Any] | None) -> str:
+    """Return how the end of a damaged metafile differs from the expected one; empty if it does not."""
     if row is None or row["state"] not in ENDED:
         return f"did not end: {row and (row['state'], row['waiting_for'], row['fault'])}"
     if row["state"] == "complete":
@@ -78,21 +78,21 @@ def is_as_it_should(rig: Rig, path: Path, row: dict[str, Any] | None) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_spoiled_metafile_crashes_the_daemon_or_holds_up_the_others(tmp_path, scale, enter):
+def test_no_damaged_metafile_crashes_the_daemon_or_delays_the_others(tmp_path, scale, enter):
     count, seed = scale.pick(1000, 150, 40), secrets.randbelow(10**6)
     rng = random.Random(seed)
     settings = {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 2, "watch.settle_s": 0.1, "workers.count": 1}
     rig = Rig(tmp_path, settings)
     documents = base_documents()
-    spoiled: list[Path] = []
+    damaged: list[Path] = []
     good: list[Path] = []
     staging = tmp_path / "staging"
     ends: dict[Path, dict[str, Any]] = {}
-    with running(rig), felt(rig.url) as pulse:
+    with running(rig), pulse_of(rig.url) as pulse:
         for first in range(0, count, ROUND):
             these = []
             for number in range(first, min(count, first + ROUND)):
-                path = write_spoiled(rng, staging, number, documents)
+                path = write_damaged(rng, staging, number, documents)
                 place = rig.acquisition / path.parent.name
                 path.parent.rename(place)
                 these.append(place / path.name)
@@ -100,21 +100,21 @@ def test_no_spoiled_metafile_crashes_the_daemon_or_holds_up_the_others(tmp_path,
                     good.append(write_section(section_plan(1000 + number), rig.acquisition, pixels="noise").metafile)
             rig.wait_until("complete", *good, timeout_s=GOOD_WITHIN_S)
             ends |= wait_until_ended(rig, these, 120)
-            spoiled += these
+            damaged += these
         problems = {
             f"{path.parent.name}/{path.name}": problem
-            for path in spoiled
-            if (problem := is_as_it_should(rig, path, ends.get(path)))
+            for path in damaged
+            if (problem := problem_of(rig, path, ends.get(path)))
         }
         account = audit(rig, good, levels=LEVELS)
         twice = tiles_twice(rig)
         assert fetch(f"{rig.url}/healthz") == {"alive": True}
         assert "Traceback" not in rig.daemon.log.read_text()
     states = Counter(row["state"] for row in ends.values())
-    note = f"seed {seed}; of the spoiled {dict(states)}; {len(good)} good ones among them; healthz answered "
+    note = f"seed {seed}; damaged ones by state {dict(states)}; {len(good)} good ones among them; healthz answered "
     note += f"{pulse.answers} times, at the latest after {pulse.slowest_s:.1f} s"
     row = FaultRun(
-        "spoiled metafiles",
+        "damaged metafiles",
         count,
         montages=count + len(good),
         complete=states["complete"] + account.complete,
@@ -125,6 +125,6 @@ def test_no_spoiled_metafile_crashes_the_daemon_or_holds_up_the_others(tmp_path,
         note=note,
     )
     for problem in problems.items():
-        print(*problem)  # noqa: T201  to be seen when it fails
+        print(*problem)  # noqa: T201  pytest shows it after a failure
     enter(row)
     assert not pulse.wrong

@@ -1,4 +1,4 @@
-"""kill -9 of the daemon around COMPLETE, with a receiver that misbehaves: events arrive in order, none is made up."""
+"""kill -9 of the daemon around COMPLETE, with a faulty receiver: exactly the committed events arrive, in order."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ LIFE_S = 300.0
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the receiver says."""
+    """Answers as the receiver decides."""
 
     protocol_version = "HTTP/1.1"
     receiver: "Receiver"
@@ -52,23 +52,23 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """A server whose threads end with their requests, whatever these say."""
+    """A server that does not wait for its threads."""
 
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A killed daemon drops its connections."""
+        """Print nothing: a killed daemon drops its connections."""
 
 
 class Receiver:
-    """A receiver that is down, slow, refuses, redirects, or drops the connection after reading, by rng."""
+    """A receiver that at random is slow, refuses, redirects, or drops the connection after it has read the request."""
 
     def __init__(self, rng: random.Random) -> None:
         self.accepted: list[dict[str, Any]] = []
         self.seen: list[dict[str, Any]] = []
         self.answers: defaultdict[int, int] = defaultdict(int)
         self.is_well = False
-        self._chance = rng
+        self._rng = rng
         self._lock = threading.Lock()
         self._port = 0
         self._server: Server | None = None
@@ -94,7 +94,7 @@ class Receiver:
         """Record an event; return the answer, 0 for none."""
         with self._lock:
             self.seen.append(event)
-            status = 204 if self.is_well else self._chance.choice([204] * 8 + [500, 410, 302, 0, -1])
+            status = 204 if self.is_well else self._rng.choice([204] * 8 + [500, 410, 302, 0, -1])
             self.answers[status] += 1
             if status == 204:
                 self.accepted.append(event)
@@ -119,7 +119,7 @@ class Hooked(Rig):
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     seed = secrets.randbits(32)
-    print(f"seed {seed}")  # noqa: T201  to repeat it
+    print(f"seed {seed}")  # noqa: T201  to repeat the test
     receiver = Receiver(random.Random(seed))
     try:
         yield receiver
@@ -128,7 +128,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def rows(journal: Path, query: str) -> list[tuple[Any, ...]]:
-    """Return rows of a journal that a daemon may be writing; none before its tables exist."""
+    """Return rows of a journal to which a daemon may be writing; none before its tables exist."""
     if not journal.exists():
         return []
     connection = sqlite3.connect(f"file:{journal}?mode=ro", uri=True, timeout=10)
@@ -138,7 +138,7 @@ def rows(journal: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def announced_by_events(journal: Path) -> dict[str, list[str]]:
-    """Return what the committed events of each montage have to announce."""
+    """Return the kinds of the messages that the committed events of each montage require."""
     expected: defaultdict[str, list[str]] = defaultdict(list)
     for montage_id, event in rows(journal, "SELECT montage_id, event FROM events ORDER BY id"):
         if kind := KIND_OF_EVENT.get(Event(event)):
@@ -147,7 +147,7 @@ def announced_by_events(journal: Path) -> dict[str, list[str]]:
 
 
 def problems(journal: Path, receiver: Receiver) -> list[str]:
-    """Return one sentence for each event that is missing, out of order, or of a state that was not committed."""
+    """Return a text for each message that is missing, out of order, or not committed."""
     outbox = rows(journal, "SELECT number, event_id, kind, subject, data FROM outbox ORDER BY number")
     by_id = {event_id: (number, kind, subject, json.loads(data)) for number, event_id, kind, subject, data in outbox}
     found = []
@@ -167,7 +167,7 @@ def problems(journal: Path, receiver: Receiver) -> list[str]:
     order: defaultdict[str, list[str]] = defaultdict(list)
     for event in receiver.accepted:
         order[event["subject"]].append(event["sequence"])
-    found += [f"{subject} came as {each}" for subject, each in order.items() if each != sorted(each)]
+    found += [f"{subject} arrived in the order {each}" for subject, each in order.items() if each != sorted(each)]
     return found
 
 
@@ -187,7 +187,7 @@ def kill_around_complete(rig: Rig, journal: Path, rng: random.Random, montages: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_every_event_arrives_in_order_though_the_daemon_is_killed_and_the_receiver_misbehaves(
+def test_every_event_arrives_in_order_although_the_daemon_is_killed_and_the_receiver_fails(
     tmp_path: Path, scale: Scale, enter: Callable[[FaultRun], None], receiver: Receiver
 ) -> None:
     kills, rng = scale.pick(100, 6, 3), random.Random(secrets.randbits(32))
@@ -208,7 +208,7 @@ def test_every_event_arrives_in_order_though_the_daemon_is_killed_and_the_receiv
         replays = _complete_all(config, journal)
         _deliver_all(config, journal)
         found = problems(journal, receiver)
-        lives = len(receiver.seen) - len({event["id"] for event in receiver.seen})
+        repeated = len(receiver.seen) - len({event["id"] for event in receiver.seen})
         enter(
             FaultRun(
                 "kill -9 around COMPLETE, with a hook whose receiver is down, slow, refuses, redirects or hangs up",
@@ -216,15 +216,15 @@ def test_every_event_arrives_in_order_though_the_daemon_is_killed_and_the_receiv
                 len(sections),
                 len(sections),
                 lost=len(found),
-                note=f"{len({event['id'] for event in receiver.accepted})} events, {lives} requests more than events; "
-                f"{replays} replays of montages that were parked after ten deaths; "
+                note=f"{len({event['id'] for event in receiver.accepted})} events, {repeated} repeated requests; "
+                f"{replays} replays of montages that failed after ten crashes; "
                 f"answers {dict(sorted(receiver.answers.items()))}; {found[:5] or 'all arrived in order'}",
             )
         )
 
 
 def _complete_all(config: Path, journal: Path) -> int:
-    """Wait until every montage is COMPLETE; return how often those were replayed that had met ten deaths in a row."""
+    """Wait until every montage is COMPLETE; return how often montages were replayed that failed after ten crashes."""
     replays = 0
 
     def is_done() -> bool:
@@ -240,7 +240,7 @@ def _complete_all(config: Path, journal: Path) -> int:
 
 
 def _deliver_all(config: Path, journal: Path) -> None:
-    """Retry what the receiver had refused until nothing waits: after 410 the daemon itself would wait for an hour."""
+    """Retry the refused messages until none waits; the daemon itself waits for an hour after a 410."""
 
     def is_done() -> bool:
         waiting = [str(each) for (each,) in rows(journal, "SELECT id FROM deliveries ORDER BY id LIMIT 500")]

@@ -1,4 +1,5 @@
-"""Hostile input of every kind: it fails by name, costs little, and other montages become COMPLETE meanwhile."""
+"""Hostile input: its montages fail with a problem that names it, time and memory stay within limits, and the other
+montages become COMPLETE."""
 
 import contextlib
 import gzip
@@ -37,13 +38,13 @@ SIZE = (64, 48)
 
 
 def section(
-    rig: Rig, number: int, spoil: Callable[[Written], object] = lambda written: None, **options: Any
+    rig: Rig, number: int, change: Callable[[Written], object] = lambda written: None, **options: Any
 ) -> Written:
-    """Write a section elsewhere, spoil it, and move it into the watch."""
+    """Write a section outside the watched directory, change it, and move it into the watched directory."""
     plan = section_plan(2000 + number, size=SIZE, **options)
     staging, watched = rig.root / "staging", rig.acquisition / "hostile"
     written = write_section(plan, staging, pixels="flat")
-    spoil(written)
+    change(written)
 
     def moved(path: Path) -> Path:
         return watched / path.relative_to(staging)
@@ -85,7 +86,14 @@ def report(
     complete: Sequence[Path],
     problems: Sequence[str] = (),
 ) -> None:
-    """Enter the row: which montages are FAILED with the expected words, and what it cost."""
+    """Enter the row: the numbers of montages, the cost, and the montages that ended otherwise than expected.
+
+    Parameters
+    ----------
+    failed : montages that must be FAILED, and a text that their problem must contain.
+    complete : montages that must be COMPLETE.
+    problems : other problems, which count as lost montages.
+    """
     wrong = [*problems, *cost.problems]
     for metafile, words in failed.items():
         row = rig.montage_of(metafile) or {"state": "unknown", "fault": None}
@@ -107,28 +115,28 @@ def report(
     )
 
 
-def is_at_an_end(rig: Rig, *metafiles: Path) -> bool:
+def have_ended(rig: Rig, *metafiles: Path) -> bool:
     rows = [rig.montage_of(metafile) for metafile in metafiles]
     return all(row is not None and row["state"] in ("failed", "complete") for row in rows)
 
 
-def wait_for_ends(rig: Rig, *metafiles: Path) -> None:
-    wait_for(lambda: is_at_an_end(rig, *metafiles), 180, "every montage at an end")
+def wait_until_all_ended(rig: Rig, *metafiles: Path) -> None:
+    wait_for(lambda: have_ended(rig, *metafiles), 180, "the end of every montage")
 
 
-# --- 1: the daemon never decodes; 2: workers have bounds
+# --- images
 
 
-def test_images_with_false_headers(rig: Rig, enter: Enter) -> None:
+def test_images_with_false_headers_fail_their_montages_only(rig: Rig, enter: Enter) -> None:
     started(rig)
     failed = {}
     with costs(rig) as cost:
         for number, make in enumerate([*HOSTILE_IMAGES, *HOSTILE_IMAGES]):
-            spoiled = section(rig, number, lambda written, make=make: make(written.images[0]))
-            failed[spoiled.metafile] = "should have"
+            hostile = section(rig, number, lambda written, make=make: make(written.images[0]))
+            failed[hostile.metafile] = "should have"
         good = section(rig, 900).metafile
-        wait_for_ends(rig, *failed, good)
-    report(rig, enter, "images whose headers lie", cost, failed, [good])
+        wait_until_all_ended(rig, *failed, good)
+    report(rig, enter, "images with false headers", cost, failed, [good])
 
 
 def jpeg_with_repeated_scans(path: Path) -> None:
@@ -142,28 +150,28 @@ def png_with_chunks_after_its_pixels(path: Path) -> None:
     path.write_bytes(whole[:-12] + png_chunk(b"tEXt") * 1_000_000 + whole[-12:])
 
 
-def of_a_large_camera(written: Written) -> None:
+def with_a_large_camera(written: Written) -> None:
     content = json.loads(written.metafile.read_text())
     content[0]["metadata"]["camera_info"] |= {"width": 60_000, "height": 60_000}
     written.metafile.write_text(json.dumps(content))
 
 
-def test_images_that_cost_a_worker_time_and_memory(rig: Rig, enter: Enter) -> None:
+def test_images_that_need_much_time_or_memory_fail_their_montages_only(rig: Rig, enter: Enter) -> None:
     started(rig)
     bombs: list[Callable[[Path], None]] = [jpeg_with_repeated_scans, png_with_chunks_after_its_pixels]
     failed = {}
     with costs(rig) as cost:
         for number, make in enumerate(bombs * 3):
-            spoiled = section(rig, number, lambda written, make=make: make(written.images[0]))
-            failed[spoiled.metafile] = ""
-        failed[section(rig, 800, of_a_large_camera).metafile] = "megapixels"
+            hostile = section(rig, number, lambda written, make=make: make(written.images[0]))
+            failed[hostile.metafile] = ""
+        failed[section(rig, 800, with_a_large_camera).metafile] = "megapixels"
         good = section(rig, 900).metafile
-        wait_for_ends(rig, *failed, good)
-    report(rig, enter, "images that cost a worker time and memory", cost, failed, [good])
+        wait_until_all_ended(rig, *failed, good)
+    report(rig, enter, "images that need much time or memory of a worker", cost, failed, [good])
 
 
 def tiff(path: Path, width: int, height: int, tags: Sequence[tuple[int, int, int, int]], end: int) -> None:
-    """Write the header of a TIFF of 8 bits, with more tags, and let the file end somewhere: nothing takes space."""
+    """Write a sparse file of `end` bytes with the header of a TIFF of 8 bits and more tags."""
     grey = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
     every = sorted([*grey, *tags])
     directory = b"".join(struct.pack("<HHII", *tag) for tag in every)
@@ -176,7 +184,7 @@ def tiff_of_one_huge_tile(path: Path) -> None:
     tiff(path, *SIZE, [(259, 3, 1, 8), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 512), (325, 4, 1, 4096)], 8192)
 
 
-def tiff_of_one_huge_tile_as_it_is(path: Path) -> None:
+def tiff_of_one_huge_tile_without_compression(path: Path) -> None:
     side = 46_320
     tiles = [(259, 3, 1, 1), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 512), (325, 4, 1, side * side)]
     tiff(path, *SIZE, tiles, 512 + side * side)
@@ -188,27 +196,28 @@ def tiff_with_tags_of_4_gib(path: Path) -> None:
     tiff(path, *SIZE, [*strip, *((tag, 7, 2**32 - 8192, 8192) for tag in (270, 700, 33723, 34675))], 4 * GIB)
 
 
-def test_tiffs_that_ask_for_gigabytes(rig: Rig, enter: Enter) -> None:
+def test_tiffs_that_need_gigabytes_fail_their_montages_only(rig: Rig, enter: Enter) -> None:
     started(rig)
     bombs = {
         tiff_of_one_huge_tile: "has tiles of 46320x46320 pixels",
-        tiff_of_one_huge_tile_as_it_is: "has tiles of 46320x46320 pixels",
+        tiff_of_one_huge_tile_without_compression: "has tiles of 46320x46320 pixels",
         tiff_with_tags_of_4_gib: "should have at most",
     }
     failed = {}
     with costs(rig) as cost:
         for number, (make, words) in enumerate([*bombs.items(), *bombs.items()]):
-            spoiled = section(rig, number, lambda written, make=make: make(written.images[0]))
-            failed[spoiled.metafile] = words
+            hostile = section(rig, number, lambda written, make=make: make(written.images[0]))
+            failed[hostile.metafile] = words
         good = section(rig, 900).metafile
-        wait_for_ends(rig, *failed, good)
+        wait_until_all_ended(rig, *failed, good)
     report(rig, enter, "TIFFs of one tile of 2 GiB, and with four tags of 4 GiB", cost, failed, [good])
 
 
-def test_a_png_without_end_for_an_image_of_16384_by_16384_pixels(rig: Rig, enter: Enter) -> None:
-    """By the method `render`. The answer may have five bytes for each pixel, 1.3 GB.
+def test_an_endless_answer_for_an_image_of_16384_by_16384_pixels_is_refused(rig: Rig, enter: Enter) -> None:
+    """render-ws makes the image. Its answer may have five bytes for each pixel, 1.3 GB.
 
-    Its buffer grows, and takes twice that for a moment. By default images of more than 100 megapixels are refused.
+    The buffer of the answer grows and briefly takes twice that. By default images of more than 100 megapixels are
+    refused.
     """
     side = 16_384
     rig.settings |= {"watch.mipmaps.method": "render", "workers.count": 1, "workers.largest_image_megapixels": 300}
@@ -231,38 +240,38 @@ def test_a_png_without_end_for_an_image_of_16384_by_16384_pixels(rig: Rig, enter
     for number, (text, words) in enumerate(answers):
         rig.tell_standin()
         rig.tell_standin(match="GET .*/png-image", kind="endless", text=text)
-        with costs(rig, most_worker_mib=3_000) as cost:
-            spoiled = section(rig, number, enlarge, tiles=1)
-            wait_for(lambda at=spoiled: (rig.montage_of(at.metafile) or {}).get("fault"), 300, "a fault")
-        said = rig.montage_of(spoiled.metafile)["fault"]["problem"]
+        with costs(rig, max_worker_mib=3_000) as cost:
+            hostile = section(rig, number, enlarge, tiles=1)
+            wait_for(lambda at=hostile: (rig.montage_of(at.metafile) or {}).get("fault"), 300, "a fault")
+        said = rig.montage_of(hostile.metafile)["fault"]["problem"]
         wrong += [] if words in said else [said]
-        name = ("lists", "a PNG")[number]
-        report(rig, enter, f"method render: {name} without end for 16384 x 16384 pixels", cost, {}, [], wrong)
+        name = ("endless lists", "an endless PNG")[number]
+        report(rig, enter, f"method render: {name} for 16384 x 16384 pixels", cost, {}, [], wrong)
 
 
-# --- 3: no code from the current directory
+# --- the working directory
 
 
-def test_modules_in_the_working_directory(rig: Rig, enter: Enter) -> None:
+def test_modules_in_the_working_directory_are_not_imported(rig: Rig, enter: Enter) -> None:
     planted, ran = rig.root / "planted", rig.root / "ran"
     planted.mkdir()
     names = ("selectors", "socket", "numpy", "handlers", "signal", "resource", "PIL", "multiprocessing", "tempfile")
     for name in names:
         (planted / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write({name!r})\n")
-    script = Path(sys.executable).with_name("temwatch")  # `python -m` itself would import from there
+    script = Path(sys.executable).with_name("temwatch")  # `python -m` would import from the working directory
     rig.prefix = ("sh", "-c", f'cd "$0" && shift 3 && exec {script} "$@"', str(planted))
     started(rig)
     with costs(rig) as cost:
         good = section(rig, 900).metafile
-        wait_for_ends(rig, good)
+        wait_until_all_ended(rig, good)
     wrong = [f"ran {ran.read_text()}"] if ran.exists() else []
     report(rig, enter, "modules in the working directory", cost, {}, [good], wrong)
 
 
-# --- 4: contained while it runs
+# --- links and names that lead out of the watched directory
 
 
-def test_links_that_lead_out(rig: Rig, enter: Enter) -> None:
+def test_nothing_outside_the_watched_directory_is_read(rig: Rig, enter: Enter) -> None:
     private = rig.root / "private"
     shutil.copytree(section(rig, 700).metafile.parent, private / "section")
     shutil.rmtree(rig.acquisition / "hostile")
@@ -288,15 +297,15 @@ def test_links_that_lead_out(rig: Rig, enter: Enter) -> None:
         directory = section(rig, 1, link_the_directory)
         failed[section(rig, 2, name_an_image_outside).metafile] = "img_path"
         good = section(rig, 900).metafile
-        wait_for_ends(rig, *failed, good)
+        wait_until_all_ended(rig, *failed, good)
     levels = [path for path in rig.mipmaps.rglob("*") if "private" in str(path) or moved.name in path.parts]
     row = rig.montage_of(directory.metafile)
     wrong = [f"levels of files outside: {levels}"] if levels else []
-    wrong += ["a directory behind a link was taken"] if row is not None and row["state"] == "complete" else []
-    report(rig, enter, "links and names that lead out of the watch", cost, failed, [good], wrong)
+    wrong += ["a directory behind a link was processed"] if row is not None and row["state"] == "complete" else []
+    report(rig, enter, "links and names that lead out of the watched directory", cost, failed, [good], wrong)
 
 
-def test_links_in_the_place_of_levels(rig: Rig, enter: Enter) -> None:
+def test_nothing_is_written_through_links_in_the_mipmap_directory(rig: Rig, enter: Enter) -> None:
     private = rig.root / "private"
     (private / "levels").mkdir(parents=True)
     rig.mipmaps.mkdir()
@@ -307,13 +316,13 @@ def test_links_in_the_place_of_levels(rig: Rig, enter: Enter) -> None:
         section(rig, 0)
         time.sleep(5)
     wrong = [f"written outside: {path}" for path in private.rglob("*") if path != private / "levels"]
-    report(rig, enter, "links in the place of levels and of the marker file", cost, {}, [], wrong)
+    report(rig, enter, "links instead of levels and the marker file", cost, {}, [], wrong)
 
 
-# --- 5: one tile, one owner
+# --- tiles of another montage
 
 
-def test_copies_of_sections_and_names_that_collide(rig: Rig, enter: Enter) -> None:
+def test_copies_of_sections_and_colliding_names_fail_and_change_no_tile(rig: Rig, enter: Enter) -> None:
     started(rig)
     first = section(rig, 0)
     rig.wait_until("complete", first.metafile)
@@ -327,18 +336,24 @@ def test_copies_of_sections_and_names_that_collide(rig: Rig, enter: Enter) -> No
         for number, specimen in enumerate(("___", "é", "..")):
             failed[section(rig, 10 + number, header_changed(specimen_id=specimen)).metafile] = ""
         good = section(rig, 900).metafile
-        wait_for_ends(rig, *failed, good)
-    wrong = [] if rig.tiles("20314_2L_mips", 2000.0) == before else ["the first montage lost tiles"]
+        wait_until_all_ended(rig, *failed, good)
+    wrong = [] if rig.tiles("20314_2L_mips", 2000.0) == before else ["the tiles of the first montage have changed"]
     report(
-        rig, enter, "copies of sections, and names that become one stack", cost, failed, [good, first.metafile], wrong
+        rig,
+        enter,
+        "copies of sections, and names that give the same stack",
+        cost,
+        failed,
+        [good, first.metafile],
+        wrong,
     )
 
 
-# --- 6: render-ws may lie
+# --- render-ws
 
 
-class Liar(BaseHTTPRequestHandler):
-    """Answers every request with a body without end."""
+class Endless(BaseHTTPRequestHandler):
+    """Answers every request with a body of 4,000 pieces, about 300 MB, which never ends as JSON or HTML."""
 
     protocol_version = "HTTP/1.1"
     piece = b"[]," * 20_000
@@ -358,26 +373,31 @@ class Liar(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  the library's names
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
-def liar(piece: bytes, status: int) -> Iterator[str]:
-    handler = type("Liar", (Liar,), {"piece": piece, "status": status})
+def endless(piece: bytes, status: int) -> Iterator[str]:
+    """Serve endless answers within the context; return the URL."""
+    handler = type("Endless", (Endless,), {"piece": piece, "status": status})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/render-ws/v1"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/render-ws/v1"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize(
     ("name", "piece", "status"),
     [("lists", b"[]," * 20_000, 200), ("numbers", b"0," * 30_000, 200), ("markup", b"<" * 60_000, 500)],
 )
-def test_a_render_ws_that_never_ends_its_answers(rig: Rig, enter: Enter, name: str, piece: bytes, status: int) -> None:
-    with liar(piece, status) as url:
+def test_montages_wait_for_a_render_ws_that_gives_endless_answers(
+    rig: Rig, enter: Enter, name: str, piece: bytes, status: int
+) -> None:
+    with endless(piece, status) as url:
         rig.settings |= {"watch.settle_s": 0.1}
         rig.render_url = url
         rig.start()
@@ -390,7 +410,7 @@ def test_a_render_ws_that_never_ends_its_answers(rig: Rig, enter: Enter, name: s
         report(rig, enter, f"a render-ws that answers with endless {name}", cost, {}, [], wrong)
 
 
-# --- 7: HTTP
+# --- requests
 
 
 def hostile_requests() -> Iterator[bytes]:
@@ -406,7 +426,7 @@ def hostile_requests() -> Iterator[bytes]:
     yield b"GET /healthz HTTP/1.1\r\nHost: local"
 
 
-def test_requests_that_flood_the_server(rig: Rig, enter: Enter) -> None:
+def test_the_daemon_survives_a_flood_of_hostile_requests(rig: Rig, enter: Enter) -> None:
     rig.prefix = ("prlimit", "--nofile=256")
     started(rig)
     address = urlsplit(rig.url)
@@ -421,18 +441,18 @@ def test_requests_that_flood_the_server(rig: Rig, enter: Enter) -> None:
                     connection.sendall(content)
                 sent += 1
         good = section(rig, 900).metafile
-        wait_for_ends(rig, good)
+        wait_until_all_ended(rig, good)
     said = rig.daemon.lines()[lines:] if rig.daemon else []
     events = Counter(found[1] for line in said if (found := re.search(r'"event": "([^"]+)"', line)))
     wrong = [f"{len(said)} lines of the log: {events.most_common(4)}"] if len(said) > 100 else []
     wrong += [line for line in said if "Traceback" in line][:1]
-    report(rig, enter, f"{sent} requests that stay open, lie or are compressed", cost, {}, [good], wrong)
+    report(rig, enter, f"{sent} requests that stay open, have false lengths or are compressed", cost, {}, [good], wrong)
 
 
-# --- 8: metafiles
+# --- metafiles
 
 
-def test_metafiles_that_are_huge(rig: Rig, enter: Enter) -> None:
+def test_huge_metafiles_fail_unless_they_are_within_the_limits(rig: Rig, enter: Enter) -> None:
     started(rig)
     failed, complete = {}, []
     with costs(rig) as cost:
@@ -449,14 +469,14 @@ def test_metafiles_that_are_huge(rig: Rig, enter: Enter) -> None:
         failed[section(rig, 21, extended_by('"' + "a" * (120 * 2**20) + '"')).metafile] = "at most 100663296 bytes"
         sparse_one = section(rig, 22, lambda written: sparse(written.metafile, {0: b"[", 2 * GIB: b"]"}))
         failed[sparse_one.metafile] = "at most 100663296 bytes"
-        wait_for_ends(rig, *failed, *complete)
+        wait_until_all_ended(rig, *failed, *complete)
     report(rig, enter, "metafiles of up to 2 GiB, eight at once", cost, failed, complete)
 
 
-# --- 9: shown safely
+# --- names
 
 
-def test_names_with_escape_sequences(rig: Rig, enter: Enter) -> None:
+def test_names_with_escape_sequences_are_shown_escaped(rig: Rig, enter: Enter) -> None:
     started(rig)
     hostile = rig.acquisition / "hostile" / "a\x1b[2Jb\u202ec\nd\x07"
     hostile.mkdir(parents=True)
@@ -466,8 +486,8 @@ def test_names_with_escape_sequences(rig: Rig, enter: Enter) -> None:
         broken = hostile / written.metafile.name
         broken.write_text('[{"metadata": {"\x1b[31m": 1}}')
         good = section(rig, 900).metafile
-        wait_for_ends(rig, good, written.metafile)
-        wait_for(lambda: len(rig.montages()) >= 3, 60, "the hostile montage is noticed")
+        wait_until_all_ended(rig, good, written.metafile)
+        wait_for(lambda: len(rig.montages()) >= 3, 60, "the hostile metafile has been seen")
         rig.wait_until("failed", broken)
         config = ("--config", str(rig.config()))
         for command in (("status",), ("status", "--failed"), ("log", str(rig.montage_of(broken)["id"])), ("verify",)):
@@ -479,7 +499,7 @@ def test_names_with_escape_sequences(rig: Rig, enter: Enter) -> None:
     report(rig, enter, "names with escape sequences", cost, {broken: ""}, [good, written.metafile], wrong)
 
 
-# --- 10: locks; 11: the rest
+# --- locks and modes
 
 
 LOCK = "import fcntl, sys, time; fcntl.flock(int(sys.argv[1]), fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
@@ -487,7 +507,7 @@ NOBODY = 65534
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
-def test_locks_of_another_user_and_modes_of_files(rig: Rig, enter: Enter) -> None:
+def test_a_lock_of_another_user_delays_nothing_and_the_journal_is_not_public(rig: Rig, enter: Enter) -> None:
     watched = os.open(rig.acquisition, os.O_RDONLY)
     command = [shutil.which("python3", path="/usr/bin") or sys.executable, "-c", LOCK, str(watched)]
     other = subprocess.Popen(command, pass_fds=[watched], stdout=subprocess.PIPE, user=NOBODY, cwd="/")
@@ -498,7 +518,7 @@ def test_locks_of_another_user_and_modes_of_files(rig: Rig, enter: Enter) -> Non
         started(rig)
         with costs(rig) as cost:
             good = section(rig, 900).metafile
-            wait_for_ends(rig, good)
+            wait_until_all_ended(rig, good)
     finally:
         other.kill()
         other.communicate()

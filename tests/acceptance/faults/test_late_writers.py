@@ -1,6 +1,6 @@
-"""Copies that stall or crawl, with the times that Windows, Samba, NFS and `cp -p` show: no tile stays half black.
+"""Copies that stall or are slow, with the file times of Windows, Samba, NFS and `cp -p`: no tile stays half black.
 
-The times are set by `os.utime` after each write, as a client of such a copy sees them. The change time cannot be set.
+`os.utime` sets the times after each write as such a copy does. The ctime cannot be set.
 """
 
 import os
@@ -28,11 +28,11 @@ SIZE = (256, 192)
 TILES = 4
 SOURCE_NS = int(datetime(2020, 5, 6, 7, 8, 9, tzinfo=UTC).timestamp()) * 10**9
 FAT_EPOCH_NS = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp()) * 10**9
-MENDED_WITHIN_S = 90.0
+REPAIR_TIMEOUT_S = 90.0
 
 
 class Times(StrEnum):
-    """The modification time of a file until it is closed, and after that."""
+    """The modification time of a file while it is open, and after it is closed."""
 
     LOCAL = "a local copy: always now"
     PRESERVED = "cp -p: now, then that of the source"
@@ -43,7 +43,7 @@ class Times(StrEnum):
 
 
 class Pace(StrEnum):
-    """The arrival of the content; the length is full from the start."""
+    """The arrival of the content of a file that has its full length from the start."""
 
     STALLED = "half of it, a pause, the rest"
     STEADY = "piece by piece"
@@ -51,7 +51,7 @@ class Pace(StrEnum):
 
 @dataclass
 class Copy:
-    """One arriving section, whose last image comes late."""
+    """The copy of one section, whose last image is late."""
 
     section: Written
     place: Path
@@ -61,7 +61,7 @@ class Copy:
     metafile_first: bool
     thread: threading.Thread = field(init=False)
     seen_before_the_end: str = ""
-    """State of its montage just before the last bytes were written."""
+    """State of its montage before the last bytes were written."""
 
     @property
     def metafile(self) -> Path:
@@ -140,7 +140,7 @@ def events_of(rig: Rig, row: dict[str, object]) -> list[str]:
 
 
 def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
-    """Return the row of these copies, and their problems."""
+    """Run copies; return their row and their problems."""
     metafiles = [copy.metafile for copy in copies]
     with running(rig):
         for copy in copies:
@@ -153,7 +153,7 @@ def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
 
         problems = []
         try:
-            wait_for(are_right, MENDED_WITHIN_S)
+            wait_for(are_right, REPAIR_TIMEOUT_S)
         except AssertionError as error:
             problems.append(str(error)[:200])
         account = audit(rig, metafiles, levels=LEVELS)
@@ -164,31 +164,31 @@ def run_copies(rig: Rig, copies: Sequence[Copy]) -> tuple[FaultRun, list[str]]:
             events = events_of(rig, row)
             name = f"{copy.times} / {copy.pace} / {copy.stall_s:.1f} s"
             if copy.times is Times.WINDOWS and copy.seen_before_the_end == "complete":
-                problems.append(f"{name}: COMPLETE while it had a placeholder for its time")
+                problems.append(f"{name}: COMPLETE while its time was a placeholder")
             if copy.seen_before_the_end == "complete" and "images_changed" not in events:
                 problems.append(f"{name}: was COMPLETE before its last byte, and does not report it: {events}")
             if "images_changed" in events and not any(copy.late.name in finding for finding in row["findings"]):
-                problems.append(f"{name}: its findings say nothing: {row['findings']}")
+                problems.append(f"{name}: no finding names the image: {row['findings']}")
         assert "Traceback" not in rig.daemon.log.read_text()
     early = sum(copy.seen_before_the_end == "complete" for copy in copies)
-    note = f"{early} were COMPLETE before their last byte, and were mended"
-    return FaultRun("copies that stall or crawl", len(copies), note=note, **account.counts()), problems
+    note = f"{early} montages were COMPLETE before the last byte of their images, and were made again"
+    return FaultRun("copies that stall or are slow", len(copies), note=note, **account.counts()), problems
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_copy_of_any_kind_leaves_a_tile_half_black(tmp_path, scale, enter):
+def test_no_kind_of_copy_leaves_a_tile_half_black(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)
     rng = random.Random(seed)
     kinds = [(times, pace) for times in Times for pace in Pace] * scale.pick(6, 2, 1)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 300})
     row, problems = run_copies(rig, copies_of(rig, rng, kinds, scale.pick(25.0, 12.0, 6.0)))
-    print(f"seed {seed}", *problems, sep="\n")  # noqa: T201  to be seen when it fails
+    print(f"seed {seed}", *problems, sep="\n")  # noqa: T201  pytest shows it after a failure
     enter(row)
     assert not problems
 
 
-def test_a_stalled_copy_of_each_kind_is_mended_or_waited_for(tmp_path):
+def test_the_daemon_waits_for_a_stalled_copy_of_each_kind_or_makes_its_mipmaps_again(tmp_path):
     kinds = [(times, Pace.STALLED) for times in Times]
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 300})
     copies = copies_of(rig, random.Random(1), kinds, 4.5)

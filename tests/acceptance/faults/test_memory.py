@@ -1,4 +1,4 @@
-"""Memory of the daemon process stays bounded for any backlog. Slow: the figures are printed (pytest -s)."""
+"""The memory of the daemon is bounded for large montages and long backlogs; `pytest -s` prints the figures."""
 
 import time
 from pathlib import Path

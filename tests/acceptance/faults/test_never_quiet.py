@@ -1,4 +1,4 @@
-"""Sections arrive without pause, so that their stacks never get quiet: each is COMPLETE within a stated time anyway."""
+"""Sections arrive without pause, so that their stacks are always in use: each is COMPLETE within a stated time."""
 
 import sqlite3
 import time
@@ -20,7 +20,7 @@ from tests.acceptance.rig import Rig, running, wait_for
 LEVELS = 1
 TILES = 4
 EVERY_S = 0.4
-WAYS = """
+TIMES = """
     SELECT montage_id, max(at) FILTER (WHERE event = 'noticed'), max(at) FILTER (WHERE event = 'completed')
     FROM events GROUP BY montage_id
 """
@@ -28,34 +28,34 @@ WAYS = """
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """How sections arrive, and when their stacks are closed; seconds."""
+    """How long sections arrive, and when their stacks are closed."""
 
     lasts_s: float
     at_latest_s: float
     quiet_s: float
-    """Quiet time before a close: never reached while sections arrive."""
+    """Time without use before a close, which is not reached while sections arrive."""
 
     @property
-    def longest_s(self) -> float:
-        """Time within which some montages are COMPLETE, however busy the machine is."""
+    def timeout_s(self) -> float:
+        """Time within which some montages must be COMPLETE on a busy machine."""
         return 5 * self.lasts_s + 10 * self.at_latest_s
 
 
 def image_without_pause(rig: Rig, flow: Flow) -> list[Path]:
-    """Write sections into the same stacks, until some have become COMPLETE meanwhile; return the metafiles."""
+    """Write sections for the same stacks until some montages are COMPLETE; return the metafiles."""
     metafiles: list[Path] = []
     began = time.monotonic()
-    while (passed_s := time.monotonic() - began) < flow.lasts_s or (not ways(rig) and passed_s < flow.longest_s):
+    while (passed_s := time.monotonic() - began) < flow.lasts_s or (not completed(rig) and passed_s < flow.timeout_s):
         plan = section_plan(1000 + len(metafiles), TILES, size=(64, 64), specimen_id="s", session_id="s_session")
         metafiles.append(write_section(plan, rig.acquisition, pixels="noise").metafile)
         time.sleep(max(0.0, began + len(metafiles) * EVERY_S - time.monotonic()))
     return metafiles
 
 
-def ways(rig: Rig) -> list[tuple[float, float]]:
-    """Return when each COMPLETE montage was noticed, and when it became COMPLETE."""
+def completed(rig: Rig) -> list[tuple[float, float]]:
+    """Return for each COMPLETE montage the times at which it was noticed and became COMPLETE."""
     with closing(sqlite3.connect(f"file:{rig.root}/{rig.name}.sqlite?mode=ro", uri=True)) as journal:
-        return [(noticed, completed) for _, noticed, completed in journal.execute(WAYS) if completed]
+        return [(noticed, complete) for _, noticed, complete in journal.execute(TIMES) if complete]
 
 
 def closes_of(rig: Rig) -> list[str]:
@@ -71,22 +71,22 @@ def by_minute(found: Sequence[tuple[float, float]]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_sections_that_arrive_without_pause_become_complete_meanwhile(tmp_path, scale, enter):
+def test_sections_become_complete_while_others_arrive_without_pause(tmp_path, scale, enter):
     flow = scale.pick(Flow(240.0, 40.0, 60.0), Flow(60.0, 15.0, 20.0), Flow(12.0, 3.0, 10.0))
     enter(run_without_pause(Rig(tmp_path), flow))
 
 
 def run_without_pause(rig: Rig, flow: Flow) -> FaultRun:
-    """Return the row, after checking that montages became COMPLETE before the last section arrived."""
+    """Check that montages become COMPLETE before the last section arrives; return the row."""
     rig.settings |= {"watch.mipmaps.levels": LEVELS, "workers.count": 1}
     rig.settings |= {"watch.stacks.close_after_s": flow.quiet_s, "watch.stacks.close_at_latest_s": flow.at_latest_s}
     with running(rig):
         metafiles = image_without_pause(rig, flow)
-        during, closes = len(ways(rig)), len(closes_of(rig))
+        during, closes = len(completed(rig)), len(closes_of(rig))
         assert during, f"none of {len(metafiles)} COMPLETE while sections arrive"
         wait_until_ended(rig, metafiles, 300)
         wait_for(lambda: rig.ready().get("ready"), 30, lambda: f"ready; {rig.ready()}")
-        found = ways(rig)
+        found = completed(rig)
         account = audit(rig, metafiles, levels=LEVELS)
         assert "Traceback" not in rig.daemon.log.read_text()
     assert not account.problems
@@ -96,4 +96,4 @@ def run_without_pause(rig: Rig, flow: Flow) -> FaultRun:
         f"{flow.at_latest_s:g}; {during} COMPLETE when the last one arrived, {closes} closes by then; from noticed to "
         f"COMPLETE {median(waits_s):.0f} s, at most {waits_s[-1]:.0f} s; COMPLETE by the minute: {by_minute(found)}"
     )
-    return FaultRun("stacks that never get quiet", len(metafiles), **account.counts(), note=note)
+    return FaultRun("stacks that are always in use", len(metafiles), **account.counts(), note=note)

@@ -1,4 +1,4 @@
-"""Object stores that fail in every way: mipmaps wait, and nothing is lost, doubled or half written."""
+"""Object stores that fail in many ways: mipmaps wait, and nothing is lost, duplicated or incomplete."""
 
 import io
 import itertools
@@ -45,9 +45,10 @@ def layer() -> Iterator[FaultLayer]:
 
 
 def is_reported_or_done(rig: Rig, metafile: Path) -> bool:
-    """Whether the store counts as unusable, or the montage reports it, or is COMPLETE.
+    """Whether the store counts as unusable, or the montage has a fault of the store, or is COMPLETE.
 
-    Cut answers stop lists and reads alone: an upload's answer has no body, and the check of the store writes.
+    Truncated answers affect only lists and reads: the answer to an upload has no body, and the check of the store
+    uploads.
     """
     montage = rig.montage_of(metafile) or {}
     is_out = "cannot be used" in " ".join(rig.ready().get("reasons", ()))
@@ -109,7 +110,7 @@ def test_an_object_store_that_fails_loses_nothing(
 
 
 def failing(answer: Answer) -> Callable[[Request], Answer]:
-    """Return the rule by which nothing can be written; where the answer is cut, nothing can be read either."""
+    """Return a rule with which nothing can be written, and nothing can be read either if answers are truncated."""
     return lambda request: answer if request.method == "PUT" or answer in ("reset", "cut") else None
 
 
@@ -119,7 +120,7 @@ def written(rig: Rig, number: int) -> Path:
 
 
 def half_objects(output: ObjectPlace) -> int:
-    """Return how many objects are no whole image; the marker is none."""
+    """Return the number of objects, except for the marker, that are not complete images."""
     import obstore
 
     from handlers.objects.connection import connection
@@ -137,7 +138,7 @@ def half_objects(output: ObjectPlace) -> int:
 
 
 def open_uploads(url: str) -> int:
-    """Return the number of uploads in parts that were begun and not ended."""
+    """Return the number of multipart uploads that have not ended."""
     import boto3  # comes with moto
 
     client = boto3.client("s3", endpoint_url=url)

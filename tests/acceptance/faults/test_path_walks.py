@@ -1,4 +1,4 @@
-"""Random renames, copies, rewrites, failures, replays, restarts: at rest journal and stacks agree with the disk."""
+"""Random renames, copies, rewrites, failures, replays and restarts: in the end journal and stacks match the disk."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ class Tally:
 
 
 def holds(montage: Montage) -> bool:
-    """Whether tiles of the montage are in its stacks, or on their way there."""
+    """Whether tiles of the montage are in its stacks, or will be ingested next."""
     return (montage.failed_in or montage.state) in HAS_SETTLED
 
 
@@ -72,9 +72,9 @@ class PathWalk(RuleBasedStateMachine):
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    # --- what people do
+    # --- actions of people and other programs
 
-    def _is_there(self, place: str) -> bool:
+    def _exists(self, place: str) -> bool:
         return (self.world.root / place).exists()
 
     @rule(place=PLACES, number=NUMBERS, text=CONTENTS)
@@ -89,19 +89,19 @@ class PathWalk(RuleBasedStateMachine):
 
     @rule(source=PLACES, onto=PLACES)
     def move(self, source: str, onto: str) -> None:
-        if self._is_there(source) and not self._is_there(onto):
+        if self._exists(source) and not self._exists(onto):
             self.world.move(source, onto)
 
     @rule(first=PLACES, second=PLACES)
     def exchange(self, first: str, second: str) -> None:
-        if first != second and self._is_there(first) and self._is_there(second):
+        if first != second and self._exists(first) and self._exists(second):
             self.world.move(first, "between")
             self.world.move(second, first)
             self.world.move("between", second)
 
     @rule(source=PLACES, onto=PLACES, linked=st.booleans())
     def copy(self, source: str, onto: str, linked: bool) -> None:
-        if self._is_there(source) and not self._is_there(onto):
+        if self._exists(source) and not self._exists(onto):
             (self.world.link if linked else self.world.copy)(source, onto)
 
     @rule(place=PLACES, number=NUMBERS)
@@ -112,7 +112,7 @@ class PathWalk(RuleBasedStateMachine):
 
     @rule(place=PLACES)
     def remove(self, place: str) -> None:
-        if self._is_there(place):
+        if self._exists(place):
             self.world.remove(place)
 
     @rule(place=PLACES, number=NUMBERS, text=CONTENTS, when=st.sampled_from(["examine", "section"]))
@@ -130,14 +130,14 @@ class PathWalk(RuleBasedStateMachine):
         self.world.when(when, self.world.path(place, number), self.world.turn)
 
     @rule()
-    def image_comes_or_goes(self) -> None:
+    def create_or_delete_image(self) -> None:
         if self.world.image.exists():
             self.world.image.unlink()
         else:
             self.world.image.touch()
 
     @rule(place=PLACES, number=NUMBERS)
-    def break_or_mend(self, place: str, number: int) -> None:
+    def break_or_repair(self, place: str, number: int) -> None:
         self.world.broken ^= {str(self.world.path(place, number))}
 
     @rule(choice=st.integers(0, 20), step=st.sampled_from([Step.INGEST, Step.MIPMAPS, Step.APPLY]))
@@ -151,7 +151,7 @@ class PathWalk(RuleBasedStateMachine):
         if replayed is not None:
             await self.world.pipeline.enqueue(replayed, force=True)
 
-    # --- what the daemon does
+    # --- actions of the daemon
 
     @rule()
     def scan(self) -> None:
@@ -195,7 +195,7 @@ class PathWalk(RuleBasedStateMachine):
         self.tally.actions += 1
 
     @invariant()
-    def complete_means_that_its_tiles_are_in_the_stacks(self) -> None:
+    def the_tiles_of_a_complete_montage_are_in_its_stacks(self) -> None:
         for montage in self._do(self.world.montages()):
             if montage.state is MontageState.COMPLETE:
                 for stack in montage.stacks:
@@ -257,11 +257,14 @@ class PathWalk(RuleBasedStateMachine):
             await self._check_stack(stack, rows, summary)
 
     async def _check_path(self, path: Path, summary: str) -> None:
-        """The montage of a path has its present content, and a true reason; of the others only COMPLETE ones stay."""
+        """Check that the newest montage of a path has its present content and a true fault.
+
+        The other montages must be COMPLETE or SUPERSEDED.
+        """
         world = self.world
         latest, *others = await world.journal.montages(metafile=path, newest_first=True)
         if latest.state is MontageState.SUPERSEDED and await self._has_settled_successor(latest):
-            # The successor had put its tiles before: it does not delete those that an unfinished content left.
+            # The successor put its tiles earlier, so it does not delete those of an unfinished content.
             others = [row for row in others if not (holds(row) and "has been missing" in str(row.fault))]
         assert {row.state for row in others} <= {MontageState.COMPLETE, MontageState.SUPERSEDED}, summary
         if not path.exists():
@@ -287,14 +290,14 @@ class PathWalk(RuleBasedStateMachine):
         return present is not None and holds(present)
 
     async def _check_gone(self, latest: Montage, summary: str) -> None:
-        """A metafile that is gone, and whose montage FAILED because of that, is on disk under no other path."""
+        """Check that a metafile whose montage is FAILED because it is missing exists under no other path."""
         if latest.state is MontageState.FAILED and "has been missing" in str(latest.fault):
-            # A COMPLETE montage stays when its metafile moves away and its path then holds another content.
-            alike = [each for each in await self.world.journal.later_paths(latest) if self._holds_content(each)]
-            assert not alike, summary
+            # A COMPLETE montage stays if its metafile is moved and its path then has another content.
+            same = [each for each in await self.world.journal.later_paths(latest) if self._has_its_content(each)]
+            assert not same, summary
 
-    def _holds_content(self, montage: Montage) -> bool:
-        """Whether the path of a montage holds the content of the montage now."""
+    def _has_its_content(self, montage: Montage) -> bool:
+        """Whether the file at the path of a montage has the content of the montage."""
         path = montage.metafile
         return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == montage.digest
 
@@ -329,7 +332,7 @@ class PathWalk(RuleBasedStateMachine):
         )
 
     async def _left_over(self, rows: list[Montage]) -> set[str]:
-        """Return tiles of unfinished contents whose path then held a content that is not ingested: they stay."""
+        """Return the tiles of contents whose last successor is FAILED or IGNORED, which stay in the stacks."""
         by_id = {row.id: row for row in rows}
         successors = await self._successors()
         found: set[str] = set()
@@ -343,7 +346,7 @@ class PathWalk(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(1200)
-def test_whatever_becomes_of_paths_what_the_journal_and_the_stacks_tell_at_rest_is_true(enter):
+def test_the_journal_and_the_stacks_match_the_disk_after_any_actions_on_paths(enter):
     machine = type("PathWalkCounted", (PathWalk,), {"tally": Tally()})
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:

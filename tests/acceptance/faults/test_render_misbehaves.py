@@ -1,4 +1,4 @@
-"""render-ws misbehaves once, in every way, at every request in a montage's life; or fails all work for a while."""
+"""render-ws fails once, in every way, at every request about a montage; or fails all requests for some time."""
 
 import json
 import re
@@ -20,10 +20,11 @@ from tests.acceptance.test_service_fails import OUTAGES, away_reasons
 
 LEVELS = 2
 AFTER_THE_WORK = (FaultKind.CUT, FaultKind.LOST, FaultKind.LATE, FaultKind.SLOW)
+"""Kinds of faults after the request was processed."""
 STATUSES = (500, 502, 504)
 Misbehaviour = dict[str, Any]
 Route = tuple[str, str]
-"""Method, and path below the project, with SPECIMEN and TILE for the parts that differ between montages."""
+"""Method, and path below the project, with SPECIMEN and TILE as placeholders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Case:
     route: Route
     misbehaviour: Misbehaviour
     at_replacement: bool
-    """Whether it strikes after the metafile was replaced, not at its first arrival."""
+    """Whether the fault occurs after the metafile was replaced, or at its first arrival."""
 
     @property
     def pattern(self) -> str:
@@ -58,7 +59,7 @@ def drop_last_tile(metafile: Path) -> None:
 
 
 def routes_of(rig: Rig, specimen: str, since: int) -> list[Route]:
-    """Return the requests about a specimen's stacks, each once."""
+    """Return the distinct requests about the stacks of a specimen."""
     found: dict[Route, None] = {}
     for asked in rig.requests()[since:]:
         path = asked["path"].partition("?")[0].partition("/project/test")[2]
@@ -92,9 +93,9 @@ def replace_and_wait(rig: Rig, metafiles: list[Path], timeout_s: float = 600) ->
 
 
 def kinds(scale: Scale) -> list[Misbehaviour]:
-    """Return the ways to misbehave; in short runs only the hardest: the work is done, and the connection ends.
+    """Return the kinds of faults; in short runs only the hardest: the request is processed, and the connection ends.
 
-    An endless answer is left out: whoever sends one is no render-ws, and the montage rightly fails.
+    An endless answer is excluded, because after it the montage is expected to fail.
     """
     chosen = [kind for kind in FaultKind if kind is not FaultKind.ENDLESS] if scale is Scale.FULL else [FaultKind.LOST]
     found: list[Misbehaviour] = [{"kind": kind, "seconds": 1.0} for kind in chosen]
@@ -113,15 +114,15 @@ def cases(routes: tuple[list[Route], list[Route]], misbehaviours: Iterable[Misbe
 
 
 def is_taken_for_work(route: Route, misbehaviour: Misbehaviour) -> bool:
-    """Whether the daemon rightly assumes that the work continues: it polls for an hour before it asks again.
+    """Whether the daemon must assume that render-ws is processing the request, so that it polls for an hour.
 
-    A proxy answers 504 when a derivation takes longer than it waits. No answer shows that this one never began.
+    A proxy answers 504 if a derivation takes longer than its time-out. The daemon cannot know that it never began.
     """
     return misbehaviour.get("status") == 504 and route[1].endswith("/state/COMPLETE")
 
 
 def require_each_step(routes: tuple[list[Route], list[Route]]) -> None:
-    """The faults strike only at recorded requests, which must include every step."""
+    """Check that the recorded requests, at which the faults occur, include every step."""
     first, second = ({f"{method} {path}" for method, path in asked} for asked in routes)
     layer = "/z/1050.0/resolvedTiles"
     for stack in ("/stack/SPECIMEN_raw", "/stack/SPECIMEN_mips"):
@@ -131,7 +132,7 @@ def require_each_step(routes: tuple[list[Route], list[Route]]) -> None:
 
 
 def inject(rig: Rig, chosen: list[Case]) -> tuple[int, list[Path]]:
-    """Let every fault strike; return how many did, and the montages."""
+    """Inject all faults; return how many of them occurred, and the metafiles."""
     metafiles: dict[str, Path] = {}
     for case in chosen:
         if not case.at_replacement:
@@ -159,7 +160,7 @@ def report(rig: Rig, metafiles: list[Path]) -> Audit:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_misbehaviour_at_every_request_is_made_up_for(tmp_path, scale, enter):
+def test_every_montage_becomes_complete_after_every_fault_at_every_request(tmp_path, scale, enter):
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 1})
     with running(rig):
         routes = life_of_a_montage(rig)
@@ -167,18 +168,18 @@ def test_every_misbehaviour_at_every_request_is_made_up_for(tmp_path, scale, ent
         chosen = cases(routes, kinds(scale))
         struck, metafiles = inject(rig, chosen)
         account = report(rig, [*metafiles, *(path for path in present_rows(rig) if "calm_session" in str(path))])
-    assert struck == len(chosen), "a fault that was never met shows nothing"
+    assert struck == len(chosen), "a fault that did not occur tests nothing"
     ways = Counter(str(case.misbehaviour["kind"]) for case in chosen)
     hardest = sum(ways[kind] for kind in AFTER_THE_WORK)
-    note = f"{len(routes[0])} requests of a new montage, {len(routes[1])} of a replaced one, each struck in "
-    note += f"{len(kinds(scale))} ways; {hardest} times the work was done and its answer cut, lost or late; "
-    note += "504 to COMPLETE is left out"
+    note = f"{len(routes[0])} requests of a new montage, {len(routes[1])} of a replaced one, each with "
+    note += f"{len(kinds(scale))} kinds of faults; {hardest} times the request was processed and its answer truncated, "
+    note += "lost or late; 504 to COMPLETE is excluded"
     enter(FaultRun("render-ws misbehaves", struck, **account.counts(), note=note))
     assert not account.problems
 
 
 def fail_all_work(rig: Rig, specimen: str, outage: str, *, before_closing: bool) -> Path:
-    """Make render-ws answer and fail all work while one montage is under way, for three probes."""
+    """Make render-ws fail all requests while one montage is processed, until three probes have been sent."""
     if not before_closing:
         rig.tell_standin(kind="status", **OUTAGES[outage])
     metafile = write_for(rig, specimen)
@@ -195,7 +196,7 @@ def fail_all_work(rig: Rig, specimen: str, outage: str, *, before_closing: bool)
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_service_that_fails_all_work_of_a_lone_montage_is_waited_for(tmp_path, scale, enter):
+def test_a_single_montage_waits_for_a_service_that_fails_all_requests(tmp_path, scale, enter):
     outages = scale.pick(list(OUTAGES), list(OUTAGES)[:2], list(OUTAGES)[:1])
     chosen = [(outage, late) for outage in outages for late in scale.pick((False, True), (False, True), (False,))]
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 1, "watch.stacks.close_after_s": 2})
@@ -204,7 +205,7 @@ def test_a_service_that_fails_all_work_of_a_lone_montage_is_waited_for(tmp_path,
             fail_all_work(rig, f"lone{n}", outage, before_closing=late) for n, (outage, late) in enumerate(chosen)
         ]
         account = report(rig, metafiles)
-    note = f"{len(outages)} ways, each before a lone montage is ingested"
+    note = f"{len(outages)} kinds, each before a single montage is ingested"
     note += " and before its stacks are closed" if any(late for _, late in chosen) else ""
-    enter(FaultRun("render-ws fails all work", len(chosen), **account.counts(), note=note))
+    enter(FaultRun("render-ws fails all requests", len(chosen), **account.counts(), note=note))
     assert not account.problems

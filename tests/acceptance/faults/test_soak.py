@@ -1,4 +1,4 @@
-"""Eight microscopes at full speed, section after section: everything is COMPLETE, and memory stays flat."""
+"""Eight microscopes at full speed: all montages become COMPLETE, and the memory is bounded."""
 
 import contextlib
 import threading
@@ -12,7 +12,7 @@ import pytest
 from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows, wait_until_ended
-from tests.acceptance.faults.pulse import felt
+from tests.acceptance.faults.pulse import pulse_of
 from tests.acceptance.faults.rows import FaultRun
 from tests.acceptance.faults.test_workers_killed import workers_of
 from tests.acceptance.rig import Rig, running, wait_for
@@ -20,15 +20,15 @@ from tests.acceptance.rig import Rig, running, wait_for
 LEVELS = 3
 TILES = 12
 MICROSCOPES = 8
-MOST_WAITING = 24
-"""Sections that are written and not COMPLETE; with more the microscopes pause, or the test would only fill the disk."""
+MAX_WAITING = 24
+"""Number of unfinished sections above which the microscopes pause, so that they do not fill the disk."""
 EVERY_S = 1.0
-MOST_GROWTH = 1.2
-MOST_GROWTH_MIB = 20.0
+MAX_GROWTH = 1.2
+MAX_GROWTH_MIB = 20.0
 
 
 def resident_mib(pid: int) -> float:
-    """Return a process's memory in RAM, MiB; 0 if there is no such process."""
+    """Return the resident memory of a process, MiB; 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -37,7 +37,7 @@ def resident_mib(pid: int) -> float:
 
 
 def image_for_ever(rig: Rig, number: int, may_go_on: threading.Event, done: threading.Event, into: list[Path]) -> None:
-    """One microscope."""
+    """Write section after section, as one microscope does, until `done`."""
     for k in count():
         may_go_on.wait()
         if done.is_set():
@@ -50,26 +50,26 @@ def image_for_ever(rig: Rig, number: int, may_go_on: threading.Event, done: thre
 
 
 def sample(rig: Rig) -> tuple[float, float]:
-    """Return the memory of the daemon, and of its largest worker, MiB."""
+    """Return the memory of the daemon's process and of its largest worker, MiB."""
     pid = rig.daemon.process.pid
     return resident_mib(pid), max(map(resident_mib, workers_of(pid)), default=0.0)
 
 
 def first_and_last(samples: list[float]) -> tuple[float, float]:
-    """Return the medians of the second and of the last sixth: during the first one modules are still loaded."""
+    """Return the medians of the second and of the last sixth; during the first sixth modules are loaded."""
     sixth = max(1, len(samples) // 6)
     return median(samples[sixth : 2 * sixth]), median(samples[-sixth:])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_eight_microscopes_at_full_speed_are_kept_up_with_in_flat_memory(tmp_path, scale, enter):
+def test_all_montages_of_eight_microscopes_become_complete_in_bounded_memory(tmp_path, scale, enter):
     lasts_s = scale.pick(240.0, 30.0, 15.0)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 2, "watch.stacks.close_after_s": 2})
     written: list[list[Path]] = [[] for _ in range(MICROSCOPES)]
     may_go_on, done = threading.Event(), threading.Event()
     samples: list[tuple[float, float]] = []
-    with running(rig), felt(rig.url) as pulse:
+    with running(rig), pulse_of(rig.url) as pulse:
         scopes = [
             threading.Thread(target=image_for_ever, args=(rig, number, may_go_on, done, written[number]))
             for number in range(MICROSCOPES)
@@ -80,7 +80,7 @@ def test_eight_microscopes_at_full_speed_are_kept_up_with_in_flat_memory(tmp_pat
         try:
             while time.monotonic() - began < lasts_s:
                 ended = sum(row["state"] in ("applied", "complete") for row in present_rows(rig).values())
-                (may_go_on.set if sum(map(len, written)) - ended < MOST_WAITING else may_go_on.clear)()
+                (may_go_on.set if sum(map(len, written)) - ended < MAX_WAITING else may_go_on.clear)()
                 samples.append(sample(rig))
                 time.sleep(EVERY_S)
         finally:
@@ -102,5 +102,5 @@ def test_eight_microscopes_at_full_speed_are_kept_up_with_in_flat_memory(tmp_pat
     enter(FaultRun("eight microscopes at full speed", MICROSCOPES, **account.counts(), note=note))
     assert not account.problems
     for first, last in (daemon, worker):
-        assert last < first * MOST_GROWTH + MOST_GROWTH_MIB, note
+        assert last < first * MAX_GROWTH + MAX_GROWTH_MIB, note
     assert not pulse.wrong

@@ -1,4 +1,4 @@
-"""Random file actions in a watched tree, compared with a model: with honest, mute and lying events."""
+"""Random file actions in a watched tree, compared with a model: with true, missing and false events."""
 
 import asyncio
 import os
@@ -25,11 +25,11 @@ from tests.acceptance.faults.rows import FaultRun, Scale, scale_asked_for
 QUICK = Timing(coalesce_s=0.01, grace_s=0.2, granularity_s=0.1, stuck_s=5.0, opening_s=5.0, stop_s=2.0)
 SCALE = scale_asked_for() or Scale.TINY
 EXAMPLES = SCALE.pick(60, 8, 5)
-KNOWN_WITHIN_S = 20.0
+TIMEOUT_S = 20.0
 
 
-class Mute:
-    """Accept watches, and never report an event: inotify on a share that another machine writes to."""
+class NoEvents:
+    """Accepts watches and never reports an event, like inotify on a share to which another machine writes."""
 
     def __init__(self, root: str, accepts: Callable[[str], bool], sink: HintSink) -> None:
         self.sink = sink
@@ -47,36 +47,36 @@ class Mute:
         pass
 
 
-def lying(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hints:
-    """Pass on some events, lose others, repeat some, and report files and directories that do not exist."""
+def false_events(root: str, accepts: Callable[[str], bool], sink: HintSink) -> Hints:
+    """Return hints that lose some events, repeat others, and report files and directories that do not exist."""
     return open_hints(root, accepts, _Distorted(sink, root))
 
 
 class _Distorted:
     def __init__(self, box: HintSink, root: str) -> None:
-        self._box, self._root, self._chance = box, root, random.Random(0)
+        self._box, self._root, self._rng = box, root, random.Random(0)
 
     def file(self, path: str) -> None:
-        self._distort(self._box.file, path, f"{self._root}/_metadata_nowhere{self._chance.random()}_.json")
+        self._distort(self._box.file, path, f"{self._root}/_metadata_nowhere{self._rng.random()}_.json")
 
     def tree(self, directory: str) -> None:
-        self._distort(self._box.tree, directory, f"{self._root}/nowhere/{self._chance.random()}")
+        self._distort(self._box.tree, directory, f"{self._root}/nowhere/{self._rng.random()}")
 
     def overflow(self) -> None:
         self._box.overflow()
 
-    def _distort(self, say: Callable[[str], None], true: str, false: str) -> None:
-        match self._chance.randrange(4):
+    def _distort(self, report: Callable[[str], None], true: str, false: str) -> None:
+        match self._rng.randrange(4):
             case 0:
                 pass
             case 1:
-                say(true)
-                say(true)
+                report(true)
+                report(true)
             case 2:
-                say(false)
+                report(false)
             case 3:
-                say("/outside/_metadata_1_.json")
-                say(true)
+                report("/outside/_metadata_1_.json")
+                report(true)
 
 
 class Tally:
@@ -87,7 +87,7 @@ class Tally:
 
 
 class FileActions(RuleBasedStateMachine):
-    """Files are made, written slowly, renamed, moved, deleted, touched and replaced; in the end all must be known."""
+    """Creates, slowly writes, renames, moves, deletes, touches and replaces files; in the end all must be known."""
 
     open_hints: OpenHints = staticmethod(open_hints)
     tally = Tally()
@@ -115,7 +115,7 @@ class FileActions(RuleBasedStateMachine):
     async def _take(self, sighting: Sighting) -> None:
         self.last[sighting.path] = sighting.identity
 
-    # --- what people, programs and mounts do
+    # --- actions of people and other programs
 
     def _metafiles(self) -> list[Path]:
         return sorted(self.root.rglob("_metadata_*.json"))
@@ -226,7 +226,7 @@ class FileActions(RuleBasedStateMachine):
     def _turn(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
-    # --- what must be known
+    # --- the end
 
     def _unknown(self) -> dict[Path, tuple[FileIdentity, FileIdentity | None]]:
         """Return files whose last sighting differs from their present state."""
@@ -237,8 +237,8 @@ class FileActions(RuleBasedStateMachine):
         try:
             if not hasattr(self, "task"):
                 return
-            self.make(0)  # an empty root counts as gone
-            deadline = time.monotonic() + KNOWN_WITHIN_S
+            self.make(0)  # an empty root counts as unmounted
+            deadline = time.monotonic() + TIMEOUT_S
             while (unknown := self._unknown()) and time.monotonic() < deadline:
                 self._turn(0.05)
             self.tally.files += len(self._metafiles())
@@ -258,8 +258,8 @@ class FileActions(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kind", "hints"), [("honest", open_hints), ("mute", Mute), ("lying", lying)])
-def test_whatever_is_done_to_files_each_that_is_there_in_the_end_is_known_as_it_is(enter, kind, hints):
+@pytest.mark.parametrize(("kind", "hints"), [("true", open_hints), ("missing", NoEvents), ("false", false_events)])
+def test_every_metafile_is_known_as_it_is_after_any_file_actions(enter, kind, hints):
     machine = type(f"FileActions_{kind}", (FileActions,), {"open_hints": staticmethod(hints), "tally": Tally()})
     run_state_machine_as_test(
         machine,

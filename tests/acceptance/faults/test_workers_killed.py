@@ -1,4 +1,4 @@
-"""kill -9 of worker processes, as by the kernel when memory runs out: no tile is lost or blamed."""
+"""kill -9 of worker processes, as by the kernel when memory runs out: no tile is lost, and no montage fails."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ LEVELS = 3
 
 
 def workers_of(daemon: int) -> list[int]:
-    """Return the process ids of the daemon's workers: children of the fork server."""
+    """Return the pids of the daemon's workers, which are children of its fork server."""
     parent: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -33,7 +33,7 @@ def workers_of(daemon: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, scale, enter):
+def test_no_tile_or_montage_is_lost_when_workers_are_killed_at_random_moments(tmp_path, scale, enter):
     kills, seed = scale.pick(100, 20, 4), secrets.randbelow(10**6)
     rng = random.Random(seed)
     rig = Rig(tmp_path, {"workers.count": 2, "watch.mipmaps.levels": LEVELS})
@@ -46,7 +46,7 @@ def test_workers_killed_at_random_moments_cost_no_tile_and_no_montage(tmp_path, 
                 plan = section_plan(FIRST_GRID + len(metafiles), 12, size=(512, 512), seed=len(metafiles))
                 metafiles.append(write_section(plan, rig.acquisition, pixels="noise").metafile)
                 continue
-            # First the pause, then the choice: otherwise nearly every kill would hit a starting pool.
+            # The worker is chosen after the pause, otherwise nearly every kill would hit a pool that is starting.
             time.sleep(rng.uniform(0.1, 0.6))
             candidates = [pid for pid in workers_of(rig.daemon.process.pid) if pid not in killed]
             if not candidates:
