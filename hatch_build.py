@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parent
 LIBRARIES = {
     "handlers/mipmaps/libarea_mean.so": ("handlers/mipmaps/area_mean.c", "handlers/mipmaps/resize.c"),
-    "handlers/images/libpng_rows.so": ("handlers/images/png_rows.c",),
+    "handlers/images/formats/libpng_rows.so": ("handlers/images/formats/png_rows.c",),
 }
 """Library -> its sources."""
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror=incompatible-pointer-types")

@@ -11,7 +11,7 @@ from pathlib import Path
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.image_names import require_contained
-from handlers.acquisition.parse import MAX_METAFILE_BYTES, too_large_fault
+from handlers.acquisition.limits import MAX_METAFILE_BYTES, too_large_fault
 from handlers.acquisition.section_content import section_content
 from handlers.acquisition.section_path import is_inside_file
 from handlers.container import Container

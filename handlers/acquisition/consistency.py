@@ -1,4 +1,4 @@
-"""Contradictions inside a metafile and with its name, as errors and warnings. Pure."""
+"""Contradictions inside a metafile of pyTEMCA and with its name, as errors and warnings. Pure."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Types of a metafile's values: what each accepts, and whether another type is an error or counts as absent."""
+"""Types of the values in pyTEMCA's metafile: what each accepts, and whether another type is an error or absent."""
 
 import math
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
-from handlers.acquisition.parse import MAX_TILES
+from handlers.acquisition.limits import MAX_TILES
 from handlers.acquisition.rasters import hexagonal_cells
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import abbreviate, excerpt

@@ -1,4 +1,4 @@
-"""Parsing the bytes of a metafile into a `Metafile`.
+"""Parsing the bytes of a metafile of pyTEMCA into a `Metafile`.
 
 Values are found by key, not by position: the JSON is a list of objects, in any order and number, or one flat object.
 Unknown keys are skipped. Memory and time are bounded for any content by limits of bytes, values, tiles and the length
@@ -15,13 +15,11 @@ from pydantic_core import from_json
 
 from handlers.acquisition.fields import without_nan
 from handlers.acquisition.image_names import require_relative
+from handlers.acquisition.limits import MAX_METAFILE_BYTES, MAX_TILES, TOO_LARGE_HINT, too_large_fault
 from handlers.acquisition.metafile import Header, Metafile, TileRecord
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import abbreviate, excerpt
 
-MAX_METAFILE_BYTES: Final = 96 * 2**20
-"""A section of 20,000 tiles needs about 17 MB, one of 100,000 tiles 85 MB."""
-MAX_TILES: Final = 100_000
 MAX_ELEMENTS: Final = 1_000
 """Limit of the objects in the list; real metafiles have fewer than ten."""
 MAX_VALUES: Final = 6_000_000
@@ -29,7 +27,6 @@ MAX_VALUES: Final = 6_000_000
 MAX_TILE_BYTES: Final = 256 * 2**10
 MAX_HEADER_BYTES: Final = 2**20
 """Limit of the header, and of a shared transform. Real headers have 3 kB."""
-_TOO_LARGE: Final = "check which program wrote this file: the metafile of a full section has 2.3 MB"
 _PIECE_BYTES: Final = 2**20
 _MOST_PROBLEMS: Final = 4
 _T = TypeVar("_T")
@@ -70,13 +67,7 @@ def _require_bounded(raw: bytes, subject: str) -> None:
         piece = raw[start : start + _PIECE_BYTES]
         values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")  # each value but the first follows these
         if values > MAX_VALUES:
-            raise MetafileFault(subject, f"should have at most {MAX_VALUES:,} values, has more", _TOO_LARGE)
-
-
-def too_large_fault(subject: str, size: int | None = None) -> MetafileFault:
-    """Return the fault of a metafile that is larger than MAX_METAFILE_BYTES; None: only this is known of its size."""
-    found = "more" if size is None else f"{size / 2**20:.1f} MiB"
-    return MetafileFault(subject, f"should have at most {MAX_METAFILE_BYTES / 2**20:g} MiB, has {found}", _TOO_LARGE)
+            raise MetafileFault(subject, f"should have at most {MAX_VALUES:,} values, has more", TOO_LARGE_HINT)
 
 
 _HEADER: Final = TypeAdapter(Header)

@@ -13,7 +13,7 @@ from typing import Final
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
-from handlers.acquisition.parse import MAX_TILES
+from handlers.acquisition.limits import MAX_TILES
 from handlers.acquisition.rasters import Raster, raster_of
 from handlers.acquisition.sbemimage_lines import HINT, Grid, Record, records_in
 from handlers.acquisition.sbemimage_log import LogFollower

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from handlers.acquisition.image_names import require_relative
-from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.limits import MAX_METAFILE_BYTES
 from handlers.acquisition.sbemimage_log import MOST_LINE_BYTES
 from handlers.acquisition.section_path import Region
 from handlers.errors import MetafileFault, MetafilePartial

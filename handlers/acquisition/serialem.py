@@ -27,7 +27,7 @@ from handlers.acquisition.autodoc import (
 from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
-from handlers.acquisition.parse import MAX_METAFILE_BYTES, MAX_TILES
+from handlers.acquisition.limits import MAX_METAFILE_BYTES, MAX_TILES
 from handlers.acquisition.rasters import cells_of
 from handlers.acquisition.section_path import file_of, montage_in
 from handlers.acquisition.serialem_file import MontageFollower

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from handlers.acquisition.autodoc import Autodoc, looks_like_autodoc, read_autodoc
-from handlers.acquisition.parse import MAX_METAFILE_BYTES
+from handlers.acquisition.limits import MAX_METAFILE_BYTES
 from handlers.acquisition.section_path import montage_in
 from handlers.container import Container
 from handlers.file_status import FileStatus

@@ -7,14 +7,14 @@ from typing import BinaryIO, cast
 
 from handlers.container import Container
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, reading_fault
-from handlers.images.bmp_pixels import bmp_pixels
 from handlers.images.digest import snapshot
+from handlers.images.formats.bmp_pixels import bmp_pixels
+from handlers.images.formats.pillow_pixels import UNREADABLE, jpeg_pixels
+from handlers.images.formats.png_pixels import png_pixels
+from handlers.images.formats.tiff_pixels import tiff_pixels
 from handlers.images.header import ImageInfo, open_image, read_header
 from handlers.images.opened import Opened, opened
-from handlers.images.pillow_pixels import UNREADABLE, jpeg_pixels
 from handlers.images.pixels import Grey
-from handlers.images.png_pixels import png_pixels
-from handlers.images.tiff_pixels import tiff_pixels
 from handlers.place import ObjectPlace, Place
 from handlers.ranged_file import RangedFile
 

@@ -18,12 +18,12 @@ from handlers.container import Container, real_path
 from handlers.errors import ImageFault, InvalidImage
 from handlers.file_status import status_of
 from handlers.identity import FileIdentity
-from handlers.images import jpeg_stream
-from handlers.images.bmp_header import MAGIC, read_bmp_header
-from handlers.images.opened import Opened, opened, pread, size_of
-from handlers.images.png_header import END as PNG_END
-from handlers.images.png_header import PngHeader, read_png_header
-from handlers.images.tiff_header import HEAD_BYTES, Run, TiffHeader, TiffLayout, require_grey
+from handlers.images.formats import jpeg_stream
+from handlers.images.formats.bmp_header import MAGIC, read_bmp_header
+from handlers.images.formats.png_header import END as PNG_END
+from handlers.images.formats.png_header import PngHeader, read_png_header
+from handlers.images.formats.tiff_header import HEAD_BYTES, TiffHeader, TiffLayout, require_grey
+from handlers.images.opened import Opened, Run, opened, pread, size_of
 from handlers.place import ObjectPlace, Place
 from handlers.regular_file import NotContained, NotRegular, open_regular
 

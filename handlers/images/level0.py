@@ -19,11 +19,10 @@ from handlers.identity import FileIdentity
 from handlers.images.decode import read_hashed, read_image, require_size, translate_errors
 from handlers.images.digest import FileContent, RunningDigest, settled_identity
 from handlers.images.header import KnownHeader, open_content, open_descriptor, read_header
-from handlers.images.opened import Opened
+from handlers.images.opened import Opened, Run
 from handlers.images.pixels import Grey
 from handlers.images.read_ahead import announce
 from handlers.images.rows import decoded_rows
-from handlers.images.tiff_header import Run
 from handlers.place import Place, path_of
 
 T = TypeVar("T")

@@ -1,13 +1,21 @@
 """Open images, read at offsets: files by their descriptors, objects by ranges."""
 
 import os
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from handlers.file_status import status_of
 from handlers.ranged_file import Ranged
 
 Opened = int | Ranged
 """Descriptor of a file, or the content of an object, whose ranges are all of one version."""
+
+
+class Run(NamedTuple):
+    """Rows of pixels that follow each other in a file without gaps."""
+
+    offset: int
+    """Offset of the first row in the file."""
+    rows: int
 
 
 def opened(file: BinaryIO) -> Opened:

@@ -11,8 +11,8 @@ import xxhash
 from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from handlers.images.encode import PNG_DESCRIPTION
+from handlers.images.formats.pillow_pixels import UNREADABLE
 from handlers.images.header import open_image
-from handlers.images.pillow_pixels import UNREADABLE
 from handlers.images.reduction import IntensityRange, Reduction
 from handlers.place import Place
 

@@ -1,10 +1,10 @@
 """Images whose rows are decoded one after the other while their file is read."""
 
 from handlers.images.digest import HashedFile
+from handlers.images.formats.png_rows import PngRows
+from handlers.images.formats.tiff_bands import DecodedRows
 from handlers.images.header import ImageInfo
 from handlers.images.opened import Opened
-from handlers.images.png_rows import PngRows
-from handlers.images.tiff_bands import DecodedRows
 from handlers.ranged_file import Ranged
 
 

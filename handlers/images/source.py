@@ -26,7 +26,7 @@ from handlers.errors import (
     RenderRefused,
     RenderUnavailable,
 )
-from handlers.images.pillow_pixels import UNREADABLE
+from handlers.images.formats.pillow_pixels import UNREADABLE
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.render_source import RenderSource
 from handlers.render.access import read_login

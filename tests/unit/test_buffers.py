@@ -21,8 +21,8 @@ from handlers.images.decode import verify_level
 from handlers.images.digest import RunningDigest
 from handlers.images.encode import Encoding
 from handlers.images.header import inspect_image
+from handlers.images.opened import Run
 from handlers.images.pixels import Grey
-from handlers.images.tiff_header import Run
 from handlers.mipmaps import buffers, make
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.job import MipmapJob

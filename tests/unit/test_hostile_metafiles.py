@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from sections import NAME, section
 
-from handlers.acquisition import parse
-from handlers.acquisition.parse import MAX_HEADER_BYTES, MAX_TILE_BYTES, MAX_TILES, MAX_VALUES, parse_metafile
+from handlers.acquisition.limits import MAX_METAFILE_BYTES, MAX_TILES
+from handlers.acquisition.parse import MAX_HEADER_BYTES, MAX_TILE_BYTES, MAX_VALUES, parse_metafile
 from handlers.errors import MetafileFault
 
 HEAD, DATA = (json.dumps(element)[1:-1] for element in section())
@@ -23,7 +23,7 @@ def many(count: int, value: str) -> str:
 
 Hostile = Callable[[], tuple[str, str]]
 HOSTILE: dict[str, Hostile] = {
-    "bytes": lambda: (OPEN + ',{"x":"' + "a" * (parse.MAX_METAFILE_BYTES) + '"}' + CLOSE, "at most 96 MiB"),
+    "bytes": lambda: (OPEN + ',{"x":"' + "a" * MAX_METAFILE_BYTES + '"}' + CLOSE, "at most 96 MiB"),
     "lists": lambda: (OPEN + ',{"x":[' + many(MAX_VALUES, "[]") + "]}" + CLOSE, "at most 6,000,000 values"),
     "elements": lambda: (OPEN + "," + many(MAX_VALUES, "{}") + CLOSE, "at most 6,000,000 values"),
     "many elements": lambda: (OPEN + "," + many(1_000, "{}") + CLOSE, "at most 1,000 elements"),

@@ -19,10 +19,10 @@ CHECK = """
     import sys
     from pathlib import Path
     import numpy as np
-    from handlers.images import png_filters
-    from handlers.mipmaps import kernel
-    kernel.LIBRARY = Path(sys.argv[1])
-    assert kernel.compiled_code() is not None
+    from handlers.images.formats import png_filters
+    from handlers.mipmaps import mean_kernel
+    mean_kernel.LIBRARY = Path(sys.argv[1])
+    assert mean_kernel.compiled_code() is not None
     from handlers.mipmaps.mean_kernel import CompiledMeans
     from tests.unit.noise import file_of_rows, noise
     from tests.unit.test_kernel import KINDS, require_same, require_same_numbers
@@ -32,9 +32,9 @@ CHECK = """
     for depth, to_8bit in KINDS:
         white = np.iinfo(depth).max
         for height, width in ((2, 2), (3, 5), (2, 600), (259, 515), (64, 2050), (511, 257), (33, 1030)):
-            levels = min(kernel.HIGHEST_LEVEL, min(height, width).bit_length() - 1)
+            levels = min(mean_kernel.HIGHEST_LEVEL, min(height, width).bit_length() - 1)
             require_same(noise(depth, height, width), levels, to_8bit)
-        require_same(np.full((512, 768), white, depth), kernel.HIGHEST_LEVEL, to_8bit)
+        require_same(np.full((512, 768), white, depth), mean_kernel.HIGHEST_LEVEL, to_8bit)
         require_same_numbers(np.full((512, 768), white, depth))
         for height, width in ((3, 3), (3, 600), (259, 515), (33, 1030)):
             require_same_numbers(noise(depth, height, width))

@@ -16,11 +16,11 @@ import xxhash
 from PIL import Image
 
 from handlers.errors import ImageChanging, ImageFault, ImagesMissing, StoreFault
-from handlers.images import png_rows, tiff_bands
 from handlers.images.digest import RunningDigest
+from handlers.images.formats import png_rows, tiff_bands
+from handlers.images.formats.png_filters import compiled_filters
 from handlers.images.level0 import FileLevel0, Level0File
 from handlers.images.opened import opened, pread, size_of
-from handlers.images.png_filters import compiled_filters
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import reduced

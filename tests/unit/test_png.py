@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handlers.errors import ImageFault
-from handlers.images import png_rows
 from handlers.images.decode import read_hashed, read_image
+from handlers.images.formats import png_rows
+from handlers.images.formats.png_filters import compiled_filters
+from handlers.images.formats.png_rows import PngRows
 from handlers.images.header import open_descriptor
 from handlers.images.level0 import FileLevel0, Level0File
-from handlers.images.png_filters import compiled_filters
-from handlers.images.png_rows import PngRows
 from handlers.mipmaps.buffers import reduced
 from tests.hostile_images import png_chunk
 

@@ -16,8 +16,8 @@ from PIL import Image
 from tiffs import COMPRESSORS, Kind, Pixels
 
 from handlers.errors import ImageFault
-from handlers.images import tiff_compression
 from handlers.images.decode import read_image, verify_level
+from handlers.images.formats import tiff_compression
 from handlers.images.header import inspect_image
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps

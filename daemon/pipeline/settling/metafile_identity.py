@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from handlers.acquisition.arrival import not_a_metafile_fault, outside_fault
-from handlers.acquisition.parse import MAX_METAFILE_BYTES, too_large_fault
+from handlers.acquisition.limits import MAX_METAFILE_BYTES, too_large_fault
 from handlers.acquisition.presence import Present, find_metafile
 from handlers.acquisition.section_path import file_of
 from handlers.container import Containers

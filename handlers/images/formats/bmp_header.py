@@ -8,8 +8,7 @@ import struct
 from typing import Final, NamedTuple
 
 from handlers.errors import InvalidImage
-from handlers.images.opened import Opened, pread
-from handlers.images.tiff_header import Run
+from handlers.images.opened import Opened, Run, pread
 
 MAGIC: Final = b"BM"
 _HEADERS_BYTES: Final = 54

@@ -3,7 +3,7 @@
 import numpy as np
 
 from handlers.errors import InvalidImage
-from handlers.images.bmp_header import read_bmp_header
+from handlers.images.formats.bmp_header import read_bmp_header
 from handlers.images.opened import Opened, pread
 from handlers.images.pixels import Grey
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from handlers.errors import InvalidImage
-from handlers.images.jpeg_stream import with_fillers
+from handlers.images.formats.jpeg_stream import with_fillers
 from handlers.images.pixels import Grey
 
 UNREADABLE = (

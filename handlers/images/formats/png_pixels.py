@@ -5,11 +5,11 @@ from typing import BinaryIO, cast
 from PIL import PngImagePlugin
 
 from handlers.images.digest import HashedFile
+from handlers.images.formats.pillow_pixels import array_of
+from handlers.images.formats.png_header import ChunkLimit, PngHeader, require_few_chunks
+from handlers.images.formats.png_rows import PngRows, png_rows
 from handlers.images.opened import opened, pread
-from handlers.images.pillow_pixels import array_of
 from handlers.images.pixels import Grey
-from handlers.images.png_header import ChunkLimit, PngHeader, require_few_chunks
-from handlers.images.png_rows import PngRows, png_rows
 from handlers.ranged_file import Ranged, RangedFile
 
 

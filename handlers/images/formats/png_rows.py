@@ -7,9 +7,9 @@ import numpy as np
 from isal import isal_zlib
 
 from handlers.errors import InvalidImage
+from handlers.images.formats.png_filters import Bytes, compiled_filters, unfilter
+from handlers.images.formats.png_header import CHUNK_START, CHUNKS_AT, PngHeader, most_chunks, too_many_chunks
 from handlers.images.pixels import Grey
-from handlers.images.png_filters import Bytes, compiled_filters, unfilter
-from handlers.images.png_header import CHUNK_START, CHUNKS_AT, PngHeader, most_chunks, too_many_chunks
 from handlers.ranged_file import Ranged
 
 PIECE_BYTES: Final = 256 << 10

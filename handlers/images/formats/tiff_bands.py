@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from handlers.images.tiff_header import TiffLayout
-from handlers.images.tiff_pixels import tiff_pixels
+from handlers.images.formats.tiff_header import TiffLayout
+from handlers.images.formats.tiff_pixels import tiff_pixels
 from handlers.ranged_file import Ranged
 
 BAND_BYTES: Final = 4 << 20

@@ -4,11 +4,10 @@ import functools
 import struct
 import sys
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from handlers.errors import InvalidImage
-from handlers.images import jpeg_stream, tiff_compression
-from handlers.images.opened import Opened, pread
+from handlers.images.formats import jpeg_stream, tiff_compression
+from handlers.images.opened import Opened, Run, pread
 
 HEAD_BYTES = 4096
 """Bytes of the first read of a file: one page, since disks and file servers do not read less."""
@@ -39,14 +38,6 @@ _NAMES = {
 }
 """Required tags."""
 _HINT = "save it uncompressed, or with LZW, Deflate or PackBits"
-
-
-class Run(NamedTuple):
-    """Rows of pixels that follow each other in a file without gaps."""
-
-    offset: int
-    """Offset of the first row in the file."""
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)

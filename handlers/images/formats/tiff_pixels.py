@@ -13,11 +13,11 @@ import numpy.typing as npt
 from PIL import TiffImagePlugin
 
 from handlers.errors import InvalidImage
-from handlers.images import tiff_compression
+from handlers.images.formats import tiff_compression
+from handlers.images.formats.pillow_pixels import array_of, jpeg_pixels
+from handlers.images.formats.tiff_header import TiffLayout
 from handlers.images.opened import Opened, pread
-from handlers.images.pillow_pixels import array_of, jpeg_pixels
 from handlers.images.pixels import Grey
-from handlers.images.tiff_header import TiffLayout
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -23,9 +23,9 @@ from handlers.errors import (
     Waiting,
     WorkerFault,
 )
+from handlers.images.formats.pillow_pixels import ROWS_AT_ONCE
 from handlers.images.header import inspect_image
 from handlers.images.level0 import FileLevel0
-from handlers.images.pillow_pixels import ROWS_AT_ONCE
 from handlers.images.reduction import METHODS, Reduction
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
