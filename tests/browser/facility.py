@@ -16,7 +16,7 @@ from handlers.identity import FileIdentity
 from handlers.quality.rules import Finding, Judgement, Rule, Verdict
 from handlers.quality.trend import Trend
 from handlers.workers.crew import Crew, Member
-from tests.unit.test_health import ROOT, WELL
+from tests.ready_facts import READY, ROOT
 
 SECTIONS = 180
 EVERY_S = 1800.0
@@ -162,7 +162,7 @@ CREW = Crew(
     "tls://scheduler.em.example.org:8786",
 )
 BUSY: Facts = replace(
-    WELL,
+    READY,
     roots=ROOTS,
     disks=DISKS,
     crew=CREW,

@@ -39,7 +39,7 @@ from tests.browser.conftest import CHROMIUM, START_TIMEOUT_MS
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
 from tests.integration.shown import Shown, served
-from tests.unit.test_health import ROOT, WELL
+from tests.ready_facts import READY, ROOT
 
 T = TypeVar("T")
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -248,7 +248,7 @@ async def section(
         while made is not None and len(await journal.tiles_made(montage.id)) < made:  # noqa: ASYNC110  no event reports it
             await asyncio.sleep(0.05)
         async with served(running, montage) as shown:
-            shown.facts = replace(WELL, roots=(replace(ROOT, name="w", directory=directory / "acquisition"),))
+            shown.facts = replace(READY, roots=(replace(ROOT, name="w", directory=directory / "acquisition"),))
             yield shown
 
 

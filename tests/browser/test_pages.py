@@ -23,7 +23,7 @@ from tests.browser.conftest import TIMEOUT_MS, Viewer, proxied
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
 from tests.integration.shown import Shown, shown_section
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 AXE = Path(os.environ.get("TEMWATCH_AXE", "/nowhere"))
 with_axe = pytest.mark.skipif(
@@ -63,7 +63,7 @@ async def test_the_overview_follows_a_new_section_until_it_is_complete(viewer: V
         work = running.assembly
 
         async def facts():
-            return WELL
+            return READY
 
         pages, live = Pages(work.settings, work.journal, facts, work.client), LiveEvents(work.journal)
         app = make_app(work.journal, Metrics(), facts, http=lambda: work.settings().http, pages=pages, live=live)
@@ -183,7 +183,7 @@ async def hostile_pages(face: Paged) -> list[str]:
     await face.journal.decide(complete, "fail", HOSTILE, HOSTILE)
     waiting = await face.noticed(3)
     await face.journal.wait(waiting, "2 images are missing")
-    face.facts = replace(WELL, render_fault=HOSTILE, journal_fault=HOSTILE, disks=(Disk("/m", 1, 2, "is full"),))
+    face.facts = replace(READY, render_fault=HOSTILE, journal_fault=HOSTILE, disks=(Disk("/m", 1, 2, "is full"),))
     paths = ["/", "/?state=ignored", f"/montages/{failed}", f"/montages/{complete}", f"/montages/{waiting}", "/login"]
     return [str(face.client.make_url(path)) for path in [*paths, f"/scopes/temca2/{quote(HOSTILE, '')}", "/nowhere"]]
 
@@ -358,7 +358,7 @@ async def test_the_days_of_the_page_of_a_microscope_can_be_changed_by_keyboard(v
 async def test_pages_report_an_unavailable_render_ws_and_journal_and_still_answer(viewer: Viewer, shown):
     page = await viewer.open(shown.url("/"))
     await mark(page)
-    shown.facts = replace(WELL, render_fault="connection refused", journal_fault="the disk is full")
+    shown.facts = replace(READY, render_fault="connection refused", journal_fault="the disk is full")
     for url in await pages_of(shown):
         page = await viewer.open(url)
         await expect(page.get_by_role("region", name="Not ready")).to_contain_text(

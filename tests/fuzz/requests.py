@@ -20,7 +20,7 @@ from daemon.web.posts import Posts
 from daemon.web.routes import make_app
 from tests.acceptance.faults.broken_requests import ask, backup_request, request, status_of
 from tests.fuzz.fuzzer import Check, Fuzzer
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 ANSWER_TIMEOUT_S = 0.2
 """Short, because the server waits for the rest of incomplete requests."""
@@ -50,7 +50,7 @@ class ErrorLog(logging.Handler):
 @asynccontextmanager
 async def _served(place: Path) -> AsyncIterator[int]:
     async def facts() -> Facts:
-        return WELL
+        return READY
 
     async with Journal(journal_in(place)) as journal:
         posts = Posts(HttpSettings(), Replayer(lambda: None, journal, None), journal)

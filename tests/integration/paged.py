@@ -22,7 +22,7 @@ from daemon.web.posts import Posts
 from daemon.web.routes import make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 HTML = {"Accept": "text/html"}
 RAW, MIPS = "em/v1/raw", "em/v1/mips"
@@ -47,7 +47,7 @@ class Paged:
     live: LiveEvents
     queue: Queue = field(default_factory=Queue)
     metrics: Metrics = field(default_factory=Metrics)
-    facts: Facts = WELL
+    facts: Facts = READY
     client: TestClient = field(init=False)
 
     async def page(self, path: str, status: int = 200, **headers: str) -> str:

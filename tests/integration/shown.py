@@ -17,7 +17,7 @@ from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
 from tests.integration.inprocess import Bench, bench
 from tests.integration.paged import HTML
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 
 class Shown:
@@ -25,7 +25,7 @@ class Shown:
 
     def __init__(self, bench: Bench, client: TestClient, montage: Montage) -> None:
         self.bench, self.client, self.montage = bench, client, montage
-        self.facts = WELL
+        self.facts = READY
 
     async def page(self, path: str, status: int = 200) -> str:
         async with self.client.get(f"/montages/{self.montage.id}{path}", headers=HTML) as answer:

@@ -30,7 +30,7 @@ from handlers.quality.heatmap_numbers import Number
 from tests.integration.inprocess import Bench, bench
 from tests.integration.paged import HTML
 from tests.integration.test_pictures import picture_at
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 pytestmark = pytest.mark.timeout(300)  # pictures are drawn with the lowest priority
 Grey = npt.NDArray[np.uint8]
@@ -109,7 +109,7 @@ def halved(pixels: Grey) -> npt.NDArray[np.float64]:
 @asynccontextmanager
 async def pages_of(running: Bench) -> AsyncIterator["TestClient[Any, Any]"]:
     async def facts() -> Any:
-        return WELL
+        return READY
 
     work = running.assembly
     pages = Pages(work.settings, work.journal, facts, work.client)

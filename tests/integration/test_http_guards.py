@@ -20,7 +20,7 @@ from daemon.pipeline.replay.replayer import Replayer
 from daemon.web import server
 from daemon.web.posts import Posts
 from daemon.web.routes import make_app
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 DEADLINE_S = 20
 
@@ -56,7 +56,7 @@ class Served:
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async def facts() -> Facts:
-        return WELL
+        return READY
 
     async with Journal(tmp_path / "journal.sqlite") as journal:
         posts = Posts(HttpSettings(), Replayer(lambda: None, journal, None), journal)
@@ -131,7 +131,7 @@ async def test_a_lack_of_descriptors_is_logged_in_one_line(monkeypatch, tmp_path
     monkeypatch.setattr(server, "_accept", accept)
 
     async def facts() -> Facts:
-        return WELL
+        return READY
 
     with capture_logs() as lines:
         async with (

@@ -28,9 +28,9 @@ from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from tests.acceptance.rig import Standins
 from tests.loop_watch import MAX_TURN_S, watching_the_loop
+from tests.ready_facts import READY
 from tests.settings_text import UNREACHABLE, settings_text
 from tests.unit.sections import header, tile
-from tests.unit.test_health import WELL
 
 TILES = 20_000
 MONTAGES = 100_000
@@ -171,7 +171,7 @@ async def running(assembly: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
 
 async def test_10_000_of_100_000_montages_are_listed_in_short_turns(journal_path):
     async def facts() -> Any:
-        return WELL
+        return READY
 
     async with Journal(journal_path) as journal:
         server = TestServer(make_app(journal, Metrics(), facts))

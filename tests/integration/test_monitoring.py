@@ -16,7 +16,7 @@ from daemon.pipeline.health import HookFacts
 from handlers.quality.rules import Verdict
 from handlers.workers.crew import Crew, Member
 from tests.integration.paged import paged
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
 RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ async def samples(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
             pages.metrics.hook_events.labels("workflow", outcome).inc()
         hook = HookFacts("workflow", waiting=2, dead=1, oldest_s=60.0, problem="no answer")
         crew = Crew((Member("node7", 2, 1), Member("node8", problem="blind", is_usable=False)), 3, "tcp://s:8786")
-        pages.facts = replace(WELL, crew=crew, hooks=(hook,), disks=(replace(WELL.disks[0], full_in_s=3600.0),))
+        pages.facts = replace(READY, crew=crew, hooks=(hook,), disks=(replace(READY.disks[0], full_in_s=3600.0),))
         async with pages.client.get("/metrics") as answer:
             text = await answer.text()
     found: dict[str, list[dict[str, str]]] = {}

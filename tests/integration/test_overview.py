@@ -11,7 +11,7 @@ from daemon.pipeline.health import Disk
 from daemon.watching.roots import RootStatus
 from handlers.workers.crew import Crew, Member
 from tests.integration.paged import Paged, paged
-from tests.unit.test_health import ROOT, WELL
+from tests.ready_facts import READY, ROOT
 
 
 def text_of(html: str) -> str:
@@ -27,7 +27,7 @@ async def row(pages: Paged, name: str) -> str:
 
 async def test_each_disk_shows_its_free_space_and_when_it_will_be_full(pages):
     disks = (Disk("/a", 412 * 10**9, 1, full_in_s=5.5 * 3600), Disk("/b", 2 * 10**12, 1), Disk("/c", 1, 2, "is full"))
-    pages.facts = replace(WELL, disks=disks)
+    pages.facts = replace(READY, disks=disks)
     text = text_of(await pages.page("/"))
     assert "usable /a 412.00 GB free full in 5 h 30 min" in text
     assert "usable /b 2.00 TB free not filling up" in text
@@ -36,13 +36,13 @@ async def test_each_disk_shows_its_free_space_and_when_it_will_be_full(pages):
 
 async def test_render_ws_is_shown_as_up_or_unreachable(pages):
     assert "up render-ws http://127.0.0.1:9/render-ws/v1" in text_of(await pages.page("/"))
-    pages.facts = replace(WELL, render_fault="connection refused")
+    pages.facts = replace(READY, render_fault="connection refused")
     assert "unreachable render-ws http://127.0.0.1:9/render-ws/v1" in text_of(await pages.page("/"))
 
 
 @pytest.mark.parametrize("status", list(RootStatus))
 async def test_each_watch_shows_its_state(pages, status):
-    pages.facts = replace(WELL, roots=(replace(ROOT, status=status),))
+    pages.facts = replace(READY, roots=(replace(ROOT, status=status),))
     assert (await row(pages, "temca2")).startswith(f"temca2 {status.replace('_', ' ')} ")
 
 
@@ -61,7 +61,7 @@ async def test_without_progress_no_end_is_predicted(pages):
 
 @pytest.mark.parametrize(("tiles", "text"), [(1, "1 tile queued"), (1284, "1,284 tiles queued")])
 async def test_the_number_of_queued_tiles_is_shown(pages, tiles, text):
-    pages.facts = replace(WELL, crew=Crew((Member("node7"),), tiles))
+    pages.facts = replace(READY, crew=Crew((Member("node7"),), tiles))
     assert text in text_of(await pages.page("/"))
 
 

@@ -11,7 +11,7 @@ from daemon.montages.states import Event, MontageState
 from daemon.pipeline.health import Disk
 from handlers.workers.crew import Crew, Member
 from tests.integration.paged import HTML, Paged, paged
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e'
 
@@ -97,7 +97,7 @@ async def test_the_grid_is_shown_page_by_page(pages, monkeypatch):
 
 async def test_hostile_names_are_shown_as_text(pages):
     await pages.failed(1, HOSTILE, HOSTILE, name="<b>x\x1b", scope=HOSTILE, tape=HOSTILE)
-    pages.facts = replace(WELL, render_fault=HOSTILE, disks=(Disk(HOSTILE, None, 1, HOSTILE),))
+    pages.facts = replace(READY, render_fault=HOSTILE, disks=(Disk(HOSTILE, None, 1, HOSTILE),))
     text = await pages.page("/")
     assert "<script>alert" not in text
     assert "<img" not in text
@@ -142,7 +142,7 @@ async def test_browsers_cache_script_and_style_until_they_change(pages):
 
 async def test_pages_are_served_while_the_journal_cannot_be_written_and_render_ws_is_unreachable(pages):
     await pages.reached(1, MontageState.COMPLETE)
-    pages.facts = replace(WELL, render_fault="connection refused", journal_fault="/var/journal: disk is full")
+    pages.facts = replace(READY, render_fault="connection refused", journal_fault="/var/journal: disk is full")
     text = await pages.page("/")
     assert "render-ws is unavailable: connection refused" in text
     assert "the journal cannot be written: /var/journal: disk is full" in text
@@ -350,7 +350,7 @@ async def test_pages_without_write_access_show_the_reason(tmp_path):
 async def test_the_overview_shows_workers_by_host(tmp_path):
     blind = Member("node8", 2, 0, "does not see <b>/data</b>", is_usable=False)
     async with paged(tmp_path) as pages:
-        pages.facts = replace(WELL, crew=Crew((Member("node7", 4, 3), blind), 1200, "tcp://scheduler:8786"))
+        pages.facts = replace(READY, crew=Crew((Member("node7", 4, 3), blind), 1200, "tcp://scheduler:8786"))
         page = await pages.page("/")
         assert "tcp://scheduler:8786" in page
         assert "1,200 tiles queued or running" in page
@@ -366,7 +366,7 @@ async def test_pages_and_api_name_the_store_that_a_montage_waits_for(pages):
     waiting = await pages.reached(1, MontageState.INGESTED)
     others = [await pages.settled(2), await pages.reached(3, MontageState.MIPMAPPED)]
     await pages.journal.wait(others[0], "an image is missing")
-    pages.facts = replace(WELL, disks=(STORE, replace(STORE, watches=("other",), directory="s3://other")))
+    pages.facts = replace(READY, disks=(STORE, replace(STORE, watches=("other",), directory="s3://other")))
     reason = "s3://em/mips cannot be used: could not write it: SlowDown"
     text = await pages.page(f"/montages/{waiting}")
     assert f"<dt>Waits for</dt><dd>{reason}</dd>" in text
@@ -377,5 +377,5 @@ async def test_pages_and_api_name_the_store_that_a_montage_waits_for(pages):
     assert rows == {waiting: reason, others[0]: "an image is missing", others[1]: None}
     for each in others:
         assert f"<dd>{reason}</dd>" not in await pages.page(f"/montages/{each}")
-    pages.facts = WELL
+    pages.facts = READY
     assert "Waits for" not in await pages.page(f"/montages/{waiting}")

@@ -23,7 +23,7 @@ from daemon.web.posts import Posts
 from daemon.web.routes import MAX_BODY_BYTES, make_app
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 TOKEN = "0123456789abcdef0123"
 
@@ -81,7 +81,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         api = Api(tmp_path, journal)
 
         async def facts() -> Facts:
-            return WELL
+            return READY
 
         app = make_app(journal, Metrics(), facts, api.posts, lambda: api.posts._http)
         async with TestClient(TestServer(app)) as client:

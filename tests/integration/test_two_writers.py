@@ -9,7 +9,7 @@ from daemon.pipeline.health import warnings
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
 from tests.integration.inprocess import bench, retry_fast
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 
 def reported(work: Any) -> list[dict[str, Any]]:
@@ -42,5 +42,5 @@ async def test_tiles_put_by_another_daemon_are_reported(tmp_path: Path, monkeypa
             await second.reaches(metafile, MontageState.COMPLETE)
             assert len(reported(second)) == 1  # its own tiles are not reported
             await second.stop()
-    (warning,) = warnings(replace(WELL, put_by_others=1))
+    (warning,) = warnings(replace(READY, put_by_others=1))
     assert "second temwatch" in warning

@@ -25,7 +25,7 @@ from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
 from handlers.quality.numbers import SectionNumbers, TileNumbers
 from handlers.quality.packing import Quality, pack
-from tests.unit.test_health import WELL
+from tests.ready_facts import READY
 
 
 class Api:
@@ -34,7 +34,7 @@ class Api:
     def __init__(self, client: TestClient, journal: Journal) -> None:
         self.client = client
         self.journal = journal
-        self.facts: Facts = WELL
+        self.facts: Facts = READY
         self.http = HttpSettings()
 
     async def get(self, path: str) -> tuple[int, dict]:
@@ -63,13 +63,13 @@ async def noticed(journal: Journal, number: int) -> int:
 
 
 async def test_liveness_is_200_while_the_daemon_is_not_ready(api):
-    api.facts = replace(WELL, render_fault="away")
+    api.facts = replace(READY, render_fault="away")
     assert await api.get("/healthz") == (200, {"alive": True})
 
 
 async def test_ready_is_200_and_not_ready_503_with_the_reasons(api):
     assert (await api.get("/readyz"))[0] == 200
-    api.facts = replace(WELL, render_fault="away")
+    api.facts = replace(READY, render_fault="away")
     status, body = await api.get("/readyz")
     assert (status, body["ready"], body["reasons"]) == (503, False, ["render-ws is unavailable: away"])
 
@@ -90,14 +90,14 @@ async def test_a_montage_of_an_inaccessible_directory_is_shown_as_waiting_for_th
     for montage_id in ids:
         await api.journal.wait(montage_id, "the metafile is new or still changing")
     await api.journal.fail(ids[2], MetafileFault("m", "has no data"))
-    away = replace(WELL.roots[0], status=status, reasons=("no answer from its file server for 61 s",))
-    api.facts = replace(WELL, roots=(away,))
+    away = replace(READY.roots[0], status=status, reasons=("no answer from its file server for 61 s",))
+    api.facts = replace(READY, roots=(away,))
     _, listed = await api.get("/api/montages")
     _, single = await api.get(f"/api/montages/{ids[0]}")
     waits = {row["id"]: row["waiting_for"] for row in [*listed["montages"], single]}
     text = "the directory of watch temca2 cannot be accessed: no answer from its file server for 61 s"
     assert waits == {ids[0]: text, ids[1]: text, ids[2]: None}
-    api.facts = WELL
+    api.facts = READY
     _, single = await api.get(f"/api/montages/{ids[0]}")
     assert single["waiting_for"] == "the metafile is new or still changing"
 

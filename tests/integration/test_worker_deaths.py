@@ -15,8 +15,8 @@ from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import warnings
 from handlers.workers.pool import run_job
 from tests.integration.test_executors import job_for
+from tests.ready_facts import READY
 from tests.settings_text import UNREACHABLE, settings_text
-from tests.unit.test_health import WELL
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_war
             assert (await run_job(assembly.pool, job_for(tmp_path))).fault is None
         (line,) = (line for line in lines if line["event"] == "worker.died")
         assert (line["how"], line["tile"], line["log_level"]) == ("signal SIGKILL", None, "warning")
-        facts = assembly.metrics.text(WELL, {}).decode()
+        facts = assembly.metrics.text(READY, {}).decode()
         assert "temwatch_worker_deaths_total 1.0" in facts
         assert assembly.worker_deaths == 1
         assert assembly.last_worker_death.endswith("without a tile by signal SIGKILL")
@@ -54,5 +54,5 @@ def test_a_killed_program_with_workers_leaves_no_warning_about_semaphores() -> N
 
 
 def test_the_status_warns_of_dead_workers() -> None:
-    (warning,) = warnings(replace(WELL, worker_deaths=2, last_worker_death="at noon in tile a by signal SIGKILL"))
+    (warning,) = warnings(replace(READY, worker_deaths=2, last_worker_death="at noon in tile a by signal SIGKILL"))
     assert warning.startswith("2 worker processes died since the start, the last at noon in tile a by signal SIGKILL: ")
