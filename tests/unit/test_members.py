@@ -195,7 +195,7 @@ async def test_a_worker_with_another_version_of_temwatch_gets_no_jobs_until_it_i
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "text"),
     [
         (ModuleNotFoundError("No module named 'handlers'"), "has no temwatch, or another "),
         (AttributeError("introduce"), "has no temwatch, or another "),
@@ -203,11 +203,11 @@ async def test_a_worker_with_another_version_of_temwatch_gets_no_jobs_until_it_i
         (TimeoutError(), ": TimeoutError"),
     ],
 )
-async def test_the_reason_why_a_worker_could_not_be_checked_is_shown(bench: Bench, answer: Any, words: str) -> None:
+async def test_the_reason_why_a_worker_could_not_be_checked_is_shown(bench: Bench, answer: Any, text: str) -> None:
     bench.scheduler.instead = answer
     await bench.look()
     (member,) = bench.members.described()
-    assert words in member.problem
+    assert text in member.problem
     assert bench.members.usable(None) == frozenset()
     bench.scheduler.instead = None
     bench.now += RETRY_S + 1

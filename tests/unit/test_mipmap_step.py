@@ -35,7 +35,7 @@ class Bench:
         self.halt = Halt()
         reduction = SimpleNamespace(method="block_reduce")
         self.reduction = reduction
-        plan = SimpleNamespace(served_by=lambda *given: self._note("served by", *given, returns=served))
+        plan = SimpleNamespace(served_by=lambda *arguments: self._note("served by", *arguments, returns=served))
         served = SimpleNamespace(reduction=reduction)
         self.watch = SimpleNamespace(mipmap_plan=lambda: plan, mipmaps=SimpleNamespace(output_dir=OUTPUT), settle_s=1.0)
         self.section: Any = SimpleNamespace(
@@ -53,7 +53,7 @@ class Bench:
         disks: Any = SimpleNamespace(
             require=self._async("require"),
             halt_of=self._working,
-            suspect=lambda *given: self._note("suspect", *given),
+            suspect=lambda *arguments: self._note("suspect", *arguments),
         )
         self.step = MipmapStep(
             journal=journal,
@@ -70,7 +70,8 @@ class Bench:
         monkeypatch.setattr(mipmap_step, "image_evidence", lambda jobs: f"evidence of {jobs}")
         monkeypatch.setattr(mipmap_step, "add_evidence", self._add_evidence)
         changing: Any = SimpleNamespace(
-            forget=lambda *given: self._note("forget", *given), fault_or_changing=lambda montage_id, watch, fault: fault
+            forget=lambda *arguments: self._note("forget", *arguments),
+            fault_or_changing=lambda montage_id, watch, fault: fault,
         )
         self.step.changing_images = changing
         monkeypatch.setattr(mipmap_step, "_is_any_level_present", lambda jobs: self.present and jobs == ["a", "b"])

@@ -56,19 +56,19 @@ def test_tile_specs_equal_those_of_janelia_except_for_its_margin_and_scan_correc
     specs = {spec["tileId"]: spec for spec in tile_specs_for(found, 1, path.parent)}
     wanted = sample["janelia_run"]["tilespecs"]
     assert len(specs) == len(wanted) == 14
-    for theirs in wanted:
-        ours = specs[theirs["tileId"]]
+    for wanted_spec in wanted:
+        spec = specs[wanted_spec["tileId"]]
         for key in ("tileId", "z", "width", "height", "minIntensity", "maxIntensity"):
-            assert ours[key] == theirs[key], key
-        layout, (row, col) = dict(theirs["layout"]), from_first_beam(wanted, theirs)
-        first_id = next(tile_id for tile_id in specs if tile_id.startswith(theirs["tileId"][:11] + "001_"))
+            assert spec[key] == wanted_spec[key], key
+        layout, (row, col) = dict(wanted_spec["layout"]), from_first_beam(wanted, wanted_spec)
+        first_id = next(tile_id for tile_id in specs if tile_id.startswith(wanted_spec["tileId"][:11] + "001_"))
         first = specs[first_id]["layout"]
         layout |= {"imageRow": first["imageRow"] + row, "imageCol": first["imageCol"] + col}
-        assert ours["layout"] == layout
-        image = theirs["mipmapLevels"]["0"]["imageUrl"].removeprefix("file:").replace("{sample}", str(HERE))
-        assert ours["mipmapLevels"]["0"]["imageUrl"] == f"file://{image}"
-        *_, x, y = map(float, theirs["transforms"]["specList"][-1]["dataString"].split())
-        ((transform),) = ours["transforms"]["specList"]
+        assert spec["layout"] == layout
+        image = wanted_spec["mipmapLevels"]["0"]["imageUrl"].removeprefix("file:").replace("{sample}", str(HERE))
+        assert spec["mipmapLevels"]["0"]["imageUrl"] == f"file://{image}"
+        *_, x, y = map(float, wanted_spec["transforms"]["specList"][-1]["dataString"].split())
+        ((transform),) = spec["transforms"]["specList"]
         assert [float(each) for each in transform["dataString"].split()] == [
             *(1, 0, 0, 1),
             *(x - sample["janelia_margin_px"], y - sample["janelia_margin_px"]),

@@ -32,10 +32,10 @@ FACTS = {
 }
 
 
-def row(what: str) -> dict[str, str]:
+def row(name: str) -> dict[str, str]:
     """Return the cells of a row of the table of the last full run."""
     head = ["target", "what", "measured", "disk", "floor", "peer", "ratio", "asked", "met", "remarks"]
-    (line,) = [line for line in PAGE.splitlines() if re.match(rf"\| \d+ \| {re.escape(what)} \|", line)]
+    (line,) = [line for line in PAGE.splitlines() if re.match(rf"\| \d+ \| {re.escape(name)} \|", line)]
     return dict(zip(head, (cell.strip() for cell in line.strip("|").split(" | ")), strict=True))
 
 

@@ -61,12 +61,12 @@ def test_the_origin_must_be_that_of_the_pages() -> None:
 def test_behind_a_proxy_the_origin_must_be_that_of_the_proxy() -> None:
     peer: Any = Peer(("10.1.2.3", 4711))
     http = HttpSettings.model_validate({"trusted_proxies": ["10.0.0.0/8"]})
-    asked = {"Host": "em:8787", "Content-Type": JSON, "X-Forwarded-Host": "em.example", "X-Forwarded-Proto": "https"}
+    headers = {"Host": "em:8787", "Content-Type": JSON, "X-Forwarded-Host": "em.example", "X-Forwarded-Proto": "https"}
     for content_type, refused in ((JSON, None), ("text/plain", 415)):
-        own = {**asked, "Origin": "https://em.example", "Content-Type": content_type}
+        own = {**headers, "Origin": "https://em.example", "Content-Type": content_type}
         found = post_refusal(make_mocked_request("POST", "/", own, transport=peer), http)
         assert (found and found[0]) == refused
-    other = {**asked, "Origin": "http://em:8787"}
+    other = {**headers, "Origin": "http://em:8787"}
     found = post_refusal(make_mocked_request("POST", "/", other, transport=peer), http)
     assert found == (403, "Origin: requests of other sites are refused; this one is https://em.example")
 

@@ -65,8 +65,8 @@ class Stack:
         return self.other_builder() if self.other_builder else self.builder
 
     async def put(self, *specs: dict[str, Any]) -> int:
-        given: Any = self
-        return await put_and_compare(given, STACK, Z, list(specs), {"lens": LENS, "other": {"id": "other"}}, 99)
+        client: Any = self
+        return await put_and_compare(client, STACK, Z, list(specs), {"lens": LENS, "other": {"id": "other"}}, 99)
 
 
 @pytest.fixture

@@ -71,19 +71,19 @@ def test_a_text_that_is_not_a_report_of_verify_is_refused(text):
 
 
 def test_one_z_option_takes_all_following_numbers(monkeypatch, tmp_path):
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        "daemon.commands.replay.requests.requests_for", lambda paths, **given: asked.append((paths, given))
+        "daemon.commands.replay.requests.requests_for", lambda paths, **parameters: calls.append((paths, parameters))
     )
     settings = tmp_path / "none.toml"
-    monkeypatch.setattr("daemon.commands.cli.montages.settings_or_exit", lambda path: asked.append(path) or _Quiet())
+    monkeypatch.setattr("daemon.commands.cli.montages.settings_or_exit", lambda path: calls.append(path) or _Quiet())
     monkeypatch.setattr("daemon.commands.cli.montages.log_warnings", lambda _: None)
     monkeypatch.setattr("daemon.commands.replay.command.replay", lambda *_: None)
     monkeypatch.setattr("daemon.commands.cli.montages.run_or_exit", lambda _: 0)
     line = ["replay", "/data", "--z", "1050", "-1", "2.5", "--state", "all", "--z", "7", "--config", str(settings)]
     assert CliRunner().invoke(temwatch, line).exit_code == 0
-    paths, given = asked[1]
-    assert (paths, given["z"], given["state"]) == (("/data",), (1050.0, -1.0, 2.5, 7.0), "all")
+    paths, parameters = calls[1]
+    assert (paths, parameters["z"], parameters["state"]) == (("/data",), (1050.0, -1.0, 2.5, 7.0), "all")
 
 
 class _Quiet:

@@ -96,11 +96,11 @@ def test_tile_specs_of_the_sample_equal_those_of_embl_except_for_marked_faults()
 
 @real_data
 def test_the_affine_of_every_tile_equals_the_four_composed_transforms_of_embl() -> None:
-    theirs = {spec["tileId"]: spec["tool_composed_affine"] for spec in expected()["runs"]["all_slices"]["tilespecs"]}
+    composed = {spec["tileId"]: spec["tool_composed_affine"] for spec in expected()["runs"]["all_slices"]["tilespecs"]}
     for path in sections_of(sample_log()):
         for spec in tile_specs_for(read(path), 1, SAMPLE, options_for(READER)):
             numbers = [float(each) for each in spec["transforms"]["specList"][0]["dataString"].split()]
-            assert numbers == pytest.approx(theirs[spec["tileId"]], abs=1e-6)
+            assert numbers == pytest.approx(composed[spec["tileId"]], abs=1e-6)
 
 
 @real_data

@@ -59,15 +59,15 @@ def test_a_pass_finds_metafiles_at_any_depth_and_nothing_else(tmp_path: Path) ->
 
 def test_files_that_arrive_while_events_of_their_directory_are_requested_are_found(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
-    asked: list[str] = []
+    requested: list[str] = []
 
     def ask(directory: str) -> None:
-        asked.append(directory)
+        requested.append(directory)
         metafile(Path(directory))
 
     found = Tree(str(tmp_path), NAMES, before_listing=ask).pass_over()
-    assert asked == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
-    assert paths(found) == sorted(f"{directory}/_metadata_1_.json" for directory in asked)
+    assert requested == [str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")]
+    assert paths(found) == sorted(f"{directory}/_metadata_1_.json" for directory in requested)
 
 
 @pytest.mark.parametrize("pattern", ["*_metadata_*.json", "?metadata*", "[_]metadata*", "_*"])

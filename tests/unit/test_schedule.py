@@ -52,9 +52,9 @@ def test_the_oldest_ticket_of_all_watches_comes_first():
     schedule = Schedule({Step.INGEST: 1})
     schedule.add(ticket(2, watch="a"))
     schedule.add(ticket(1, watch="b"))
-    asked: list[int] = []
-    schedule.take(0.0, always, lambda each: asked.append(each.montage_id) or True)
-    assert asked == [1, 2]
+    checked: list[int] = []
+    schedule.take(0.0, always, lambda each: checked.append(each.montage_id) or True)
+    assert checked == [1, 2]
 
 
 def test_a_delayed_montage_does_not_block_later_ones():
@@ -94,14 +94,14 @@ def test_a_closed_step_is_checked_once_and_not_for_each_ticket():
     for number in range(100):
         schedule.add(ticket(number))
     schedule.add(ticket(100, Step.SETTLE))
-    asked: list[Step] = []
+    checked: list[Step] = []
 
     def is_open(step: Step, _: str) -> bool:
-        asked.append(step)
+        checked.append(step)
         return step is Step.SETTLE
 
     assert started(schedule.take(0.0, is_open, lambda each: each.step is Step.SETTLE)) == [100]
-    assert asked.count(Step.INGEST) == 1
+    assert checked.count(Step.INGEST) == 1
 
 
 def test_a_half_open_service_admits_one_ticket():

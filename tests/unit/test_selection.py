@@ -156,7 +156,7 @@ def test_an_invalid_request_names_the_key(body, named):
 
 
 @pytest.mark.parametrize(
-    ("state", "asked", "named", "selected"),
+    ("state", "requested", "named", "selected"),
     [
         ("failed", None, False, True),
         ("complete", None, False, False),
@@ -174,9 +174,9 @@ def test_an_invalid_request_names_the_key(body, named):
         ("ignored", "all", False, False),
     ],
 )
-def test_failed_montages_are_selected_and_named_ones_in_any_state(state, asked, named, selected):
+def test_failed_montages_are_selected_and_named_ones_in_any_state(state, requested, named, selected):
     chosen = candidate(montage(state), named=named)
-    assert is_selected(chosen, Selection(state=asked), None) is selected
+    assert is_selected(chosen, Selection(state=requested), None) is selected
 
 
 def test_every_given_condition_must_match():

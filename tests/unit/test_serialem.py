@@ -82,50 +82,52 @@ def montages(file: Path) -> dict[str, Acquisition]:
 @real_data
 @pytest.mark.parametrize("name", SAMPLES)
 def test_tile_specs_equal_those_of_embl_except_for_marked_faults(name: str, idocs: Path) -> None:
-    found, want = montages(idocs / name), expected(name)["pieces"]
-    assert found.keys() == {each["group"] for each in want}
+    found, sample = montages(idocs / name), expected(name)["pieces"]
+    assert found.keys() == {each["group"] for each in sample}
     compared = 0
     for group, acquisition in found.items():
-        theirs = [each for each in want if each["group"] == group]
+        pieces = [each for each in sample if each["group"] == group]
         specs = tile_specs_for(acquisition, 7, idocs, options_for(READER))
-        for ours, tile, each in zip(specs, acquisition.tiles, theirs, strict=True):
+        for made, tile, each in zip(specs, acquisition.tiles, pieces, strict=True):
             assert tile.img_path == each["name"]
             right, spec = each["right"], (each.get("tool") or {}).get("tilespec")
             if spec is None:
                 assert not each["exists"]
                 continue
-            assert ours["mipmapLevels"]["0"]["imageUrl"] == f"file://{idocs}/{each['name']}"
-            assert ours["tileId"] == f"{spec['tileId']}.7.0"
-            assert [ours["width"], ours["height"]] == right["file_size_px"]
-            ((transform,), (wanted,)) = ours["transforms"]["specList"], spec["transforms"]["specList"]
+            assert made["mipmapLevels"]["0"]["imageUrl"] == f"file://{idocs}/{each['name']}"
+            assert made["tileId"] == f"{spec['tileId']}.7.0"
+            assert [made["width"], made["height"]] == right["file_size_px"]
+            ((transform,), (wanted,)) = made["transforms"]["specList"], spec["transforms"]["specList"]
             assert transform == wanted
-            layout = ours["layout"]
+            layout = made["layout"]
             assert layout["pixelsize"] == right["pixel_size_nm"] == pytest.approx(spec["layout"]["pixelsize"])
             assert (layout["sectionId"], layout["camera"]) == ("7.0", "0")
             assert layout["temca"] == expected(name)["titles"][0].strip()
             assert [layout["stageX"], layout["stageY"]] == pytest.approx([1000 * um for um in right["stage_um"]])
             compared += 1
-    assert compared == sum(each["exists"] for each in want)
+    assert compared == sum(each["exists"] for each in sample)
 
 
 @real_data
 @pytest.mark.parametrize("name", SAMPLES)
 def test_positions_rows_and_columns_equal_the_expected_ones(name: str, idocs: Path) -> None:
-    want = expected(name)["pieces"]
+    sample = expected(name)["pieces"]
     for group, acquisition in montages(idocs / name).items():
-        theirs = [each for each in want if each["group"] == group]
+        pieces = [each for each in sample if each["group"] == group]
         places = translations_for(acquisition.tiles, Positions.EXACT, Origin.ROI)
         cells: dict[int, list[tuple[int | None, int | None]]] = {}
         first_x, first_y = places[0]
-        wanted_x, wanted_y = theirs[0]["right"]["translation_roi_px"]  # an absent image does not move their origin
-        for place, tile, each in zip(places, acquisition.tiles, theirs, strict=True):
+        wanted_x, wanted_y = pieces[0]["right"][
+            "translation_roi_px"
+        ]  # an absent image does not move the expected origin
+        for place, tile, each in zip(places, acquisition.tiles, pieces, strict=True):
             if each["exists"]:
                 x, y = each["right"]["translation_roi_px"]
                 assert place == (first_x + x - wanted_x, first_y + y - wanted_y)
             cells.setdefault(each["mont_section"], []).append((tile.raster_row, tile.raster_col))
         for section, found in cells.items():
             top, left = (min(each[axis] or 0 for each in found) for axis in (0, 1))
-            right = [each["right"]["row_col_in_section"] for each in theirs if each["mont_section"] == section]
+            right = [each["right"]["row_col_in_section"] for each in pieces if each["mont_section"] == section]
             assert [[(row or 0) - top, (column or 0) - left] for row, column in found] == right
 
 
@@ -150,10 +152,10 @@ def test_contradictions_in_the_samples_are_warnings(idocs: Path) -> None:
 @pytest.mark.parametrize("name", ["montage_section.mdoc", "montage_section_multiple.mdoc"])
 def test_positions_rows_and_columns_in_a_stack_equal_the_expected_ones(name: str) -> None:
     file = HERE / name
-    want = json.loads((HERE / "expected_mdoc.json").read_text())["files"][name]
+    sample = json.loads((HERE / "expected_mdoc.json").read_text())["files"][name]
     paths = [Path(path) for path, _ in MontageFollower().sections(str(file))]
-    assert len(paths) == len(want["sections"])
-    for path, section in zip(paths, want["sections"], strict=True):
+    assert len(paths) == len(sample["sections"])
+    for path, section in zip(paths, sample["sections"], strict=True):
         found = READER.parse(metafile_content(path), path)
         places = translations_for(found.tiles, Positions.EXACT, Origin.ROI)
         assert [list(place) for place in places] == [tile["translation_roi_px"] for tile in section["tiles"]]
@@ -161,10 +163,10 @@ def test_positions_rows_and_columns_in_a_stack_equal_the_expected_ones(name: str
             tile["row_col"] for tile in section["tiles"]
         ]
         assert [tile.section for tile in found.tiles] == [tile["zvalue"] for tile in section["tiles"]]
-        assert {tile.img_path for tile in found.tiles} == {want["image_file"]}
+        assert {tile.img_path for tile in found.tiles} == {sample["image_file"]}
         assert found.fact("grid") == section["navigator_label"]
-        assert found.declared_size == tuple(want["image_size"])
-        assert found.pixel_size_nm == (want["pixel_size_nm"],) * 2
+        assert found.declared_size == tuple(sample["image_size"])
+        assert found.pixel_size_nm == (sample["pixel_size_nm"],) * 2
 
 
 # -------------------------------------------------------------------------------------------- files of single pieces

@@ -47,14 +47,14 @@ class Rows:
         identity = self[montage_id].identity
         return Inspection(montage_id, identity, identity if digest else None, digest)
 
-    def settle(self, montage_id: int, digest: str = "aa", **given: Any) -> SettleResult:
-        moved, apart = given.pop("moved", {}), given.pop("apart", ())
-        values = settled(digest, **given)
+    def settle(self, montage_id: int, digest: str = "aa", **options: Any) -> SettleResult:
+        moved, apart = options.pop("moved", {}), options.pop("apart", ())
+        values = settled(digest, **options)
         return settling.settle(self.connection, self.inspection(montage_id, digest), values, moved, apart, NOW)
 
-    def done(self, digest: str = "aa", path: Path = PATH, *, until: Event = Event.COMPLETED, **given: Any) -> int:
+    def done(self, digest: str = "aa", path: Path = PATH, *, until: Event = Event.COMPLETED, **options: Any) -> int:
         """Notice and settle a new file, and record the events of its montage up to one of them."""
-        kept = self.settle(self.sight(path), digest, **given).kept
+        kept = self.settle(self.sight(path), digest, **options).kept
         for event in PROGRESS[: PROGRESS.index(until) + 1] if until in PROGRESS else ():
             record(self.connection, kept, event, NOW, {})
         return kept
@@ -87,9 +87,9 @@ def rows() -> Iterator[Rows]:
         yield Rows(connection)
 
 
-def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), **given: Any) -> Settled:
+def settled(digest: str = "aa", tiles: tuple[str, ...] = ("t1", "t2"), **options: Any) -> Settled:
     return Settled(**{"digest": digest, "z": 7.0, "raw_stack": RAW, "mipmapped_stack": MIPS, "tile_ids": tiles,
-                      "findings": (), **given})  # fmt: skip
+                      "findings": (), **options})  # fmt: skip
 
 
 # --- a content settles
