@@ -28,6 +28,9 @@ MOST_REASON = 300
 _CODE = re.compile(r"<Code>\s*([^<]{1,100}?)\s*</Code>")
 _MESSAGE = re.compile(r"<Message>\s*([^<]*?)\s*</Message>", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3}[^:]*)")
+_HOST = re.compile(r"Error performing \w+ (\w+://[^/\s]{1,300})")
+_CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"')
+"""obstore's text of an error ends with the Rust values of its causes, the innermost last."""
 _CONTENT_TYPE = "Content-Type"
 _REFUSED = ("401", "403")
 """Beginnings of a status that refuses the credentials."""
@@ -37,6 +40,7 @@ _HINTS = {
     "ExpiredToken": "renew the credentials; temwatch reads their file again by itself",
     "TokenRefreshRequired": "renew the credentials; temwatch reads their file again by itself",
     "InvalidAccessKeyId": "check the credentials",
+    "XAdminUserNotFound": "check the credentials",
     "SignatureDoesNotMatch": "check the credentials and mipmaps.store.region",
     "AccessDenied": "allow these credentials to read, write and list there",
     "RequestTimeTooSkewed": "correct this machine's clock, or the store's",
@@ -256,7 +260,10 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _innermost(text: str) -> str:
-    """Return the first line of an error without its URL and numbers of retries."""
+    """Return the host that cannot be reached and why, or an error's first line without URL and numbers of retries."""
+    host, causes = _first(_HOST, text), _CAUSE.findall(text)
+    if host and "kind: Connect" in text:
+        return f"{host} cannot be reached ({causes[-1] if causes else 'no reason given'})"
     first = text.splitlines()[0] if text else "no reason given"
     first = re.sub(r"Error performing \S+ \S+ ", "", first)
     return re.sub(r"in [\d.]+\w+(, after .*?retry_timeout: \S+)?\s+- ", "", first).strip()

@@ -17,6 +17,7 @@ from handlers.mipmaps.report import MipmapReport
 from handlers.workers import pool as worker_pool
 from handlers.workers.cluster import leftovers
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+from handlers.workers.cluster.connection import Connection, SchedulerAway
 from handlers.workers.cluster.on_worker import versions_here
 from handlers.workers.opening import open_executor
 from handlers.workers.pool import WorkerPool, run_job
@@ -45,6 +46,18 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def pool(cluster: Cluster) -> Iterator[WorkerPool]:
     with open_executor("dask", 2, cluster.address, job_timeout_s=60) as opened:
         yield opened
+
+
+async def test_another_program_at_the_address_of_the_scheduler_is_named_as_such() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        with pytest.raises(SchedulerAway, match=r"is not a dask scheduler .start it there, or correct workers\."):
+            async with Connection.connect(ClusterAccess(f"tcp://{host}:{port}")):
+                pass
 
 
 @pytest.mark.slow

@@ -355,6 +355,22 @@ async def test_an_outage_of_the_store_is_reported_and_the_montage_is_complete_af
         assert await verified(running, await running.montage(second)) == []
 
 
+async def test_a_missing_bucket_is_reported_and_waited_for(tmp_path, layer, server, monkeypatch):
+    check_often(monkeypatch)
+    output = place_at(layer.url, "later-made", "mips")
+    async with bench(tmp_path, mipmaps=in_store(output)) as running:
+        metafile = running.write()
+        await running.notice(metafile)
+        await running.until(lambda: not running.assembly.disks.is_usable(output))
+        (disk,) = running.assembly.disks.facts()
+        assert "cannot be used: could not write it: NoSuchBucket" in disk.problem
+        assert "create the bucket, or correct mipmaps.output_dir" in disk.problem
+        object_store.make_bucket(server, "later-made")
+        await running.reaches(metafile, MontageState.COMPLETE)
+        events = [line["event"] for line in running.log_lines]
+        assert (events.count("disk.unusable"), events.count("disk.usable")) == (1, 1)
+
+
 @pytest.mark.parametrize("marker", [None, b""], ids=["by temwatch", "empty, by an operator"])
 async def test_a_store_with_truncated_answers_is_not_usable_until_they_are_complete(
     tmp_path, output, layer, monkeypatch, marker

@@ -138,6 +138,9 @@ class TestAccess:
         assert list(ClusterAccess(SCHEDULER, key_file=Path("/key.pem")).problems()) == [
             ("dask_key_file", "is only valid with an address that begins with tls://")
         ]
+        ((key, problem),) = ClusterAccess("tpc://scheduler:8786").problems()
+        assert (key, problem.split(":")[0]) == ("dask_scheduler", "'tpc' is not a protocol of dask")
+        assert list(ClusterAccess("scheduler:8786").problems()) == []
         assert [key for key, _ in ClusterAccess("tls://scheduler:8786").problems()] == [
             "dask_ca_file",
             "dask_certificate_file",

@@ -403,3 +403,22 @@ def test_one_of_two_concurrent_writers_leaves_its_complete_object(faulty):
         thread.join()
     assert content(place / "a.tif") in contents
     assert len(faults) < 2
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1", "http://127.0.0.1:1 cannot be reached (Connection refused)"),
+        ("http://nowhere.invalid", "http://nowhere.invalid cannot be reached (failed to lookup address information"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    monkeypatch.setattr("handlers.objects.connection.MOST_RETRIES", 0)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    place = place_at(url, "away") / "x"
+    with pytest.raises(StoreFault) as caught:
+        Objects(place.bucket).stat(place)
+    assert caught.value.problem.startswith(f"could not look it up: {reason}")

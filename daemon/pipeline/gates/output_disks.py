@@ -228,7 +228,11 @@ class OutputDisks:
         return directory in self._used
 
     async def _begin_to_use(self, directory: Place, sharing: Sharing) -> None:
-        await asyncio.to_thread(_mark, directory, sharing)
+        try:
+            await asyncio.to_thread(_mark, directory, sharing)
+        except StoreFault as fault:
+            self.suspect(directory, fault)
+            raise
         await self._journal.use_for_mipmaps(directory)
 
 

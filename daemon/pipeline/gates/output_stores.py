@@ -41,6 +41,8 @@ def check_store(directory: ObjectPlace, needed_bytes: int, *, used: bool, is_tri
             is_whole = _read_marker(directory) == _CONTENT
             if is_tried or not is_whole:
                 mark_store(directory)
+        elif is_tried:
+            mark_store(directory)  # a query does not show whether the bucket exists
         else:
             BucketStore(directory.bucket).stat(directory / MARKER)
     except StoreFault as fault:

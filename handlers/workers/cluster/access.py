@@ -9,6 +9,7 @@ from typing import Any
 from handlers.errors import SettingsFault, WorkersUnavailable
 from handlers.secret_file import read_named, read_secret
 
+_PROTOCOLS = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _FOR_TLS = ("dask_ca_file", "dask_certificate_file", "dask_key_file")
 
 
@@ -45,6 +46,10 @@ class ClusterAccess:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield key and problem of each setting that contradicts another one."""
+        protocol, separator, _ = self.scheduler.partition("://")
+        if separator and protocol not in _PROTOCOLS:
+            problem = f"'{protocol}' is not a protocol of dask: write tcp://HOST:PORT or tls://HOST:PORT"
+            yield "dask_scheduler", problem
         files = dict(zip(_FOR_TLS, (self.ca_file, self.certificate_file, self.key_file), strict=True))
         if self.is_tls:
             for key in _FOR_TLS[:2]:

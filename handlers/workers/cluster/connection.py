@@ -20,6 +20,8 @@ T = TypeVar("T")
 ANSWER_S = 10.0
 """Longest wait for an answer of the scheduler."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
+_CONNECT = "connect"
+_HINT = "start it there, or correct workers.dask_scheduler"
 _MOST_TEXT = 300
 _DEFAULT_PORT = 8786
 _OF_NO_WORKER = "temwatch: tiles wait for workers"
@@ -77,7 +79,7 @@ class Connection:
         )
         connection = cls(client, access.scheduler)
         try:
-            await connection._ask(client, "connect")
+            await connection._ask(client, _CONNECT)
             await connection._read_versions()
             yield connection
         finally:
@@ -105,10 +107,12 @@ class Connection:
             async with asyncio.timeout(ANSWER_S):
                 return await question
         except TimeoutError:
-            raise SchedulerAway(f"{self._scheduler} has not answered for {ANSWER_S:g} s") from None
+            raise SchedulerAway(f"{self._scheduler} has not answered for {ANSWER_S:g} s ({_HINT})") from None
         except asyncio.CancelledError:
             raise
         except Exception as error:  # whatever dask raises when a scheduler goes away
+            if what == _CONNECT and isinstance(error, MemoryError):  # it read a text of another program as a length
+                raise SchedulerAway(f"{self._scheduler} is not a dask scheduler ({_HINT})") from None
             raise SchedulerAway(f"{self._scheduler} did not {what}: {_text(error)}") from error
 
     def require(self) -> None:
@@ -193,14 +197,14 @@ async def _require_listener(access: ClusterAccess) -> None:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
     except TimeoutError:
-        raise SchedulerAway(f"{access.scheduler} has not answered for {ANSWER_S:g} s") from None
+        raise SchedulerAway(f"{access.scheduler} has not answered for {ANSWER_S:g} s ({_HINT})") from None
     except ssl.SSLError as error:
         problem = "its certificate does not verify" if isinstance(error, ssl.SSLCertVerificationError) else "TLS fails"
         raise SchedulerAway(f"{access.scheduler}: {problem}: {error.reason or _text(error)}") from None
     except socket.gaierror as error:
-        raise SchedulerAway(f"{access.scheduler}: the host is not known: {error.strerror}") from None
+        raise SchedulerAway(f"{access.scheduler}: the host is not known: {error.strerror} ({_HINT})") from None
     except OSError as error:
-        raise SchedulerAway(f"{access.scheduler} does not answer: {_os_text(error)}") from None
+        raise SchedulerAway(f"{access.scheduler} does not answer: {_os_text(error)} ({_HINT})") from None
     if not is_accepted:
         raise SchedulerAway(f"{access.scheduler} refuses the certificate in {access.certificate_file}")
 
