@@ -84,6 +84,13 @@ class TestPaths:
         )
         assert here.notes == ("/data/a.tif is odd",)
 
+    def test_a_worker_resolves_a_watched_directory_only_if_it_has_another_path(self) -> None:
+        job = MipmapJob("t", Path("/data/a.tif"), ((1, Path("/data/mips/1/a.tif")),), 8, 8)
+        moved = replace(job, root=Container(Path("/data"), Path("/disk"), "daemon"))
+        assert self.PATHS.job_to_worker(moved).root == Container(Path("/mnt/em"), Path("/mnt/em"), "")
+        same = replace(job, root=Container(Path("/other"), Path("/disk"), "daemon"))
+        assert self.PATHS.job_to_worker(same).root == same.root
+
     def test_a_path_that_maps_back_to_another_path_is_refused(self) -> None:
         with pytest.raises(
             SettingsFault, match=r"/mnt/em/a.tif maps to /mnt/em/a.tif .* which maps back to /data/a.tif"
