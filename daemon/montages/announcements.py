@@ -1,7 +1,7 @@
 """Events about montages and stacks for hooks: their kinds and data. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Self
@@ -230,9 +230,22 @@ def montage_data(montage: Montage, detail: Mapping[str, Any], *, is_superseded: 
     )
 
 
+_NAMES: Final[Mapping[type, tuple[str, ...]]] = {
+    each: tuple(field.name for field in fields(each)) for each in (MontageData, StackData, StackName, Bounds, FaultData)
+}
+"""Names of the fields of each record in the data of an event."""
+
+
 def data_json(data: MontageData | StackData) -> dict[str, Any]:
     """Return the data of an event as JSON values."""
-    return asdict(data)
+    json: dict[str, Any] = _json(data)
+    return json
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON values. `asdict` takes six times as long, since it copies values that cannot change."""
+    names = _NAMES.get(type(value))
+    return value if names is None else {name: _json(getattr(value, name)) for name in names}
 
 
 def utc_text(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Read and write rows of the journal's tables."""
 
+import functools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,12 @@ _NEEDS_NO_METAFILE = frozenset({MontageState.APPLIED, MontageState.COMPLETE})
 UNFINISHED_STATES = ", ".join(f"'{state}'" for state in sorted(UNFINISHED))
 
 
+@functools.lru_cache(maxsize=256)
+def _path_of(uri: str) -> Path:
+    """Return the path of a metafile. Each step of a montage reads its row many times."""
+    return uri_to_path(uri)
+
+
 def montage_of(row: Sequence[Any]) -> Montage:
     """Return the montage of a row of `COLUMNS`."""
     (
@@ -47,7 +54,7 @@ def montage_of(row: Sequence[Any]) -> Montage:
     return Montage(
         id=montage_id,
         watch=watch,
-        metafile=uri_to_path(metafile),
+        metafile=_path_of(metafile),
         digest=digest,
         identity=FileIdentity(size, mtime_ns, ctime_ns, inode),
         acquired=acquired,
