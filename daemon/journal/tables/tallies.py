@@ -6,9 +6,12 @@ MINUTES_KEPT = 24 * 60
 """Minutes with a row of their own. Older minutes are summed in the row of minute 0."""
 
 _ADD = (
+    "UPDATE tiles_made SET tiles = tiles + :tiles WHERE minute = :minute"
+    " AND (watch, scope) = (SELECT watch, coalesce(scope, '') FROM montages WHERE id = :id)"
+)
+_BEGIN = (
     "INSERT INTO tiles_made (minute, watch, scope, tiles)"
-    " SELECT ?, watch, coalesce(scope, ''), ? FROM montages WHERE id = ?"
-    " ON CONFLICT DO UPDATE SET tiles = tiles + excluded.tiles"
+    " SELECT :minute, watch, coalesce(scope, ''), :tiles FROM montages WHERE id = :id"
 )
 _FOLD = (
     "INSERT INTO tiles_made (minute, watch, scope, tiles)"
@@ -26,7 +29,10 @@ def count_tiles(connection: Connection, montage_id: int, tiles: int, now: float)
     now : seconds since 1970 UTC.
     """
     minute = int(now // 60)
-    connection.execute(_ADD, (minute, tiles, montage_id))
+    values = {"minute": minute, "tiles": tiles, "id": montage_id}
+    if connection.execute(_ADD, values).rowcount:
+        return
+    connection.execute(_BEGIN, values)
     oldest = minute - MINUTES_KEPT
     if connection.execute("SELECT 1 FROM tiles_made WHERE minute > 0 AND minute < ?", (oldest,)).fetchone():
         connection.execute(_FOLD, (oldest,))
