@@ -1,4 +1,4 @@
-"""A header that equals the preceding one is not parsed again, and no other header is taken for it."""
+"""A header that equals the preceding one is not parsed again; a header with any difference is."""
 
 import os
 from pathlib import Path
@@ -31,6 +31,7 @@ def info_of(path: Path, known: KnownHeader, *, mask: bool = False) -> ImageInfo:
 
 
 def count_parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list to which each header is added that is parsed from now on."""
     parsed: list[bytes] = []
     original = header._info_and_extent
 
@@ -72,7 +73,7 @@ def test_a_shorter_file_with_the_same_first_bytes_is_truncated(tmp_path, known):
         info_of(short, known)
 
 
-def test_the_header_of_a_mask_is_not_taken_for_that_of_an_image(tmp_path, known):
+def test_the_known_header_of_a_mask_is_not_used_for_an_image(tmp_path, known):
     path = tiff(tmp_path / "mask.tif", mode="1")
     assert info_of(path, known, mask=True).bits == 1
     with pytest.raises(ImageFault, match="one bit"):
