@@ -10,7 +10,9 @@ SCHEMES = ("s3", "gs", "az")
 """Schemes of bucket addresses: S3 and stores with its protocol, Google Cloud Storage, Azure Blob Storage."""
 MOST_KEY_BYTES = 1024
 """Longest key of S3, Google Cloud Storage and Azure."""
-_ADDRESS = re.compile(r"(?P<scheme>s3|gs|az)://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<key>.*))?", re.DOTALL)
+_ADDRESS = re.compile(
+    rf"(?P<scheme>{'|'.join(SCHEMES)})://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<key>.*))?", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
