@@ -12,8 +12,7 @@ def decoded_rows(image: Opened, info: ImageInfo) -> Ranged | None:
     """Return the decoded rows of an open image, from the first to the last; None if it must be decoded whole."""
     if info.bits == 1:
         return None
+    content = HashedFile(image) if isinstance(image, int) else image
     if info.png and PngRows.can_do(info.png):
-        return PngRows(HashedFile(image) if isinstance(image, int) else image, info.png)
-    if info.layout and not isinstance(image, int):
-        return DecodedRows(image, info.layout)
-    return None
+        return PngRows(content, info.png)
+    return DecodedRows(content, info.layout) if info.layout else None

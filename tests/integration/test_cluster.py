@@ -363,6 +363,7 @@ class TestTls:
             cluster.tls = tls_options(right, "worker")
             cluster.start_worker()
             access = ClusterAccess(cluster.address, right / "ca.pem", right / "client.pem", right / "client-key.pem")
+            assert access.security().require_encryption, "dask may connect to a worker without TLS"
             with open_executor("dask", 1, access) as pool:
                 report = await asyncio.wait_for(run_job(pool, job_for(tmp_path)), 90)
             assert report.fault is None

@@ -437,8 +437,7 @@ class TestMemory:
         monkeypatch.setattr(opening, "worker_bytes", lambda largest_image_px: 100 << 20)
         level0 = tmp_path / "acquisition" / "large.tif"
         level0.parent.mkdir()
-        image = Image.fromarray(np.zeros((8000, 8000), np.uint16))
-        image.save(level0, compression="tiff_lzw")  # is decoded as a whole
+        Image.fromarray(np.zeros((8000, 8000), np.uint8)).save(level0, format="JPEG")  # is decoded as a whole
         size = {"width": 8000, "height": 8000, "reduction": Reduction("PIL", "LANCZOS")}
         with open_executor(kind, 1, address) as opened:
             workers = {opened.executor.submit(os.getpid).result(60) for _ in range(9)}

@@ -17,6 +17,7 @@ from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.images import level0 as level0_module
 from handlers.images.encode import Encoding
+from handlers.images.png_filters import compiled_filters
 from handlers.images.provenance import level0_digest, pixels_match, provenance, read_provenance, recipe_of, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
 from handlers.mipmaps import mean_kernel
@@ -236,29 +237,33 @@ def overwritten(path: Path) -> None:
     path.write_bytes(b"no image any more" * 1_000)
 
 
-READERS = [
-    "handlers.images.level0.read_header",
-    "handlers.mipmaps.buffers.LevelBuffers.fill_from_file",
-    "handlers.images.level0.read_hashed",
+FILL = "handlers.mipmaps.buffers.LevelBuffers.fill_from_file"
+READERS: list[tuple[str, dict[str, str]]] = [
+    ("handlers.images.level0.read_header", {"format": "TIFF"}),
+    (FILL, {"format": "TIFF"}),
+    (FILL, {"compression": "tiff_lzw"}),
+    (FILL if compiled_filters() else "handlers.images.level0.read_hashed", {"format": "PNG"}),
+    ("handlers.images.level0.read_hashed", {"format": "JPEG"}),
 ]
+"""Function that reads an image -> options with which Pillow saves such an image."""
 
 
 @pytest.mark.parametrize("change", [rewritten_with_its_old_time, replaced_with_its_old_time, truncated, overwritten])
 @pytest.mark.parametrize("distant", [True, False], ids=["distant", "near"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("reader", "saved"), READERS, ids=str)
 def test_an_image_that_changes_while_it_is_read_makes_no_level_and_is_retried(
     level0: Path,
     monkeypatch: pytest.MonkeyPatch,
     reader: str,
+    saved: dict[str, str],
     before: bool,
     distant: bool,
     change: Callable[[Path], object],
 ) -> None:
     monkeypatch.setattr(level0_module, "DISTANT_S", 0.0 if distant else math.inf)
     module, _, name = reader.rpartition(".")
-    if name == "read_hashed":  # reads images that must be decoded
-        Image.fromarray(noise()).save(level0, compression="tiff_lzw")
+    Image.fromarray(noise()).save(level0, **saved)
     owner: Any = LevelBuffers if module.endswith("LevelBuffers") else level0_module
     read = getattr(owner, name)
 
