@@ -434,7 +434,7 @@ class TestMemory:
         self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ExecutorKind
     ) -> None:
         address = request.getfixturevalue("dask_address") if kind == "dask" else None
-        monkeypatch.setattr(opening, "worker_bytes", lambda largest_image_px: 100 << 20)
+        monkeypatch.setattr(opening, "worker_bytes", lambda largest_image_px: 50 << 20)
         level0 = tmp_path / "acquisition" / "large.tif"
         level0.parent.mkdir()
         Image.fromarray(np.zeros((8000, 8000), np.uint8)).save(level0, format="JPEG")  # is decoded as a whole

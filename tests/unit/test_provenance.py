@@ -17,7 +17,7 @@ from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.images import level0 as level0_module
 from handlers.images.encode import Encoding
-from handlers.images.png_filters import compiled_filters
+from handlers.images.formats.png_filters import compiled_filters
 from handlers.images.provenance import level0_digest, pixels_match, provenance, read_provenance, recipe_of, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
 from handlers.mipmaps import mean_kernel
