@@ -44,6 +44,7 @@ class Answer:
 
     @property
     def outcome(self) -> tuple[int, str]:
+        """Status and media type."""
         return self.status, self.media_type
 
 

@@ -314,7 +314,7 @@ async def test_three_sections_in_a_row_that_break_a_rule_are_an_error(world: Wor
     assert sorted(await world.check(600)) == ["QC rule broken (w, t2)", "QC rule broken (w, t3)"]
     assert sorted(world.severities[2:]) == [Severity.ERROR, Severity.WARNING]
     assert any("z 3: max_blank_tiles; 3 sections in a row" in body for body in world.bodies)
-    await world.journal.decide(third, Decision.PASS, "anna", "looks well")
+    await world.journal.decide(third, Decision.PASS, "anna", "the image is good")
     assert await world.check(600) == []  # a decision of a person causes no message
     await judged(world, 4)
     await judged(world, 5, [BLANK])
@@ -416,9 +416,9 @@ async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:
         address = f"json://user:secret@{receiver.url.split('/')[2]}/secret"
         await asyncio.to_thread(send, address, 1, "disk low", "/mips\x1b is full\nfree space", Severity.ERROR)
         (_, body) = receiver.requests[0]
-        said: dict[str, Any] = json.loads(body)
-        assert (said["title"], said["type"]) == ("temwatch: disk low", "failure")
-        assert said["message"] == "/mips\\x1b is full\nfree space"
+        message: dict[str, Any] = json.loads(body)
+        assert (message["title"], message["type"]) == ("temwatch: disk low", "failure")
+        assert message["message"] == "/mips\\x1b is full\nfree space"
         receiver.answer = lambda _: 500
         with pytest.raises(Fault, match=r"address 1 did not accept a message") as caught:
             await asyncio.to_thread(send, address, 1, "disk low", "x", Severity.INFO)

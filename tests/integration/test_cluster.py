@@ -281,7 +281,11 @@ class TestVersions:
         cluster.start_worker(code=OTHER_PYTHON, wrapper=on_host("strange", "true"))
         report = await asyncio.wait_for(run_job(pool, job_for(tmp_path)), 90)
         assert report.fault is None
-        crew = wait_for_crew(pool, lambda crew: len(crew.hosts()) == 2 and "old" in str(crew.notes), "both were asked")
+        crew = wait_for_crew(
+            pool,
+            lambda crew: len(crew.hosts()) == 2 and "old" in str(crew.notes),
+            "both workers have reported their versions",
+        )
         (note,) = crew.notes
         here = versions_here()
         assert note == (

@@ -114,8 +114,8 @@ class TestEveryKind:
         self, pool: WorkerPool, tmp_path: Path
     ) -> None:
         job = job_for(tmp_path)
-        gone = MipmapJob("t", tmp_path / "gone" / "a.tif", job.outputs, SIDE, SIDE)
-        report = await run_job(pool, gone)
+        missing = MipmapJob("t", tmp_path / "missing" / "a.tif", job.outputs, SIDE, SIDE)
+        report = await run_job(pool, missing)
         assert report.fault is not None
         assert isinstance(report.fault.to_fault(), StorageFault)
 

@@ -79,15 +79,15 @@ def test_every_kind_of_failure_is_a_finding(check):
 
 def test_a_finding_is_printed_and_kept_and_can_be_tried_again(tmp_path, capfd):
     fuzzer, output = Fuzzer("planted", draw_number, OpenCheck(fail_at_large_numbers)), tmp_path / "output"
-    asked = Run(0, 1000, None)
-    assert not fuzz(fuzzer, asked, output)
+    thousand = Run(0, 1000, None)
+    assert not fuzz(fuzzer, thousand, output)
     (kept,) = output.glob("planted-*.input")
     seed = int(kept.stem.rpartition("-")[2])
     assert kept.read_bytes() == draw_number(random.Random(seed))
-    assert f"seed    {seed}\n" in (said := capfd.readouterr().out)
-    assert f"input   {kept}\n" in said
+    assert f"seed    {seed}\n" in (printed := capfd.readouterr().out)
+    assert f"input   {kept}\n" in printed
     assert (output / "seeds").read_text().endswith(" planted 0\n")
-    assert not fuzz(fuzzer, replace(asked, first_seed=seed, count=1), output)
+    assert not fuzz(fuzzer, replace(thousand, first_seed=seed, count=1), output)
     assert not fuzz(fuzzer, Run(0, 0, None, (kept,)), output)
     assert f"{kept.stem}\n" in capfd.readouterr().out
 

@@ -234,9 +234,7 @@ async def test_events_are_delivered_when_a_receiver_that_was_down_listens_again(
             assert sorted(event["subject"] for event in again.accepted) == sorted(subjects)
 
 
-async def test_a_failing_receiver_gets_one_request_at_a_time(
-    journal: Journal, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failing_receiver_gets_one_request_at_a_time(journal: Journal, receiver: Receiver) -> None:
     receiver.answer = lambda _: 503
     world = World(journal, {"url": receiver.url, "on": ALL})
     await world.notifier.register()

@@ -90,13 +90,13 @@ def test_the_texts_of_a_rule_use_only_labels_that_its_expression_keeps():
 
 
 def test_the_panels_do_not_overlap():
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in BOARD["panels"]:
         at = panel["gridPos"]
         cells = {(at["x"] + dx, at["y"] + dy) for dx in range(at["w"]) for dy in range(at["h"])}
-        assert not taken & cells, panel["title"]
+        assert not occupied & cells, panel["title"]
         assert max(x for x, _ in cells) < 24
-        taken |= cells
+        occupied |= cells
     assert len({panel["id"] for panel in BOARD["panels"]}) == len(BOARD["panels"])
 
 

@@ -203,7 +203,7 @@ def test_level_0_in_the_store_is_read_by_ranges_and_gives_the_same_levels(tmp_pa
     assert [each.kind for each in check_files(tile, of_object)] == [Kind.SOURCE_CHANGED]
 
 
-def test_levels_in_a_store_that_refuses_access_are_reported_as_not_checked(image, output, layer, monkeypatch):
+def test_levels_in_a_store_that_refuses_access_are_reported_as_not_checked(image, output, layer):
     plan = MipmapPlan(output, levels=2)
     make_mipmaps(tile_job(tile_of(image), plan))
     layer.rule = lambda request: object_store.EXPIRED

@@ -103,7 +103,7 @@ async def test_a_known_content_rewritten_while_it_is_recognised_is_ingested_with
     assert tiles_in(world) == {"t2", "t3"}
 
 
-async def test_a_rewrite_that_stat_does_not_show_is_ingested_after_a_step_read_it(world, monkeypatch):
+async def test_a_rewrite_that_stat_does_not_show_is_ingested_after_a_step_has_read_it(world):
     path = world.path("a")
     world.write(path, text_of("t1 t2"))
 

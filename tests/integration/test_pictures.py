@@ -126,7 +126,7 @@ async def test_a_picture_that_cannot_be_drawn_is_refused_with_the_reason(tmp_pat
         await running.notice(metafile)
         montage = await running.reaches(metafile, COMPLETE)
         base = f"/api/montages/{montage.id}"
-        for path, status, said in [
+        for path, status, problem in [
             ("/api/montages/99/mosaic.png", 404, "no such montage"),
             ("/api/montages/x/mosaic.png", 404, "no such montage"),
             ("/api/montages/99/heatmap/focus.png", 404, "no such montage"),
@@ -135,7 +135,7 @@ async def test_a_picture_that_cannot_be_drawn_is_refused_with_the_reason(tmp_pat
             (f"{base}/heatmap/focus.png?compare={','.join(['1'] * 101)}", 400, "at most 100"),
         ]:
             answer = await client.get(path)
-            assert (answer.status, said in (await answer.json())["error"]) == (status, True), path
+            assert (answer.status, problem in (await answer.json())["error"]) == (status, True), path
         metafile.rename(tmp_path / "elsewhere.json")
         answer = await client.get(f"{base}/mosaic.png")
         assert (answer.status, "was moved" in (await answer.json())["error"]) == (503, True)

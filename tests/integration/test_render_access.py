@@ -217,9 +217,9 @@ async def test_a_certificate_authority_that_was_replaced_is_read_again(tmp_path:
 def openssl_server(authority: Authority) -> Iterator[str]:
     """Run a server that refuses clients without a certificate with a TLS alert, like Apache and HAProxy."""
     made = authority.server()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", made.file, "-key", made.key, "-www"]
     command += ["-CAfile", authority.ca.file, "-Verify", "1", "-verify_return_error", "-naccept", "9"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -248,7 +248,7 @@ async def test_a_server_that_requires_a_client_certificate_gets_it(tmp_path: Pat
                     await client.ping()
 
 
-async def test_https_to_a_port_without_tls_is_a_fault_with_the_reason(tmp_path: Path) -> None:
+async def test_https_to_a_port_without_tls_is_a_fault_with_the_reason() -> None:
     async with serving(version) as url, client_of(url.replace("http://", "https://")) as client:
         with pytest.raises(RenderUnavailable, match=r"cannot be reached .*TLS: (wrong version number|record layer)"):
             await client.ping()

@@ -74,9 +74,9 @@ async def test_the_urls_user_and_password_authenticate_and_appear_in_no_fault() 
 
 
 async def test_the_fault_of_an_unreachable_service_does_not_contain_its_password() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        async with client_of(f"http://em:pw4711@127.0.0.1:{taken.getsockname()[1]}/v1") as client:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        async with client_of(f"http://em:pw4711@127.0.0.1:{unused.getsockname()[1]}/v1") as client:
             with pytest.raises(RenderUnavailable) as away:
                 await client.stack(RAW)
     assert "127.0.0.1" in str(away.value)
@@ -424,9 +424,7 @@ async def test_a_tile_that_the_derivation_missed_is_noticed_and_derived_again() 
     assert report.differing == ()
 
 
-async def test_a_tile_without_a_section_id_is_in_no_section_data_and_keeps_no_stack_open(
-    service: Standin, client: RenderClient
-) -> None:
+async def test_a_tile_without_a_section_id_is_in_no_section_data_and_keeps_no_stack_open(client: RenderClient) -> None:
     await open_with_tiles(client, "a")
     foreign = {**tile_spec("foreign"), "layout": {}}
     await client.put_tiles(RAW, 1050.0, [foreign])
@@ -652,22 +650,22 @@ async def test_an_answer_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyP
 
 
 async def test_requests_name_temwatch_and_never_ask_for_compression() -> None:
-    seen: list[web.Request] = []
+    received: list[web.Request] = []
 
-    async def look(request: web.Request) -> web.StreamResponse:
-        seen.append(request)
+    async def record(request: web.Request) -> web.StreamResponse:
+        received.append(request)
         return web.Response(status=201)
 
-    async with answering(look) as url, client_of(url + "/") as client:
+    async with answering(record) as url, client_of(url + "/") as client:
         await client.put_tiles(RAW, 1050.0, [tile_spec("a")])
         await client.set_state(RAW, StackState.LOADING)
-    for request in seen:
+    for request in received:
         assert request.headers["User-Agent"].startswith("temwatch/")
         assert request.headers["Accept-Encoding"] == "identity"
         assert request.headers["Content-Type"] == "application/json"
         assert "Content-Encoding" not in request.headers
         assert "Transfer-Encoding" not in request.headers
-    assert seen[0].path_qs == f"/render-ws/v1{RAW.path}/z/1050.0/resolvedTiles?deriveData=true"
+    assert received[0].path_qs == f"/render-ws/v1{RAW.path}/z/1050.0/resolvedTiles?deriveData=true"
 
 
 async def test_the_number_of_concurrent_requests_is_limited() -> None:

@@ -21,6 +21,7 @@ from handlers.errors import (
 )
 from handlers.render.access import Access
 from handlers.render.opening import ensure_loading
+from handlers.render.time_limits import TimeLimits
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 500: a bug")
@@ -50,9 +51,12 @@ class Gated:
                 await asyncio.sleep(0.01)
 
 
+SHORT_LIMITS = TimeLimits(connect_s=2, silence_s=2, request_s=3, complete_s=0.3, ping_s=0.5)
+
+
 @pytest.fixture
 async def gated() -> AsyncIterator[Gated]:
-    async with standin() as service, client_of(service.url) as client:
+    async with standin() as service, client_of(service.url, time_limits=SHORT_LIMITS) as client:
         yield Gated(service, RenderGate(client, RAW, on_open=lambda: None))
 
 

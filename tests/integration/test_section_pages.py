@@ -181,7 +181,7 @@ async def test_a_picture_that_is_not_of_a_tile_is_refused(shown, path):
         assert answer.status in (400, 404)
 
 
-async def test_the_number_of_cached_sections_is_bounded(shown, monkeypatch):
+async def test_the_number_of_cached_sections_is_bounded(shown):
     files = SectionFiles(shown.bench.assembly.settings)
     first = await files.read(shown.montage)
     assert await files.read(shown.montage) is first
@@ -190,6 +190,7 @@ async def test_the_number_of_cached_sections_is_bounded(shown, monkeypatch):
         await shown.bench.notice(metafile)
         await files.read(await shown.bench.reaches(metafile, MontageState.COMPLETE))
     assert await files.read(shown.montage) is not first
+    assert shown.bench.assembly.journal.fault is None
 
 
 # --- without a section on disk

@@ -47,7 +47,7 @@ async def test_the_age_of_a_montage_noticed_in_the_future_counts_from_the_first_
         await clocks.check()
 
 
-async def test_the_time_before_the_start_of_this_process_counts(monkeypatch):
+async def test_the_time_before_the_start_of_this_process_counts():
     clocks = Clocks()
     clocks.wall += 61.0
     with pytest.raises(MetafileFault):

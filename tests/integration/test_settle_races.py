@@ -29,8 +29,8 @@ async def test_a_metafile_that_changes_while_it_is_read_is_read_again(
     await settler.check(montage, watch)
     real = daemon.pipeline.settling.settle.read_metafile
 
-    async def read_and_change(asked: Path, root: Path) -> bytes:
-        content = await real(asked, root=root)
+    async def read_and_change(path_to_read: Path, root: Path) -> bytes:
+        content = await real(path_to_read, root=root)
         if how == "replaced":
             other = tmp_path / "other"
             other.write_bytes(b"after!")

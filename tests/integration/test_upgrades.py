@@ -113,9 +113,7 @@ def test_a_journal_can_be_checked_while_a_daemon_writes_it(tmp_path: Path) -> No
         assert daemon.execute("PRAGMA user_version").fetchone() == (10,)
 
 
-def test_a_migration_that_fails_is_reported_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_that_fails_is_reported_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     write_journal(path, 9)
     with closing(sqlite3.connect(path)) as connection:
@@ -155,7 +153,7 @@ def test_a_check_of_a_newer_or_a_missing_journal_is_refused(tmp_path: Path) -> N
         check(path)
 
 
-def test_a_configuration_of_the_first_version_has_the_same_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_of_the_first_version_has_the_same_meaning() -> None:
     """The example of version 0.1 sets every key of that version."""
     settings = load_settings(FIRST_CONFIG)
     written = tomllib.loads(FIRST_CONFIG.read_text())
