@@ -181,12 +181,12 @@ class JournalQueries(JournalConnection):
         """Whether an upload of a superseded content had no response: its tiles may still arrive in the stack."""
         return await self.read(lambda connection: tile_sets.may_be_overwritten(connection, montage_id))
 
-    async def former_before_first_put(self, montage: Montage, stack: str) -> frozenset[str] | None:
-        """Return the `former_tile_ids` if it is certain that this daemon never put a tile of the montage; else None."""
+    async def known_before_first_put(self, montage: Montage, stack: str) -> frozenset[str] | None:
+        """Return the ids that this daemon put for predecessors; None if it may have put tiles of the montage itself."""
 
         def query(connection: rows.Connection) -> frozenset[str] | None:
             has_put_nothing = connection.execute(_HAS_PUT_NOTHING, {"id": montage.id}).fetchone()[0]
-            return tile_sets.former_tile_ids(connection, montage, stack) if has_put_nothing else None
+            return tile_sets.put_by_predecessors(connection, montage, stack) if has_put_nothing else None
 
         return await self.read(query)
 

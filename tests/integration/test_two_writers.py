@@ -16,6 +16,19 @@ def reported(work: Any) -> list[dict[str, Any]]:
     return [line for line in work.log_lines if line["event"] == "tiles.of_another_writer"]
 
 
+async def test_tiles_of_a_section_that_was_moved_are_those_of_this_daemon(tmp_path: Path, monkeypatch: Any) -> None:
+    retry_fast(monkeypatch)
+    async with bench(tmp_path) as work:
+        metafile = work.write()
+        await work.notice(metafile)
+        await work.reaches(metafile, MontageState.COMPLETE)
+        moved = metafile.parent.rename(metafile.parent.with_name("archived")) / metafile.name
+        await work.notice(moved)
+        await work.reaches(moved, MontageState.COMPLETE)
+        assert (await work.montage(metafile)).state is MontageState.SUPERSEDED
+        assert (reported(work), work.assembly.steps.put_by_others) == ([], 0)
+
+
 async def test_tiles_put_by_another_daemon_are_reported(tmp_path: Path, monkeypatch: Any) -> None:
     retry_fast(monkeypatch)
     async with serve_standin() as url, RenderClient(url) as client:

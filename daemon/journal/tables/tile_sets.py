@@ -52,9 +52,14 @@ def tile_ids(connection: Connection, montage_id: int) -> frozenset[str]:
     return _select(connection, "SELECT tile_ids FROM tile_sets WHERE montage_id = :id", {"id": montage_id})
 
 
+def put_by_predecessors(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:
+    """Return the ids that a montage's predecessors had put into a stack."""
+    return _select(connection, _FORMER, {"id": montage.id, "stack": stack})
+
+
 def former_tile_ids(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:
     """Return the ids that a montage's predecessors had put into a stack and that the montage does not have."""
-    return _select(connection, _FORMER, {"id": montage.id, "stack": stack}) - tile_ids(connection, montage.id)
+    return put_by_predecessors(connection, montage, stack) - tile_ids(connection, montage.id)
 
 
 def unwanted_tile_ids(connection: Connection, montage: Montage, stack: str) -> frozenset[str]:

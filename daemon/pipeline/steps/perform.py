@@ -118,14 +118,14 @@ class Steps:
 
     async def _count_put_by_others(self, section: Section) -> int:
         """Return how many tiles are in the raw stack although this daemon has put none of them."""
-        former = await self._journal.former_before_first_put(section.montage, str(section.raw))
-        if former is None:
+        known = await self._journal.known_before_first_put(section.montage, str(section.raw))
+        if known is None:
             return 0
         try:
             present = await self._client.tile_bounds(section.raw, section.z)
         except StackMissing:
             return 0
-        own = {spec["tileId"] for spec in section.specs} - former
+        own = {spec["tileId"] for spec in section.specs} - known
         return len(own.intersection(bounds.tile_id for bounds in present))
 
     async def _write(
