@@ -157,7 +157,8 @@ def _check_levels(
             # The output directory is missing or empty. A replay makes lost levels again, and waits for a lost mount.
             what = f"level {level} {getattr(fault, 'problem', fault)}"
             hint = getattr(fault, "hint", "check that its mount is there")
-            yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, hint, MIPMAPS)
+            advice = f"{hint}; if the levels are lost, {REPLAY}"
+            yield Difference(Kind.NOT_CHECKED, tile_id, str(path), what, advice, MIPMAPS)
 
 
 def _pixel_problem(pixels: Grey, text: str | None, recorded: FileContent | None) -> str:

@@ -149,6 +149,7 @@ def test_a_level_in_an_emptied_directory_is_not_checked_and_no_bytes_are_compare
     tile.level(1).unlink()
     (found,) = check_files(tile.level0, tile.plan, tile.made, b"other")
     assert (found.kind, found.where, found.start) == (Kind.NOT_CHECKED, str(tile.level(1)), "mipmaps")
+    assert found.hint == "check that the disk or mount is there; if the levels are lost, replay it"
 
 
 def test_a_missing_image_is_named_and_its_levels_are_not_compared_with_it(tile):
