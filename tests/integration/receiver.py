@@ -52,7 +52,7 @@ class Receiver:
         """Types of the accepted events of a subject."""
         return [event["type"] for event in self.accepted if event["subject"] == subject]
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Wait for a condition on the requests that arrived."""
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110  the condition may be about anything

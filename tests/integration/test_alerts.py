@@ -193,7 +193,7 @@ async def test_an_address_that_never_answers_delays_no_other_address_and_uses_on
     def hang(address: str, number: int, message: Message) -> None:
         if address == "json://dead":
             begun.append(message.id)
-            assert answers.wait(20)
+            assert answers.wait(90)
         send(address, number, message)
 
     world.send = hang

@@ -37,7 +37,7 @@ async def state_of(client: RenderClient, stack: StackId) -> StackState | None:
 
 
 async def wait_until_closed(client: RenderClient, *stacks: StackId) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while {await state_of(client, stack) for stack in stacks} != {StackState.COMPLETE}:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -201,7 +201,7 @@ async def test_a_stack_that_is_never_quiet_stays_open_without_a_latest_time(
 ) -> None:
     async with bench(tmp_path, client, close_after_s=0.5, close_at_latest_s=0.0) as running:
         metafiles: list[Path] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async with running.assembly.keeper.holding(RAW):
                 metafiles.append(running.write(1050))
                 await running.notice(metafiles[0])
@@ -321,7 +321,7 @@ async def test_a_read_only_stack_is_not_closed_again(
         await running.notice(metafile)
         await running.reaches(metafile, MontageState.FAILED)
         await running.until(lambda: any(line["event"] == "stack.close_failed" for line in running.log_lines))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await running.assembly.journal.open_stacks():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert [line["event"] for line in running.log_lines].count("stack.close_failed") == 1

@@ -116,7 +116,7 @@ async def test_a_journal_whose_opening_is_cancelled_is_closed(tmp_path, monkeypa
 
     def open_later(*arguments):
         is_opening.set()
-        assert may_continue.wait(10)
+        assert may_continue.wait(60)
         return opening(*arguments)
 
     monkeypatch.setattr(f"daemon.journal.connection.{opening.__name__}", open_later)
@@ -138,7 +138,7 @@ async def test_an_early_examination_creates_no_journal_and_takes_no_lock(tmp_pat
     path = tmp_path / "journal.sqlite"
     examination = examine_ahead(path)
     with pytest.raises(sqlite3.OperationalError):
-        examination.result(timeout=10)
+        examination.result(timeout=60)
     assert not path.exists()
     async with Journal(path, examination=examination) as journal:
         assert await journal.montages() == []

@@ -53,7 +53,7 @@ class WatchedDisks:
 
 
 async def until(condition: Any, what: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  an outcome of other tasks, not an event
             await asyncio.sleep(0.02)
 
@@ -320,7 +320,7 @@ async def test_a_disk_is_not_usable_before_its_first_check(tmp_path: Path, journ
     watched = WatchedDisks(journal, mipmaps(tmp_path))
     assert [(disk.problem, disk.watches) for disk in watched.disks.facts()] == [("has not been checked yet", ("w0",))]
     async with checking(watched):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await watched.disks.checked.wait()
         assert "does not answer" in watched.disks.facts()[0].problem
         release.set()

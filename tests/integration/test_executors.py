@@ -159,7 +159,7 @@ class TestOpening:
 
 class TestWorkerProcesses:
     def test_workers_import_no_more_than_they_need(self, processes: WorkerPool) -> None:
-        names = set(processes.executor.submit(eval, "set(__import__('sys').modules)").result(20))
+        names = set(processes.executor.submit(eval, "set(__import__('sys').modules)").result(60))
         assert "handlers.mipmaps.make" in names
         unwanted = {
             "daemon",
@@ -178,41 +178,41 @@ class TestWorkerProcesses:
         code = f"import sys, importlib; [importlib.import_module(name) for name in {PRELOADED}]; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
         with open_executor("processes", 1) as pool:
-            assert pool.submit(job_for(tmp_path, "a")).result(20).fault is None
-            names = set(pool.executor.submit(eval, "set(__import__('sys').modules)").result(20))
+            assert pool.submit(job_for(tmp_path, "a")).result(60).fault is None
+            names = set(pool.executor.submit(eval, "set(__import__('sys').modules)").result(60))
         assert names - set(done.stdout.split()) == set()
 
     def test_the_garbage_collector_ignores_the_objects_that_workers_share_with_the_fork_server(
         self, processes: WorkerPool
     ) -> None:
         gc_of_worker = "(g := __import__('gc')).isenabled(), g.get_freeze_count(), len(g.get_objects())"
-        is_enabled, frozen, own = processes.executor.submit(eval, f"({gc_of_worker})").result(20)
+        is_enabled, frozen, own = processes.executor.submit(eval, f"({gc_of_worker})").result(60)
         assert is_enabled
         assert frozen > 10 * own
 
     def test_signals_for_the_daemon_do_not_reach_workers_or_the_fork_server(self, processes: WorkerPool) -> None:
         executor = processes.executor
-        worker = executor.submit(os.getpid).result(20)
-        server = executor.submit(os.getppid).result(20)
+        worker = executor.submit(os.getpid).result(60)
+        server = executor.submit(os.getppid).result(60)
         work = executor.submit(time.sleep, 0.3)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(worker, number)
             os.kill(server, number)
-        work.result(20)
-        assert executor.submit(os.getppid).result(20) == server
+        work.result(60)
+        assert executor.submit(os.getppid).result(60) == server
 
     def test_opening_a_pool_does_not_change_the_signal_mask(self) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         with open_executor("processes", 1) as opened:
-            opened.executor.submit(os.getpid).result(20)
+            opened.executor.submit(os.getpid).result(60)
             assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
     def test_the_kernel_kills_workers_before_the_daemon_when_memory_runs_out(self, processes: WorkerPool) -> None:
-        score = processes.executor.submit(eval, "open('/proc/self/oom_score_adj').read()").result(20)
+        score = processes.executor.submit(eval, "open('/proc/self/oom_score_adj').read()").result(60)
         assert int(score) > int(Path("/proc/self/oom_score_adj").read_text())
 
     def test_workers_have_a_higher_niceness_than_the_daemon(self, processes: WorkerPool) -> None:
-        assert processes.executor.submit(os.nice, 0).result(20) == min(19, os.nice(0) + NICENESS)
+        assert processes.executor.submit(os.nice, 0).result(60) == min(19, os.nice(0) + NICENESS)
 
     def test_a_pool_that_is_kept_until_the_exit_leaks_no_semaphore(self) -> None:
         code = """
@@ -230,7 +230,7 @@ with open_executor("processes", 2) as pool:
     def test_workers_end_with_the_pool(self) -> None:
         with open_executor("processes", 2) as opened:
             opened.executor.submit(time.sleep, 0.05)
-            opened.executor.submit(time.sleep, 0.05).result(20)
+            opened.executor.submit(time.sleep, 0.05).result(60)
             assert isinstance(opened.executor, ProcessExecutor)
             pids = opened.executor.pids()
         assert pids
@@ -248,13 +248,13 @@ with open_executor("processes", 2) as pool:
 class TestAWorkerThatDies:
     async def test_the_death_of_an_idle_worker_fails_no_job(self, processes: WorkerPool, tmp_path: Path) -> None:
         executor = processes.executor
-        os.kill(executor.submit(os.getpid).result(20), signal.SIGKILL)
+        os.kill(executor.submit(os.getpid).result(60), signal.SIGKILL)
         reports = await asyncio.gather(*(run_job(processes, job_for(tmp_path, name)) for name in "abc"))
         assert not [report.fault for report in reports if report.fault]
 
     async def test_running_jobs_are_repeated_in_a_new_pool(self, processes: WorkerPool, tmp_path: Path) -> None:
         before = processes.executor
-        worker = before.submit(os.getpid).result(20)
+        worker = before.submit(os.getpid).result(60)
         before.submit(time.sleep, 60)
         before.submit(time.sleep, 60)
         under_way = [asyncio.create_task(run_job(processes, job_for(tmp_path, f"t{number}"))) for number in range(8)]
@@ -425,7 +425,7 @@ class TestMemory:
         for megapixels in (10, 60):
             with open_executor("processes", 1, largest_image_px=megapixels * 10**6) as opened:
                 code = "__import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0]"
-                limits.append(opened.executor.submit(eval, code).result(20))
+                limits.append(opened.executor.submit(eval, code).result(60))
         assert limits[1] - limits[0] == pytest.approx(16 * 50 * 10**6, abs=2**26)
         assert limits[0] < 2 * 2**30
 
@@ -443,8 +443,8 @@ class TestMemory:
             workers = {opened.executor.submit(os.getpid).result(60) for _ in range(9)}
             failed = await run_job(opened, job_for(tmp_path, "large", **size))
             done = await run_job(opened, job_for(tmp_path, "a"))
-            assert opened.executor.submit(os.getpid).result(20) in workers
-            assert opened.executor.submit(eval, HAS_MEMORY_LIMIT).result(20)
+            assert opened.executor.submit(os.getpid).result(60) in workers
+            assert opened.executor.submit(eval, HAS_MEMORY_LIMIT).result(60)
         if address:
             from distributed import Client
 
@@ -812,5 +812,5 @@ def test_a_dead_fork_server_is_replaced(tmp_path_factory: pytest.TempPathFactory
 def test_no_thread_and_no_process_is_left_when_a_pool_is_closed(tmp_path: Path) -> None:
     threads = set(threading.enumerate())
     with open_executor("processes", 2) as opened:
-        opened.submit(job_for(tmp_path)).result(20)
+        opened.submit(job_for(tmp_path)).result(60)
     wait_for(lambda: set(threading.enumerate()) <= threads, "the pool's threads end")

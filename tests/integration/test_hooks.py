@@ -404,7 +404,7 @@ async def test_a_program_that_cannot_be_run_is_a_failed_attempt(journal: Journal
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  the condition may be about anything
             await asyncio.sleep(0.01)
 

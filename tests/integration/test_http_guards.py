@@ -22,7 +22,7 @@ from daemon.web.posts import Posts
 from daemon.web.routes import make_app
 from tests.ready_facts import READY
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Served:

@@ -67,7 +67,7 @@ class OneMontage:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  the condition has no event
             await asyncio.sleep(0.01)
 

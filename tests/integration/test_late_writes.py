@@ -77,7 +77,7 @@ async def test_an_upload_of_a_superseded_content_does_not_overwrite_its_successo
             await running.reaches(metafile, *AFTER_SETTLED)
         upload.release()
         montage = await running.reaches(metafile, MontageState.COMPLETE)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(line.endswith("None") for line in await service.requests("PUT", "resolvedTiles")):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         raw, mips = await positions(client, RAW), await positions(client, MIPS)

@@ -10,7 +10,7 @@ from daemon.web import live_events
 from daemon.web.pages.handlers import Pages
 from tests.integration.paged import Paged
 
-DEADLINE_S = 30
+DEADLINE_S = 60
 
 
 @pytest.fixture(autouse=True)

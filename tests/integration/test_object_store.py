@@ -97,7 +97,7 @@ def test_levels_of_a_tile_are_put_concurrently(image, output, layer):
     def wait_for_the_others(request):
         if request.method == "PUT":
             try:
-                together.wait(20)
+                together.wait(60)
             except threading.BrokenBarrierError as error:
                 broken.append(error)
 

@@ -35,7 +35,7 @@ def blur_a_tile(metafile: Path) -> None:
 async def held_in(running: Bench, metafile: Path) -> int:
     """Wait until a montage is APPLIED and waits for a person; return its id."""
     montage = await running.reaches(metafile, APPLIED, COMPLETE)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (now := await running.montage(metafile)) is None or now.waiting_for != WAITS_FOR_PERSON:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert (now.state, now.verdict) == (APPLIED, "fail")

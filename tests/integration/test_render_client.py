@@ -294,7 +294,7 @@ async def test_a_cancelled_write_still_waits_for_its_answer() -> None:
         done, _ = await asyncio.wait([writing], timeout=0.2)
         assert not done
         held.may_answer.set()
-        await asyncio.wait([writing], timeout=10)
+        await asyncio.wait([writing], timeout=60)
         assert writing.cancelled()
         assert held.answered == 1
 
@@ -312,7 +312,7 @@ async def test_the_failure_of_a_cancelled_write_is_not_reported_as_an_unretrieve
         writing.cancel()
         await asyncio.sleep(0)
         held.may_answer.set()
-        await asyncio.wait([writing], timeout=10)
+        await asyncio.wait([writing], timeout=60)
         assert writing.cancelled()
         assert held.answered == 1  # tests/conftest.py fails this test if the exception of the request stays unretrieved
 
@@ -325,7 +325,7 @@ async def test_a_write_that_is_cancelled_twice_is_dropped() -> None:
         writing.cancel()
         await asyncio.sleep(0)
         writing.cancel()
-        await asyncio.wait([writing], timeout=10)
+        await asyncio.wait([writing], timeout=60)
         assert writing.cancelled()
         assert held.answered == 0
         held.may_answer.set()
@@ -343,7 +343,7 @@ async def test_cancelled_reads_and_complete_are_dropped_at_once(request_name: st
         waiting: asyncio.Task[object] = asyncio.create_task(request)
         await held.requested.wait()
         waiting.cancel()
-        await asyncio.wait([waiting], timeout=10)
+        await asyncio.wait([waiting], timeout=60)
         assert waiting.cancelled()
         assert held.answered == 0
         held.may_answer.set()

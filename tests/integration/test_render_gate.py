@@ -40,13 +40,13 @@ class Gated:
         self.gate.leave(work)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110  the condition has no event
                 await asyncio.sleep(0.01)
 
     async def until_queried(self, times: int) -> None:
         """Wait until the database was queried this many times."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(await self.service.requests("GET", RAW.path)) < times:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -303,7 +303,7 @@ def test_a_process_prints_its_url_and_ends_on_a_signal(signal_number: signal.Sig
         assert address.path == "/render-ws/v1"
         with socket.create_connection((str(address.host), int(address.port or 0)), timeout=5):
             running.send_signal(signal_number)
-            assert running.wait(10) == 0
+            assert running.wait(60) == 0
 
 
 async def test_the_state_file_of_a_killed_process_is_read_after_a_restart(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ async def test_two_steps_that_exchange_tiles_do_not_deadlock():
             await asyncio.sleep(0)
             done.append(name)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.gather(write("a", "t1", "t2"), write("b", "t2", "t1"))
     assert sorted(done) == ["a", "b"]
 
@@ -146,7 +146,7 @@ async def test_a_cancelled_step_releases_its_tiles():
     await asyncio.sleep(0)
     given_up.cancel()
     first.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await waiting
         await asyncio.wait([first, given_up])
     assert first.cancelled()

@@ -108,7 +108,7 @@ async def watching(*roots, seen=None, **options):
     watcher = Watcher(roots, seen, timing=options.pop("timing", QUICK), **options)
     task = asyncio.create_task(watcher.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             caught_up = asyncio.create_task(watcher.caught_up.wait())
             await asyncio.wait([task, caught_up], return_when=asyncio.FIRST_COMPLETED)
             caught_up.cancel()
@@ -862,7 +862,7 @@ async def test_a_dead_file_server_at_the_start_delays_no_other_root(tmp_path, de
     watcher = Watcher(roots, seen, timing=IMPATIENT)
     task = asyncio.create_task(watcher.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await watcher.watching.wait()
         await poll_until(lambda: watcher.is_observable("alive") and watcher.health()[1].metafiles_seen)
         assert watcher.health()[0].status is RootStatus.UNREACHABLE
@@ -899,7 +899,7 @@ async def test_a_stop_waits_for_all_hanging_roots_concurrently_and_once(tmp_path
     watcher = Watcher(roots, Seen(), timing=replace(QUICK, opening_s=0.1, stop_s=0.5))
     task = asyncio.create_task(watcher.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await watcher.watching.wait()
         task.cancel()
         with capture_logs() as lines:
