@@ -24,11 +24,15 @@ def parse_request(
     Raises
     ------
     NotSelectable
-        If a value is invalid; the fault has its name on the command line.
+        If values are invalid; the fault has the first problem of each, with its name on the command line.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        place, _, text = problems(error, model).partition(": ")
-        key = place.partition(".")[0]
-        raise NotSelectable(names.get(key, f"--{key.replace('_', '-')}"), text) from None
+        found: dict[str, str] = {}
+        for path, problem in problems(error, model):
+            key = path.partition(".")[0]
+            found.setdefault(names.get(key, f"--{key.replace('_', '-')}"), problem)
+        first = next(iter(found))
+        texts = [found.pop(first), *(f"{name}: {problem}" for name, problem in found.items())]
+        raise NotSelectable(first, "; ".join(texts)) from None

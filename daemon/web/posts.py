@@ -112,7 +112,7 @@ class Posts:
         try:
             return model.model_validate_json(await _body(request))
         except ValidationError as error:
-            return error_answer(400, problems(error, model))
+            return error_answer(400, "; ".join(f"{key}: {problem}" for key, problem in problems(error, model)))
 
     @_with_body(ReplayRequest, writes=False)
     async def replay(self, request: web.Request, wanted: ReplayRequest) -> web.Response:
