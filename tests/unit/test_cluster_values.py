@@ -1,7 +1,9 @@
 """The workers of a dask scheduler as values: reasons for not being ready, versions, paths, proofs of access."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ from handlers.mipmaps.report import FaultReport, MadeLevel, MipmapReport
 from handlers.mipmaps.tile_jobs import tile_job
 from handlers.place import parse_object
 from handlers.sharing import AS_MADE
+from handlers.workers.cluster import on_worker
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.path_map import of_host
 from handlers.workers.cluster.shared_directories import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
@@ -129,6 +132,18 @@ class TestProof:
         assert task.token is not None
         (tmp_path / "mips" / f"{task.token.name}-node7-1").mkdir()
         assert prove(task, "node7-1").problem == f"cannot write to {tmp_path}/mips: File exists"
+
+    async def test_a_mount_that_does_not_answer_is_named_and_does_not_hold_up_the_worker(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = threading.Event()
+        monkeypatch.setattr(on_worker, "PROOF_TIMEOUT_S", 0.05)
+        monkeypatch.setattr(on_worker, "prove", lambda task, name: answer.wait(60))
+        try:
+            found = await on_worker.introduce((self.task(tmp_path),), (), SimpleNamespace(metrics={}))
+        finally:
+            answer.set()
+        assert found.proofs[0].problem == f"{tmp_path} or {tmp_path}/mips has not answered for 0.05 s"
 
     def test_jobs_of_a_watch_share_a_ground_and_other_work_has_none(self) -> None:
         job = MipmapJob("t", Path("/data/a.tif"), ((1, Path("/mips/1/a.tif")),), 8, 8)
