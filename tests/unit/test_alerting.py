@@ -150,7 +150,7 @@ def test_no_condition_is_reported_twice_and_every_end_follows_a_beginning(observ
         assert {key[2] for key, alert in alerts.items() if alert.sent_at is not None} <= open_subjects
 
 
-FINE = Facts((), (), None, None, None, 7200.0)
+NO_PROBLEMS = Facts((), (), None, None, None, 7200.0)
 ROOT: Any = SimpleNamespace(
     name="a", directory=Path("/data/a"), status=RootStatus.UNREACHABLE, reasons=("does not answer",)
 )
@@ -158,9 +158,9 @@ OPENING: Any = SimpleNamespace(name="b", directory=Path("/data/b"), status=RootS
 
 
 def test_conditions_follow_from_facts_and_montages() -> None:
-    assert conditions(Observed(FINE)) == []
+    assert conditions(Observed(NO_PROBLEMS)) == []
     facts = replace(
-        FINE,
+        NO_PROBLEMS,
         roots=(ROOT, OPENING),
         disks=(Disk("/m", 0, 1, "is full"), Disk("/n", 9, 1, full_in_s=FILLS_S - 1), Disk("/o", 9, 1)),
         render_fault="cannot connect",
@@ -186,7 +186,7 @@ def test_conditions_follow_from_facts_and_montages() -> None:
         ("hook given up", "", "h"),
         ("workers lost", "", "workers"),
     ]
-    (refused,) = conditions(Observed(replace(FINE, render_fault="asks for a login", render_needs_person=True)))
+    (refused,) = conditions(Observed(replace(NO_PROBLEMS, render_fault="asks for a login", render_needs_person=True)))
     assert refused.kind is AlertKind.LOGIN_REFUSED
 
 
@@ -286,7 +286,7 @@ def test_the_digest_is_due_once_a_day_at_its_local_time(monkeypatch: pytest.Monk
 
 def test_the_digest_lists_montages_alerts_disks_and_silences() -> None:
     alerts = mark_reported(observe({}, [failed(1)], 0), due(observe({}, [failed(1)], 0), 60, REPEAT_S)[0], 60)
-    facts = replace(FINE, disks=(Disk("/mips", 2 * 10**12, 1, full_in_s=30 * HOUR),))
+    facts = replace(NO_PROBLEMS, disks=(Disk("/mips", 2 * 10**12, 1, full_in_s=30 * HOUR),))
     days = [JournalDay("w", "t2", 212, 42_400, 3, 0, {"pass": 200, "fail": 12})]
     silences = [SilenceRow("disk low", "", "", 7200.0, 0.0, "anna", "")]
     assert digest_text(0, days, facts, alerts, silences).splitlines() == [
@@ -297,3 +297,13 @@ def test_the_digest_lists_montages_alerts_disks_and_silences() -> None:
         "/mips: 2.00 TB free, full in 30 h at the present rate",
         "silent   disk low, until 1970-01-01T02:00:00.000Z, by anna",
     ]
+
+
+def test_the_digest_lists_twenty_reported_alerts_that_last_and_counts_the_others() -> None:
+    alerts = observe({}, [failed(number) for number in range(24)], 0)
+    alerts = mark_reported(alerts, due(alerts, 60, REPEAT_S)[0], 60)
+    alerts = observe(alerts, [failed(number) for number in range(1, 25)], 70)  # one ended, one is not reported
+    lines = digest_text(0, [], NO_PROBLEMS, alerts, []).splitlines()
+    assert [line.startswith("since ") for line in lines].count(True) == 20
+    assert lines[-1] == "and 3 more"
+    assert not any("montage 0:" in line or "montage 24:" in line for line in lines)

@@ -58,6 +58,11 @@ class TestVersions:
         assert differences(here, {"python": "3.12.4", "distributed": "2025.1.0"}, {"node7": other_patch}) == ""
         assert refusal(here, other_patch) == ""
 
+    def test_the_scheduler_needs_no_temwatch(self) -> None:
+        here, other = {"temwatch": "0.2.0"}, {"temwatch": "0.1.0"}
+        assert differences(here, other, {"node7": here}) == ""
+        assert differences(here, {}, {"node7": other}) == "temwatch is 0.2.0 here, 0.1.0 on node7"
+
     def test_hosts_with_the_same_other_version_are_listed_together(self) -> None:
         here = {"distributed": "2025.1.0"}
         other = {"distributed": "2024.11.0"}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from daemon.montages.states import MontageState, Step
 from daemon.montages.waits import NOTHING
-from daemon.pipeline.health import Disk, reasons_not_ready, waits_of, warnings
+from daemon.pipeline.health import Disk, HookFacts, reasons_not_ready, waits_of, warnings
 from daemon.pipeline.metrics import Metrics
 from daemon.watching.roots import RootStatus
 from daemon.web.answers import readiness_json
@@ -72,6 +72,23 @@ def test_a_message_that_was_not_delivered_is_a_warning_and_no_reason():
     for facts, expected in ((READY, ()), (replace(READY, alert_problem=problem), (f"alerts: {problem}",))):
         assert (reasons_not_ready(facts), warnings(facts)) == ((), expected)
         require_lines(Metrics().text(facts, {}), f"temwatch_alerts_deliverable {0.0 if expected else 1.0}")
+
+
+def test_deaths_of_workers_are_a_warning_with_their_number():
+    for deaths, number in ((1, "a worker process"), (2, "2 worker processes")):
+        facts = replace(READY, worker_deaths=deaths, last_worker_death="by signal 9")
+        (warning,) = warnings(facts)
+        assert warning.startswith(f"{number} died since the start, the last by signal 9: ")
+        assert reasons_not_ready(facts) == ()
+
+
+def test_a_hook_is_a_warning_if_events_were_given_up_or_wait_for_more_than_five_minutes():
+    waiting = HookFacts("lims", 2, 0, 301.0, "connection refused")
+    on_time, delivered = replace(waiting, oldest_s=300.0), replace(waiting, oldest_s=None)
+    assert warnings(replace(READY, hooks=(on_time, delivered, replace(waiting, problem="")))) == ()
+    late = "hook lims: has not accepted an event for 5 min (events waiting: 2): connection refused"
+    given_up = "hook lims: events that were given up: 3: see `temwatch notify list`"
+    assert warnings(replace(READY, hooks=(waiting, replace(on_time, dead=3)))) == (late, given_up)
 
 
 def test_a_full_disk_is_a_reason_with_its_figures():
