@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Callable[[Written], None], str]] = {
     ),
     "a path upwards": (edited(lambda _, tiles: tiles[2].update(img_path="../x.tif")), "data[2].img_path"),
     "an absolute path": (edited(lambda _, tiles: tiles[2].update(img_path="/etc/passwd")), "data[2].img_path"),
-    "a gigabyte": (one_gigabyte, "bytes"),
+    "a gigabyte": (one_gigabyte, "at most 96 MiB"),
     "a name that render refuses": (edited(lambda header, _: header.update(specimen_id="x" * 120)), "characters"),
     "no z": (edited(lambda header, _: header.update(grid="nonsense")), "grid"),
     "a missing image": (image_missing, "missing"),

@@ -38,6 +38,8 @@ NOT_CALLED = {
     *("Journal.unwanted_tile_ids", "RenderClient.empty_image_cache"),
     # called for a montage whose predecessor's upload had no answer, see test_late_uploads.py
     "Steps.section_once",
+    # called for pages, pictures and commands
+    *("Journal.quality_numbers", "Journal.verdict"),
     # called for missing stacks, and for other ways to apply
     *("RenderClient.z_values", "RenderClient.put_path_builder", "RenderClient.path_builder"),
     *("RenderClient.tile", "RenderClient.delete_tile", "RenderClient.delete_tiles", "RenderClient.set_resolution"),
