@@ -21,7 +21,6 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
 from daemon.montages.states import IllegalTransition, MontageState
 from daemon.pipeline.changes.compare_images import ImageComparison, compare_images
-from daemon.system.threads import in_thread
 from handlers.container import Containers
 from handlers.errors import Fault
 
@@ -264,7 +263,8 @@ class LateChanges:
         self, montage: Montage, compare: Callable[[], ImageComparison], timeout_s: float
     ) -> ImageComparison | None:
         """Compare in a thread; return None if the images cannot be accessed in time."""
-        running = in_thread(compare, f"images of {montage.id}")
+        # Not in a new thread: to start one for each check costs more than to compare a few images.
+        running = asyncio.get_running_loop().run_in_executor(None, compare)
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(running)
