@@ -4,13 +4,13 @@ An event and the state that follows it are committed together with `synchronous=
 survives a crash of the process and of the machine.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 import structlog
 
-from daemon.journal.attempts import JournalAttempts
-from daemon.journal.tables import images_read, outbox, quality, retries, rows, settling, sightings, trends, verdicts
+from daemon.journal.stacks import JournalStacks
+from daemon.journal.tables import images_read, quality, retries, rows, settling, sightings, trends, verdicts
 from daemon.journal.transaction import Connection
 from daemon.montages.records import AwaitedFile, Inspection, Montage, Outcome, Settled, SettleResult
 from daemon.montages.sighting import Sighting
@@ -18,16 +18,14 @@ from daemon.montages.states import Event, MontageState, Step
 from daemon.montages.verdicts import Decision
 from handlers.errors import Evidence, Fault
 from handlers.images.digest import FileContent
-from handlers.place import Place
 from handlers.quality.rules import Judgement
 from handlers.quality.trend import Trend
-from handlers.uris import place_uri
 
 log = structlog.get_logger()
 
 
-class Journal(JournalAttempts):
-    """The journal: queries (`JournalQueries`), attempts (`JournalAttempts`) and all other records.
+class Journal(JournalStacks):
+    """The journal: queries, attempts and the use of stacks by its base classes, and all other records.
 
     Open it with `async with Journal(path) as journal`.
 
@@ -304,51 +302,6 @@ class Journal(JournalAttempts):
         """Record a person's decision in place of the rules' verdict; return the montage, None if there is none."""
         return await self.write(
             lambda connection: verdicts.decide(connection, montage_id, decision, by, note, self._clock())
-        )
-
-    # --- stacks and directories
-
-    async def record_closing(
-        self, stack: str, montage_ids: Sequence[int], attempts: Sequence[int] = ()
-    ) -> tuple[int, ...]:
-        """Record that a stack was closed for APPLIED montages; return the ids of the montages that became COMPLETE.
-
-        Parameters
-        ----------
-        attempts : ids of the attempts that closed it, and end with it.
-        """
-        if not montage_ids:
-            return ()
-
-        def work(connection: Connection) -> tuple[int, ...]:
-            now = self._clock()
-            for attempt in attempts:
-                rows.end_attempt(connection, attempt, Outcome.DONE, None, now)
-            return rows.record_closing(connection, stack, montage_ids, now)
-
-        return await self.write(work)
-
-    async def open_stack(self, stack: str, watch: str) -> None:
-        """Record that a stack is about to be opened for writing, for a montage of a watch."""
-        await self.write(lambda connection: outbox.open_stack(connection, stack, watch, self._clock()))
-
-    async def reopen_stack(self, stack: str, watch: str, because: str) -> None:
-        """Announce that the daemon reopens a stack that another program has closed."""
-        await self.write(lambda connection: outbox.reopen_stack(connection, stack, watch, because, self._clock()))
-
-    async def close_stack(self, stack: str, watch: str) -> None:
-        """Record that a stack is COMPLETE."""
-        await self.write(lambda connection: outbox.close_stack(connection, stack, watch, self._clock()))
-
-    async def forget_stack(self, stack: str) -> None:
-        """Record that this daemon no longer has to close a stack."""
-        await self.write(lambda connection: outbox.forget_stack(connection, stack))
-
-    async def use_for_mipmaps(self, directory: Place) -> None:
-        """Record that mipmaps are about to be written to a directory."""
-        values = (place_uri(directory), self._clock())
-        await self.write(
-            lambda connection: connection.execute("INSERT OR IGNORE INTO mipmap_directories VALUES (?, ?)", values)
         )
 
 
