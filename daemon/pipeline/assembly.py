@@ -7,6 +7,7 @@ part of it.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,7 +126,9 @@ class Assembly:
         )
 
     def _record_death(self, death: WorkerDeath) -> None:
-        log.warning("worker.died", how=death.how or "unknown", tile=death.tile_id or None)
+        # A worker without a tile may be found dead during any step: the line must not name that step's montage.
+        context = copy_context() if death.tile_id else Context()
+        context.run(log.warning, "worker.died", how=death.how or "unknown", tile=death.tile_id or None)
         self.metrics.worker_deaths.inc()
         self.worker_deaths += 1
         time = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -78,7 +78,7 @@ def reasons_not_ready(facts: Facts) -> tuple[str, ...]:
 
 def _reasons(facts: Facts) -> Iterable[str]:
     if facts.render_fault and facts.render_needs_person:
-        again = "temwatch tries again every 5 minutes, and at once after `temwatch reload`"
+        again = "temwatch tries again within minutes, and at once after `temwatch reload`"
         yield f"render-ws cannot be used until an operator acts: {facts.render_fault}; {again}"
     elif facts.render_fault:
         yield f"render-ws is unavailable: {facts.render_fault}"

@@ -31,12 +31,14 @@ async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_war
     async with open_assembly(lambda: settings, is_observable=lambda _: True) as assembly:
         executor: Any = assembly.pool.executor
         (pid,) = executor.pids()
-        with structlog.testing.capture_logs() as lines:
+        merge = structlog.contextvars.merge_contextvars
+        with structlog.testing.capture_logs([merge]) as lines, structlog.contextvars.bound_contextvars(montage=17):
             os.kill(pid, signal.SIGKILL)
             wait_for(lambda: executor._broken, "the pool notices the death")
             assert (await run_job(assembly.pool, job_for(tmp_path))).fault is None
         (line,) = (line for line in lines if line["event"] == "worker.died")
         assert (line["how"], line["tile"], line["log_level"]) == ("signal SIGKILL", None, "warning")
+        assert "montage" not in line, "the montage whose step finds the dead worker is not the cause"
         facts = assembly.metrics.text(READY, {}).decode()
         assert "temwatch_worker_deaths_total 1.0" in facts
         assert assembly.worker_deaths == 1
