@@ -17,6 +17,7 @@ from handlers.place import parse_object
 from handlers.sharing import AS_MADE
 from handlers.workers.cluster import on_worker
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
+from handlers.workers.cluster.connection import Connection
 from handlers.workers.cluster.path_map import of_host
 from handlers.workers.cluster.shared_directories import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
 from handlers.workers.cluster.versions import differences, refusal
@@ -158,6 +159,14 @@ class TestProof:
             job = tile_job(tile, MipmapPlan(place), Container(Path("/data"), Path("/data")))
             assert ground_of(job) == Ground(Path("/data"), place)
         assert ground_of(7) is None
+
+
+def test_dask_gives_a_task_to_no_other_workers_even_if_all_of_its_own_are_lost() -> None:
+    given: list[dict[str, object]] = []
+    client = SimpleNamespace(submit=lambda *_, **options: given.append(options))
+    Connection(client, SCHEDULER).submit(len, b"", "tile", frozenset({"tcp://b:1", "tcp://a:1"}))
+    (options,) = given
+    assert (options["workers"], options["allow_other_workers"]) == (["tcp://a:1", "tcp://b:1"], False)
 
 
 class TestAccess:
