@@ -1,1 +1,1 @@
-"""SQLite: events, states and the outbox in one transaction; the file, its migrations, its queries."""
+"""SQLite: the file, its connections and migrations, and the journal's methods, each one transaction."""

@@ -1,1 +1,1 @@
-"""The steps of a montage: order, schedule, effects, and the consequences of each outcome."""
+"""The work on montages, from a sighting to COMPLETE: the runner of steps, its assembly, health, metrics, pictures."""

@@ -1,1 +1,1 @@
-"""A simulated microscope and a stand-in for render-ws; only `commands`, `app` (embedded) and tests import it."""
+"""Simulated microscopes, the stand-in for render-ws, the demonstration; for `commands`, `app` (embedded) and tests."""

@@ -1,1 +1,1 @@
-"""Image files: headers, pixels, digests, and the encoding of levels."""
+"""Image files: which format a file has, level 0 with its digest, grey values, and the encoding of levels."""
