@@ -22,9 +22,11 @@ class Lease:
         """Whether a program waits for one of the files."""
         return any(fcntl.fcntl(descriptor, fcntl.F_GETLEASE) != fcntl.F_WRLCK for descriptor in self._descriptors)
 
-    def give_back(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+    def give_back(self, count: int | None = None) -> None:
+        """Give back the first files that are still held; None: all."""
+        for descriptor in self._descriptors[:count]:
+            os.close(descriptor)
+        del self._descriptors[:count]
 
 
 @contextmanager

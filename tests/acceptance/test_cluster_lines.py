@@ -15,7 +15,6 @@ from tests.acceptance.rig import Rig, fetch, wait_for
 from tests.integration.cluster import Cluster, make_certificates, running_cluster, tls_options
 from tests.integration.test_cluster import OTHER_TEMWATCH
 
-TILES = 30
 OTHER_DASK = OTHER_TEMWATCH.replace('"temwatch"', '"distributed"')
 QUICK = ("env", "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=12s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=12s")
 """The minimum of distributed."""
@@ -27,7 +26,6 @@ def of_cluster(cluster: Cluster, rig: Rig) -> None:
         "workers.executor": "dask",
         "workers.dask_scheduler": cluster.address,
         "workers.count": 2,
-        "watch.mipmaps.function": "mode",
     }
 
 
@@ -63,9 +61,8 @@ def in_flight(rig: Rig) -> bool:
     return any(f'temwatch_tiles_in_flight{{host="{host}"}} 1.0' in str(fetch(f"{rig.url}/metrics")) for host in busy)
 
 
-def wait_for_tiles(rig: Rig, more: int = 2) -> None:
-    before = made(rig)
-    wait_for(lambda: made(rig) >= before + more, 120, lambda: str(rig.ready()))
+def wait_for_tiles(rig: Rig, count: int) -> None:
+    wait_for(lambda: made(rig) >= count, 120, lambda: str(rig.ready()))
 
 
 @pytest.mark.slow
@@ -77,25 +74,29 @@ def test_the_log_has_whole_lines_and_no_traceback_while_every_part_of_a_cluster_
         cluster.start_scheduler(OTHER_DASK)
         nanny = cluster.start_worker(nanny=True)
         rig.start()
-        written = write(tiles=TILES, size=(1024, 1024), specimen_id="s")
-        wait_for_tiles(rig)
-        wait_for(lambda: in_flight(rig), 60, "a tile in flight is shown")
-        for pid in workers_of(nanny):
-            os.kill(pid, signal.SIGKILL)
-        wait_for_tiles(rig)
-        assert cluster.scheduler
-        cluster.scheduler.send_signal(signal.SIGSTOP)
-        wait_for(lambda: not rig.ready().get("ready", True), 60, "a scheduler without a sign of life is reported")
-        cluster.scheduler.send_signal(signal.SIGCONT)
-        wait_for_tiles(rig)
-        cluster.kill_scheduler()
-        wait_for(lambda: not rig.ready().get("ready", True), 60, "a dead scheduler is reported")
-        cluster.kill_worker(nanny)
-        cluster.start_scheduler(OTHER_DASK)
-        worker = cluster.start_worker()
-        wait_for_tiles(rig)
-        cluster.kill_worker(worker)
-        cluster.start_worker()
+        # Each failure happens while tiles are in flight, and the next tiles are made after it.
+        with rig.held_at_mipmaps(lambda: write(tiles=30, specimen_id="s"), first=5) as (written, lease):
+            wait_for_tiles(rig, 3)
+            wait_for(lambda: in_flight(rig), 60, "a tile in flight is shown")
+            for pid in workers_of(nanny):
+                os.kill(pid, signal.SIGKILL)
+            lease.give_back(5)
+            wait_for_tiles(rig, 8)
+            assert cluster.scheduler
+            cluster.scheduler.send_signal(signal.SIGSTOP)
+            wait_for(lambda: not rig.ready().get("ready", True), 60, "a scheduler without a sign of life is reported")
+            cluster.scheduler.send_signal(signal.SIGCONT)
+            lease.give_back(5)
+            wait_for_tiles(rig, 13)
+            cluster.kill_scheduler()
+            wait_for(lambda: not rig.ready().get("ready", True), 60, "a dead scheduler is reported")
+            cluster.kill_worker(nanny)
+            cluster.start_scheduler(OTHER_DASK)
+            worker = cluster.start_worker()
+            lease.give_back(5)
+            wait_for_tiles(rig, 18)
+            cluster.kill_worker(worker)
+            cluster.start_worker()
         rig.wait_until("complete", written.metafile, timeout_s=200)
         assert rig.daemon.stop() == 0
         records = [json.loads(line) for line in rig.daemon.lines()]

@@ -17,25 +17,24 @@ def test_a_step_stops_when_its_disk_becomes_low_and_no_level_is_made_twice(rig: 
     filling = rig.root / "data_of_another_program"
     margin = shutil.disk_usage(rig.mipmaps).free // 2  # other tests may write gigabytes
     reserve = shutil.disk_usage(rig.mipmaps).free - margin
-    # The mode takes so long that the disk is checked before all tiles are made.
-    rig.settings |= {"watch.mipmaps.min_free_bytes": reserve, "workers.count": 1, "watch.mipmaps.function": "mode"}
+    rig.settings |= {"watch.mipmaps.min_free_bytes": reserve, "workers.count": 1}
     rig.start()
-    written = write(tiles=120, size=(2048, 2048), specimen_id="s")
 
     def tiles_made() -> int:
-        row = rig.montage_of(written.metafile)
-        return rig.montage(row["id"])["tiles_made"] if row else 0
+        return int(rig.montage(rig.montage_of(written.metafile)["id"])["tiles_made"])
 
-    wait_for(lambda: tiles_made() >= 3, 60, "some tiles are made")
-    with filling.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, margin * 6 // 5)  # takes no time, so that the step has not ended
-    wait_for(
-        lambda: any("GB free" in reason for reason in rig.ready().get("reasons", ())), 30, lambda: str(rig.ready())
-    )
-    metrics = fetch(f"{rig.url}/metrics")
-    assert f'temwatch_disk_usable{{directory="{rig.mipmaps}"}} 0.0' in metrics
-    row = rig.montage_of(written.metafile)
-    wait_for(lambda: rig.montage_of(written.metafile)["fault"], 20, "the step ends")
+    with rig.held_at_mipmaps(lambda: write(tiles=120, specimen_id="s"), first=5) as (written, lease):
+        wait_for(lambda: tiles_made() >= 3, 60, "some tiles are made")
+        with filling.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, margin * 6 // 5)
+        wait_for(
+            lambda: any("GB free" in reason for reason in rig.ready().get("reasons", ())), 30, lambda: str(rig.ready())
+        )
+        metrics = fetch(f"{rig.url}/metrics")
+        assert f'temwatch_disk_usable{{directory="{rig.mipmaps}"}} 0.0' in metrics
+        row = rig.montage_of(written.metafile)
+        lease.give_back()
+    wait_for(lambda: rig.montage_of(written.metafile)["fault"], 30, "the step ends")
     assert "GB free" in rig.montage_of(written.metafile)["fault"]["problem"]
     made = tiles_made()
     assert made < row["tiles"]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.acceptance.rig import Rig, fetch, verify_levels, wait_for
 from tests.integration.cluster import running_cluster
+from tests.leases import leased
 
 
 @pytest.mark.slow
@@ -18,23 +19,23 @@ def test_sections_wait_for_an_unavailable_scheduler_and_become_complete(rig: Rig
             "workers.executor": "dask",
             "workers.dask_scheduler": cluster.address,
             "workers.count": 2,
-            "watch.mipmaps.function": "mode",
         }
         rig.start()
         lines = [json.loads(line) for line in rig.daemon.lines() if '"daemon.ready"' in line]
         assert [line["ready"] for line in lines] == [False]
         away = f"the dask scheduler cannot be used: {cluster.address} does not answer"
         assert any(reason.startswith(away) for reason in lines[0]["reasons"]), lines
-        written = write(tiles=40, size=(1024, 1024), specimen_id="s")
+        written = write(tiles=40, specimen_id="s")
         wait_for(lambda: _state(rig, written.metafile) == "ingested", 60, "it waits for workers")
-        cluster.start_scheduler()
-        worker = cluster.start_worker()
-        wait_for(lambda: _made(rig, written.metafile) >= 3, 90, lambda: str(rig.ready()))
-        cluster.kill_scheduler()
-        cluster.kill_worker(worker)
-        wait_for(lambda: not rig.ready()["ready"], 60, "the loss is reported")
-        assert "temwatch_scheduler_up 0.0" in fetch(f"{rig.url}/metrics")
-        assert _made(rig, written.metafile) < 40
+        with leased(*written.images[5:]):
+            cluster.start_scheduler()
+            worker = cluster.start_worker()
+            wait_for(lambda: _made(rig, written.metafile) >= 3, 90, lambda: str(rig.ready()))
+            cluster.kill_scheduler()
+            cluster.kill_worker(worker)
+            wait_for(lambda: not rig.ready()["ready"], 60, "the loss is reported")
+            assert "temwatch_scheduler_up 0.0" in fetch(f"{rig.url}/metrics")
+            assert _made(rig, written.metafile) < 40
         cluster.start_scheduler()
         cluster.start_worker()
         rig.wait_until("complete", written.metafile)
