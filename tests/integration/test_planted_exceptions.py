@@ -31,7 +31,7 @@ NOT_CALLED = {
         "Journal.counts",
         "Journal.oldest_unfinished_s",
     ),
-    *("Journal.known_metafiles", "Journal.events", "Journal.attempts", "Journal.verdict", "Journal.quality_numbers"),
+    *("Journal.known_metafiles", "Journal.events", "Journal.attempts"),
     # called for metafiles that are missing, or rewritten after they settled
     *("Journal.later_paths", "Journal.move", "Journal.notice_again", "Journal.notice_changed", "Journal.withdraw"),
     # called for tiles that another montage no longer names, and after a replay has replaced levels
