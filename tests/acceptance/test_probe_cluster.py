@@ -42,7 +42,8 @@ def probed(rig: Rig, cluster: Cluster) -> tuple[int, list[str], list[str]]:
 def test_the_probe_reports_the_scheduler_and_the_files_of_its_workers_by_host(rig: Rig, tmp_path: Path) -> None:
     with running_cluster(tmp_path / "cluster") as cluster:
         rig.settings |= {"workers.executor": "dask", "workers.dask_scheduler": cluster.address}
-        assert probed(rig, cluster) == (1, [], [f"{SCHEDULER}DASK does not answer: Connection refused"])
+        hint = "start it there, or correct workers.dask_scheduler"
+        assert probed(rig, cluster) == (1, [], [f"{SCHEDULER}DASK does not answer: Connection refused ({hint})"])
         cluster.start_scheduler()
         none = ["probe DASK answers", "probe DASK has no worker now: the workers' access to files is not tested"]
         assert probed(rig, cluster) == (0, none, [])
