@@ -223,6 +223,18 @@ def test_tiles_that_no_metafile_names_are_reported_and_kept(rig: Rig, write):
     assert section.metafile.exists()
 
 
+def test_a_rebuilt_journal_knows_the_mipmap_directory_and_refuses_an_empty_one_in_its_place(running_rig: Rig, write):
+    rig = running_rig
+    rig.wait_until("complete", write().metafile)
+    assert rig.daemon.stop() == 0
+    journal(rig).unlink()
+    assert run(rig, "journal", "rebuild").returncode == 0
+    rig.mipmaps.rename(rig.mipmaps.with_name("unmounted"))
+    rig.mipmaps.mkdir()
+    rig.start()
+    assert any("lacks the marker file" in reason for reason in rig.ready()["reasons"]), rig.ready()
+
+
 def test_a_rebuild_is_refused_while_the_daemon_runs(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)

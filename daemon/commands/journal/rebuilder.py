@@ -19,6 +19,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Inspection, Montage, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState
+from daemon.pipeline.gates.output_disks import was_used_for_mipmaps
 from daemon.pipeline.settling.interpret import interpret_metafile
 from daemon.pipeline.steps.section import Section, section_from_content
 from daemon.pipeline.watch_root import watch_root
@@ -99,13 +100,16 @@ class Rebuilder:
         self._summary = Summary({}, [])
 
     async def run(self) -> Summary:
-        """Record every metafile of every watch.
+        """Record every metafile of every watch, and the directories that mipmaps were written to.
 
         Raises
         ------
         Fault
             If a directory or render-ws cannot be read. Then missing files or tiles prove nothing.
         """
+        for directory in {watch.mipmaps.output_dir for watch in self._settings.watch}:
+            if await asyncio.to_thread(was_used_for_mipmaps, directory):
+                await self._journal.use_for_mipmaps(directory)
         by_target: dict[_Target, list[_Found]] = {}
         for watch in self._settings.watch:
             for found in await asyncio.to_thread(_scan, watch):

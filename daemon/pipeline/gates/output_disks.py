@@ -23,7 +23,13 @@ from daemon.config.settings import Settings
 from daemon.config.writable import nearest_existing, write_problem
 from daemon.journal.journal import Journal
 from daemon.pipeline.gates.disk_forecast import DiskForecast
-from daemon.pipeline.gates.output_stores import MARKER, check_store, mark_store, require_object_marker
+from daemon.pipeline.gates.output_stores import (
+    MARKER,
+    check_store,
+    has_object_marker,
+    mark_store,
+    require_object_marker,
+)
 from daemon.pipeline.health import Disk
 from daemon.system.threads import in_thread
 from handlers.errors import StorageFault, StoreFault, reading_hint, storage_fault
@@ -274,6 +280,11 @@ def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
             str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error} ({reading_hint(error)})"
         )
     return Disk(str(directory), free_bytes, needed_bytes, problem)
+
+
+def was_used_for_mipmaps(directory: Place) -> bool:
+    """Whether a directory or store has the marker of former mipmaps. Raises StoreFault. Blocking."""
+    return has_object_marker(directory) if isinstance(directory, ObjectPlace) else _has_marker(directory)
 
 
 def _has_marker(directory: Path) -> bool:

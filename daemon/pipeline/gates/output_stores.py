@@ -21,9 +21,14 @@ def mark_store(directory: ObjectPlace) -> None:
     BucketStore(directory.bucket).write(directory / MARKER, _CONTENT, _MARKER_TYPE)
 
 
+def has_object_marker(directory: ObjectPlace) -> bool:
+    """Whether a store has the marker there. Raises StoreFault. Blocking."""
+    return BucketStore(directory.bucket).stat(directory / MARKER) is not None
+
+
 def require_object_marker(directory: ObjectPlace) -> None:
     """Raise StorageFault if the store cannot be reached or has no marker there. Blocking."""
-    if BucketStore(directory.bucket).stat(directory / MARKER) is None:
+    if not has_object_marker(directory):
         raise StorageFault(str(directory), _missing(directory), "work resumes automatically")
 
 
