@@ -466,9 +466,9 @@ def test_huge_metafiles_fail_unless_they_are_within_the_limits(rig: Rig, enter: 
             complete.append(written.metafile)
         too_many = "[" + ",".join(["[]"] * 6_500_000) + "]"
         failed[section(rig, 20, extended_by(too_many)).metafile] = "at most 6,000,000 values"
-        failed[section(rig, 21, extended_by('"' + "a" * (120 * 2**20) + '"')).metafile] = "at most 100663296 bytes"
+        failed[section(rig, 21, extended_by('"' + "a" * (120 * 2**20) + '"')).metafile] = "at most 96 MiB"
         sparse_one = section(rig, 22, lambda written: sparse(written.metafile, {0: b"[", 2 * GIB: b"]"}))
-        failed[sparse_one.metafile] = "at most 100663296 bytes"
+        failed[sparse_one.metafile] = "at most 96 MiB"
         wait_until_all_ended(rig, *failed, *complete)
     report(rig, enter, "metafiles of up to 2 GiB, eight at once", cost, failed, complete)
 
