@@ -69,7 +69,7 @@ def filler(
 
 
 class ByStrips:
-    """Filler for any function except the mean.
+    """The filler of levels by any function except the mean.
 
     A strip contains whole blocks; if pixels depend on neighbouring blocks, all rows.
     """

@@ -47,7 +47,7 @@ def resizing_code() -> ctypes.CDLL | None:
 
 
 class CompiledResize:
-    """The filler by Pillow's filters in compiled code, which makes the same pixels as `filler.ByStrips`.
+    """The filler of levels by Pillow's filters in compiled code, which makes the same pixels as `reduce.ByStrips`.
 
     Raises
     ------
