@@ -22,7 +22,7 @@ from handlers.render.path_builder import check_derived, merged_builder
 from handlers.render.read_back import delete_tiles, put_and_compare, read_layer, set_path_builder, tiles_by_id
 from handlers.render.responses import PathBuilder
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
-from handlers.render.tiles import MOST_TILES
+from handlers.render.tiles import MAX_TILES
 from handlers.render.z_values import absent_z_failure, find_z, no_tiles_fault
 from handlers.text import abbreviate, counted
 
@@ -160,7 +160,7 @@ async def _apply_layer(
         specs = edited + ([] if source == target else [spec for spec, _ in faulty])
 
         async def put() -> None:
-            await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, MOST_TILES)
+            await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, MAX_TILES)
             if overwrite and target != source:
                 present = {tile.tile_id for tile in await client.tile_bounds(target, z)}
                 await delete_tiles(client, target, z, present - set(tiles_by_id(found)))
@@ -198,7 +198,7 @@ async def apply_mipmaps(
     levels_by_tile: Mapping[str, Levels],
     *,
     unwanted: Collection[str] = (),
-    most_tiles: int = MOST_TILES,
+    most_tiles: int = MAX_TILES,
 ) -> ApplyReport:
     """Read a montage's tiles from the source, set their mipmap levels, put them into the target, compare.
 
@@ -240,7 +240,7 @@ async def apply_path_builder(
     builder: PathBuilder,
     *,
     unwanted: Collection[str] = (),
-    most_tiles: int = MOST_TILES,
+    most_tiles: int = MAX_TILES,
 ) -> ApplyReport:
     """Set the target's path builder, so that render-ws itself derives the given levels of a montage's tiles.
 

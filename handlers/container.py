@@ -29,7 +29,7 @@ _RESOLVE_BENEATH: Final = 0x08
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 """A directory to start from; needs no permission to list it."""
-_MOST_TRIES: Final = 1_000
+_MAX_TRIES: Final = 1_000
 """Attempts until EAGAIN is raised: the kernel reports it while other programs rename, if a path has a part `..`."""
 
 Made = Callable[[int, str], object]
@@ -269,7 +269,7 @@ def _openat2() -> Openat2 | None:
 
     def openat2(directory: int, name: str, flags: int, resolve: int) -> int:
         how = struct.pack("QQQ", flags, 0, resolve)
-        for _ in range(_MOST_TRIES):
+        for _ in range(_MAX_TRIES):
             descriptor = int(syscall(_SYS_OPENAT2, directory, os.fsencode(name), how, len(how)))
             if descriptor >= 0:
                 return descriptor

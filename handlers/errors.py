@@ -46,7 +46,7 @@ from typing import Self
 from handlers.identity import FileIdentity
 from handlers.text import printable, shorten
 
-MOST_TEXT = 5_000
+MAX_TEXT = 5_000
 """Characters of a fault's subject, problem and hint each: a path has at most 4,096 bytes."""
 
 
@@ -95,7 +95,7 @@ class Evidence:
 class Fault(Exception):  # noqa: N818  subclasses name the fault itself
     """A problem with a named subject.
 
-    It takes plain positional arguments, so that it survives pickling between processes. A text longer than MOST_TEXT
+    It takes plain positional arguments, so that it survives pickling between processes. A text longer than MAX_TEXT
     loses its middle: it may quote values of any length from a metafile or render-ws, and the journal stores it.
 
     Parameters
@@ -113,7 +113,7 @@ class Fault(Exception):  # noqa: N818  subclasses name the fault itself
 
     def __init__(self, subject: str, problem: str, hint: str = "") -> None:
         self.subject, self.problem, self.hint = (
-            shorten(text, MOST_TEXT) for text in (subject, problem, hint or self.usual_hint)
+            shorten(text, MAX_TEXT) for text in (subject, problem, hint or self.usual_hint)
         )
         super().__init__(self.subject, self.problem, self.hint)
 

@@ -29,7 +29,7 @@ from handlers.workers.upcoming import UpcomingImages
 LAYERS_AT_ONCE = 2
 """Layers processed at the same time: while the last tiles of a layer are made, idle workers take tiles of the next."""
 
-MOST_NOTES = 20
+MAX_NOTES = 20
 """Largest number of notes in a report."""
 
 LayerDone = Callable[[float, int, int], None]
@@ -49,7 +49,7 @@ class MipmapsReport:
     """Valid levels that were kept."""
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
-    """Warnings about images whose levels were made; at most MOST_NOTES."""
+    """Warnings about images whose levels were made; at most MAX_NOTES."""
 
     def __repr__(self) -> str:
         """Return the outcome as a person reads it."""
@@ -189,7 +189,7 @@ async def _make_layer(
             tally.files += len(report.made)
             tally.replaced += sum(level.replaced for level in report.made)
             tally.kept += len(report.kept)
-            tally.notes += report.notes[: MOST_NOTES - len(tally.notes)]
+            tally.notes += report.notes[: MAX_NOTES - len(tally.notes)]
             if report.fault:
                 fault = report.fault.to_fault()
                 if isinstance(fault, AccessRefused):

@@ -21,7 +21,7 @@ from handlers.render.client import RenderClient
 from handlers.render.layer_responses import TileBounds
 from handlers.render.names import StackId, tile_segment
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
-from handlers.render.tiles import MOST_TILES, Json, tile_ids
+from handlers.render.tiles import MAX_TILES, Json, tile_ids
 from handlers.text import abbreviate
 
 PYTEMCA: Final = PyTemca()
@@ -186,7 +186,7 @@ async def ingest_tiles(
     shared_transforms: Mapping[str, Json] | None = None,
     *,
     unwanted: Collection[str] = (),
-    most_tiles: int = MOST_TILES,
+    most_tiles: int = MAX_TILES,
 ) -> IngestReport:
     """Put a montage's tiles, check that each is in the stack at this z, then delete its unwanted tiles.
 

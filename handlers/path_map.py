@@ -23,7 +23,7 @@ _FILE_URI = re.compile(r"file:", re.IGNORECASE)
 _HOST = re.compile(r"//([^/]+)(?=/)")
 _NO_WINDOWS_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f]|[. ]\Z')
 """Characters that a Windows name cannot contain, and endings that Windows drops."""
-_MOST_CACHED = 4096
+_MAX_CACHED = 4096
 """Largest number of directories whose URLs are cached; a montage has one directory."""
 
 
@@ -178,7 +178,7 @@ class PathMap:
             place = self.render_path_of(directory)
         except Fault:  # the caller refuses the file by its own path
             return "", False
-        if len(self._bases) >= _MOST_CACHED:
+        if len(self._bases) >= _MAX_CACHED:
             self._bases.clear()
         base = place.url if place.url.endswith("/") else f"{place.url}/"
         self._bases[directory] = (base, place.is_windows)

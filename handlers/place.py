@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 SCHEMES = ("s3", "gs", "az")
 """Schemes of bucket addresses: S3 and stores with its protocol, Google Cloud Storage, Azure Blob Storage."""
-MOST_KEY_BYTES = 1024
+MAX_KEY_BYTES = 1024
 """Longest key of S3, Google Cloud Storage and Azure."""
 _ADDRESS = re.compile(
     rf"(?P<scheme>{'|'.join(SCHEMES)})://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]*)(?:/(?P<key>.*))?", re.DOTALL
@@ -166,7 +166,7 @@ def key_problem(key: str) -> str:
         return "has a name that is not UTF-8, as keys of object stores must be"
     if any(ord(character) < 32 or ord(character) == 127 for character in key):
         return "has a control character in its key"
-    return f"has a key of {key_bytes} bytes, more than {MOST_KEY_BYTES}" if key_bytes > MOST_KEY_BYTES else ""
+    return f"has a key of {key_bytes} bytes, more than {MAX_KEY_BYTES}" if key_bytes > MAX_KEY_BYTES else ""
 
 
 def encoded_key(key: str) -> str:

@@ -6,19 +6,19 @@ from handlers.errors import SettingsFault
 from handlers.file_status import FileStatus
 from handlers.regular_file import NotRegular, read_regular
 
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 
 
 def read_named(path: Path, setting: str) -> tuple[bytes, FileStatus]:
     """Return the content and the status of a small file. Raises SettingsFault, whose subject is the setting."""
     try:
-        content, status = read_regular(path, MOST_BYTES + 1)
+        content, status = read_regular(path, MAX_BYTES + 1)
     except NotRegular as error:
         raise SettingsFault(setting, str(error)) from None
     except OSError as error:
         raise SettingsFault(setting, f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > MOST_BYTES:
-        raise SettingsFault(setting, f"{path} is longer than {MOST_BYTES} bytes")
+    if len(content) > MAX_BYTES:
+        raise SettingsFault(setting, f"{path} is longer than {MAX_BYTES} bytes")
     return content, status
 
 

@@ -19,7 +19,7 @@ TIMEOUT_S = 10.0
 ALIVE_S = 3.0
 """Time-out of `/healthz`. On an idle machine the daemon responds within milliseconds."""
 START_HINT = "start it, as by `systemctl start temwatch`; if it ends again, `journalctl -u temwatch -n 50` shows why"
-MOST_BYTES = 512 * 2**20
+MAX_BYTES = 512 * 2**20
 """Longest response that is read."""
 _PROCESS_STATES = {
     "T": "it is stopped by a signal; to continue it: kill -CONT {pid}",
@@ -138,11 +138,11 @@ def _answer_to(request: urllib.request.Request, timeout_s: float) -> tuple[int, 
 
 
 def _body(response: Any, timeout_s: float) -> bytes:
-    """Return the whole body. Raises TimeoutError if it is longer than `MOST_BYTES` or takes longer than `timeout_s`."""
+    """Return the whole body. Raises TimeoutError if it is longer than `MAX_BYTES` or takes longer than `timeout_s`."""
     body, deadline = bytearray(), time.monotonic() + timeout_s
     while piece := response.read1(2**20):
         body += piece
-        if len(body) > MOST_BYTES or time.monotonic() > deadline:
+        if len(body) > MAX_BYTES or time.monotonic() > deadline:
             raise TimeoutError
     return bytes(body)
 

@@ -13,7 +13,7 @@ from daemon.system.log_lines import arranged
 from handlers.errors import Fault
 from handlers.text import abbreviate, printable
 
-MOST_MONTAGES = 100
+MAX_MONTAGES = 100
 """Largest number of montages of one path that are shown."""
 
 Facts = dict[str, Any]
@@ -56,7 +56,7 @@ def _ask_daemon(daemon: FoundDaemon, montage: str) -> list[Facts]:
 
 
 def _ids_of_path(daemon: FoundDaemon, path: Path) -> list[int]:
-    query = f"metafile={quote(str(path), errors='surrogateescape')}&limit={MOST_MONTAGES}"
+    query = f"metafile={quote(str(path), errors='surrogateescape')}&limit={MAX_MONTAGES}"
     answer = ask(f"{daemon.url}/api/montages?{query}")
     return [row["id"] for row in answer[1]["montages"]] if answer is not None and answer[0] == 200 else []
 
@@ -77,7 +77,7 @@ async def _read_journal(places: Places, montage: str) -> list[Facts]:
                     _iso_times(attempt, "started_at", "ended_at") for attempt in await journal.attempts(each.id)
                 ],
             }
-            for each in await journal.montages(**selected, limit=MOST_MONTAGES)
+            for each in await journal.montages(**selected, limit=MAX_MONTAGES)
         ]
 
 

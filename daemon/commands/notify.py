@@ -20,7 +20,7 @@ from daemon.notify.addresses import read_addresses, send
 from daemon.notify.alert_rules import Severity
 from daemon.notify.attempt import attempt
 from daemon.notify.cloud_event import event_for_test
-from daemon.notify.delivery_requests import MOST_LISTED, DeliveryRequest, Listed, act, listed
+from daemon.notify.delivery_requests import MAX_LISTED, DeliveryRequest, Listed, act, listed
 from daemon.notify.silences import SilenceRequest, silence_line
 from daemon.notify.silences import silence as silence_in
 from daemon.system.locks import JournalHeld, lock_journal
@@ -127,8 +127,8 @@ def delivery_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         )
         if row["problem"]:
             lines.append(f"        {printable(row['problem'])}")
-    if len(rows) == MOST_LISTED:
-        lines.append(f"only the first {MOST_LISTED} are shown")
+    if len(rows) == MAX_LISTED:
+        lines.append(f"only the first {MAX_LISTED} are shown")
     return lines
 
 

@@ -30,7 +30,7 @@ from handlers.quality.rules import Finding, Verdict
 from handlers.quality.verdict import tile_values
 from handlers.text import counted, printable
 
-MOST_SHOWN = 10
+MAX_SHOWN = 10
 """Largest number of tiles that the table shows for a rule."""
 Say = Callable[[str], None]
 
@@ -130,11 +130,11 @@ def _rows(judged: Judged) -> Iterator[tuple[str, str, str, str]]:
         if values is None or not finding.tiles:
             yield finding.rule, "" if finding.value is None else number_text(finding.value), limit, "the section"
             continue
-        for tile in finding.tiles[:MOST_SHOWN]:
+        for tile in finding.tiles[:MAX_SHOWN]:
             value = number_text(float(values[places[tile]])) if tile in places else ""
             yield finding.rule, value, limit, printable(tile)
-        if finding.tile_count > MOST_SHOWN:
-            yield finding.rule, "", limit, f"and {finding.tile_count - MOST_SHOWN} more"
+        if finding.tile_count > MAX_SHOWN:
+            yield finding.rule, "", limit, f"and {finding.tile_count - MAX_SHOWN} more"
 
 
 def csv_lines(judged: Judged, *, is_first: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.secret_file import read_secret
 from handlers.text import printable
 
-MOST_ADDRESSES = 50
+MAX_ADDRESSES = 50
 _HINT = 'pip install "temwatch[alerts]"'
 
 
@@ -19,8 +19,8 @@ def read_addresses(path: Path, key: str = "alerts.urls_file") -> list[str]:
     addresses = [line for line in lines if line and not line.startswith("#")]
     if not addresses:
         raise SettingsFault(key, f"{path} contains no address", "write one apprise address on each line")
-    if len(addresses) > MOST_ADDRESSES:
-        raise SettingsFault(key, f"{path} contains more than {MOST_ADDRESSES} addresses", "use a mailing list")
+    if len(addresses) > MAX_ADDRESSES:
+        raise SettingsFault(key, f"{path} contains more than {MAX_ADDRESSES} addresses", "use a mailing list")
     return addresses
 
 

@@ -3,8 +3,8 @@
 GIVE_UP_S = 86_400.0
 """A delivery is given up if an attempt fails this long after the event was queued."""
 FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 3600.0
-LONGEST_PAUSE_S = 60.0
+MAX_DELAY_S = 3600.0
+MAX_PAUSE_S = 60.0
 """Longest pause between attempts at a hook whose receiver does not respond."""
 
 
@@ -21,7 +21,7 @@ def delay_s(attempts: int, chance: float, *, is_unavailable: bool = False, is_go
     >>> [delay_s(attempts, 0.5) for attempts in (1, 2, 5, 30)]
     [1.0, 2.0, 16.0, 3600.0]
     """
-    longest_s = LONGEST_PAUSE_S if is_unavailable else LONGEST_DELAY_S
+    longest_s = MAX_PAUSE_S if is_unavailable else MAX_DELAY_S
     grown_s = longest_s if is_gone else min(longest_s, FIRST_DELAY_S * 2.0 ** min(attempts - 1, 20))
     return grown_s * (0.9 + 0.2 * chance)
 
@@ -32,7 +32,7 @@ def pause_s(failures: int) -> float:
     >>> [pause_s(failures) for failures in (1, 2, 3, 10)]
     [1.0, 2.0, 4.0, 60.0]
     """
-    return min(LONGEST_PAUSE_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
+    return min(MAX_PAUSE_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
 
 
 def is_given_up(queued_at: float, now: float) -> bool:

@@ -17,8 +17,8 @@ from daemon.notify.silences import silence_json
 
 log = structlog.get_logger()
 
-MOST_IDS = 1_000
-MOST_LISTED = 1_000
+MAX_IDS = 1_000
+MAX_LISTED = 1_000
 
 
 class DeliveryRequest(BaseModel):
@@ -27,7 +27,7 @@ class DeliveryRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Literal["retry", "drop"]
-    ids: tuple[Annotated[int, Field(ge=1, le=2**63 - 1)], ...] = Field(min_length=1, max_length=MOST_IDS)
+    ids: tuple[Annotated[int, Field(ge=1, le=2**63 - 1)], ...] = Field(min_length=1, max_length=MAX_IDS)
     """Ids of deliveries, as `temwatch notify list` shows them."""
 
 
@@ -57,7 +57,7 @@ async def listed(journal: Journal) -> Listed:
 
     def look_up(connection: Connection) -> Listed:
         return Listed(
-            [_json(asdict(row)) for row in deliveries.listing(connection, MOST_LISTED)],
+            [_json(asdict(row)) for row in deliveries.listing(connection, MAX_LISTED)],
             [_message_json(row) for row in alerts.load(connection).messages],
             [silence_json(row) for row in silences.active(connection, time.time())],
         )

@@ -11,7 +11,7 @@ from daemon.journal.tables import differences as rows
 
 log = structlog.get_logger()
 
-MOST_MONTAGES = 10_000
+MAX_MONTAGES = 10_000
 _Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
@@ -31,8 +31,8 @@ class DifferenceReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    differing: tuple[DifferingMontage, ...] = Field(max_length=MOST_MONTAGES)
-    clean: tuple[_Id, ...] = Field((), max_length=MOST_MONTAGES)
+    differing: tuple[DifferingMontage, ...] = Field(max_length=MAX_MONTAGES)
+    clean: tuple[_Id, ...] = Field((), max_length=MAX_MONTAGES)
     """Ids of montages that differed before and no longer differ."""
 
 

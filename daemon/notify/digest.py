@@ -11,7 +11,7 @@ from daemon.notify.silences import silence_json, silence_line
 from daemon.pipeline.health import Disk, Facts, reasons_not_ready
 from handlers.text import byte_size, printable
 
-MOST_ONGOING = 20
+MAX_ONGOING = 20
 """Number of alerts that the digest lists; the others are counted."""
 
 
@@ -59,9 +59,9 @@ def _ongoing(alerts: Alerts) -> list[str]:
     ongoing.sort(key=lambda alert: (alert.since, alert.condition.key))
     lines = [
         f"since {utc_text(each.since)[:16].replace('T', ' ')} UTC: {each.condition.kind}: {each.condition.text}"
-        for each in ongoing[:MOST_ONGOING]
+        for each in ongoing[:MAX_ONGOING]
     ]
-    return lines + ([f"and {len(ongoing) - MOST_ONGOING} more"] if len(ongoing) > MOST_ONGOING else [])
+    return lines + ([f"and {len(ongoing) - MAX_ONGOING} more"] if len(ongoing) > MAX_ONGOING else [])
 
 
 def _of_disk(disk: Disk) -> str:

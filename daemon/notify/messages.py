@@ -8,7 +8,7 @@ from daemon.notify.alert_rules import AlertKind, Draft, Group, Severity
 
 GIVE_UP_S = 86_400.0
 """Age at which a message is given up."""
-MOST_MESSAGES = 500
+MAX_MESSAGES = 500
 """Limit of undelivered messages. Beyond it the oldest ones are given up."""
 
 
@@ -52,7 +52,7 @@ def undelivered(messages: Sequence[Message], taken: Mapping[str, Collection[int]
 
 def given_up(messages: Sequence[Message], now: float) -> Messages:
     """Return the messages that are given up: too old, or the oldest of too many."""
-    surplus = max(0, len(messages) - MOST_MESSAGES)
+    surplus = max(0, len(messages) - MAX_MESSAGES)
     return tuple(each for n, each in enumerate(messages) if n < surplus or now - each.made_at >= GIVE_UP_S)
 
 

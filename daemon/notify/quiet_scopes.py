@@ -10,11 +10,11 @@ from daemon.notify.alert_rules import AlertKind, Condition
 
 SECTIONS = 20
 """Number of the last sections whose median interval is the usual interval."""
-LEAST_SECTIONS = 5
+MIN_SECTIONS = 5
 """Fewest sections that give a usual interval."""
 TIMES = 3
-LEAST_S = 1800.0
-"""A microscope is quiet after `TIMES` its usual interval, but not before `LEAST_S`."""
+MIN_S = 1800.0
+"""A microscope is quiet after `TIMES` its usual interval, but not before `MIN_S`."""
 ACQUIRED_S = 10.0
 """Shortest usual interval of an acquisition. Sections that arrive faster are a copy of an older session."""
 SESSION_S = 12 * 3600.0
@@ -31,10 +31,10 @@ def quiet_scopes(times: SectionTimes, now: float, watches: Collection[str]) -> I
     """
     for (watch, scope), sections in sorted(times.of_scopes.items()):
         last = sections[-SECTIONS:]
-        if watch not in watches or len(last) < LEAST_SECTIONS:
+        if watch not in watches or len(last) < MIN_SECTIONS:
             continue
         usual_s = statistics.median(later - earlier for earlier, later in pairwise(last))
-        limit_s = max(LEAST_S, TIMES * usual_s)
+        limit_s = max(MIN_S, TIMES * usual_s)
         quiet_s = now - max(last[-1], times.of_unread.get(watch, 0.0))
         if usual_s >= ACQUIRED_S and limit_s <= quiet_s < max(SESSION_S, 2 * limit_s):
             name = scope or watch

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from daemon.config.hook_settings import HookSettings
-from daemon.notify.send_request import MOST_PROBLEM, Sent
+from daemon.notify.send_request import MAX_PROBLEM, Sent
 from handlers.text import printable, shorten
 
 _KEPT_BYTES = 2000
@@ -114,4 +114,4 @@ class _ErrorOutput:
         """Return the last line that was written, after a colon; empty if there is none."""
         self._read()
         lines = [line for line in self._kept.decode(errors="replace").splitlines() if line.strip()]
-        return f": {shorten(printable(lines[-1].strip()), MOST_PROBLEM)}" if lines else ""
+        return f": {shorten(printable(lines[-1].strip()), MAX_PROBLEM)}" if lines else ""

@@ -20,7 +20,7 @@ GONE = 410
 _AWAY = frozenset({429, 502, 503, 504})
 """Status codes of a receiver, or of a proxy in front of it, that accepts no event now."""
 _EXCERPT_BYTES = 300
-MOST_PROBLEM = 500
+MAX_PROBLEM = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +81,4 @@ async def _judge(response: aiohttp.ClientResponse) -> Sent:
 
 
 def _problem(text: str) -> str:
-    return shorten(printable(without_userinfo(text)), MOST_PROBLEM)
+    return shorten(printable(without_userinfo(text)), MAX_PROBLEM)

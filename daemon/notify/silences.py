@@ -16,8 +16,8 @@ from handlers.text import printable
 
 log = structlog.get_logger()
 
-LONGEST_S = 30 * 86_400.0
-MOST_SUBJECT = 4096
+MAX_S = 30 * 86_400.0
+MAX_SUBJECT = 4096
 """Longest subject, characters. A subject may be a path."""
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
@@ -32,9 +32,9 @@ class SilenceRequest(BaseModel):
     """Kind to silence, as in the title of its message. None: all kinds."""
     watch: _Name = ""
     """Watch to silence. Empty: all."""
-    subject: Annotated[str, StringConstraints(max_length=MOST_SUBJECT)] = ""
+    subject: Annotated[str, StringConstraints(max_length=MAX_SUBJECT)] = ""
     """Subject to silence: "montages/17", a directory, a microscope. Empty: all."""
-    for_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
+    for_s: float = Field(ge=0, le=MAX_S, allow_inf_nan=False)
     """Seconds until the silence ends. 0 ends a silence of the same kind, watch and subject now."""
     by: _Name = ""
     """Name of the person."""

@@ -27,7 +27,7 @@ J = TypeVar("J")
 
 MOSAIC_PX = 2_000
 """Longest side of a mosaic, pixels."""
-MOST_COMPARED = 100
+MAX_COMPARED = 100
 """Largest number of montages that share a scale."""
 _VERSION = 3
 """Version of the drawing code. A new number invalidates cached pictures."""

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from daemon.simulator.section import SectionPlan, TileFault, TilePlan
 
-LEAST_TILES = 8
+MIN_TILES = 8
 """Fewest tiles of a section with bad tiles: with fewer, bad tiles would be neighbours."""
 OVERLAP = 0.15
 """Overlap of a section with bad tiles, as a fraction of the frame: sufficient to compare neighbours at level 3."""
-LEAST_SIDE_PX = 1000
+MIN_SIDE_PX = 1000
 """Smallest side of a frame whose overlap is sufficient for that."""
 SHIFT_SHARE = (0.3, -0.2)
 """Distance (x, y) of the stage from the reported place, as a fraction of the overlap."""
@@ -17,8 +17,8 @@ SHIFT_SHARE = (0.3, -0.2)
 def spoil_tiles(plan: SectionPlan) -> SectionPlan:
     """Return the section with one tile of each fault. Raises ValueError if it has too few tiles."""
     count = len(plan.tiles)
-    if count < LEAST_TILES:
-        raise ValueError(f"a section with bad tiles needs at least {LEAST_TILES} tiles, and this one has {count}")
+    if count < MIN_TILES:
+        raise ValueError(f"a section with bad tiles needs at least {MIN_TILES} tiles, and this one has {count}")
     places = {
         count // 4: TileFault.SHIFTED,
         count // 2: TileFault.SATURATED,

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterator
 
 EVERY_S = 60.0
-LONGEST_S = 1800.0
+MAX_S = 1800.0
 """Longest time between full passes, in a daemon that is never idle."""
 _NEVER = 2**31 - 1
 
@@ -29,7 +29,7 @@ def no_full_passes() -> Iterator[None]:
 
 
 async def collect_while_idle(
-    is_idle: Callable[[], bool], *, every_s: float = EVERY_S, longest_s: float = LONGEST_S
+    is_idle: Callable[[], bool], *, every_s: float = EVERY_S, longest_s: float = MAX_S
 ) -> None:
     """Run a full pass regularly while the daemon is idle."""
     waited_s = 0.0

@@ -23,7 +23,7 @@ _WARNING_OF_CLUSTER = re.compile(
     rf"[^\n]*/(?P<package>{'|'.join(_CLUSTER)})/[^\n]*?\.py:\d+: (?P<warning>.+)", re.DOTALL
 )
 """Text of a record with a Python warning from a module of dask."""
-_MOST_PROBLEM = 500
+_MAX_PROBLEM = 500
 _SILENT = ("apprise", "requests", "urllib3")
 """Loggers of the libraries that send alerts. They are switched off: their records contain addresses with secrets."""
 
@@ -110,8 +110,8 @@ def _fold_cluster(_logger: Any, _method: str, event: EventDict) -> EventDict:
     error = event.pop("exc_info", None)
     caught = error[1] if isinstance(error, tuple) else None
     text = f"{type(caught).__name__}: {caught}".rstrip(": ")
-    problem = shorten(" ".join(text.split()), _MOST_PROBLEM) if caught else None
-    line = shorten(message[0], _MOST_PROBLEM) if message else None
+    problem = shorten(" ".join(text.split()), _MAX_PROBLEM) if caught else None
+    line = shorten(message[0], _MAX_PROBLEM) if message else None
     facts = {key: value for key, value in event.items() if key not in ("event", "logger", "stack_info")}
     named = {"event": "workers.dask", "logger": f"temwatch.{event['logger']}", "note": line, "problem": problem}
     return {**facts, **named}

@@ -18,7 +18,7 @@ from watchdog.observers.api import BaseObserver
 
 from daemon.watching.inotify import DirectoryEmitter, Inotify
 
-MOST_HINTS = 10_000
+MAX_HINTS = 10_000
 """Largest number of distinct hints. With more, the whole tree is scanned."""
 
 
@@ -82,7 +82,7 @@ class HintBox:
 
     def _put(self, hints: set[str], path: str) -> None:
         with self._lock:
-            if len(self._files) + len(self._trees) < MOST_HINTS:
+            if len(self._files) + len(self._trees) < MAX_HINTS:
                 hints.add(path)
             else:
                 self._is_flooded = True

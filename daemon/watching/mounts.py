@@ -17,7 +17,7 @@ REMOTE = frozenset((
 # fmt: on
 """Types on which other machines can write without an event in this kernel. autofs, since it may mount one of them."""
 LOCAL_FUSE = frozenset({"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.portal"})
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -110,7 +110,7 @@ def remote_mount(path: str, mounts: Iterable[Mount]) -> Mount | None:
         except OSError:
             continue
         links += 1
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             return None
         here, parts = os.path.dirname(here), target.split("/") + parts  # noqa: PTH120
         here = "/" if target.startswith("/") else here

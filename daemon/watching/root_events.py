@@ -17,7 +17,7 @@ from handlers.text import abbreviate, printable
 
 log = structlog.get_logger()
 
-LONGEST_RETRY_S = 3_600.0
+MAX_RETRY_S = 3_600.0
 """Longest time between two requests for events after a refusal."""
 
 
@@ -99,7 +99,7 @@ class RootEvents:
             self._refused = Reason("events_refused", explain_refusal(error))
             self._refused_at_limit = watch_limit()
             self._retry_at = now + self._retry_s
-            self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+            self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
 
     def watch_directory(self, path: str) -> None:
         """Request the events of a directory before it is listed: the listing shows earlier changes, events later ones.

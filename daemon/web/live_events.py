@@ -22,7 +22,7 @@ POLL_S = 1.0
 """Interval at which the journal is queried for new events while a stream is open."""
 MAX_STREAMS = 40
 """Largest number of open streams, so that connections remain for requests. Lower if few files may be open."""
-MOST_EVENTS = 500
+MAX_EVENTS = 500
 """A page that has missed more events reloads everything."""
 IDLE_S = 5.0
 """Interval at which a stream without events checks whether its browser is still connected."""
@@ -43,7 +43,7 @@ class LiveEvents:
         self.open_streams = 0
         self._news = asyncio.Condition()
         self._one_poll = asyncio.Lock()
-        self._recent: deque[Message] = deque(maxlen=MOST_EVENTS)
+        self._recent: deque[Message] = deque(maxlen=MAX_EVENTS)
         self._sent = 0
         """Number of messages ever appended to the recent ones."""
         self._last: int | None = None
@@ -93,12 +93,12 @@ class LiveEvents:
             last = overview.last_event(connection)
             begun = last if self._last is None else self._last
             made = sum(tallies.tiles_since(connection, 1).values())
-            return overview.events_after(connection, begun, MOST_EVENTS + 1), last, made
+            return overview.events_after(connection, begun, MAX_EVENTS + 1), last, made
 
         events, last, made = await self._journal.read(news)
         is_first, self._last = self._last is None, last
         messages = [_message(each) for each in events]
-        if len(messages) > MOST_EVENTS:
+        if len(messages) > MAX_EVENTS:
             messages = [("reload", "{}", last)]
         if made != self._made and not is_first and not messages:
             messages.append(("progress", json.dumps({"tiles": made}), None))
@@ -159,9 +159,9 @@ class LiveEvents:
         """Return the events after the last one that the browser received, up to the last one that was polled."""
         if after is None:
             return []
-        found = await self._journal.read(lambda connection: overview.events_after(connection, after, MOST_EVENTS + 1))
+        found = await self._journal.read(lambda connection: overview.events_after(connection, after, MAX_EVENTS + 1))
         last = self._last or 0
-        if len(found) > MOST_EVENTS:
+        if len(found) > MAX_EVENTS:
             return [("reload", "{}", last)]
         return [_message(each) for each in found if each.number <= last]
 

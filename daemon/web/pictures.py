@@ -4,7 +4,7 @@ from aiohttp import web
 
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
-from daemon.pipeline.pictures import MOST_COMPARED, NoPicture, Pictures
+from daemon.pipeline.pictures import MAX_COMPARED, NoPicture, Pictures
 from daemon.web import parameters
 from daemon.web.errors import error_answer
 from handlers.errors import Fault
@@ -40,8 +40,8 @@ class PicturePages:
         except ValueError:
             raise web.HTTPNotFound(reason=f"no such number; there are {', '.join(Number)}") from None
         compared = parameters.ids_of(request, "compare") or []
-        if len(compared) > MOST_COMPARED:
-            raise web.HTTPBadRequest(reason=f"compare: at most {MOST_COMPARED} montages")
+        if len(compared) > MAX_COMPARED:
+            raise web.HTTPBadRequest(reason=f"compare: at most {MAX_COMPARED} montages")
         montage = await self._montage(request)
         try:
             return _png(await self._pictures.heatmap(montage, number, compared))

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 PIECES: Final = ("Image", "ZValue")
 """Kinds of the entries that describe an image."""
-MOST_ENTRY_BYTES: Final = 1 << 16
+MAX_ENTRY_BYTES: Final = 1 << 16
 """A longer entry counts as malformed."""
-MOST_HEAD_BYTES: Final = 1 << 20
+MAX_HEAD_BYTES: Final = 1 << 20
 """Limit of the head; the rest of a longer head is not used."""
-MOST_LABEL: Final = 60
+MAX_LABEL: Final = 60
 """Characters of an item's label in the name of a montage."""
 
 _SECTION: Final = re.compile(rb"^PieceCoordinates[ \t]*=[ \t]*\S+[ \t]+\S+[ \t]+(\d{1,9})[ \t]*\r?$", re.MULTILINE)
@@ -119,7 +119,7 @@ def read_autodoc(content: bytes) -> Autodoc:
                 montages[of_section[closed]].records.append(entry)
         elif not entry.kind and montages:  # it may be a piece: as one of the last montage, the reader refuses it
             montages[of_section[section]].pieces.append(entry)
-    return Autodoc(content[: min(head_end, MOST_HEAD_BYTES)], montages, firsts)
+    return Autodoc(content[: min(head_end, MAX_HEAD_BYTES)], montages, firsts)
 
 
 def _entries(content: bytes) -> tuple[int, list[Entry]]:
@@ -131,12 +131,12 @@ def _entries(content: bytes) -> tuple[int, list[Entry]]:
         line += content.count(b"\n", counted, start)
         counted = start
         first, has_end, _ = content[start:end].partition(b"\n")
-        kind, name = _header(first) if end - start <= MOST_ENTRY_BYTES else ("", "")
+        kind, name = _header(first) if end - start <= MAX_ENTRY_BYTES else ("", "")
         is_cut = not kind and not has_end and end == len(content)
         if kind != "T" and head_end == len(content):
             head_end = start
         if kind != "T" and not is_cut:
-            entries.append(Entry(kind, name, content[start : min(end, start + MOST_ENTRY_BYTES)], line))
+            entries.append(Entry(kind, name, content[start : min(end, start + MAX_ENTRY_BYTES)], line))
     return head_end, entries
 
 
@@ -191,7 +191,7 @@ def _montage_of(piece: Entry, section: int) -> str:
     if _SUPERMONTAGE.search(piece.text) is None:
         return f"montage@{section:05d}"
     item = item_of(label_in(piece.text), is_frame=True) or ""
-    return f"supermontage@{quote(item[:MOST_LABEL], safe='')[: 3 * MOST_LABEL]}"
+    return f"supermontage@{quote(item[:MAX_LABEL], safe='')[: 3 * MAX_LABEL]}"
 
 
 def label_in(text: bytes) -> str:

@@ -28,7 +28,7 @@ MAX_TILE_BYTES: Final = 256 * 2**10
 MAX_HEADER_BYTES: Final = 2**20
 """Limit of the header, and of a shared transform. Real headers have 3 kB."""
 _PIECE_BYTES: Final = 2**20
-_MOST_PROBLEMS: Final = 4
+_MAX_PROBLEMS: Final = 4
 _T = TypeVar("_T")
 
 
@@ -210,7 +210,7 @@ def _validate(adapter: TypeAdapter[_T], value: object, key: str, subject: str, f
     except ValidationError as error:
         found = (_explain(value, key, detail, first) for detail in error.errors(include_url=False))
         problems = list(dict.fromkeys(found))
-        raise MetafileFault(subject, abbreviate(problems, _MOST_PROBLEMS, "; ")) from None
+        raise MetafileFault(subject, abbreviate(problems, _MAX_PROBLEMS, "; ")) from None
 
 
 def _explain(value: object, key: str, detail: Mapping[str, Any], first: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeGuard
 
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.limits import MAX_METAFILE_BYTES
-from handlers.acquisition.sbemimage_log import MOST_LINE_BYTES
+from handlers.acquisition.sbemimage_log import MAX_LINE_BYTES
 from handlers.acquisition.section_path import Region
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import excerpt
@@ -17,8 +17,8 @@ HINT: Final = "check the log of SBEMimage"
 _NUMPY: Final = re.compile(r"\bnp\.(?:float|int|uint)\d+\(([^()]*)\)")
 _TILE_ID: Final = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,9})")
 _REGION: Final = re.compile(r"tiles/a(\d{1,6})/r(\d{1,6})/")
-_MOST_NM: Final = 1e12
-_MOST_SIDE: Final = 65536
+_MAX_NM: Final = 1e12
+_MAX_SIDE: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ class _Values:
 
     def __init__(self, text: bytes, where: str, subject: str) -> None:
         self._where, self._subject = where, subject
-        if len(text) > MOST_LINE_BYTES:
-            raise self.fault(f"should have at most {MOST_LINE_BYTES} bytes, has {len(text)}")
+        if len(text) > MAX_LINE_BYTES:
+            raise self.fault(f"should have at most {MAX_LINE_BYTES} bytes, has {len(text)}")
         try:
             found = ast.literal_eval(_NUMPY.sub(r"\1", text.decode().strip()))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -161,7 +161,7 @@ def _record(values: _Values, session: Session) -> Record:
         raise values.fault(f"grid {parts[1]} is not among the grids of the session")
     img_path = values.text("filename").replace("\\", "/")
     values.require_inside(img_path)
-    x, y, z = (values.number(f"glob_{axis}", -_MOST_NM, _MOST_NM) for axis in "xyz")
+    x, y, z = (values.number(f"glob_{axis}", -_MAX_NM, _MAX_NM) for axis in "xyz")
     number = values.whole("slice_counter", 0, 10**9)
     if int(parts[3]) != number:
         raise values.fault(f"slice_counter is {number}, but tileid is {tile_id}")
@@ -171,8 +171,8 @@ def _record(values: _Values, session: Session) -> Record:
         int(parts[2]),
         number,
         img_path,
-        values.whole("tile_width", 1, _MOST_SIDE),
-        values.whole("tile_height", 1, _MOST_SIDE),
+        values.whole("tile_width", 1, _MAX_SIDE),
+        values.whole("tile_height", 1, _MAX_SIDE),
         (x, y, z),
         values.number("timestamp", 0, 1e11),
         _focus(values),

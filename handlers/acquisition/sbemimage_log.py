@@ -26,14 +26,14 @@ from handlers.container import Container
 from handlers.identity import FileIdentity
 from handlers.regular_file import NotRegular, open_regular
 
-MOST_LINE_BYTES: Final = 1 << 16
+MAX_LINE_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 1 << 20
 _LOGS: Final = "metadata_*.txt"
 _SLICE: Final = re.compile(rb"'slice_counter': *(\d{1,9})\b")
 _REGION: Final = re.compile(rb"'filename': *['\"]tiles[/\\]{1,2}a(\d{1,6})[/\\]{1,2}r(\d{1,6})[/\\]")
 """Array mode has directories of arrays and regions. A backslash is escaped in a literal."""
 _TIME: Final = re.compile(rb"'timestamp': *(\d{1,11})\b")
-_MOST_SECONDS: Final = 9_000_000_000
+_MAX_SECONDS: Final = 9_000_000_000
 """Largest time: in nanoseconds it still fits an integer of the journal."""
 _TILE, _COMPLETE, _SESSION = b"TILE:", b"SLICE COMPLETE:", b"SESSION:"
 
@@ -52,7 +52,7 @@ def section_identity(path: Path) -> FileIdentity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     times = _TIME.findall(content)
-    return FileIdentity.of_content(content, min(int(times[-1]), _MOST_SECONDS) if times else 0)
+    return FileIdentity.of_content(content, min(int(times[-1]), _MAX_SECONDS) if times else 0)
 
 
 def section_content(path: Path, root: Container | None = None) -> bytes:
@@ -75,7 +75,7 @@ def section_content(path: Path, root: Container | None = None) -> bytes:
     with _opened(part.file, root) as descriptor:
         session = _session(descriptor)
         lines, is_closed = _lines_of(descriptor, part)
-        is_first = part.offset <= len(session) + MOST_LINE_BYTES and not _has_record(descriptor, part.offset)
+        is_first = part.offset <= len(session) + MAX_LINE_BYTES and not _has_record(descriptor, part.offset)
     before = _tail(part.file, part.key, root) if is_first else b""
     if not is_closed and not _is_closed_elsewhere(part, before + lines, root):
         raise NoSection(str(path))
@@ -99,7 +99,7 @@ def _opened(log: Path, root: Container | None = None) -> Iterator[int]:
 
 def _session(descriptor: int) -> bytes:
     """Return the first line if it describes the session; else no bytes."""
-    line = os.pread(descriptor, MOST_LINE_BYTES, 0).partition(b"\n")
+    line = os.pread(descriptor, MAX_LINE_BYTES, 0).partition(b"\n")
     return line[0] + line[1] if line[0].startswith(_SESSION) and line[1] else b""
 
 
@@ -119,7 +119,7 @@ def _lines(descriptor: int, start: int, end: int | None = None) -> Iterator[tupl
         for line in lines:
             yield at, line + b"\n"
             at += len(line) + 1
-        if len(kept) > MOST_LINE_BYTES:  # not a line of SBEMimage: yielded in pieces, which bounds the memory
+        if len(kept) > MAX_LINE_BYTES:  # not a line of SBEMimage: yielded in pieces, which bounds the memory
             yield at, kept
             at, kept = at + len(kept), b""
 

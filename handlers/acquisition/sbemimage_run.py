@@ -18,8 +18,8 @@ from handlers.regular_file import NotContained, NotRegular, open_regular, read_r
 _END: Final = b"*** END OF LOG ***"
 _END_BYTES: Final = 256
 """Bytes at the end of a log that are searched: blank lines may follow the line."""
-_MOST_CONFIG_BYTES: Final = 4 << 20
-_MOST_GRIDS: Final = 10_000
+_MAX_CONFIG_BYTES: Final = 4 << 20
+_MAX_GRIDS: Final = 10_000
 _TILE_ID: Final = re.compile(rb"'tileid': *'(\d{1,6})\.(\d{1,6})\.")
 Tile = tuple[int, int]
 """Number of a grid, and of a tile in it."""
@@ -60,7 +60,7 @@ def _beside(log: Path, kind: str) -> Path:
 def _grids(config: Path, root: Container | None) -> Mapping[str, Any]:
     """Return the values of the section [grids], each parsed as JSON; none if the file cannot be read."""
     try:
-        content, _ = read_regular(config, _MOST_CONFIG_BYTES, follow_links=False, root=root)
+        content, _ = read_regular(config, _MAX_CONFIG_BYTES, follow_links=False, root=root)
     except (OSError, NotRegular, NotContained):
         return {}
     found: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def _grids(config: Path, root: Container | None) -> Mapping[str, Any]:
 def _active(grids: Mapping[str, Any], slice_: int) -> Iterator[Tile]:
     """Yield the tiles that are imaged in a slice. A grid without a list of active tiles has none."""
     tiles = grids.get("active_tiles")
-    if not isinstance(tiles, list) or len(tiles) > _MOST_GRIDS:
+    if not isinstance(tiles, list) or len(tiles) > _MAX_GRIDS:
         return
     for grid, numbers in enumerate(tiles):
         if isinstance(numbers, list) and _is_due(grids, grid, slice_):

@@ -35,10 +35,10 @@ from handlers.errors import MetafileFault, MetafileOpen, MetafilePartial
 from handlers.text import abbreviate, excerpt
 
 _HINT: Final = "check the file of SerialEM"
-_MOST_PX: Final = 1e9
+_MAX_PX: Final = 1e9
 _UNPLACED_PX: Final = -1e8
 """Aligned coordinates below this value mark a piece that could not be aligned."""
-_MOST_SIDE: Final = 65536
+_MAX_SIDE: Final = 65536
 _ALIGNED: Final = ("AlignedPieceCoords", "AlignedPieceCoordsVS")
 _NO_STACKS: Final = (".hdf", ".h5", ".hdf5", ".tif", ".tiff", ".ome.tif", ".jpg", ".png")
 _EDGES: Final = ("XedgeDxy", "YedgeDxy", "XedgeDxyVS", "YedgeDxyVS")
@@ -135,7 +135,7 @@ class _Values:
     def text(self, key: str) -> str | None:
         return self._values.get(key)
 
-    def numbers(self, key: str, count: int, most: float = _MOST_PX) -> list[float] | None:
+    def numbers(self, key: str, count: int, most: float = _MAX_PX) -> list[float] | None:
         """Return the first `count` numbers of a value; None if the piece has no such value."""
         text = self._values.get(key)
         if text is None:
@@ -211,7 +211,7 @@ def _aligned(values: _Values, base: Point, coordinates: Point) -> Point | None:
     """
     for key in _ALIGNED:
         found = values.numbers(key, 2, 1e12)
-        if found and min(found) > _UNPLACED_PX and max(found) <= _MOST_PX:
+        if found and min(found) > _UNPLACED_PX and max(found) <= _MAX_PX:
             return base[0] + found[0] - coordinates[0], base[1] + found[1] - coordinates[1]
     return None
 
@@ -266,8 +266,8 @@ def _declared_size(head: Mapping[str, str], subject: str) -> tuple[int, int] | N
     if text is None:
         return None
     sides = [_number(word) for word in text.split(maxsplit=2)[:2]]
-    if len(sides) < 2 or not all(1 <= side <= _MOST_SIDE and side.is_integer() for side in sides):
-        problem = f"ImageSize should be two numbers from 1 to {_MOST_SIDE}, is {excerpt(text[:100])}"
+    if len(sides) < 2 or not all(1 <= side <= _MAX_SIDE and side.is_integer() for side in sides):
+        problem = f"ImageSize should be two numbers from 1 to {_MAX_SIDE}, is {excerpt(text[:100])}"
         raise MetafileFault(subject, problem, _HINT)
     return int(sides[0]), int(sides[1])
 

@@ -27,8 +27,8 @@ from handlers.images.opened import Opened, Run, opened, pread, size_of
 from handlers.place import ObjectPlace, Place
 from handlers.regular_file import NotContained, NotRegular, open_regular
 
-MOST_BYTES_PER_PIXEL_BYTE = 4
-MOST_EXTRA_BYTES = 1 << 24
+MAX_BYTES_PER_PIXEL_BYTE = 4
+MAX_EXTRA_BYTES = 1 << 24
 """Bytes that a file may have beside four for each byte of pixels: further pages, metadata, incompressible data."""
 TAIL_BYTES = 4096
 """Last bytes of a PNG file in which its end is searched: some writers append to the file."""
@@ -341,7 +341,7 @@ def _require_length(info: ImageInfo) -> None:
     Decoders read whole files, and a sparse file of any length takes no space on the disk.
     """
     pixel_bytes = -(-info.width * info.bits // 8) * info.height
-    most = MOST_BYTES_PER_PIXEL_BYTE * pixel_bytes + MOST_EXTRA_BYTES
+    most = MAX_BYTES_PER_PIXEL_BYTE * pixel_bytes + MAX_EXTRA_BYTES
     if info.file_bytes > most:
         size = f"{info.width}x{info.height} pixels of {info.bits} bits"
         problem = f"should have at most {most} bytes for {size}, has {info.file_bytes}"

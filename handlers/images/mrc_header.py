@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 HEADER_BYTES: Final = 1024
-_MOST_SIDE: Final = 65536
-_MOST_SECTIONS: Final = 1 << 24
-_MOST_EXTENDED_BYTES: Final = 1 << 26
+_MAX_SIDE: Final = 65536
+_MAX_SECTIONS: Final = 1 << 24
+_MAX_EXTENDED_BYTES: Final = 1 << 26
 _BITS: Final = {0: 8, 1: 16, 6: 16}
 """Mode of the header -> bits of a pixel."""
 _IMOD_STAMP: Final = 1146047817
@@ -74,13 +74,13 @@ def read_stack_header(descriptor: int) -> StackHeader:
     header, order = _parsed(head)
     sides = {name: int(header[key]) for name, key in (("columns", "nx"), ("rows", "ny"))}
     for name, value in sides.items():
-        if not 1 <= value <= _MOST_SIDE:
-            raise InvalidImage(f"should have 1 to {_MOST_SIDE} {name} by its header, has {value}")
+        if not 1 <= value <= _MAX_SIDE:
+            raise InvalidImage(f"should have 1 to {_MAX_SIDE} {name} by its header, has {value}")
     sections, extended, mode = int(header["nz"]), int(header["nsymbt"]), int(header["mode"])
-    if not 0 <= sections <= _MOST_SECTIONS:
-        raise InvalidImage(f"should have up to {_MOST_SECTIONS} sections by its header, has {sections}")
-    if not 0 <= extended <= _MOST_EXTENDED_BYTES:
-        raise InvalidImage(f"should have an extended header of up to {_MOST_EXTENDED_BYTES} bytes, has {extended}")
+    if not 0 <= sections <= _MAX_SECTIONS:
+        raise InvalidImage(f"should have up to {_MAX_SECTIONS} sections by its header, has {sections}")
+    if not 0 <= extended <= _MAX_EXTENDED_BYTES:
+        raise InvalidImage(f"should have an extended header of up to {_MAX_EXTENDED_BYTES} bytes, has {extended}")
     if mode not in _BITS:
         raise InvalidImage(f"has pixels of MRC mode {mode}; 0, 1 and 6 are read", _HINT)
     if (axes := [int(header[key]) for key in ("mapc", "mapr", "maps")]) not in ([1, 2, 3], [0, 0, 0]):

@@ -10,7 +10,7 @@ from handlers.errors import ImageFault
 from handlers.identity import FileIdentity
 from handlers.images.decode import require_size
 from handlers.images.digest import FileContent, RunningDigest, settled_identity
-from handlers.images.header import MOST_BYTES_PER_PIXEL_BYTE, MOST_EXTRA_BYTES, ImageInfo, open_content, read_header
+from handlers.images.header import MAX_BYTES_PER_PIXEL_BYTE, MAX_EXTRA_BYTES, ImageInfo, open_content, read_header
 from handlers.images.level0 import Level0File, require_same_file
 from handlers.images.opened import Opened, size_of
 from handlers.images.pixels import Grey, IntensityRange
@@ -93,7 +93,7 @@ class ServedLevel0:
 
 def _is_too_long(file: Level0File, size: int) -> bool:
     """Whether a file is too long for its pixels: a sparse file of any length takes no space on the disk."""
-    return size > MOST_BYTES_PER_PIXEL_BYTE * BYTES_PER_PIXEL * file.width * file.height + MOST_EXTRA_BYTES
+    return size > MAX_BYTES_PER_PIXEL_BYTE * BYTES_PER_PIXEL * file.width * file.height + MAX_EXTRA_BYTES
 
 
 def _read_here(file: Level0File) -> tuple[ImageInfo | None, bytes | None, FileIdentity | None]:

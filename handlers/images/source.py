@@ -39,8 +39,8 @@ SILENCE_S = 120.0
 """Time-out for the start of an answer, and between two pieces of it."""
 REQUEST_S = 300.0
 """Time-out for a whole answer."""
-MOST_ERROR_BYTES = 64 * 2**10
-MOST_PARAMETERS_BYTES = 2**20
+MAX_ERROR_BYTES = 64 * 2**10
+MAX_PARAMETERS_BYTES = 2**20
 PIECE_BYTES = 2**20
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TRIED = "fetch the raw image"
@@ -118,9 +118,7 @@ def require_served_size(source: RenderSource, width: int, height: int) -> None:
 def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
     """Return the alpha channel of a small picture of the image under a mask of this size that hides everything."""
     kind = source.url.removesuffix("/png-image")
-    parameters = json.loads(
-        _ask(source, "GET", f"{kind}/scale/1.0/render-parameters", MOST_PARAMETERS_BYTES).getvalue()
-    )
+    parameters = json.loads(_ask(source, "GET", f"{kind}/scale/1.0/render-parameters", MAX_PARAMETERS_BYTES).getvalue())
     spec = parameters["tileSpecs"][0]
     levels = spec["channels"][0]["mipmapLevels"] if spec.get("channels") else spec["mipmapLevels"]
     mask_url = f"mask://outside-box?minX=0&minY=0&maxX=0&maxY=0&width={width}&height={height}"
@@ -128,7 +126,7 @@ def _alpha_under_mask(source: RenderSource, width: int, height: int) -> Grey:
     document: dict[str, Any] = {**parameters, "x": 0.0, "y": 0.0, "width": CANVAS_PX, "height": CANVAS_PX}
     owner = re.match("(.*/owner/[^/]+)/project/", source.url)
     assert owner is not None
-    content = _ask(source, "PUT", f"{owner[1]}/png-image", MOST_PARAMETERS_BYTES, json.dumps(document).encode())
+    content = _ask(source, "PUT", f"{owner[1]}/png-image", MAX_PARAMETERS_BYTES, json.dumps(document).encode())
     image = _png(source, content)
     if image.size != (CANVAS_PX, CANVAS_PX):  # checked before decoding: few bytes can encode a huge picture
         raise ValueError(f"expected {CANVAS_PX}x{CANVAS_PX} pixels, found {image.width}x{image.height}")
@@ -212,7 +210,7 @@ def _ask(
         response = connection.getresponse()
         if response.status != http.client.OK:
             kind_of_text = response.headers.get_content_type()
-            text = plain_text(_read_up_to(response, subject, MOST_ERROR_BYTES, deadline).getvalue())
+            text = plain_text(_read_up_to(response, subject, MAX_ERROR_BYTES, deadline).getvalue())
             location = response.headers.get("Location", "")
             raise fault_of(subject, TRIED, response.status, kind_of_text, text, _service(source), location)
         return _body(response, subject, most_bytes, deadline, begins)

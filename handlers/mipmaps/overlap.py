@@ -21,13 +21,13 @@ LEVEL: Final = 3
 SCALE: Final = 2**LEVEL
 FINENESS: Final = 16
 """Steps per pixel of level 3, each half a pixel of level 0."""
-LONGEST_PX, WIDEST_PX = 256, 96
+MAX_PX, WIDEST_PX = 256, 96
 """Largest window that is compared, along the overlap and across it, in pixels of level 3."""
 NARROWEST_PX: Final = 8
-MOST_ERROR: Final = 0.9
+MAX_ERROR: Final = 0.9
 """Largest error of windows that show the same. Unrelated windows had errors of at least 0.98 in tests, and the same
 tissue with heavy noise 0.85."""
-LEAST_CONTRAST: Final = 2.0
+MIN_CONTRAST: Final = 2.0
 """Smallest standard deviation of a window's Laplacian, on the scale 0 to 255. Rounding alone gives 1.3, and its steps
 in an even shading look the same in both windows. Tissue has at least 5."""
 _Floats = npt.NDArray[np.float32]
@@ -106,7 +106,7 @@ def displacement(image: Grey, other: Grey, x: float, y: float) -> tuple[float, f
         if windows is None:
             return None
         curved = [_curvature(window) for window in windows]
-        if min(each.std() for each in curved) < LEAST_CONTRAST:
+        if min(each.std() for each in curved) < MIN_CONTRAST:
             return None
         shift, error = _registered(*map(_faded, curved))
         found = place[0] + shift[1], place[1] + shift[0]
@@ -114,7 +114,7 @@ def displacement(image: Grey, other: Grey, x: float, y: float) -> tuple[float, f
         if again == place:
             break
         place = again
-    return (*found, error) if error <= MOST_ERROR else None
+    return (*found, error) if error <= MAX_ERROR else None
 
 
 def _windows(image: Grey, other: Grey, x: int, y: int) -> tuple[Grey, Grey] | None:
@@ -133,7 +133,7 @@ def _windows(image: Grey, other: Grey, x: int, y: int) -> tuple[Grey, Grey] | No
 
 def _ranges(start: int, end: int, across: int) -> list[tuple[int, int]]:
     """Return at most three ranges within a range, at most as long as a window, of lengths with a fast transform."""
-    length, limit = end - start, LONGEST_PX if end - start >= across else WIDEST_PX
+    length, limit = end - start, MAX_PX if end - start >= across else WIDEST_PX
     taken = min(length, limit)
     taken -= (taken - 2) % 4
     spare = length - taken

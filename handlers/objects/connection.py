@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obstore.store import AzureConfig, GCSConfig, ObjectStore, S3Config
 
 CONNECT_S, REQUEST_S = 5, 60
-MOST_RETRIES, RETRY_S = 4, 20
+MAX_RETRIES, RETRY_S = 4, 20
 """Limits of the retries of one request. A store that does not answer for longer is reported, and the montage waits."""
 
 _ENDPOINT_NAMES = {
@@ -161,7 +161,7 @@ def _certificates_in(path: Path) -> str:
 
 def _retries() -> dict[str, Any]:
     backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2}
-    return {"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S), "backoff": backoff}
+    return {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S), "backoff": backoff}
 
 
 def _s3_config(bucket: Bucket, access: StoreAccess) -> "S3Config":

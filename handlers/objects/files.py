@@ -21,7 +21,7 @@ from handlers.text import byte_size
 RANGE_BYTES = 4 << 20
 KEPT_BYTES = 4 * RANGE_BYTES
 """Limit of the ranges that a thread keeps: small objects stay whole, of a large image only where its reader is."""
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 """Limit of an object that is read. The largest image, with 16 bits and metadata, is smaller."""
 
 
@@ -62,8 +62,8 @@ class ObjectContent:
         found = objects.stat(place)
         if found is None:
             raise FileNotFoundError(2, "No such object", str(place))
-        if found.size > MOST_BYTES:
-            problem = f"has {byte_size(found.size)}, expected at most {byte_size(MOST_BYTES)} of an image"
+        if found.size > MAX_BYTES:
+            problem = f"has {byte_size(found.size)}, expected at most {byte_size(MAX_BYTES)} of an image"
             raise ImageFault(str(place), problem, "replace the object by the image itself")
         self.size = found.size
         self._place, self._objects, self._found, self._ranges = place, objects, found, ranges

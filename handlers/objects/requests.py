@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
-MOST_REASON = 300
+MAX_REASON = 300
 """Characters of a store's reason that a fault quotes."""
 _CODE = re.compile(r"<Code>\s*([^<]{1,100}?)\s*</Code>")
 _MESSAGE = re.compile(r"<Message>\s*([^<]*?)\s*</Message>", re.DOTALL)
@@ -245,7 +245,7 @@ class Objects:
         reason = ": ".join(words) or _innermost(text)
         return StoreFault(
             str(place),
-            f"could not {tried}: {shorten(reason, MOST_REASON)}",
+            f"could not {tried}: {shorten(reason, MAX_REASON)}",
             _HINTS.get(code, _REFUSED_HINT if is_refused else _AWAY_HINT),
         )
 

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-MOST_PX = 1000
+MAX_PX = 1000
 """Longest side of the raster in the picture, pixels."""
 LARGEST_CELL_PX = 64
 SMALLEST_CELL_PX = 2
@@ -78,14 +78,14 @@ def draw_heatmap(heatmap: Heatmap) -> bytes:
     table = DIVERGING if heatmap.is_diverging else SEQUENTIAL
     columns, rows = _from_zero(heatmap.columns), _from_zero(heatmap.rows)
     across, down = int(columns.max()) + 1, int(rows.max()) + 1
-    cell = max(SMALLEST_CELL_PX, min(LARGEST_CELL_PX, MOST_PX // max(across, down)))
+    cell = max(SMALLEST_CELL_PX, min(LARGEST_CELL_PX, MAX_PX // max(across, down)))
     return _with_legend(heatmap, table, _raster(heatmap, table, columns, rows, (across, down), cell))
 
 
 def _from_zero(positions: Ints) -> Ints:
     """Return columns or rows counted from 0; without gaps if these would make the picture too large."""
     counted_from_0: Ints = positions - positions.min()
-    if counted_from_0.max() >= MOST_PX // SMALLEST_CELL_PX:
+    if counted_from_0.max() >= MAX_PX // SMALLEST_CELL_PX:
         counted_from_0 = np.unique(counted_from_0, return_inverse=True)[1]
     return counted_from_0
 

@@ -13,7 +13,7 @@ from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surrounding
 
 Flags = npt.NDArray[np.bool_]
 
-MOST_TILES = 100
+MAX_TILES = 100
 """Largest number of tiles that a finding lists, the worst first. Its count has no limit."""
 
 
@@ -103,7 +103,7 @@ def _finding(rule: Rule, limit: float, numbers: TileNumbers, around: Surrounding
         return Finding(rule, limit, value, Verdict.PASS)
     places = _worst_first(values, outside(rule, limit, numbers), is_minimum=test.is_minimum)
     return Finding(
-        rule, limit, value, test.verdict, tuple(numbers.tile_ids[at] for at in places[:MOST_TILES]), len(places)
+        rule, limit, value, test.verdict, tuple(numbers.tile_ids[at] for at in places[:MAX_TILES]), len(places)
     )
 
 

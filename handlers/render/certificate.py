@@ -11,7 +11,7 @@ TIMEOUT_S = 5.0
 _TIMES = (0x17, 0x18)
 """Tags of UTCTime and GeneralizedTime."""
 _COMMON_NAME, _ORGANIZATION = b"\x55\x04\x03", b"\x55\x04\x0a"
-_MOST_BYTES = 2**16
+_MAX_BYTES = 2**16
 
 Element = tuple[int, bytes]
 """Tag and content of an element of DER."""
@@ -61,7 +61,7 @@ def certificate_end(der: bytes) -> float:
 
 def _named_fields(der: bytes) -> tuple[bytes, bytes, bytes]:
     """Return issuer, validity and subject of a certificate."""
-    if len(der) > _MOST_BYTES:
+    if len(der) > _MAX_BYTES:
         raise ValueError("too long")
     (_, certificate), *_ = _elements(der)
     (_, to_be_signed), *_ = _elements(certificate)

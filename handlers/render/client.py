@@ -22,17 +22,17 @@ from handlers.render.names import StackId, format_z, tile_segment
 from handlers.render.reading import read_answer
 from handlers.render.requests import Limit, Request
 from handlers.render.stack_client import StackClient
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json
+from handlers.render.tiles import MAX_BYTES, MAX_TILES, Json
 from handlers.render.uploading import put_in_parts
 from handlers.text import abbreviate
 
-MOST_LAYER_BYTES, MOST_LAYER_VALUES = 512 * 2**20, 10_000_000
+MAX_LAYER_BYTES, MAX_LAYER_VALUES = 512 * 2**20, 10_000_000
 """Limits of a layer: render-ws sends at most 50,000 tiles at once, about 200 MiB and 100 values of each tile."""
-MOST_LIST_BYTES, MOST_LIST_VALUES = 64 * 2**20, 2_000_000
+MAX_LIST_BYTES, MAX_LIST_VALUES = 64 * 2**20, 2_000_000
 """Limits of a list of tile bounds, or of sections."""
 
-_LAYER = Limit(MOST_LAYER_BYTES, MOST_LAYER_VALUES)
-_LISTED_TILES = Limit(MOST_LIST_BYTES, MOST_LIST_VALUES)
+_LAYER = Limit(MAX_LAYER_BYTES, MAX_LAYER_VALUES)
+_LISTED_TILES = Limit(MAX_LIST_BYTES, MAX_LIST_VALUES)
 _ONE_TILE = Limit(16 * 2**20, 500_000)
 """Limit of one tile spec, which may contain a mesh of transforms."""
 
@@ -48,8 +48,8 @@ class RenderClient(StackClient):
         transforms: Mapping[str, Json] | None = None,
         *,
         derive: bool = True,
-        most_tiles: int = MOST_TILES,
-        most_bytes: int = MOST_BYTES,
+        most_tiles: int = MAX_TILES,
+        most_bytes: int = MAX_BYTES,
     ) -> int:
         """Put tile specs of one z, replace those with the same ids, and return the number of requests.
 

@@ -7,7 +7,7 @@ from handlers.errors import Fault
 from handlers.render.names import format_z
 from handlers.text import abbreviate, without_values
 
-MOST_LINES = 20
+MAX_LINES = 20
 """Groups of failures that are shown to a person."""
 
 
@@ -59,15 +59,15 @@ def _grouped(failures: Iterable[Failure], key: Callable[[str], str]) -> list[lis
 
 
 def failure_lines(failures: Iterable[Failure], rest_is_in: str = "") -> list[str]:
-    """Return one line for each of the first MOST_LINES groups of failures, and a last line that counts the others.
+    """Return one line for each of the first MAX_LINES groups of failures, and a last line that counts the others.
 
     Parameters
     ----------
     rest_is_in : text that ends the last line and says where the other failures are.
     """
     groups = group_causes(failures)
-    lines = [_group_line(group) for group in groups[:MOST_LINES]]
-    if rest := sum(len(group) for group in groups[MOST_LINES:]):
+    lines = [_group_line(group) for group in groups[:MAX_LINES]]
+    if rest := sum(len(group) for group in groups[MAX_LINES:]):
         lines.append(f"and {rest} more{rest_is_in}")
     return lines
 

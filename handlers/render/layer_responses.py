@@ -15,7 +15,7 @@ import msgspec
 T = TypeVar("T")
 
 _SPEC = msgspec.json.Decoder(dict[str, Any])
-MOST_DEPTH = 100
+MAX_DEPTH = 100
 """Limit of nesting: specs are processed by recursive functions, which Python limits to about 1000 calls."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -120,8 +120,8 @@ class _ResolvedTilesReader:
 def _checked(spec: msgspec.Raw | bytes, kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Return a spec as JSON. Raises msgspec.DecodeError if a value that temwatch reads has another type."""
     text = bytes(spec)
-    if text.count(b"{") + text.count(b"[") > MOST_DEPTH and _depth(text) > MOST_DEPTH:
-        raise msgspec.ValidationError(f"is nested more than {MOST_DEPTH} deep")
+    if text.count(b"{") + text.count(b"[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise msgspec.ValidationError(f"is nested more than {MAX_DEPTH} deep")
     values = _SPEC.decode(spec)
     msgspec.convert(values, kind, str_keys=True)  # half the time of parsing the JSON again
     return values
@@ -130,7 +130,7 @@ def _checked(spec: msgspec.Raw | bytes, kind: type[msgspec.Struct]) -> dict[str,
 def _depth(text: bytes) -> int:
     """Return the depth of nesting of JSON, or 0 for few brackets. Brackets in texts count, too; no tile spec has any.
 
-    >>> _depth(b'{"a": [1, [2]]}') < MOST_DEPTH < _depth(b"[" * 101 + b"]" * 101)
+    >>> _depth(b'{"a": [1, [2]]}') < MAX_DEPTH < _depth(b"[" * 101 + b"]" * 101)
     True
     """
     depth = deepest = 0

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from handlers.errors import RenderRefused, SettingsFault
 from handlers.text import excerpt
 
-MOST_NAME_CHARACTERS = 96
+MAX_NAME_CHARACTERS = 96
 """Limit of owner, project and stack together: render-ws joins them to a collection name of at most 111 characters."""
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:_[A-Za-z0-9]+)*")
@@ -42,10 +42,10 @@ class StackId:
         for kind, name in (("owner", self.owner), ("project", self.project), ("stack", self.stack)):
             check_name(kind, name)
         length = len(self.owner) + len(self.project) + len(self.stack)
-        if length > MOST_NAME_CHARACTERS:
+        if length > MAX_NAME_CHARACTERS:
             raise RenderRefused(
                 str(self),
-                f"owner, project and stack have {length} characters together, render-ws allows {MOST_NAME_CHARACTERS}",
+                f"owner, project and stack have {length} characters together, render-ws allows {MAX_NAME_CHARACTERS}",
                 "shorten one of the three names",
             )
 

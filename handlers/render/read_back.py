@@ -12,7 +12,7 @@ from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, differences, shared_transforms
 from handlers.text import abbreviate
 
-_MOST_DIFFERENCES = 5
+_MAX_DIFFERENCES = 5
 """Differences that a fault lists; it counts the others."""
 
 
@@ -68,7 +68,7 @@ def _compare(subject: str, specs: Collection[Json], transforms: Mapping[str, Jso
     if found:
         raise ReadBackDiffers(
             subject,
-            f"shows other tiles than were written: {abbreviate(found, _MOST_DIFFERENCES, '; ')}",
+            f"shows other tiles than were written: {abbreviate(found, _MAX_DIFFERENCES, '; ')}",
             "another client writes the same tiles",
         )
 

@@ -14,7 +14,7 @@ from handlers.render.responses import fault_of, is_absent, plain_text
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-MOST_ERROR_BYTES = 8 * 2**10
+MAX_ERROR_BYTES = 8 * 2**10
 """Bytes of an error's body that are read: its text is at the beginning."""
 READ_AT_ONCE_BYTES = 64 * 2**10
 """A longer answer is parsed in a thread: parsing it would block the event loop."""
@@ -55,11 +55,11 @@ async def read_answer(kind: Reader[T], body: bytes, request: Request) -> T:
 async def answer_of(request: Request, response: ClientResponse, service: Service) -> Answer:
     """Return the answer, or raise the fault that it means."""
     if response.status < 300 and response.content_type == "text/html":
-        text = plain_text(await _beginning(response, MOST_ERROR_BYTES))
+        text = plain_text(await _beginning(response, MAX_ERROR_BYTES))
         raise page_fault(request.subject, request.tried, text, service)
     if response.status < 300:
         return Answer(absent=False, body=await _whole_body(request, response), text="")
-    text = plain_text(await _beginning(response, MOST_ERROR_BYTES))
+    text = plain_text(await _beginning(response, MAX_ERROR_BYTES))
     if is_absent(response.status, response.content_type):
         return Answer(absent=True, body=b"", text=text)
     location = response.headers.get("Location", "")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MOST_ANSWER_BYTES = 2**20
+MAX_ANSWER_BYTES = 2**20
 """Limit of an answer that does not grow with tiles or layers."""
 
 
@@ -11,8 +11,8 @@ MOST_ANSWER_BYTES = 2**20
 class Limit:
     """Limit of an answer. A longer answer is refused while it arrives."""
 
-    most_bytes: int = MOST_ANSWER_BYTES
-    most_values: int = MOST_ANSWER_BYTES
+    most_bytes: int = MAX_ANSWER_BYTES
+    most_values: int = MAX_ANSWER_BYTES
     """Limit of the commas, and so of the objects that a parser makes: 200 MiB of `[],` would take 10 GiB."""
 
 

@@ -124,7 +124,7 @@ _JAVA_TEXT = re.compile(r"com\.fasterxml\.jackson|RESTEASY")
 """Text in an HTML body of render-ws itself with status 400: its JSON parser refuses the request."""
 _NO_SECTION_DATA = "section data not aggregated"
 """Text with status 400 that does not concern the request: it lost a race with another client's COMPLETE."""
-_MOST_TEXT = 500
+_MAX_TEXT = 500
 """Characters of an answer that a fault quotes."""
 
 SERVICE = Service()
@@ -140,7 +140,7 @@ def plain_text(body: bytes) -> str:
         before, _, after = text.partition(repeated)
         text = f"{before} {after}".strip() if repeated.casefold() in after.casefold() else text
     text = _OF_JETTY.sub("", text)
-    return text if len(text) <= _MOST_TEXT else text[:_MOST_TEXT] + " …"
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + " …"
 
 
 def _without_markup(page: str) -> str:

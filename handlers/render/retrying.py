@@ -16,7 +16,7 @@ from handlers.render.requests import Answer, Request
 
 QUICK_S = 5.0
 """A request whose failures took longer in total is not sent again: the caller has waited long enough."""
-MOST_WAIT_S = 2.0
+MAX_WAIT_S = 2.0
 
 Send = Callable[[Request], Awaitable[Answer]]
 
@@ -58,7 +58,7 @@ async def _sent_again(
     left_s = began + QUICK_S - asyncio.get_running_loop().time()
     retrying = AsyncRetrying(
         stop=stop_after_attempt(tries) | stop_after_delay(left_s),
-        wait=wait_random_exponential(multiplier=first_wait_s, max=MOST_WAIT_S),
+        wait=wait_random_exponential(multiplier=first_wait_s, max=MAX_WAIT_S),
         retry=retry_if_exception(_is_worth_retrying),
         reraise=True,
     )

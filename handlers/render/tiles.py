@@ -18,9 +18,9 @@ from handlers.text import abbreviate
 
 Json = Mapping[str, Any]
 
-MOST_TILES = 5_000
+MAX_TILES = 5_000
 """Largest number of tiles of one upload."""
-MOST_BYTES = 10_000_000
+MAX_BYTES = 10_000_000
 """Largest number of bytes of one upload, including shared transforms; a single tile may exceed it."""
 
 
@@ -88,7 +88,7 @@ def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> 
 
 
 def upload_parts(
-    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MOST_TILES, most_bytes: int = MOST_BYTES
+    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MAX_TILES, most_bytes: int = MAX_BYTES
 ) -> list[tuple[bytes, int]]:
     """Return the bodies of the requests that put these tiles, each with the number of its tiles.
 

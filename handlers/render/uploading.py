@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from handlers.errors import ProxyTimedOut, RenderRefused, UploadTooLarge
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, Json, check_upload, upload_parts
+from handlers.render.tiles import MAX_BYTES, MAX_TILES, Json, check_upload, upload_parts
 from handlers.text import byte_size
 
-FEWEST_TILES = 500
+MIN_TILES = 500
 """An upload of at most this many tiles is not the cause if a proxy stops waiting, so uploads do not shrink further."""
 
 Part = tuple[bytes, int]
@@ -21,15 +21,15 @@ class UploadLimit:
     """Largest upload that a client sends. It shrinks when a proxy refuses an upload, and never grows again."""
 
     def __init__(self) -> None:
-        self.most_bytes = MOST_BYTES
-        self.most_tiles = MOST_TILES
+        self.most_bytes = MAX_BYTES
+        self.most_tiles = MAX_TILES
 
     @property
     def learned(self) -> str:
         """The limit as text; empty while no proxy has refused an upload."""
-        if self.most_bytes < MOST_BYTES:
+        if self.most_bytes < MAX_BYTES:
             return byte_size(self.most_bytes)
-        return f"{self.most_tiles:,} tiles" if self.most_tiles < MOST_TILES else ""
+        return f"{self.most_tiles:,} tiles" if self.most_tiles < MAX_TILES else ""
 
     def after_too_large(self, body_bytes: int) -> None:
         """Set the limit to half the bytes of an upload that was refused because of its size."""
@@ -37,8 +37,8 @@ class UploadLimit:
 
     def after_time_out(self, tiles: int) -> None:
         """Set the limit to half the tiles of an upload that took longer than the proxy waits."""
-        if tiles > FEWEST_TILES:
-            self.most_tiles = max(FEWEST_TILES, min(self.most_tiles, tiles // 2))
+        if tiles > MIN_TILES:
+            self.most_tiles = max(MIN_TILES, min(self.most_tiles, tiles // 2))
 
 
 async def put_in_parts(

@@ -72,7 +72,7 @@ def maker(pid: int) -> str | None:
 
 # --- leftovers
 
-MOST_SWEPT = 4096
+MAX_SWEPT = 4096
 """Largest number of directories that a process remembers."""
 _swept: set[str] = set()
 """Paths of directories that this process has swept."""
@@ -90,7 +90,7 @@ def sweep(path: str, directory: int) -> None:
     directory : its descriptor.
     """
     if path not in _swept:
-        if len(_swept) >= MOST_SWEPT:
+        if len(_swept) >= MAX_SWEPT:
             _swept.clear()
         remove_left(temporaries_in(real_path(directory)))
         _swept.add(path)

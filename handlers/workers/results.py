@@ -10,7 +10,7 @@ from handlers.workers.started_jobs import StartedJobs
 
 T = TypeVar("T")
 
-LEAST_WAIT_S = 0.5
+MIN_WAIT_S = 0.5
 """Shortest pause between two questions for how long a job has run."""
 
 
@@ -89,7 +89,7 @@ async def result_of_running(
             ran_s = running_s() or 0.0
             if ran_s >= timeout_s and not is_replacing(began):
                 raise JobTimedOut  # the job stays in the executor, since `replace_worker` finds its worker by the job
-            wait_s = max(LEAST_WAIT_S, timeout_s - ran_s)
+            wait_s = max(MIN_WAIT_S, timeout_s - ran_s)
     except asyncio.CancelledError:
         result.cancel()
         raise

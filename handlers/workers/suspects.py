@@ -4,18 +4,18 @@ from handlers.errors import WorkerFault
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import FaultReport, MipmapReport
 
-MOST_SUSPECTS = 1_000
+MAX_SUSPECTS = 1_000
 
 
 class Suspects:
-    """Tile ids of the latest jobs that killed their own process, at most MOST_SUSPECTS."""
+    """Tile ids of the latest jobs that killed their own process, at most MAX_SUSPECTS."""
 
     def __init__(self) -> None:
         self._tile_ids: dict[str, None] = {}
 
     def add(self, job: MipmapJob) -> None:
         """Remember a job."""
-        if len(self._tile_ids) >= MOST_SUSPECTS:
+        if len(self._tile_ids) >= MAX_SUSPECTS:
             del self._tile_ids[next(iter(self._tile_ids))]
         self._tile_ids[job.tile_id] = None
 

@@ -10,19 +10,19 @@ from handlers.mipmaps.job import MipmapJob
 
 BYTES_PER_WORKER = 256 << 20
 """Bytes to read ahead per worker: enough to hide the delay of a distant file server."""
-MOST_SHARE_OF_MEMORY = 8
+MAX_SHARE_OF_MEMORY = 8
 """At most an eighth of the machine's memory is used: pages that are evicted before they are used are read twice."""
-MOST_IMAGES = 4
+MAX_IMAGES = 4
 """Images that one job announces. The first jobs share them, so that the threads of all workers open them."""
-MOST_PIXEL_BYTES = 2
-MOST_EXTRA_BYTES = 1 << 20
+MAX_PIXEL_BYTES = 2
+MAX_EXTRA_BYTES = 1 << 20
 """Bytes for headers and metadata of an image."""
 
 
 def most_read_ahead(workers: int) -> int:
     """Return the number of bytes that the workers of this machine may read ahead."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(workers * BYTES_PER_WORKER, memory // MOST_SHARE_OF_MEMORY)
+    return min(workers * BYTES_PER_WORKER, memory // MAX_SHARE_OF_MEMORY)
 
 
 class ReadAheadLimit:
@@ -57,7 +57,7 @@ class UpcomingImages:
         """Return the job with this number, which also reads the next images ahead as far as the limit allows."""
         images: list[UpcomingImage] = []
         self._next = max(self._next, number + 1)
-        while self._next < len(self._jobs) and len(images) < MOST_IMAGES:
+        while self._next < len(self._jobs) and len(images) < MAX_IMAGES:
             image = _image_of(self._jobs[self._next])
             if image is not None:
                 if not self._limit.take(image.most_bytes):
@@ -82,4 +82,4 @@ def _image_of(job: MipmapJob) -> UpcomingImage | None:
     """Return the file that a job reads; None if it is an object, a section of an MRC file, or read by render-ws."""
     if not isinstance(job.level0, Path) or job.stack or job.source:
         return None
-    return UpcomingImage(job.level0, job.root, MOST_PIXEL_BYTES * job.width * job.height + MOST_EXTRA_BYTES)
+    return UpcomingImage(job.level0, job.root, MAX_PIXEL_BYTES * job.width * job.height + MAX_EXTRA_BYTES)

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handlers.errors import MOST_TEXT, RenderFault
+from handlers.errors import MAX_TEXT, RenderFault
 from handlers.render.layer_responses import RESOLVED_TILES, SECTION_DATA, TILE, TILE_BOUNDS, Z_VALUES, ResolvedTiles
 from handlers.render.levels import with_levels
 from handlers.render.reading import Reader, read_answer
 from handlers.render.requests import Request
 from handlers.render.responses import OBJECT, PATH_BUILDER, STACK_META, PathBuilder, StackMeta, fault_of, plain_text
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, differences, referenced, shared_transforms, upload_parts
+from handlers.render.tiles import MAX_BYTES, MAX_TILES, differences, referenced, shared_transforms, upload_parts
 from handlers.render.z_values import match_z
 from tests.acceptance.faults.mutations import damage_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
@@ -100,7 +100,7 @@ def use_spec(tile_id: str, spec: dict[str, Any], transforms: dict[str, Any]) -> 
     list(differences(SPEC, spec))
     referenced(tile_id, spec, transforms)
     edited = with_levels(spec, {1: ("file:/m/1/a.tif", None)})
-    upload_parts([edited], shared_transforms([edited], transforms), MOST_TILES, MOST_BYTES)
+    upload_parts([edited], shared_transforms([edited], transforms), MAX_TILES, MAX_BYTES)
 
 
 def _faults_only(action: Callable[[], object]) -> None:
@@ -113,7 +113,7 @@ def _faults_only(action: Callable[[], object]) -> None:
 def require_readable(fault: RenderFault) -> None:
     """Raise AssertionError if the text of a fault is too long or not printable."""
     assert str(fault).isprintable(), repr(str(fault))
-    assert len(str(fault)) <= 3 * MOST_TEXT, str(fault)
+    assert len(str(fault)) <= 3 * MAX_TEXT, str(fault)
 
 
 async def check_answer(content: bytes) -> None:

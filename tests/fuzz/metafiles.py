@@ -9,8 +9,8 @@ from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.pipeline.settling.interpret import interpret_metafile
 from daemon.pipeline.steps.section import section_from_metafile
-from handlers.errors import MOST_TEXT, Fault
-from handlers.render.tiles import MOST_BYTES, MOST_TILES, check_upload, upload_parts
+from handlers.errors import MAX_TEXT, Fault
+from handlers.render.tiles import MAX_BYTES, MAX_TILES, check_upload, upload_parts
 from tests.acceptance.faults.mutations import damage_metafile
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.unit.sections import NAME, section
@@ -29,13 +29,13 @@ def import_metafile(content: bytes, path: Path, watch: WatchSettings) -> None:
     """Process a metafile as the daemon does, until its first request. Raises a Fault."""
     acquisition = watch.reader.parse(content, path)
     settled = interpret_metafile(acquisition, path, "digest", watch, RENDER)
-    assert all(len(text) <= MOST_TEXT for text in settled.findings)
+    assert all(len(text) <= MAX_TEXT for text in settled.findings)
     montage = montage_of(path.parent)
     montage.z = settled.z
     found = section_from_metafile(montage, watch, acquisition)
     transforms = {found.transform["id"]: found.transform} if found.transform else {}
     check_upload(str(path), settled.z, found.specs)
-    upload_parts(found.specs, transforms, MOST_TILES, MOST_BYTES)
+    upload_parts(found.specs, transforms, MAX_TILES, MAX_BYTES)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def open_check(place: Path) -> Iterator[Check]:
             text = f"{fault.subject}: {fault.problem} ({fault.hint})"
             assert NAME in text, text
             assert text.isprintable(), repr(text)
-            assert len(text) <= 3 * MOST_TEXT, text
+            assert len(text) <= 3 * MAX_TEXT, text
 
     yield check
 

@@ -184,6 +184,6 @@ def retry_fast(monkeypatch: Any) -> None:
     """Shorten the pauses between attempts in every module of the pipeline that imports them."""
     for name, module in list(sys.modules.items()):
         if name.startswith("daemon.pipeline."):
-            for delay, seconds in (("FIRST_DELAY_S", 0.01), ("LONGEST_DELAY_S", 0.05)):
+            for delay, seconds in (("FIRST_DELAY_S", 0.01), ("MAX_DELAY_S", 0.05)):
                 if hasattr(module, delay):
                     monkeypatch.setattr(module, delay, seconds)

@@ -257,7 +257,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[StackId]:
 async def test_a_close_that_never_ends_blocks_writers_for_a_limited_time(
     tmp_path: Path, client: RenderClient, monkeypatch: pytest.MonkeyPatch, begun: list[StackId]
 ) -> None:
-    monkeypatch.setattr(daemon.pipeline.stacks.keeper, "MOST_BLOCKED_S", 0.3)
+    monkeypatch.setattr(daemon.pipeline.stacks.keeper, "MAX_BLOCKED_S", 0.3)
     async with bench(tmp_path, client, close_after_s=0.0) as running:
         first, second = running.write(1050), running.write(1051)
         await running.notice(first)

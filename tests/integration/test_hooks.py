@@ -98,8 +98,8 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture(autouse=True)
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delays, "FIRST_DELAY_S", 0.02)
-    monkeypatch.setattr(delays, "LONGEST_DELAY_S", 0.1)
-    monkeypatch.setattr(delays, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(delays, "MAX_DELAY_S", 0.1)
+    monkeypatch.setattr(delays, "MAX_PAUSE_S", 0.1)
 
 
 async def test_an_event_arrives_as_a_cloud_event(journal: Journal, receiver: Receiver) -> None:

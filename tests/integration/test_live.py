@@ -86,7 +86,7 @@ async def test_a_returning_browser_gets_each_missed_event_once(pages):
 
 
 async def test_a_browser_that_missed_too_many_events_is_told_to_reload(pages, monkeypatch):
-    monkeypatch.setattr(live_events, "MOST_EVENTS", 3)
+    monkeypatch.setattr(live_events, "MAX_EVENTS", 3)
     for number in range(1, 4):
         await pages.settled(number)
     async with stream(pages, after=1) as events:

@@ -296,7 +296,7 @@ def check_often(monkeypatch):
     """Check output stores often, and retry requests once."""
     monkeypatch.setattr("daemon.pipeline.gates.output_disks.BUSY_S", 0.05)
     monkeypatch.setattr("daemon.pipeline.gates.output_disks.IDLE_S", 0.05)
-    monkeypatch.setattr("handlers.objects.connection.MOST_RETRIES", 1)
+    monkeypatch.setattr("handlers.objects.connection.MAX_RETRIES", 1)
 
 
 def in_store(output, **others):

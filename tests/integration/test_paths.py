@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.journal.tables.duplicates import MOST_PATHS
+from daemon.journal.tables.duplicates import MAX_PATHS
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.requests.dismissal import DismissRequest, dismiss
@@ -586,7 +586,7 @@ async def test_a_content_that_returns_is_the_present_content_of_its_path(world, 
 
 
 async def test_many_metafiles_of_one_content_fail_and_move_one_by_one(world):
-    olds, news = ([f"{name}{number}" for number in range(2 * MOST_PATHS + 3)] for name in ("old", "new"))
+    olds, news = ([f"{name}{number}" for number in range(2 * MAX_PATHS + 3)] for name in ("old", "new"))
     for name in olds:
         world.write(world.path(name), BAD)
     await world.finish()
@@ -605,10 +605,10 @@ async def test_a_refused_metafile_is_compared_with_a_bounded_number_of_paths(wor
         compared.append(montage.metafile)
         return await real(claims, montage)
 
-    for number in range(2 * MOST_PATHS):
+    for number in range(2 * MAX_PATHS):
         world.write(world.path(f"a{number}"), BAD)
     await world.finish()
     monkeypatch.setattr(Claims, "present", count)
     world.write(world.path("last"), BAD)
     await world.finish()
-    assert 0 < len(compared) <= MOST_PATHS
+    assert 0 < len(compared) <= MAX_PATHS

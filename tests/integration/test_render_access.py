@@ -518,7 +518,7 @@ async def test_a_single_tile_larger_than_nginx_allows_is_refused_with_its_size(n
 async def test_a_time_out_of_nginx_is_reported_and_later_uploads_are_smaller(
     nginx: Nginx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploading, "FEWEST_TILES", 2)
+    monkeypatch.setattr(uploading, "MIN_TILES", 2)
     nginx.start(rules="proxy_read_timeout 1s;")
     async with client_through(nginx) as client, aiohttp.ClientSession() as http:
         await ensure_loading(client, RAW, RESOLUTION_NM)

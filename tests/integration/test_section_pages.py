@@ -13,7 +13,7 @@ from daemon.config.settings import LinkSettings
 from daemon.montages.records import Outcome
 from daemon.montages.states import Event, MontageState, Step
 from daemon.web.pages.section_files import SectionFiles
-from daemon.web.pages.section_page import MOST_LINES, FindingLine, outside_links
+from daemon.web.pages.section_page import MAX_LINES, FindingLine, outside_links
 from handlers.errors import MetafileFault
 from handlers.quality.heatmap_numbers import Number
 from handlers.quality.rules import Finding, Rule, Verdict
@@ -138,7 +138,7 @@ async def test_a_level_whose_bytes_have_changed_is_reported(shown):
 
 
 async def test_a_level_that_is_too_large_for_a_page_is_not_read(shown, monkeypatch):
-    monkeypatch.setattr("daemon.web.pages.section_files.MOST_BYTES", 100)
+    monkeypatch.setattr("daemon.web.pages.section_files.MAX_BYTES", 100)
     async with shown.client.get(await shown.first_tile_path(), headers=HTML) as answer:
         text = await answer.text()
     assert "not read" in text
@@ -254,11 +254,11 @@ async def test_a_section_links_to_other_programs_if_they_are_configured(tmp_path
 
 async def test_a_long_timeline_shows_its_newest_lines_and_counts_the_others(pages):
     montage_id = await pages.settled(1050)
-    for number in range(MOST_LINES):
+    for number in range(MAX_LINES):
         began = await pages.journal.begin_attempt(montage_id, Step.INGEST)
         await pages.journal.end_attempt(began, Outcome.FAILED, MetafileFault("m", f"problem {number}", ""))
     text = await pages.page(f"/montages/{montage_id}")
-    assert len(TIMELINE.findall(text)) == MOST_LINES
+    assert len(TIMELINE.findall(text)) == MAX_LINES
     assert "2 earlier lines" in text  # noticed, settled
-    assert f"problem {MOST_LINES - 1}" in text
+    assert f"problem {MAX_LINES - 1}" in text
     assert text.index("problem 7<") < text.index("problem 8<")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from daemon.pipeline.gates.circuit_breaker import (
     BROKEN_LIMIT,
     IDLE_CLOSE_S,
-    LONGEST_DELAY_S,
+    MAX_DELAY_S,
     Circuit,
     Phase,
     after_begin,
@@ -20,7 +20,7 @@ from daemon.pipeline.gates.circuit_breaker import (
     opening_delay_s,
 )
 from daemon.pipeline.order.retry import LIMITED_ATTEMPTS, Tries
-from daemon.pipeline.order.retry import LONGEST_DELAY_S as LONGEST_RETRY_S
+from daemon.pipeline.order.retry import MAX_DELAY_S as MAX_RETRY_S
 from handlers.errors import ReadBackDiffers, RenderUnavailable
 
 
@@ -62,7 +62,7 @@ def test_a_service_that_answers_probes_and_fails_work_is_tried_with_growing_dela
         )
         assert circuit.phase is Phase.OPEN
         assert not circuit.is_available
-    assert delays == [1, 2, 4, 8, 16, *[LONGEST_DELAY_S] * 5]
+    assert delays == [1, 2, 4, 8, 16, *[MAX_DELAY_S] * 5]
     assert circuit.outage == 1
 
 
@@ -145,7 +145,7 @@ def test_any_sequence_of_events_respects_the_phases_and_never_leaves_the_circuit
         if before.phase is Phase.OPEN and circuit.phase is Phase.HALF_OPEN:
             assert now >= before.due_at
         assert circuit.outage >= before.outage
-        assert circuit.phase is not Phase.OPEN or circuit.due_at <= now + 1.25 * LONGEST_DELAY_S
+        assert circuit.phase is not Phase.OPEN or circuit.due_at <= now + 1.25 * MAX_DELAY_S
     circuit = after_good_probe(circuit, now + 1000.0) if circuit.phase is Phase.OPEN else circuit
     assert circuit.phase is not Phase.OPEN
 
@@ -176,7 +176,7 @@ def test_a_montage_that_fails_in_every_outage_gets_the_longest_delay():
     for outage in range(1, LIMITED_ATTEMPTS + 1):
         tries.delay_in_outage_s(1, outage, 1.0, 0.5)
         assert tries.after_outage() == (1,)
-    assert tries.delay_in_outage_s(1, LIMITED_ATTEMPTS + 1, 1.0, 0.5) == LONGEST_RETRY_S
+    assert tries.delay_in_outage_s(1, LIMITED_ATTEMPTS + 1, 1.0, 0.5) == MAX_RETRY_S
     assert tries.after_outage() == ()
 
 

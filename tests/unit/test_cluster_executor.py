@@ -16,7 +16,7 @@ from handlers.workers.cluster import executor as cluster
 from handlers.workers.cluster import members
 from handlers.workers.cluster.access import ClusterAccess
 from handlers.workers.cluster.connection import SchedulerAway
-from handlers.workers.cluster.executor import MOST_FAILURES, ClusterExecutor, WorkersDied
+from handlers.workers.cluster.executor import MAX_FAILURES, ClusterExecutor, WorkersDied
 from handlers.workers.cluster.on_worker import Answer, Introduction, versions_here
 from handlers.workers.cluster.shared_directories import Proof, Task, prove
 from tests.waiting import wait_for
@@ -221,14 +221,14 @@ def test_a_task_that_fails_repeatedly_at_the_scheduler_is_a_fault_of_the_schedul
     scheduler: Scheduler, executor: ClusterExecutor
 ) -> None:
     failed = job(executor)
-    for number in range(1, MOST_FAILURES + 1):
+    for number in range(1, MAX_FAILURES + 1):
         assert not failed.done()
         scheduler.task(number).finish(RuntimeError("cannot read\nthe task"))
     with pytest.raises(WorkersUnavailable) as fault:
         failed.result(60)
     assert fault.value.subject == ADDRESS
-    assert fault.value.problem == f"failed a task {MOST_FAILURES} times: RuntimeError: cannot read"
-    assert len(scheduler.sent) == MOST_FAILURES
+    assert fault.value.problem == f"failed a task {MAX_FAILURES} times: RuntimeError: cannot read"
+    assert len(scheduler.sent) == MAX_FAILURES
 
 
 def test_a_job_whose_workers_died_several_times_raises_workers_died(

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from handlers.errors import MOST_TEXT, MetafileFault, Waiting, reading_fault, reading_hint, storage_fault
+from handlers.errors import MAX_TEXT, MetafileFault, Waiting, reading_fault, reading_hint, storage_fault
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_fault_without_a_hint_has_the_usual_one_of_its_class() -> None:
 
 def test_long_texts_of_a_fault_are_shortened_in_their_middle() -> None:
     fault = MetafileFault("a" * 70_000, "should be 'b', found " + "b" * 70_000 + "'", "c" * 70_000)
-    assert [len(text) for text in (fault.subject, fault.problem, fault.hint)] == [MOST_TEXT - 1] * 3
+    assert [len(text) for text in (fault.subject, fault.problem, fault.hint)] == [MAX_TEXT - 1] * 3
     assert fault.problem.startswith("should be 'b', found bb")
     assert fault.problem.endswith("bb'")
     assert str(pickle.loads(pickle.dumps(fault))) == str(fault)

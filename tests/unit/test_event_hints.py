@@ -1,6 +1,6 @@
 """Hints are collected, so that many events cause one notification."""
 
-from daemon.watching.event_hints import MOST_HINTS, Batch, HintBox
+from daemon.watching.event_hints import MAX_HINTS, Batch, HintBox
 
 
 def box_with_counter() -> tuple[HintBox, list[None]]:
@@ -27,8 +27,8 @@ def test_a_hint_in_an_emptied_box_notifies_again() -> None:
 
 def test_too_many_distinct_hints_cause_a_scan_of_everything() -> None:
     box, _ = box_with_counter()
-    for number in range(MOST_HINTS + 5):
+    for number in range(MAX_HINTS + 5):
         box.file(f"/data/{number}")
     batch = box.take()
     assert batch.is_flooded
-    assert len(batch.files) == MOST_HINTS
+    assert len(batch.files) == MAX_HINTS

@@ -12,7 +12,7 @@ from PIL import Image
 from handlers.acquisition.parse import parse_metafile
 from handlers.quality.colours import DIVERGING, OUTSIDE, SEQUENTIAL, UNKNOWN, Colours
 from handlers.quality.from_metafile import tile_numbers
-from handlers.quality.heatmap import LARGEST_CELL_PX, MOST_PX, Heatmap, common_scale, draw_heatmap
+from handlers.quality.heatmap import LARGEST_CELL_PX, MAX_PX, Heatmap, common_scale, draw_heatmap
 from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Limits, Surroundings
@@ -115,7 +115,7 @@ def test_the_real_section_has_the_values_of_its_metafile() -> None:
     assert int(focus.outside.sum()) == sum(tile.focus_score < 21 for tile in metafile.tiles if tile.focus_score)
     picture = drawn(focus)
     across = int(focus.columns.max() - focus.columns.min()) + 1
-    size = min(LARGEST_CELL_PX, MOST_PX // across)
+    size = min(LARGEST_CELL_PX, MAX_PX // across)
     for index in range(len(metafile.tiles)):
         tile = metafile.tiles[index]
         assert tile.focus_score is not None
@@ -153,7 +153,7 @@ def test_a_heatmap_of_any_raster_is_drawn(raster: tuple[list[tuple[int, int]], l
     )
     findings = {each.rule: each for each in judge(numbers, Limits(), Surroundings(72.0)).findings}
     picture = drawn(heatmap_of(number, numbers, findings, title="any"))
-    assert max(picture.shape) < 2 * MOST_PX
+    assert max(picture.shape) < 2 * MAX_PX
 
 
 def test_tiles_of_a_format_without_a_grid_are_drawn_in_the_order_of_the_file() -> None:

@@ -171,7 +171,7 @@ async def test_a_directory_with_leftovers_is_searched_again_after_the_pause_or_a
 async def test_no_more_directories_are_remembered_than_the_limit(
     workers: Workers, tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leftovers, "MOST", 2)
+    monkeypatch.setattr(leftovers, "MAX_PATHS", 2)
     found = leftovers_of(workers, kept)
     for number in range(4):
         found.begin([tmp_path / str(number)])

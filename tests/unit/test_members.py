@@ -296,7 +296,7 @@ async def test_a_failure_on_an_unknown_worker_or_ground_is_not_due_to_the_worker
 async def test_only_the_grounds_of_the_latest_jobs_are_remembered(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "MOST_GROUNDS", 2)
+    monkeypatch.setattr(members, "MAX_GROUNDS", 2)
     first, second = bench.learn("a"), bench.learn("b")
     await bench.look()
     bench.learn("a")  # used again: "b" is the oldest now

@@ -43,7 +43,7 @@ def test_an_object_above_the_size_limit_is_not_read(layer, monkeypatch):
     place = place_at(layer.url, "bucket") / "a.tif"
     put(place)
     layer.requests.clear()
-    monkeypatch.setattr("handlers.objects.files.MOST_BYTES", 1000)
+    monkeypatch.setattr("handlers.objects.files.MAX_BYTES", 1000)
     with pytest.raises(ImageFault, match=r"expected at most 1\.00 kB of an image"), open_object(place):
         pass
     assert [request.method for request in layer.requests] == ["HEAD"]
@@ -56,7 +56,7 @@ def corrupted(request):
 
 def test_a_store_refuses_bytes_that_changed_during_the_transfer(tmp_path, monkeypatch):
     """versitygw compares what it received with the checksum that was sent; moto does not."""
-    monkeypatch.setattr(connection, "MOST_RETRIES", 0)
+    monkeypatch.setattr(connection, "MAX_RETRIES", 0)
     pytest.importorskip("obstore")
     with object_store.environment(), object_store.versitygw(tmp_path) as url, FaultLayer(url).running() as layer:
         (tmp_path / "objects" / "bucket").mkdir()

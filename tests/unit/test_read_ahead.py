@@ -15,14 +15,14 @@ from handlers.place import parse_object
 from handlers.regular_file import NotContained
 from handlers.workers.upcoming import (
     BYTES_PER_WORKER,
-    MOST_EXTRA_BYTES,
+    MAX_EXTRA_BYTES,
     ReadAheadLimit,
     UpcomingImages,
     most_read_ahead,
 )
 from tests.page_cache import cached_share, drop, wait_until_cached
 
-IMAGE_BYTES = 2 * 100 * 100 + MOST_EXTRA_BYTES
+IMAGE_BYTES = 2 * 100 * 100 + MAX_EXTRA_BYTES
 """Bytes that are reserved for one image of `jobs`."""
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.montages.states import Step
-from daemon.pipeline.order.retry import LIMITED_ATTEMPTS, LONGEST_DELAY_S, retry_delay_s
+from daemon.pipeline.order.retry import LIMITED_ATTEMPTS, MAX_DELAY_S, retry_delay_s
 from daemon.pipeline.order.schedule import Schedule, Ticket
 from handlers.errors import ImageFault, RenderUnavailable, WorkerFault
 
@@ -140,7 +140,7 @@ def test_an_unavailable_service_is_retried_with_growing_delay_and_never_given_up
     fault = RenderUnavailable("http://render", "refused")
     delays = [retry_delay_s(fault, attempt, 0.5) for attempt in range(1, 40)]
     assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
-    assert delays[-1] == LONGEST_DELAY_S
+    assert delays[-1] == MAX_DELAY_S
 
 
 def test_jitter_spreads_montages_that_failed_together():

@@ -12,7 +12,7 @@ import structlog
 
 from daemon.montages.records import Outcome
 from daemon.montages.states import Event, IllegalTransition, Step
-from daemon.pipeline.order.retry import LONGEST_DELAY_S
+from daemon.pipeline.order.retry import MAX_DELAY_S
 from daemon.pipeline.stacks import closer
 from daemon.pipeline.stacks.closer import DELETED_HINT, StackCloser
 from handlers.errors import (
@@ -351,7 +351,7 @@ async def test_an_opened_stack_without_montages_is_closed_again_and_never_given_
     bench = Bench(monkeypatch)
     bench.close_fault = WorkerFault("w", "x")
     delays = [await bench.closer.close(STACK) for _ in range(6)]
-    assert delays == [1.0, 2.0, 4.0, 8.0, LONGEST_DELAY_S, LONGEST_DELAY_S]
+    assert delays == [1.0, 2.0, 4.0, 8.0, MAX_DELAY_S, MAX_DELAY_S]
     bench.close_fault = None
     assert await bench.closer.close(STACK) is None
     bench.opened |= {STACK}

@@ -137,7 +137,7 @@ def test_the_bucket_is_in_the_path_or_in_the_host_and_the_region_in_the_signatur
 
 
 def test_a_request_is_repeated_a_limited_number_of_times(server, monkeypatch):
-    monkeypatch.setattr(connection, "MOST_RETRIES", 2)
+    monkeypatch.setattr(connection, "MAX_RETRIES", 2)
     with FaultLayer(server, rule=lambda request: object_store.SLOW_DOWN).running() as layer:
         place = place_at(layer.url, "bucket") / "a.tif"
         with pytest.raises(StoreFault, match="503 Service Unavailable"):
@@ -159,7 +159,7 @@ def test_retries_have_a_growing_and_limited_back_off(server):
 
 def test_a_request_that_a_store_never_answers_times_out(server, monkeypatch):
     monkeypatch.setattr(connection, "REQUEST_S", 0.2)
-    monkeypatch.setattr(connection, "MOST_RETRIES", 0)
+    monkeypatch.setattr(connection, "MAX_RETRIES", 0)
     released = threading.Event()
 
     def hold(request):
@@ -339,7 +339,7 @@ def test_the_configuration_for_azure_has_precedence_over_the_environment(monkeyp
 )
 def test_requests_to_google_and_azure_go_to_the_configured_endpoint(scheme, environment, monkeypatch):
     pytest.importorskip("obstore")
-    monkeypatch.setattr(connection, "MOST_RETRIES", 0)
+    monkeypatch.setattr(connection, "MAX_RETRIES", 0)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with FaultLayer(NO_SERVER, rule=lambda request: (404, b"")).running() as layer:

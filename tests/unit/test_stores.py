@@ -117,7 +117,7 @@ def small_gateway(tmp_path):
 
 
 def test_a_store_with_a_full_disk_keeps_its_objects_and_accepts_others_when_it_has_space(small_gateway, monkeypatch):
-    monkeypatch.setattr(connection, "MOST_RETRIES", 1)
+    monkeypatch.setattr(connection, "MAX_RETRIES", 1)
     url, objects = small_gateway
     place = place_at(url, "bucket", "mips")
     _, before = put(place / "a.tif", side=900)
@@ -134,7 +134,7 @@ def test_a_store_with_a_full_disk_keeps_its_objects_and_accepts_others_when_it_h
 
 
 def test_an_interrupted_upload_leaves_no_partial_object(gateway, monkeypatch):
-    monkeypatch.setattr(connection, "MOST_RETRIES", 1)
+    monkeypatch.setattr(connection, "MAX_RETRIES", 1)
     with FaultLayer(gateway).running() as layer:
         place = place_at(layer.url, "bucket", "torn")
         _, before = put(place / "a.tif", side=900)
@@ -415,7 +415,7 @@ def test_one_of_two_concurrent_writers_leaves_its_complete_object(faulty):
 def test_a_store_that_cannot_be_reached_is_named_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, url: str, reason: str
 ) -> None:
-    monkeypatch.setattr("handlers.objects.connection.MOST_RETRIES", 0)
+    monkeypatch.setattr("handlers.objects.connection.MAX_RETRIES", 0)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     place = place_at(url, "away") / "x"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import ProxyTimedOut, RenderRefused, UploadTooLarge
-from handlers.render.tiles import MOST_BYTES, MOST_TILES
-from handlers.render.uploading import FEWEST_TILES, UploadLimit, put_in_parts
+from handlers.render.tiles import MAX_BYTES, MAX_TILES
+from handlers.render.uploading import MIN_TILES, UploadLimit, put_in_parts
 
 
 class Proxy:
@@ -33,7 +33,7 @@ def tiles(sizes: list[int]) -> list[dict[str, Any]]:
 
 
 async def put(proxy: Proxy, specs: list[dict[str, Any]], limit: UploadLimit) -> int:
-    return await put_in_parts(proxy.send, "em/v1/raw z 1.0", 1.0, specs, {}, MOST_TILES, MOST_BYTES, limit)
+    return await put_in_parts(proxy.send, "em/v1/raw z 1.0", 1.0, specs, {}, MAX_TILES, MAX_BYTES, limit)
 
 
 @given(sizes=st.lists(st.integers(0, 400), min_size=1, max_size=60), allowed=st.integers(600, 20_000))
@@ -63,7 +63,7 @@ async def test_a_limit_that_is_learned_applies_to_an_upload_in_progress() -> Non
         lengths.append(len(body))
         limit.after_too_large(2_000)
 
-    await put_in_parts(send, "s", 1.0, tiles([100] * 40), {}, 10, MOST_BYTES, limit)
+    await put_in_parts(send, "s", 1.0, tiles([100] * 40), {}, 10, MAX_BYTES, limit)
     assert lengths[0] > 1_100
     assert max(lengths[1:]) <= 1_100
 
@@ -76,6 +76,6 @@ async def test_a_time_out_of_a_proxy_halves_the_tiles_of_an_upload_down_to_a_min
 
     for expected in (1000, 500, 500):
         with pytest.raises(ProxyTimedOut):
-            await put_in_parts(late, "s", 1.0, tiles([1] * 2000), {}, MOST_TILES, MOST_BYTES, limit)
+            await put_in_parts(late, "s", 1.0, tiles([1] * 2000), {}, MAX_TILES, MAX_BYTES, limit)
         assert limit.most_tiles == expected
-    assert limit.learned == f"{FEWEST_TILES} tiles"
+    assert limit.learned == f"{MIN_TILES} tiles"

@@ -15,7 +15,7 @@ from handlers.acquisition.parse import parse_metafile
 from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surroundings, Verdict
-from handlers.quality.verdict import MOST_TILES, judge, median_focus, outside
+from handlers.quality.verdict import MAX_TILES, judge, median_focus, outside
 from tests.unit.sections import MONTAGE, NO_DATA
 
 NONE = Limits(*[None] * 9)
@@ -114,7 +114,7 @@ def test_each_rule_can_be_switched_off(rule: Rule) -> None:
 
 def test_a_finding_names_a_bounded_number_of_tiles_and_counts_all() -> None:
     found = finding_of(Rule.MIN_FOCUS, judge(numbers_of(focus_score=[float(each) for each in range(500)]), Limits(500)))
-    assert (len(found.tiles), found.tile_count, found.tiles[0]) == (MOST_TILES, 500, "t0")
+    assert (len(found.tiles), found.tile_count, found.tiles[0]) == (MAX_TILES, 500, "t0")
 
 
 def test_a_finding_is_the_same_after_conversion_to_json_and_back() -> None:

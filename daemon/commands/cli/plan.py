@@ -11,7 +11,7 @@ import click
 from daemon.commands.cli.exits import BAD_INPUT, FAILED, exit_with, input_or_exit
 from daemon.commands.cli.output import say, say_json, say_lines
 
-MOST_PIXELS = 65_536
+MAX_PIXELS = 65_536
 """Largest side of a tile, pixels."""
 
 
@@ -49,8 +49,8 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
             return value
         found = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", str(value))
         width, height = (int(found[1]), int(found[2])) if found else (0, 0)
-        if not (1 <= width <= MOST_PIXELS and 1 <= height <= MOST_PIXELS):
-            self.fail(f"{value!r} is not a size such as 5504x5504, each side from 1 to {MOST_PIXELS}.", param, ctx)
+        if not (1 <= width <= MAX_PIXELS and 1 <= height <= MAX_PIXELS):
+            self.fail(f"{value!r} is not a size such as 5504x5504, each side from 1 to {MAX_PIXELS}.", param, ctx)
         return width, height
 
 

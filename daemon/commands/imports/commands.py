@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("temwatch")
 
-MOST_CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 STOP_S = 1.0
 """Time after Ctrl-C in which the response to a write may arrive."""
 
@@ -257,7 +257,7 @@ def _client(parameters: CommandParameters, connections: int = 4) -> "RenderClien
         parameters.render.base_url,
         setting="render.host and render.port",
         access=parameters.render.access,
-        connections=min(connections, MOST_CONNECTIONS),
+        connections=min(connections, MAX_CONNECTIONS),
         on_answer=_log_request,
     )
 

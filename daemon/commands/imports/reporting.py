@@ -12,13 +12,13 @@ from handlers.errors import Fault
 from handlers.render.failures import Failure, group_failures
 from handlers.text import printable
 
-MOST_ENTRIES = 100
+MAX_ENTRIES = 100
 """Largest number of groups of failures in a result; --failures_file lists every failure."""
 
 
 def entries_of(failures: Sequence[Failure]) -> list[Problem]:
     """Return the first failure of each group of equal failures, with the number of its failures."""
-    groups = group_failures(failures)[:MOST_ENTRIES]
+    groups = group_failures(failures)[:MAX_ENTRIES]
     return [Problem.model_validate({**group[0].to_json(), "count": len(group)}) for group in groups]
 
 

@@ -12,7 +12,7 @@ from daemon.commands.plan.load import Facility, worker_cpu_s
 from handlers.errors import SettingsFault
 from handlers.regular_file import NotRegular, read_regular
 
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 HINT = "python -m benchmarks sustained writes such a file"
 
 
@@ -76,12 +76,12 @@ def read_run(path: Path) -> MeasuredRun:
     """Read a measured run. Raises SettingsFault."""
     subject = f"--measured {path}"
     try:
-        content, status = read_regular(path, MOST_BYTES)
+        content, status = read_regular(path, MAX_BYTES)
     except (OSError, NotRegular, ValueError) as error:
         problem = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
         raise SettingsFault(subject, f"cannot be read: {problem}", HINT) from None
-    if status.st_size > MOST_BYTES:
-        raise SettingsFault(subject, f"has {status.st_size} bytes, expected at most {MOST_BYTES}", HINT)
+    if status.st_size > MAX_BYTES:
+        raise SettingsFault(subject, f"has {status.st_size} bytes, expected at most {MAX_BYTES}", HINT)
     try:
         facts = _Result.model_validate_json(content).facts
     except ValidationError as error:

@@ -11,7 +11,7 @@ from daemon.commands.plan.servers import Plan, Resource
 from handlers.text import counted
 
 PLACES = {"disk": "on the server's disk", "mount": "on a file server", "object": "in an object store"}
-MOST_SHOWN = 10_000
+MAX_SHOWN = 10_000
 """Largest number of microscopes that is shown for a resource; more are shown as "any number"."""
 _HEAD = ("", "needed", "of a server", "microscopes of a server")
 
@@ -54,7 +54,7 @@ def _server_lines(plan: Plan) -> Iterator[str]:
 
 def _row(resource: Resource) -> tuple[str, ...]:
     unit = f" {resource.unit}" if resource.unit else ""
-    scopes = "any number" if resource.scopes > MOST_SHOWN else f"{resource.scopes:,.1f}"
+    scopes = "any number" if resource.scopes > MAX_SHOWN else f"{resource.scopes:,.1f}"
     return resource.name, f"{figure(resource.asked)}{unit}", f"{figure(resource.of_a_server)}{unit}", scopes
 
 

@@ -10,7 +10,7 @@ from handlers.images.decode import read_image
 from handlers.images.header import inspect_image
 from handlers.images.pixels import Grey
 
-MOST_ENTRIES = 20_000
+MAX_ENTRIES = 20_000
 """Largest number of names that are read to find an image."""
 _SUFFIXES = frozenset((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"))
 
@@ -41,7 +41,7 @@ def some_image(place: Path) -> FoundImage | None:
 
 
 def _images(directory: Path) -> Iterator[Path]:
-    """Yield image files, depth first, among the first `MOST_ENTRIES` names."""
+    """Yield image files, depth first, among the first `MAX_ENTRIES` names."""
     seen = 0
     for parent, directories, files in os.walk(directory):
         directories.sort()
@@ -49,5 +49,5 @@ def _images(directory: Path) -> Iterator[Path]:
             if Path(name).suffix.lower() in _SUFFIXES:
                 yield Path(parent, name)
         seen += len(files) + len(directories)
-        if seen > MOST_ENTRIES:
+        if seen > MAX_ENTRIES:
             return

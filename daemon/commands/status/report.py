@@ -8,7 +8,7 @@ from daemon.commands.daemon_client import FoundDaemon, ask, find_daemon
 from daemon.config.daemon_address import Places
 from daemon.montages.states import UNFINISHED, MontageState
 
-MOST_MONTAGES = 10_000
+MAX_MONTAGES = 10_000
 """Largest number of montages of one state in a report. The counts include all montages."""
 ANSWER_S = 30.0
 """Time-out of the report of a daemon that is alive."""
@@ -46,8 +46,8 @@ def _answers(url: str) -> Report | None:
     """Return the daemon's part of the report; None if it stops responding."""
     unfinished = ",".join(sorted(UNFINISHED))
     ready = _fetch(f"{url}/readyz")
-    failed = _fetch(f"{url}/api/montages?state={MontageState.FAILED}&limit={MOST_MONTAGES}")
-    waiting = _fetch(f"{url}/api/montages?state={unfinished}&limit={MOST_MONTAGES}")
+    failed = _fetch(f"{url}/api/montages?state={MontageState.FAILED}&limit={MAX_MONTAGES}")
+    waiting = _fetch(f"{url}/api/montages?state={unfinished}&limit={MAX_MONTAGES}")
     complete = _fetch(f"{url}/api/montages?state={MontageState.COMPLETE}&limit=1")
     if ready is None or failed is None or waiting is None or complete is None or "ready" not in ready:
         return None
@@ -86,8 +86,8 @@ async def _read_journal(places: Places) -> Report:
     from daemon.montages.presentation import counts_json, montage_json
 
     async with Journal(places.journal, read_only=True) as journal:
-        failed = await journal.montages(states=[MontageState.FAILED], limit=MOST_MONTAGES, newest_first=True)
-        waiting = await journal.montages(states=UNFINISHED, limit=MOST_MONTAGES, newest_first=True)
+        failed = await journal.montages(states=[MontageState.FAILED], limit=MAX_MONTAGES, newest_first=True)
+        waiting = await journal.montages(states=UNFINISHED, limit=MAX_MONTAGES, newest_first=True)
         complete = await journal.montages(states=[MontageState.COMPLETE], limit=1, newest_first=True)
         return {
             "counts": counts_json(await journal.counts()),

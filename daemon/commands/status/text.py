@@ -11,10 +11,10 @@ from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
 from handlers.text import byte_size, counted, fitted
 
 INDENT = 12
-MOST_GROUPS = 10
-MOST_MONTAGES = 20
-MOST_PROBLEMS = 5
-MOST_HOSTS = 20
+MAX_GROUPS = 10
+MAX_MONTAGES = 20
+MAX_PROBLEMS = 5
+MAX_HOSTS = 20
 _STATES = (MontageState.FAILED, *(state for state in MontageState if state is not MontageState.FAILED))
 
 
@@ -70,10 +70,10 @@ def _config_lines(report: Report, view: View) -> Iterator[str]:
         changed = f", changed {_time(config['changed_at'], view)}," if config["changed_at"] else ""
         keeps = "; the daemon keeps its present configuration" if report["running"] else ""
         yield from _entry("config", f"{config['file']}{changed} is invalid{keeps}:", view)
-        yield from _first(config["problems"], MOST_PROBLEMS, "temwatch check-config lists them", view)
+        yield from _first(config["problems"], MAX_PROBLEMS, "temwatch check-config lists them", view)
     if reload.get("problems") and reload.get("refused_at"):
         yield from _entry("reload", f"refused {_time(reload['refused_at'], view)}:", view)
-        yield from _first(reload["problems"], MOST_PROBLEMS, "see config.refused in the log", view)
+        yield from _first(reload["problems"], MAX_PROBLEMS, "see config.refused in the log", view)
 
 
 def _first(texts: Sequence[str], most: int, rest: str, view: View) -> Iterator[str]:
@@ -119,10 +119,10 @@ def _worker_lines(report: Report, view: View) -> Iterator[str]:
     text = f"{_worker_counts(total)} on {counted(len(hosts), 'host')}{where}; {tiles}"
     yield from _entry("workers", text, view)
     if len(hosts) > 1:
-        for host in hosts[:MOST_HOSTS]:
+        for host in hosts[:MAX_HOSTS]:
             yield from _entry("", f"{host['host']}: {_worker_counts(host)}", view)
-        if len(hosts) > MOST_HOSTS:
-            yield from _entry("", f"and {len(hosts) - MOST_HOSTS} more hosts: see temwatch status --json", view)
+        if len(hosts) > MAX_HOSTS:
+            yield from _entry("", f"and {len(hosts) - MAX_HOSTS} more hosts: see temwatch status --json", view)
 
 
 def _worker_counts(counts: Mapping[str, int]) -> str:
@@ -167,11 +167,11 @@ def _montage_lines(report: Report, view: View) -> Iterator[str]:
 
 
 def _groups(causes: Sequence[Cause], view: View) -> Iterator[str]:
-    shown = causes if view.failed or view.by_cause else causes[:MOST_GROUPS]
+    shown = causes if view.failed or view.by_cause else causes[:MAX_GROUPS]
     for cause in shown:
         yield from _group(cause, view)
     if len(shown) < len(causes):
-        rest = sum(len(cause.montages) for cause in causes[MOST_GROUPS:])
+        rest = sum(len(cause.montages) for cause in causes[MAX_GROUPS:])
         more = f"and {len(causes) - len(shown)} more causes of {counted(rest, 'montage')}"
         yield f"  {more}: temwatch status --by-cause shows all"
 
@@ -199,15 +199,15 @@ def _oldest(unfinished: Sequence[Montage], view: View) -> Iterator[str]:
     """Yield the oldest montages. Consecutive montages with the same cause are below one line with the cause."""
     oldest = sorted(unfinished, key=lambda montage: (montage["noticed_at"], montage["id"]))
     cause = ""
-    for montage in oldest[:MOST_MONTAGES]:
+    for montage in oldest[:MAX_MONTAGES]:
         if cause_of(montage) != cause:
             cause = cause_of(montage)
             yield from _wrapped(f"{cause}:", view, 2)
         yield from _wrapped(f"{montage['id']}: {_line(montage, view)}", view, 4)
         if montage["z"] is None:
             yield from _wrapped(montage["metafile"], view, 8)
-    if len(oldest) > MOST_MONTAGES:
-        yield f"  and {len(oldest) - MOST_MONTAGES} more: temwatch status --by-cause groups them"
+    if len(oldest) > MAX_MONTAGES:
+        yield f"  and {len(oldest) - MAX_MONTAGES} more: temwatch status --by-cause groups them"
 
 
 def _line(montage: Montage, view: View) -> str:

@@ -21,7 +21,7 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables.differences import recorded
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.notify.difference_report import MOST_MONTAGES, DifferenceReport, report_differences
+from daemon.notify.difference_report import MAX_MONTAGES, DifferenceReport, report_differences
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Selection
 from handlers.difference import Difference, Kind
@@ -174,9 +174,9 @@ async def _record_for_alerts(settings: Settings, totals: Totals, clean: Sequence
         return
     differing = [
         {"id": montage_id, "differences": count, "start": start}
-        for montage_id, count, start in totals.differing[:MOST_MONTAGES]
+        for montage_id, count, start in totals.differing[:MAX_MONTAGES]
     ]
-    report = DifferenceReport.model_validate({"differing": differing, "clean": clean[:MOST_MONTAGES]})
+    report = DifferenceReport.model_validate({"differing": differing, "clean": clean[:MAX_MONTAGES]})
     try:
         await change_journal(
             settings,

@@ -34,7 +34,7 @@ from handlers.verify import (
 
 TILES_AT_ONCE = 256
 """Number of tiles whose files the threads check in one batch."""
-MOST_SEARCHED = 20
+MAX_SEARCHED = 20
 """Largest number of missing tiles of a montage that are searched for at another z."""
 _STEPS = (INGEST, MIPMAPS, APPLY)
 _NO_DIGEST = "they were made by an older temwatch, or with other settings: replay it"
@@ -151,7 +151,7 @@ class Verifier:
         found = await asyncio.to_thread(lambda: list(checked()))
         found += check_transform(str(stack), section.transform, transforms, start)
         missing = [difference for difference in found if difference.kind is Kind.TILE_MISSING]
-        elsewhere = {difference: await self._elsewhere(stack, difference) for difference in missing[:MOST_SEARCHED]}
+        elsewhere = {difference: await self._elsewhere(stack, difference) for difference in missing[:MAX_SEARCHED]}
         return [elsewhere.get(difference) or difference for difference in found]
 
     async def _elsewhere(self, stack: StackId, missing: Difference) -> Difference | None:

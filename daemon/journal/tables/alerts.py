@@ -58,7 +58,7 @@ class Change(NamedTuple):
     notes: list[tuple[str, float]]
 
 
-MOST_MONTAGES = 1000
+MAX_MONTAGES = 1000
 _ALERTS = ", ".join(AlertRow._fields)
 _MESSAGES = ", ".join(MessageRow._fields)
 _FAILED = "SELECT id, watch, z, fault FROM montages WHERE state = 'failed' ORDER BY id DESC LIMIT ?"
@@ -95,7 +95,7 @@ def failed_montages(connection: Connection) -> list[tuple[int, str, float | None
     """Return id, watch, z and fault of the newest FAILED montages."""
     return [
         (montage_id, watch, z, _problem(json.loads(fault)) if fault else "failed")
-        for montage_id, watch, z, fault in connection.execute(_FAILED, (MOST_MONTAGES,))
+        for montage_id, watch, z, fault in connection.execute(_FAILED, (MAX_MONTAGES,))
     ]
 
 
@@ -111,5 +111,5 @@ def late_montages(connection: Connection, before: Mapping[str, float]) -> list[t
     before : watch name -> the time, seconds since 1970 UTC.
     """
     return [
-        row for watch, at in before.items() for row in connection.execute(_LATE, (watch, at, MOST_MONTAGES)).fetchall()
+        row for watch, at in before.items() for row in connection.execute(_LATE, (watch, at, MAX_MONTAGES)).fetchall()
     ]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from daemon.journal.transaction import Connection
 
-MOST_READ = 1000
+MAX_READ = 1000
 _PUT = (
     "INSERT OR REPLACE INTO differences (montage_id, found_at, differences, start)"
     " SELECT id, ?, ?, ? FROM montages WHERE id = ?"
@@ -48,4 +48,4 @@ def recorded(connection: Connection) -> frozenset[int]:
 
 def differing(connection: Connection) -> list[Differing]:
     """Return the newest montages that still differ."""
-    return [Differing(*row) for row in connection.execute(_LASTING, (MOST_READ,))]
+    return [Differing(*row) for row in connection.execute(_LASTING, (MAX_READ,))]

@@ -41,19 +41,19 @@ _DUPLICATES = (
     "SELECT id FROM montages WHERE digest = :digest UNION SELECT id FROM montages WHERE seen_digest = :digest"
     " UNION SELECT id FROM montages WHERE inode = :inode AND size = :size AND mtime_ns = :mtime_ns)"
 )
-MOST_PATHS = 16
+MAX_PATHS = 16
 """Paths of one content that `oldest` and `newest` return. A full disk leaves thousands of empty metafiles: comparing
 each with all others would take the daemon hours. Recheck finds a path beyond these that is gone."""
 
 
 def oldest(connection: Connection, montage: Montage) -> list[Montage]:
     """Return the oldest montages of other metafiles with the content or the file of a montage, the oldest first."""
-    return _of_montage(connection, montage, f"{_DUPLICATES} ORDER BY id LIMIT {MOST_PATHS}")
+    return _of_montage(connection, montage, f"{_DUPLICATES} ORDER BY id LIMIT {MAX_PATHS}")
 
 
 def newest(connection: Connection, montage: Montage) -> list[Montage]:
     """Return the newest montages of other metafiles with the content or the file of a montage, the newest first."""
-    return _of_montage(connection, montage, f"{_DUPLICATES} ORDER BY id DESC LIMIT {MOST_PATHS}")
+    return _of_montage(connection, montage, f"{_DUPLICATES} ORDER BY id DESC LIMIT {MAX_PATHS}")
 
 
 def _of_montage(connection: Connection, montage: Montage, query: str) -> list[Montage]:

@@ -8,9 +8,9 @@ from daemon.journal.tables.outbox import last_number
 from daemon.journal.transaction import Connection
 from handlers.quality.rules import Verdict
 
-MOST_READ = 500
+MAX_READ = 500
 """Largest number of events that are read at once."""
-MOST_LOOKED_AT = 50
+MAX_LOOKED_AT = 50
 """Largest number of montages that are read to count consecutive sections."""
 _JUDGED = (
     "SELECT number, outbox.watch, montages.id, scope, acquired, montages.z, data FROM outbox"
@@ -43,13 +43,13 @@ def broken_after(connection: Connection, number: int, since: float) -> tuple[lis
     ----------
     since : seconds since 1970 UTC; older events are skipped.
     """
-    rows = connection.execute(_JUDGED, (number, since, MOST_READ)).fetchall()
-    last = rows[-1][0] if len(rows) == MOST_READ else last_number(connection)
+    rows = connection.execute(_JUDGED, (number, since, MAX_READ)).fetchall()
+    last = rows[-1][0] if len(rows) == MAX_READ else last_number(connection)
     broken = []
     for _, watch, montage_id, scope, acquired, z, data in rows:
         event = json.loads(data)
         if event["rules"] and event["decided_by"] is None:
-            before = connection.execute(_BEFORE, (scope, acquired, watch, MOST_LOOKED_AT))
+            before = connection.execute(_BEFORE, (scope, acquired, watch, MAX_LOOKED_AT))
             broken.append(Broken(montage_id, watch, scope, z, tuple(event["rules"]), in_a_row(before)))
     return broken, last
 

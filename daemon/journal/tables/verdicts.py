@@ -14,7 +14,7 @@ from handlers.quality.rules import Judgement, Verdict
 
 SECTIONS_OF_SCOPE = 20
 """Number of a microscope's last sections whose median focus is its usual focus."""
-LEAST_SECTIONS = 5
+MIN_SECTIONS = 5
 """Fewest sections that give a usual focus."""
 
 _FOCUS_BEFORE = (
@@ -128,7 +128,7 @@ def usual_focus(connection: Connection, montage: Montage) -> float | None:
     """Return the median focus of the microscope's last sections before a montage; None if they are too few."""
     values = (montage.scope, montage.acquired, montage.id, SECTIONS_OF_SCOPE)
     found = [focus for (focus,) in connection.execute(_FOCUS_BEFORE, values)]
-    return statistics.median(found) if len(found) >= LEAST_SECTIONS else None
+    return statistics.median(found) if len(found) >= MIN_SECTIONS else None
 
 
 def holding(connection: Connection) -> list[tuple[str, tuple[str, ...]]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 30.0
+MAX_DELAY_S = 30.0
 REFUSED_DELAY_S = 300.0
 """Delay between probes while the login is refused, since each one may count towards a lock of the account."""
 BROKEN_LIMIT = 3
@@ -69,7 +69,7 @@ def opening_delay_s(openings: int, chance: float) -> float:
     >>> opening_delay_s(1, 0.5), opening_delay_s(3, 0.5), opening_delay_s(100, 0.5)
     (1.0, 4.0, 30.0)
     """
-    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(openings - 1, 30)) * (0.75 + 0.5 * chance))
+    return float(min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(openings - 1, 30)) * (0.75 + 0.5 * chance))
 
 
 def after_begin(circuit: Circuit, work: Hashable) -> Circuit:

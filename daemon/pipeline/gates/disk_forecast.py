@@ -6,7 +6,7 @@ SAMPLE_S = 60.0
 """Shortest time between two samples."""
 HOURS_S = 6 * 3600.0
 """Age at which samples are dropped."""
-LEAST_S = 600.0
+MIN_S = 600.0
 """Shortest time that the samples have to cover for a forecast."""
 
 
@@ -42,6 +42,6 @@ class DiskForecast:
             return None
         (first_s, most), (last_s, free) = self._samples[0], self._samples[-1]
         used_bytes = most - free
-        if last_s - first_s < LEAST_S or used_bytes <= 0:
+        if last_s - first_s < MIN_S or used_bytes <= 0:
             return None
         return max(0.0, (free - kept_free) * (last_s - first_s) / used_bytes)

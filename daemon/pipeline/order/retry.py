@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from handlers.errors import Fault, ImageChanging, Waiting
 
 FIRST_DELAY_S = 1.0
-LONGEST_DELAY_S = 300.0
+MAX_DELAY_S = 300.0
 CHANGING_DELAY_S = 15.0
 """Longest delay while an image is being written. An attempt costs only one read."""
 LIMITED_ATTEMPTS = 5
@@ -33,7 +33,7 @@ def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
         return None
     if fault.waiting_helps is Waiting.LIMITED and attempt >= LIMITED_ATTEMPTS:
         return None
-    longest_s = CHANGING_DELAY_S if isinstance(fault, ImageChanging) else LONGEST_DELAY_S
+    longest_s = CHANGING_DELAY_S if isinstance(fault, ImageChanging) else MAX_DELAY_S
     plain: float = min(longest_s, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
     return plain * (0.75 + 0.5 * chance)
 
@@ -87,7 +87,7 @@ class Tries:
         if tried.outages <= LIMITED_ATTEMPTS:
             self._await_outage_end.add(montage_id)
         # Longer than the time until the next probe, so that the next trial is another montage, if there is one.
-        plain_s = LONGEST_DELAY_S if tried.outages > LIMITED_ATTEMPTS else FIRST_DELAY_S + 2 * pause_s
+        plain_s = MAX_DELAY_S if tried.outages > LIMITED_ATTEMPTS else FIRST_DELAY_S + 2 * pause_s
         return plain_s * (0.75 + 0.5 * chance)
 
     def after_outage(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from handlers.acquisition.findings import Finding, Severity
 from handlers.acquisition.placement import bounds_of
 from handlers.acquisition.tilespec import tile_ids_for, translations_for
 from handlers.acquisition.z import ZRule, check_z, z_for
-from handlers.errors import MOST_TEXT, Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
+from handlers.errors import MAX_TEXT, Evidence, MetafileFault, RenderRefused, SettingsFault, ZFault
 from handlers.render.names import StackId, legal_stack_name, template_fields
 from handlers.text import abbreviate, shorten
 
@@ -90,7 +90,7 @@ def _accepted(path: Path, findings: tuple[Finding, ...], *, strict: bool) -> tup
             else "check the program that wrote this metafile"
         )
         raise MetafileFault(str(path), abbreviate(refused, FINDINGS_SHOWN, "; "), hint)
-    return tuple(shorten(finding.text, MOST_TEXT) for finding in findings)
+    return tuple(shorten(finding.text, MAX_TEXT) for finding in findings)
 
 
 def _name_fields(name: StackTemplates, facts: Mapping[str, object]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.reader import Reader
 
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 """Limit of the cached metafiles' size on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take
 about twice the memory."""
 LARGE_BYTES = 8 * 2**20
@@ -28,7 +28,7 @@ class MetafileCache:
         parsed each time.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = MAX_BYTES) -> None:
         self._most_bytes = most_bytes
         self._parsing_large = asyncio.Lock()
         self._kept: dict[tuple[str, str, str], tuple[Acquisition, int]] = {}

@@ -27,7 +27,7 @@ from handlers.text import abbreviate
 PATIENCE = 30
 """Number of settle times after which an incomplete file that has not changed counts as broken."""
 PATIENCE_AT_LEAST_S = 2.0
-LEAST_PAUSE_S = 0.1
+MIN_PAUSE_S = 0.1
 NAMES_SHOWN = 10
 STILL_CHANGING = "the metafile is new or still changing"
 
@@ -198,7 +198,7 @@ class Settler:
         An image that arrives is found within an eighth of its delay; an image that never arrives costs few checks.
         """
         waited_s = self._clock() - observation.since
-        return float(min(watch.scan_interval_s, max(LEAST_PAUSE_S, watch.settle_s, waited_s / 8)))
+        return float(min(watch.scan_interval_s, max(MIN_PAUSE_S, watch.settle_s, waited_s / 8)))
 
     async def read(self, montage: Montage) -> Read | None:
         """Read and return the metafile; None if it changed meanwhile."""

@@ -13,7 +13,7 @@ from daemon.journal.journal import Journal
 from daemon.montages.records import Montage, Outcome
 from daemon.montages.states import Event, IllegalTransition, MontageState, Step
 from daemon.pipeline.gates.render_gate import RenderGate
-from daemon.pipeline.order.retry import LONGEST_DELAY_S, Tries, retry_delay_s
+from daemon.pipeline.order.retry import MAX_DELAY_S, Tries, retry_delay_s
 from daemon.pipeline.stacks.opened_stacks import OpenedStacks
 from handlers.errors import (
     BugFault,
@@ -228,7 +228,7 @@ class StackCloser:
             return None
         self._failures[stack] = failures = self._failures.get(stack, 0) + 1
         delay_s = retry_delay_s(fault, failures, random.random())  # noqa: S311  jitter
-        return LONGEST_DELAY_S if delay_s is None else delay_s
+        return MAX_DELAY_S if delay_s is None else delay_s
 
 
 def _fault_in_layer(stack: StackId, montage: Montage, tile_ids: frozenset[str], layer: LayerCheck) -> Fault | None:

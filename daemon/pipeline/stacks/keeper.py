@@ -43,7 +43,7 @@ from handlers.render.sessions import write_while_loading
 log = structlog.get_logger()
 T = TypeVar("T")
 
-MOST_BLOCKED_S = 600.0
+MAX_BLOCKED_S = 600.0
 """Longest time that a close prevents steps from writing. After that the close may not even run, because a proxy may
 have responded in place of render-ws. render-ws accepts or refuses tiles during a close; the next close derives the
 missed ones."""
@@ -173,7 +173,7 @@ class StackKeeper:
 
     async def _until_unblocked(self, stack: StackId) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(MOST_BLOCKED_S):
+            async with asyncio.timeout(MAX_BLOCKED_S):
                 while blocked := self._blocked.get(stack):
                     await blocked.wait()
 

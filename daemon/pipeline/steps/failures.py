@@ -10,7 +10,7 @@ from daemon.montages.records import Inspection, Montage
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import MontageState, Step
 from daemon.pipeline.gates.render_gate import RenderGate
-from daemon.pipeline.order.retry import LONGEST_DELAY_S, Tries
+from daemon.pipeline.order.retry import MAX_DELAY_S, Tries
 from daemon.pipeline.order.schedule import Ticket
 from daemon.pipeline.order.work_queue import WorkQueue
 from daemon.pipeline.settling.settle import Settler
@@ -73,7 +73,7 @@ class FailureHandler:
         """Retry a step whose failure could not be journaled, since FAILED could not be journaled either."""
         fault = BugFault.of(f"montage {ticket.montage_id}", error)
         delay_s = self._tries.delay_s(ticket.montage_id, fault, 1, random.random())  # noqa: S311  jitter
-        self._queue.add(ticket, LONGEST_DELAY_S if delay_s is None else delay_s)
+        self._queue.add(ticket, MAX_DELAY_S if delay_s is None else delay_s)
 
     async def fail(self, montage: Montage, fault: Fault, inspection: Inspection | None = None) -> None:
         """Record the montage as FAILED, or as SUPERSEDED if its metafile was moved."""

@@ -15,7 +15,7 @@ from handlers.quality.verdict import judge, median_focus
 
 log = structlog.get_logger()
 
-MOST_LOGGED = 10
+MAX_LOGGED = 10
 """Largest number of tiles in the log line of a verdict."""
 
 
@@ -38,7 +38,7 @@ class Judge:
         self._metrics.verdicts.labels(section.watch.name, judgement.verdict).inc()
         broken = [str(finding.rule) for finding in judgement.findings if finding.verdict is not Verdict.PASS]
         tiles = judgement.tiles
-        facts = {"rules": broken, "tiles": list(tiles[:MOST_LOGGED]), "tile_count": len(tiles)} if broken else {}
+        facts = {"rules": broken, "tiles": list(tiles[:MAX_LOGGED]), "tile_count": len(tiles)} if broken else {}
         log.log(_LEVELS[judgement.verdict], "montage.qc", verdict=str(judgement.verdict), **facts)
 
 

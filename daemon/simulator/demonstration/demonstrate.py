@@ -43,7 +43,7 @@ from daemon.simulator.demonstration.quality import (
 from daemon.simulator.demonstration.results import Result, montage_table, stack_table, verify
 from daemon.simulator.demonstration.store import ServedLevels, demo_store, require_packages
 from daemon.simulator.demonstration.text import bad_tiles, next_steps, purpose, while_it_runs
-from daemon.simulator.tile_faults import LEAST_SIDE_PX, LEAST_TILES, OVERLAP
+from daemon.simulator.tile_faults import MIN_SIDE_PX, MIN_TILES, OVERLAP
 from handlers.acquisition.readers import READERS
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
@@ -143,7 +143,7 @@ class Show:
     @property
     def _has_bad_tiles(self) -> bool:
         """Whether the last section has bad tiles, for which pyTEMCA's metafile has quality numbers."""
-        is_large = self.tiles >= LEAST_TILES and min(self.width, self.height) >= LEAST_SIDE_PX
+        is_large = self.tiles >= MIN_TILES and min(self.width, self.height) >= MIN_SIDE_PX
         return self.directory is None and self.format == "pytemca" and is_large
 
     def _print_commands(self, text: str) -> None:

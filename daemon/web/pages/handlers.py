@@ -24,7 +24,7 @@ from handlers.render.client import RenderClient
 
 SHARED_S = 10.0
 """Longest time in which pages share a response: readiness and disks change without events."""
-MOST_SHARED = 20
+MAX_SHARED = 20
 WRONG_TOKEN_S = 1.0
 """Delay of the response to a wrong token."""
 _HEADINGS = {400: "Invalid request", 403: "Not allowed", 404: "Not found", 500: "Internal error", 503: "Unavailable"}
@@ -98,7 +98,7 @@ class Pages:
                 return self._layout.answer(shared)
             answer = await self._overview(request)
             kept = [(each, value) for each, value in self._shared.items() if each[2] == version]
-            self._shared = {**dict(kept[-MOST_SHARED:]), key: (time.monotonic(), answer.text or "")}
+            self._shared = {**dict(kept[-MAX_SHARED:]), key: (time.monotonic(), answer.text or "")}
             return answer
 
     async def _overview(self, request: web.Request) -> web.Response:

@@ -25,7 +25,7 @@ from handlers.place import ObjectPlace, Place
 from handlers.regular_file import NotContained, NotRegular, read_regular
 from handlers.stores.choose import store_of
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Largest level that is read for its digest, so that a page does not wait for long."""
 KEPT = 2
 """Number of parsed sections that are cached. A section of 2,772 tiles takes about 10 MB."""
@@ -141,10 +141,10 @@ def files_of(tile: Level0, plan: MipmapPlan) -> list[DiskFile]:
 
 def _digested(file: DiskFile, root: Container) -> DiskFile:
     """Return a level's file with the digest of its bytes."""
-    if file.size is None or file.size > MOST_BYTES or not isinstance(file.path, Path):
+    if file.size is None or file.size > MAX_BYTES or not isinstance(file.path, Path):
         return file
     try:
-        content, _ = read_regular(file.path, MOST_BYTES, root=root)
+        content, _ = read_regular(file.path, MAX_BYTES, root=root)
     except (NotRegular, NotContained) as error:
         return replace(file, problem=str(error))
     except OSError as error:

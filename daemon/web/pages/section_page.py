@@ -18,7 +18,7 @@ from handlers.quality.heatmap_numbers import Number
 from handlers.quality.rules import Finding, Rule
 from handlers.render.names import StackId
 
-MOST_LINES = 200
+MAX_LINES = 200
 """Largest number of lines of the timeline that a page shows; the newest ones are shown."""
 MAKES_MIPMAPS = (MontageState.NOTICED, MontageState.SETTLED, MontageState.INGESTED)
 WITHOUT_PICTURE = (MontageState.NOTICED, MontageState.SETTLED)
@@ -69,8 +69,8 @@ def section_values(
         "montage": montage,
         "waiting_for": waiting_for or montage.waiting_for,
         "steps": STEPS,
-        "timeline": lines[-MOST_LINES:],
-        "earlier": max(0, len(lines) - MOST_LINES),
+        "timeline": lines[-MAX_LINES:],
+        "earlier": max(0, len(lines) - MAX_LINES),
         "map": raster_map(tiles, found.made, made_all=made_all) if tiles else None,
         "verdict": found.verdict,
         "findings": [FindingLine.of(each) for each in found.verdict.findings] if found.verdict else [],

@@ -15,7 +15,7 @@ from handlers.place import Place
 
 SIZES = (256, 1024)
 """Offered lengths of the longer side, pixels."""
-MOST_PIXELS = 4_194_304
+MAX_PIXELS = 4_194_304
 """Largest level that is drawn, pixels."""
 
 
@@ -31,8 +31,8 @@ def level_for(tile: Level0, plan: MipmapPlan, size: int) -> tuple[int, Place]:
     large = [each for each in outputs if max(level_size(tile.width, tile.height, each[0])) >= size]
     level, path = large[-1] if large else outputs[0] if outputs else (0, tile.image)
     width, height = level_size(tile.width, tile.height, level)
-    if level == 0 or width * height > MOST_PIXELS:
-        raise ImagesMissing(str(tile.image), f"has no level of at most {MOST_PIXELS} pixels", "raise mipmaps.levels")
+    if level == 0 or width * height > MAX_PIXELS:
+        raise ImagesMissing(str(tile.image), f"has no level of at most {MAX_PIXELS} pixels", "raise mipmaps.levels")
     return level, path
 
 

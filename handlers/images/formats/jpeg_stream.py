@@ -23,9 +23,9 @@ _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROCESSES: Final = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless", 0xDE: "hierarchical"}
 _SUPPORTED: Final = frozenset({0xC0, 0xC1, 0xC2})
-MOST_SEGMENTS: Final = 1024
+MAX_SEGMENTS: Final = 1024
 """Limit of segments and fill bytes of one header. A JPEG with a colour profile and thumbnails has about 50."""
-MOST_SCANS: Final = 32
+MAX_SCANS: Final = 32
 """Limit of scans: each costs a pass over all pixels. Encoders write at most ten scans of a grey image."""
 _MARKER_IN_DATA: Final = re.compile(rb"\xff+([^\x00\xff])")
 
@@ -48,7 +48,7 @@ Read = Callable[[int, int], bytes]
 """(offset, length) -> bytes of the stream, fewer at its end."""
 
 
-def frame_of(read: Read, most_segments: int = MOST_SEGMENTS) -> Frame:
+def frame_of(read: Read, most_segments: int = MAX_SEGMENTS) -> Frame:
     """Return the frame of a grey 8-bit image in a supported coding.
 
     Raises
@@ -70,7 +70,7 @@ def frame_of(read: Read, most_segments: int = MOST_SEGMENTS) -> Frame:
     raise InvalidImage("is truncated: its JPEG header does not end")
 
 
-def _segments(read: Read, at: int, most: int = MOST_SEGMENTS) -> Iterator[tuple[int, int, int]]:
+def _segments(read: Read, at: int, most: int = MAX_SEGMENTS) -> Iterator[tuple[int, int, int]]:
     """Yield each marker from an offset on, with offset and length of its parameters, up to the end marker."""
     for _ in range(most):
         head = read(at, 4)
@@ -149,8 +149,8 @@ def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:
             raise InvalidImage("has a broken JPEG header")
         if marker == _SOS:
             scans += 1
-            if scans > MOST_SCANS:
-                raise InvalidImage(f"should have at most {MOST_SCANS} JPEG scans, has more")
+            if scans > MAX_SCANS:
+                raise InvalidImage(f"should have at most {MAX_SCANS} JPEG scans, has more")
             coefficients.update(_completed_coefficients(content[begin : begin + 6]))
             ends = list(_scan_ends(content, at, -(-blocks // interval) - 1 if interval else 0))
             yield from ends

@@ -15,10 +15,10 @@ from handlers.errors import InvalidImage
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 END: Final = b"IEND\xaeB`\x82"
 """Type and checksum of the last chunk."""
-MOST_CHUNKS_BEFORE_PIXELS: Final = 128
-MOST_BYTES_BEFORE_PIXELS: Final = 1 << 20
+MAX_CHUNKS_BEFORE_PIXELS: Final = 128
+MAX_BYTES_BEFORE_PIXELS: Final = 1 << 20
 """Limit of all chunks before the first chunk with pixels: texts, a colour profile."""
-LEAST_MEAN_CHUNK_BYTES: Final = 256
+MIN_MEAN_CHUNK_BYTES: Final = 256
 """Smallest mean length of chunks: encoders write pixels in chunks of 8 KiB or more, and empty chunks only cost time."""
 
 CHUNKS_AT: Final = 33
@@ -79,15 +79,15 @@ def _require_pixels(read: Read) -> None:
             return
         if kind == b"IEND":
             raise InvalidImage("has no pixels in its PNG data")
-        if number >= MOST_CHUNKS_BEFORE_PIXELS or offset > MOST_BYTES_BEFORE_PIXELS:
-            limits = f"{MOST_CHUNKS_BEFORE_PIXELS} chunks or {MOST_BYTES_BEFORE_PIXELS} bytes"
+        if number >= MAX_CHUNKS_BEFORE_PIXELS or offset > MAX_BYTES_BEFORE_PIXELS:
+            limits = f"{MAX_CHUNKS_BEFORE_PIXELS} chunks or {MAX_BYTES_BEFORE_PIXELS} bytes"
             raise InvalidImage(f"should have at most {limits} of metadata before its pixels, has more")
     raise InvalidImage("is truncated: its PNG data end before the pixels")
 
 
 def most_chunks(file_bytes: int) -> int:
     """Return the largest number of chunks of a file after its header."""
-    return MOST_CHUNKS_BEFORE_PIXELS + file_bytes // LEAST_MEAN_CHUNK_BYTES
+    return MAX_CHUNKS_BEFORE_PIXELS + file_bytes // MIN_MEAN_CHUNK_BYTES
 
 
 def too_many_chunks(file_bytes: int) -> InvalidImage:

@@ -14,10 +14,10 @@ HEAD_BYTES = 4096
 MAX_TAGS = 4096
 MAX_PIECES = 1 << 20
 """Largest number of strips or tiles; a larger one means a broken header."""
-MOST_JPEG_PIECES = 4096
-MOST_JPEG_SEGMENTS = 64
+MAX_JPEG_PIECES = 4096
+MAX_JPEG_SEGMENTS = 64
 """Limit of the segments in the header of one strip or tile. Each segment costs a read."""
-MOST_TILE_PIXELS = 1 << 22
+MAX_TILE_PIXELS = 1 << 22
 """Limit of a tile: the larger of this and four times the pixels of the image. Larger tiles would only need memory."""
 
 NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
@@ -241,7 +241,7 @@ class TiffHeader:
         across, down = self._one(self.TILE_WIDTH), self._one(self.TILE_LENGTH)
         if across == 0 or down == 0:
             raise InvalidImage("has pieces of pixels without a size")
-        if across * down > max(4 * width * height, MOST_TILE_PIXELS) or (bits == 1 and across % 8):
+        if across * down > max(4 * width * height, MAX_TILE_PIXELS) or (bits == 1 and across % 8):
             raise InvalidImage(f"has tiles of {across}x{down} pixels, which are not supported")
         return across, down
 
@@ -256,12 +256,10 @@ class TiffHeader:
 
     def _require_jpeg(self, layout: TiffLayout) -> None:
         """Require that each piece is a complete JPEG stream that can be decoded."""
-        if len(layout.offsets) > MOST_JPEG_PIECES:
-            raise InvalidImage(
-                f"should have at most {MOST_JPEG_PIECES} JPEG strips or tiles, has {len(layout.offsets)}"
-            )
+        if len(layout.offsets) > MAX_JPEG_PIECES:
+            raise InvalidImage(f"should have at most {MAX_JPEG_PIECES} JPEG strips or tiles, has {len(layout.offsets)}")
         for index, (offset, length) in enumerate(zip(layout.offsets, layout.lengths, strict=True)):
-            frame = jpeg_stream.frame_of(functools.partial(self._part, offset, length), MOST_JPEG_SEGMENTS)
+            frame = jpeg_stream.frame_of(functools.partial(self._part, offset, length), MAX_JPEG_SEGMENTS)
             width, rows = layout.piece_width, layout.rows_of(index)
             if frame.width != width or frame.height < rows:
                 raise InvalidImage(f"has JPEG data of {frame.width}x{frame.height} pixels for {width}x{rows}")

@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 ANSWER_S = 10.0
 """Longest wait for an answer of the scheduler."""
-FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 30.0
+FIRST_DELAY_S, MAX_DELAY_S = 1.0, 30.0
 _CONNECT = "connect"
 _HINT = "start it there, or correct workers.dask_scheduler"
-_MOST_TEXT = 300
+_MAX_TEXT = 300
 _DEFAULT_PORT = 8786
 _OF_NO_WORKER = "temwatch: tiles wait for workers"
 """Name of a resource that no worker has."""
@@ -34,7 +34,7 @@ class SchedulerAway(Exception):  # noqa: N818  not an error: the executor waits 
 
 def opening_delay_s(attempt: int) -> float:
     """Return the seconds until the next attempt to connect: doubling from 1 s to 30 s, with 25 % jitter."""
-    plain = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30))
+    plain = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30))
     return plain * random.uniform(0.75, 1.25)  # noqa: S311  jitter
 
 
@@ -241,4 +241,4 @@ def _os_text(error: OSError) -> str:
 
 
 def _text(error: BaseException) -> str:
-    return shorten(" ".join(str(error).split()) or type(error).__name__, _MOST_TEXT)
+    return shorten(" ".join(str(error).split()) or type(error).__name__, _MAX_TEXT)

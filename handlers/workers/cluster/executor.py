@@ -38,7 +38,7 @@ AHEAD = 8
 KEY_PREFIX = "temwatch_tile"
 """Prefix of the names of tasks, as the scheduler's own pages show them."""
 
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 """Number of failures of a task because of the scheduler, after which its job fails."""
 
 
@@ -316,9 +316,9 @@ class ClusterExecutor(Executor):
         if Connection.is_killed_worker(answer):
             return lambda: job.outcome.set_exception(WorkersDied(_first_line(answer)))
         job.failures += 1
-        if job.failures < MOST_FAILURES:
+        if job.failures < MAX_FAILURES:
             return None
-        problem = f"failed a task {MOST_FAILURES} times: {type(answer).__name__}: {_first_line(answer)}"
+        problem = f"failed a task {MAX_FAILURES} times: {type(answer).__name__}: {_first_line(answer)}"
         return lambda: job.outcome.set_exception(WorkersUnavailable(self._access.scheduler, problem))
 
     async def _is_fault_of_worker(self, job: Job, answer: Answer) -> bool:

@@ -25,7 +25,7 @@ RETRY_S = 15.0
 """Pause between searches of a directory that still holds temporary files, or that cannot be listed."""
 MISSING_S = 3600.0
 """A directory that is missing for longer counts as deleted; until then its mount may come back."""
-MOST = 4096
+MAX_PATHS = 4096
 """Most directories that are remembered, and most files that are removed at a time."""
 
 
@@ -69,7 +69,7 @@ class Leftovers:
             if not self._in_use[directory]:
                 del self._in_use[directory]
                 self._quiet_since[directory] = time.monotonic()
-        while len(self._quiet_since) > MOST:
+        while len(self._quiet_since) > MAX_PATHS:
             self._forget(next(iter(self._quiet_since)))
 
     def look(self, connection: Connection) -> None:
@@ -102,7 +102,7 @@ class Leftovers:
         if not quiet:
             return
         found = await in_spare_thread(_left_in, quiet)
-        if left := [path for paths in found.values() if paths for path in paths][:MOST]:
+        if left := [path for paths in found.values() if paths for path in paths][:MAX_PATHS]:
             await self._remove_on_workers(connection, left)
             found |= await in_spare_thread(_left_in, [directory for directory, paths in found.items() if paths])
         for directory, paths in found.items():

@@ -27,7 +27,7 @@ CHECK_S = 45.0
 """Longest time for all proofs of a worker."""
 END_S = 2.0
 """Longest time for checks to end. A mount that does not answer must not delay a stop."""
-MOST_GROUNDS = 256
+MAX_GROUNDS = 256
 
 
 @dataclass(slots=True)
@@ -156,7 +156,7 @@ class Members:
     def learn(self, ground: Ground, level0: Place, sharing: Sharing) -> None:
         """Remember a ground and an image on it. Workers are asked about a new ground immediately."""
         is_new = ground not in self._grounds
-        if is_new and len(self._grounds) >= MOST_GROUNDS:
+        if is_new and len(self._grounds) >= MAX_GROUNDS:
             oldest = next(iter(self._grounds))
             del self._grounds[oldest]
             for worker in self._workers.values():

@@ -5,7 +5,7 @@ from typing import Any
 
 from handlers.workers.cluster.connection import Connection
 
-MOST_WANTED = 128
+MAX_WANTED = 128
 
 
 class Wanted:
@@ -20,7 +20,7 @@ class Wanted:
 
     def show(self, connection: Connection, waiting: int) -> None:
         """Set the number of placeholders to that of waiting jobs, rounded up to a power of two to change seldom."""
-        number = min(MOST_WANTED, 1 << (waiting - 1).bit_length()) if waiting else 0
+        number = min(MAX_WANTED, 1 << (waiting - 1).bit_length()) if waiting else 0
         # A scheduler may fail tasks that wait too long (`distributed.scheduler.no-workers-timeout`).
         self._remotes = [remote for remote in self._remotes if remote.status == "pending"]
         while len(self._remotes) > number:

@@ -27,7 +27,7 @@ SAMPLE_BYTES = 1 << 16
 """Bytes that are compared, at the beginning of level 0."""
 ABANDONED_S = 3600.0
 """Age from which a token counts as left by a daemon that was killed."""
-_MOST_TOKEN_BYTES = 1 << 10
+_MAX_TOKEN_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def conclude_proof(task: Task, proof: Proof) -> str:
     if proof.problem or task.token is None:
         return proof.problem
     try:
-        found = read_regular(proof.reply, _MOST_TOKEN_BYTES)[0] if proof.reply else b""
+        found = read_regular(proof.reply, _MAX_TOKEN_BYTES)[0] if proof.reply else b""
     except (OSError, NotRegular):
         found = b""
     if found != task.text.encode():
@@ -175,7 +175,7 @@ def prove(task: Task, name: str) -> Proof:
     reply = task.token.with_name(f"{task.token.name}-{name}")
     try:
         _write(reply, task.text)
-        found = read_regular(reply, _MOST_TOKEN_BYTES)[0]
+        found = read_regular(reply, _MAX_TOKEN_BYTES)[0]
     except (OSError, NotRegular) as error:
         return Proof(f"cannot write to {task.ground.output}: {_text(error)}")
     differs = found != task.text.encode()
@@ -197,7 +197,7 @@ def _problems(task: Task, name: str) -> Iterator[str]:
 
 def _token_problems(token: Path, task: Task) -> Iterator[str]:
     try:
-        found = read_regular(token, _MOST_TOKEN_BYTES)[0]
+        found = read_regular(token, _MAX_TOKEN_BYTES)[0]
     except (OSError, NotRegular) as error:
         yield f"cannot read the daemon's file in {task.ground.output}: {_text(error)}"
         return
