@@ -45,7 +45,7 @@ class FirstSignals:
 
     def _stop(self, number: int, frame: FrameType | None) -> NoReturn:
         _write_line(f"received {_name(number)} while starting: stopping")
-        raise SystemExit(0)
+        os._exit(0)  # imported code may catch an exception, or replace it, as pydantic's does
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         if self._has_terminal and not has_terminal():

@@ -37,11 +37,14 @@ def test_a_closed_standard_output_causes_no_traceback(flag: str, code: int) -> N
 
 
 STOPPED = """
-import sys
+import signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "pydantic":
-            raise KeyboardInterrupt
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException as error:  # as pydantic's compiled code does
+                raise ValueError("replaced") from error
 sys.meta_path.insert(0, Finder())
 sys.argv = ["temwatch", "apply_mipmaps_to_render", "--z", "1"]
 from daemon.__main__ import main

@@ -100,7 +100,10 @@ import signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "click":
-            signal.raise_signal(signal.SIGTERM)
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except BaseException as error:  # as pydantic's compiled code does
+                raise ValueError("replaced") from error
 sys.meta_path.insert(0, Finder())
 sys.argv = ["temwatch", "run"]
 from daemon.__main__ import main

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from daemon.commands.cli.output import accept_any_text
@@ -28,7 +30,7 @@ def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
             code = run(name, arguments)
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:  # during imports; later, `run_command` prints how to resume
+    except KeyboardInterrupt:  # before the imports; after them, `run_command` prints how to resume
         code = STOPPED
     except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,7 +42,9 @@ def run_alone(name: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Run an import command and return its exit code."""
+    """Run an import command and return its exit code. Ctrl-C during its imports ends the process."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
     hide_passwords()  # before the slow imports: `ps` shows the command line to all users
     if name == MAKES_MIPMAPS and not _only_prints(arguments):
         with _workers_started_meanwhile():
@@ -51,7 +55,13 @@ def run(name: str, arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> int:
     from daemon.commands.imports.commands import run_command
 
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return run_command(name, arguments)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(STOPPED)  # imported code may catch a KeyboardInterrupt, or replace it, as pydantic's does
 
 
 def _only_prints(arguments: Sequence[str]) -> bool:
