@@ -221,3 +221,16 @@ async def test_a_step_that_is_halted_before_its_last_tile_raises_the_reason(
     bench.made = {"z"}  # recorded by an earlier attempt
     bench.reports = (report("a"), report("b"))
     await bench.step.make(bench.section)  # a halt after the last tile does not matter
+
+
+async def test_levels_are_not_recorded_after_another_directory_took_the_place_of_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mount may come back with levels of a former content."""
+    identities = iter([(1, 1), (1, 2)])
+    monkeypatch.setattr(mipmap_step, "directory_identity", lambda directory: next(identities))
+    bench = Bench(monkeypatch, report("a"))
+    with pytest.raises(StorageFault, match="mounted, unmounted or replaced"):
+        await bench.step.make(bench.section)
+    assert bench.halt.is_set()
+    assert bench.calls_of("record") == []

@@ -282,6 +282,26 @@ def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
     return Disk(str(directory), free_bytes, needed_bytes, problem)
 
 
+def directory_identity(directory: Place) -> tuple[int, int] | None:
+    """Return device and inode of a local directory; None if it is missing, or in an object store. Blocking."""
+    if isinstance(directory, ObjectPlace):
+        return None
+    try:
+        status = directory.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def replaced_fault(directory: Place) -> StorageFault:
+    """Return the fault of a directory that another one has replaced while mipmaps were written."""
+    return StorageFault(
+        str(directory),
+        "was mounted, unmounted or replaced while mipmaps were written: they are made again",
+        RESUMES_HINT,
+    )
+
+
 def was_used_for_mipmaps(directory: Place) -> bool:
     """Whether a directory or store has the marker of former mipmaps. Raises StoreFault. Blocking."""
     return has_object_marker(directory) if isinstance(directory, ObjectPlace) else _has_marker(directory)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 import structlog
 
 from daemon.journal.journal import Journal
-from daemon.pipeline.gates.output_disks import OutputDisks
+from daemon.pipeline.gates.output_disks import OutputDisks, directory_identity, replaced_fault
 from daemon.pipeline.metrics import Metrics
 from daemon.pipeline.stacks.keeper import StackKeeper
 from daemon.pipeline.steps.changing_images import ChangingImages
@@ -92,20 +92,27 @@ class MipmapStep:
         self._image_cache.begin(section.montage.id, is_resumed=bool(made))
         if plan.reduction.method == "render" and await asyncio.to_thread(_is_any_level_present, jobs):
             await self._image_cache.empty(section.raw)  # the pixels are read through this cache
+        output_dir = section.watch.mipmaps.output_dir
+        directory = await asyncio.to_thread(directory_identity, output_dir)
         async with access_timeout(section.image_directory, accesses=len(jobs)):
             before = await asyncio.to_thread(image_evidence, jobs)
         faults: list[Fault] = []
         notes: list[str] = []
 
         async def record(reports: list[MipmapReport]) -> None:
+            if await asyncio.to_thread(directory_identity, output_dir) != directory:
+                # These levels may be below a mount that ended. The mount may hold levels of a former content.
+                halt.fault = halt.fault or replaced_fault(output_dir)
+                halt.set()
+                return
             notes.extend(note for report in reports for note in report.notes)
             await self._record(section, reports, faults, before)
             if any(isinstance(fault, LoginRefused) for fault in faults):
                 halt.set()  # every further tile would send the refused login again
             if away := next((fault for fault in faults if isinstance(fault, StoreFault)), None):
-                self._disks.suspect(section.watch.mipmaps.output_dir, away)
+                self._disks.suspect(output_dir, away)
 
-        with self._disks.halt_of(section.watch.mipmaps.output_dir) as halt:
+        with self._disks.halt_of(output_dir) as halt:
             await make_all(self._pool, jobs, record, slots=self._slots, stop=halt)
         if notes:
             log.warning("images.odd", images=len(notes), first=notes[0])
