@@ -139,12 +139,13 @@ def watches(rig: Rig) -> list[str]:
 def test_after_two_quick_reloads_the_newest_file_is_applied(running_rig: Rig, tmp_path: Path) -> None:
     rig, pid = running_rig, running_rig.daemon.process.pid  # type: ignore[union-attr]
     for turn in range(5):
+        answered = fetch(f"{rig.url}/api/reload")["answered"]  # of two signals close together, one may be lost
         for name in ("first", "second"):
             directory = tmp_path / f"{name}{turn}"
             directory.mkdir()
             replace_text(rig.config(), second_watch(rig, f"{name}{turn}", directory))
             os.kill(pid, signal.SIGHUP)
-        wait_for(lambda: fetch(f"{rig.url}/api/reload")["answered"] >= 2 * turn + 1, LIMIT_S)  # noqa: B023
+        wait_for(lambda: fetch(f"{rig.url}/api/reload")["answered"] > answered, LIMIT_S)  # noqa: B023
         wait_for(lambda: watches(rig) == ["daemon", f"second{turn}"], LIMIT_S, f"second{turn} is watched")  # noqa: B023
 
 
