@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # An editable installation compiles the code; compiled code of another source is not loaded.
-$(READY): requirements-dev.lock pyproject.toml hatch_build.py $(wildcard handlers/*/*.c)
+$(READY): requirements-dev.lock pyproject.toml hatch_build.py $(wildcard handlers/*/*.c handlers/*/*/*.c)
 	.ci/venv $(PYTHON) $(VENV) requirements-dev.lock
 	$(PIP_INSTALL) --editable .
 	$(BIN)/pip check

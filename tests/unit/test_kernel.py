@@ -1,5 +1,6 @@
 """The compiled area mean and the area mean by numpy give the same pixels and report the same biased levels."""
 
+import subprocess
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -208,3 +209,9 @@ class TestDivision:
         rules = [Rounding.of(4**n, (100, 40001)) for n in (1, 8)]
         kinds = [division(rule.divisor, rule.largest + rule.divisor // 2)[0] for rule in rules]
         assert kinds == [MULTIPLY_WIDE, DIVIDE]
+
+
+def test_make_compiles_each_library_again_after_its_sources_changed() -> None:
+    rules = subprocess.run(["make", "-pn", ".venv/.ready"], cwd=hatch_build.ROOT, capture_output=True, text=True).stdout
+    needed = next(line for line in rules.splitlines() if line.startswith(".venv/.ready:")).split()
+    assert not {source for each in hatch_build.LIBRARIES.values() for source in each} - {*needed}

@@ -187,6 +187,7 @@ REFUSED: dict[str, tuple[Kind, str]] = {
     "predictor with PackBits": (Kind(compression=32773, tags={317: (SHORT, [2])}), "Predictor 2"),
     "tiles without end": (Kind(piece=(16, 16), tags={322: (LONG, [60000]), 323: (LONG, [60000])}), "60000x60000"),
     "tiles of no size": (Kind(piece=(16, 16), tags={322: (LONG, [0])}), "without a size"),
+    "compression of the type UNDEFINED": (Kind(tags={259: (7, [1])}), "tag 259 of type 7"),
     "below zero": (Kind(tags={256: (9, [-1])}), "below zero"),
     "overlap": (Kind(rows=1, compression=8, tags={273: (LONG, [8] * 41), 279: (LONG, [900] * 41)}), "overlap"),
 }

@@ -3,6 +3,7 @@
 import functools
 import struct
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from handlers.errors import InvalidImage
@@ -22,8 +23,10 @@ MAX_TILE_PIXELS = 1 << 22
 
 NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
 
-_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"), 9: (4, "i"), 16: (8, "Q")}
-"""Integer and byte types of TIFF: number -> (size, letter of struct)."""
+_INTEGERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 6: (1, "b"), 8: (2, "h"), 9: (4, "i"), 16: (8, "Q")}
+"""Integer types of TIFF: number -> (size, letter of struct)."""
+_BYTES = {1: (1, "B"), 7: (1, "B")}
+"""Types of uninterpreted bytes: BYTE and UNDEFINED, which is no number to other readers either."""
 _NUMBERS = {2: "signed integers", 3: "floating point numbers", 5: "complex integers", 6: "complex numbers"}
 """SampleFormat -> name, except for unsigned integers."""
 _NAMES = {
@@ -161,7 +164,7 @@ class TiffHeader:
             piece_height,
             offsets,
             (),
-            bytes(self._values(self.JPEG_TABLES)) if self.JPEG_TABLES in self._entries else b"",
+            bytes(self._values(self.JPEG_TABLES, _BYTES)) if self.JPEG_TABLES in self._entries else b"",
         )
         layout = replace(layout, lengths=self._lengths(layout))
         if compression == tiff_compression.JPEG:
@@ -289,13 +292,13 @@ class TiffHeader:
             return default
         return self._values(tag)[0]
 
-    def _values(self, tag: int) -> tuple[int, ...]:
+    def _values(self, tag: int, types: Mapping[int, tuple[int, str]] = _INTEGERS) -> tuple[int, ...]:
         if tag not in self._entries:
             raise InvalidImage(f"lacks the TIFF tag {tag} ({_NAMES.get(tag, 'no name')})")
         kind, count, value = self._entries[tag]
-        if kind not in _TYPES or not 0 < count <= MAX_PIECES:
+        if kind not in types or not 0 < count <= MAX_PIECES:
             raise InvalidImage(f"has a TIFF tag {tag} of type {kind} with {count} values")
-        size, letter = _TYPES[kind]
+        size, letter = types[kind]
         if size * count > self._word_bytes:
             (offset,) = self._unpack(self._word, value)
             value = self._read(offset, size * count)

@@ -1,20 +1,25 @@
 """Audit of the delivered montages from outside: from stacks, files and the daemon's answers."""
 
+import contextlib
 import io
 import json
+import struct
 import time
 import urllib.request
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from handlers.uris import uri_to_path
 from tests.acceptance.rig import OWNER, PROJECT, Rig, fetch
+
+Pixels = np.ndarray[Any, Any]
 
 ENDED = ("complete", "failed", "ignored")
 
@@ -137,24 +142,38 @@ def _level_problem(tile: dict[str, Any], levels: int, inside: Path) -> str:
     if sorted(named, key=int) != [str(level) for level in range(levels + 1)]:
         return f"{tile['tileId']} has levels {sorted(named)}"
 
-    def pixels(level: int) -> np.ndarray[Any, Any]:
-        # Pillow warns about unusual metadata, which are harmless.
-        with warnings.catch_warnings(action="ignore"), Image.open(_file_of(named[str(level)], inside)) as image:
-            return np.asarray(image)
-
     try:
-        raw = pixels(0)
-        for level in range(1, levels + 1):
-            reduced = pixels(level)
-            # By default the daemon scales the full range of 16 bits to 8 bits.
-            scale = 255 / 65535 if (raw.dtype, reduced.dtype) == (np.uint16, np.uint8) else 1.0
-            if difference := differs(raw * scale, reduced.astype(np.float64), level):
-                return f"{tile['tileId']} level {level}: {difference}"
-    except TypeError:
-        return ""  # Pillow cannot read strip offsets of the type BYTE, so there is nothing to compare with
+        reduced = [_opened(_file_of(named[str(level)], inside)) for level in range(1, levels + 1)]
+        level_0 = _bytes_of(named["0"], inside)
     except (OSError, ValueError) as error:
         return f"{tile['tileId']}: {error}"
+    problem = f"{tile['tileId']}: no reader opens level 0"
+    for raw in _readings(level_0):
+        if not (problem := _difference(raw, reduced, tile["tileId"])):
+            break
+    return problem
+
+
+def _difference(raw: Pixels, reduced: Sequence[Pixels], tile_id: str) -> str:
+    for level, found in enumerate(reduced, 1):
+        # By default the daemon scales the full range of 16 bits to 8 bits.
+        scale = 255 / 65535 if (raw.dtype, found.dtype) == (np.uint16, np.uint8) else 1.0
+        if difference := differs(raw * scale, found.astype(np.float64), level):
+            return f"{tile_id} level {level}: {difference}"
     return ""
+
+
+def _readings(content: bytes) -> Iterator[Pixels]:
+    """Yield the pixels that independent readers find in a level 0. Of a damaged header they may read one, or differ."""
+    for read in (_opened, tifffile.imread, lambda file: _opened(io.BytesIO(with_shorts(file.getvalue())))):
+        with contextlib.suppress(OSError, TypeError, ValueError, struct.error):
+            yield read(io.BytesIO(content))
+
+
+def _opened(file: Path | io.BytesIO) -> Pixels:
+    # Pillow warns about unusual metadata, which are harmless.
+    with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+        return np.asarray(image)
 
 
 def _file_of(level: dict[str, Any], inside: Path) -> Path | io.BytesIO:
@@ -163,6 +182,27 @@ def _file_of(level: dict[str, Any], inside: Path) -> Path | io.BytesIO:
         with urllib.request.urlopen(url) as answer:
             return io.BytesIO(answer.read())
     return inside / uri_to_path(url).relative_to("/")
+
+
+def _bytes_of(level: dict[str, Any], inside: Path) -> bytes:
+    file = _file_of(level, inside)
+    return file.read_bytes() if isinstance(file, Path) else file.getvalue()
+
+
+def with_shorts(content: bytes) -> bytes:
+    """Return a little-endian TIFF whose single numbers of the type BYTE have the type SHORT.
+
+    TIFF 6.0 (section 2) allows either for every unsigned integer. Pillow and tifffile read a BYTE as a text.
+    """
+    changed = bytearray(content)
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, directory)
+    for at in range(directory + 2, directory + 2 + 12 * entries, 12):
+        kind, count = struct.unpack_from("<HI", content, at + 2)
+        if (kind, count) == (1, 1):
+            struct.pack_into("<H", changed, at + 2, 3)
+            struct.pack_into("<H", changed, at + 8, content[at + 8])
+    return bytes(changed)
 
 
 def differs(raw: np.ndarray[Any, Any], reduced: np.ndarray[Any, Any], level: int) -> str:
