@@ -212,7 +212,7 @@ def a_pipe(image: Path) -> None:
 async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_does_not_change_any_more(
     world, monkeypatch, change, text
 ):
-    monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 0.3)
+    monkeypatch.setattr("daemon.pipeline.settling.settle.MIN_INCOMPLETE_TIMEOUT_S", 0.3)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     await world.reaches(metafile, COMPLETE)
@@ -230,7 +230,7 @@ async def test_a_changed_file_that_is_no_image_fails_the_montage_when_it_does_no
 
 
 async def test_an_image_that_is_being_written_does_not_fail_the_montage(world, monkeypatch):
-    monkeypatch.setattr("daemon.pipeline.settling.settle.PATIENCE_AT_LEAST_S", 3_600.0)
+    monkeypatch.setattr("daemon.pipeline.settling.settle.MIN_INCOMPLETE_TIMEOUT_S", 3_600.0)
     metafile = world.write(size=SIZE)
     await world.notice(metafile)
     montage = await world.reaches(metafile, COMPLETE)

@@ -289,10 +289,10 @@ async def test_a_truncated_metafile_fails_after_30_settle_times_and_not_before(t
     settling = Settling(tmp_path)
     content = settling.section.metafile.read_bytes()
     settling.section.metafile.write_bytes(content[:-10])
-    patience_s = 30 * SETTLE_S
+    incomplete_timeout_s = 30 * SETTLE_S
     with pytest.raises(MetafileFault, match=r"has not changed for 6\d s"):
-        await settling.run(10 * patience_s)
-    assert patience_s <= settling.now - 1_000 <= patience_s * 9 / 8
+        await settling.run(10 * incomplete_timeout_s)
+    assert incomplete_timeout_s <= settling.now - 1_000 <= incomplete_timeout_s * 9 / 8
     assert "the metafile is incomplete" in settling.reasons[-1]
     settling.section.metafile.write_bytes(content)
     assert await settling.run(60) is not None

@@ -223,11 +223,12 @@ async def test_a_step_that_is_halted_before_its_last_tile_raises_the_reason(
     await bench.step.make(bench.section)  # a halt after the last tile does not matter
 
 
+@pytest.mark.parametrize("later", [(1, 2), None], ids=["another directory", "no access"])
 async def test_levels_are_not_recorded_after_another_directory_took_the_place_of_theirs(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, later: tuple[int, int] | None
 ) -> None:
     """The mount may come back with levels of a former content."""
-    identities = iter([(1, 1), (1, 2)])
+    identities = iter([(1, 1), later])
     monkeypatch.setattr(mipmap_step, "directory_identity", lambda directory: next(identities))
     bench = Bench(monkeypatch, report("a"))
     with pytest.raises(StorageFault, match="mounted, unmounted or replaced"):

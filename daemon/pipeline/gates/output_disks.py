@@ -282,13 +282,11 @@ def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
     return Disk(str(directory), free_bytes, needed_bytes, problem)
 
 
-def directory_identity(directory: Place) -> tuple[int, int] | None:
-    """Return device and inode of a local directory; None if it is missing, or in an object store. Blocking."""
-    if isinstance(directory, ObjectPlace):
-        return None
+def directory_identity(directory: Path) -> tuple[int, int] | None:
+    """Return device and inode of a local directory; None if there is none, or it cannot be accessed. Blocking."""
     try:
         status = directory.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_dev, status.st_ino
 

@@ -24,9 +24,9 @@ from handlers.identity import FileIdentity
 from handlers.images.largest_image import LARGEST_IMAGE_PX
 from handlers.text import abbreviate
 
-PATIENCE = 30
+INCOMPLETE_TIMEOUT_FACTOR = 30
 """Number of settle times after which an incomplete file that has not changed counts as broken."""
-PATIENCE_AT_LEAST_S = 2.0
+MIN_INCOMPLETE_TIMEOUT_S = 2.0
 MIN_PAUSE_S = 0.1
 NAMES_SHOWN = 10
 STILL_CHANGING = "the metafile is new or still changing"
@@ -67,7 +67,7 @@ class _AwaitedImage:
     since: float
     until_timeout: bool
     """Whether the montage waits for it up to `arrival_timeout_s`; otherwise until it has not changed for
-    `patience_s`."""
+    `incomplete_timeout_s`."""
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ class Settler:
     def _is_overdue(self, awaited: _AwaitedImage, montage: Montage, watch: WatchSettings) -> bool:
         if awaited.until_timeout:
             return self._age_s(montage) > watch.arrival_timeout_s
-        return self._clock() - awaited.since >= patience_s(watch)
+        return self._clock() - awaited.since >= incomplete_timeout_s(watch)
 
     def _pause_s(self, observation: _Observation, watch: WatchSettings) -> float:
         """Return the seconds until the next check: an eighth of the time waited so far, at most `scan_interval_s`.
@@ -242,8 +242,8 @@ class Settler:
     def _partial(self, montage: Montage, watch: WatchSettings, fault: MetafilePartial) -> NotYet:
         observation = self._observed[montage.id]
         quiet_s = self._clock() - observation.since
-        patience = watch.arrival_timeout_s if isinstance(fault, MetafileOpen) else patience_s(watch)
-        if quiet_s < patience:
+        timeout_s = watch.arrival_timeout_s if isinstance(fault, MetafileOpen) else incomplete_timeout_s(watch)
+        if quiet_s < timeout_s:
             return NotYet(f"the metafile is incomplete: {fault.problem}", self._pause_s(observation, watch))
         raise MetafileFault(
             fault.subject,
@@ -303,9 +303,9 @@ class Settler:
         return NotYet(reason, watch.settle_s - quiet_s) if quiet_s < watch.settle_s else None
 
 
-def patience_s(watch: WatchSettings) -> float:
+def incomplete_timeout_s(watch: WatchSettings) -> float:
     """Return the seconds after which an incomplete file that has not changed counts as broken."""
-    return float(max(PATIENCE_AT_LEAST_S, PATIENCE * watch.settle_s))
+    return float(max(MIN_INCOMPLETE_TIMEOUT_S, INCOMPLETE_TIMEOUT_FACTOR * watch.settle_s))
 
 
 def _broken_fault(montage: Montage, broken: Sequence[ImageProblem], image_count: int) -> ImageFault:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from daemon.config.watch_settings import WatchSettings
-from daemon.pipeline.settling.settle import patience_s
+from daemon.pipeline.settling.settle import incomplete_timeout_s
 from handlers.errors import Fault, ImageChanging, ImageFault
 from handlers.identity import FileIdentity
 
@@ -24,7 +24,7 @@ class ChangingImages:
         self._last_changes.pop(montage_id, None)
 
     def fault_or_changing(self, montage_id: int, watch: WatchSettings, fault: Fault) -> Fault:
-        """Return an image's fault, or ImageChanging until the image has not changed for `patience_s`."""
+        """Return an image's fault, or ImageChanging until the image has not changed for `incomplete_timeout_s`."""
         changes, evidence = self._last_changes.get(montage_id), fault.evidence
         if changes is None or evidence is None or not isinstance(fault, ImageFault):
             return fault
@@ -32,7 +32,7 @@ class ChangingImages:
         if identity is None or identity != evidence.identity:
             since = time.monotonic()
             changes[evidence.path] = evidence.identity, since
-        if time.monotonic() - since >= patience_s(watch):
+        if time.monotonic() - since >= incomplete_timeout_s(watch):
             return fault
         problem = f"{fault.problem}; it changed after its mipmaps were made, and may still be written"
         return ImageChanging(fault.subject, problem, fault.hint)

@@ -22,6 +22,7 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.mipmaps.report import MipmapReport
 from handlers.mipmaps.tile_jobs import mask_job, tile_job
+from handlers.place import ObjectPlace, Place
 from handlers.render.client import RenderClient
 from handlers.stores.choose import store_of
 from handlers.workers.pool import WorkerPool
@@ -93,14 +94,14 @@ class MipmapStep:
         if plan.reduction.method == "render" and await asyncio.to_thread(_is_any_level_present, jobs):
             await self._image_cache.empty(section.raw)  # the pixels are read through this cache
         output_dir = section.watch.mipmaps.output_dir
-        directory = await asyncio.to_thread(directory_identity, output_dir)
+        directory = await _identity_of(output_dir)
         async with access_timeout(section.image_directory, accesses=len(jobs)):
             before = await asyncio.to_thread(image_evidence, jobs)
         faults: list[Fault] = []
         notes: list[str] = []
 
         async def record(reports: list[MipmapReport]) -> None:
-            if await asyncio.to_thread(directory_identity, output_dir) != directory:
+            if await _identity_of(output_dir) != directory:
                 # These levels may be below a mount that ended. The mount may hold levels of a former content.
                 halt.fault = halt.fault or replaced_fault(output_dir)
                 halt.set()
@@ -138,6 +139,11 @@ class MipmapStep:
         self._metrics.tiles.inc(len(done))
         self._metrics.files.inc(sum(len(report.made) for report in done))
         self._metrics.bytes.inc(sum(level.bytes for report in done for level in report.made))
+
+
+async def _identity_of(output_dir: Place) -> tuple[int, int] | None:
+    """Return the identity of a local directory. An object store needs none: its bucket is part of each address."""
+    return None if isinstance(output_dir, ObjectPlace) else await asyncio.to_thread(directory_identity, output_dir)
 
 
 def _jobs(section: Section, plan: MipmapPlan, made: Collection[str], containers: Containers) -> list[MipmapJob]:
