@@ -16,7 +16,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
 LIBRARIES = {
-    "handlers/mipmaps/libarea_mean.so": ("handlers/mipmaps/area_mean.c", "handlers/mipmaps/resize.c"),
+    "handlers/mipmaps/reductions/libarea_mean.so": (
+        "handlers/mipmaps/reductions/area_mean.c",
+        "handlers/mipmaps/reductions/resize.c",
+    ),
     "handlers/images/formats/libpng_rows.so": ("handlers/images/formats/png_rows.c",),
 }
 """Library -> its sources."""

@@ -13,7 +13,7 @@ from benchmarks.common import Options, Outcome, Plot, Row, interleaved, median_c
 from benchmarks.old_pipeline import tile_specs
 from daemon.simulator.section import SectionPlan
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.pytemca import PyTemca
+from handlers.acquisition.formats.pytemca import PyTemca
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.render.layer_responses import RESOLVED_TILES
 from handlers.render.tiles import check_upload, differences, upload_parts

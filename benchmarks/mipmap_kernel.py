@@ -30,10 +30,10 @@ from benchmarks.common import (
     run_script,
 )
 from handlers.images.encode import Encoding
-from handlers.mipmaps.area_mean import MeansByNumpy, means
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
-from handlers.mipmaps.mean_kernel import compiled_code
+from handlers.mipmaps.reductions.area_mean import MeansByNumpy, means
+from handlers.mipmaps.reductions.mean_kernel import compiled_code
 
 LEVELS = tuple(range(1, 7))
 SIDES = (3840, 5504)

@@ -13,9 +13,9 @@ from PIL import Image
 from benchmarks.common import Options, Outcome, Row, Timing, interleaved, median_ratio, run_script
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
-from handlers.mipmaps.mean_kernel import BYTES_AT_ONCE, GreyRange
 from handlers.mipmaps.measure import sharpness_of
 from handlers.mipmaps.overlap import Neighbour, Side, compare_with
+from handlers.mipmaps.reductions.mean_kernel import BYTES_AT_ONCE, GreyRange
 from handlers.quality.numbers import SectionNumbers, TileNumbers
 from handlers.quality.packing import Quality, pack
 

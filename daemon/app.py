@@ -14,8 +14,8 @@ import structlog
 from daemon.config.reload import Reloader
 from daemon.config.settings import Settings
 from daemon.journal.file import Examination
-from daemon.notify.alerts import Alerting
-from daemon.notify.notifier import Notifier
+from daemon.notify.alerts.alerts import Alerting
+from daemon.notify.hooks.notifier import Notifier
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.changes.recheck import Recheck
 from daemon.pipeline.metrics import Metrics

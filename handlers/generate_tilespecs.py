@@ -12,8 +12,8 @@ from typing import Final
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import Arrival, check_images, depth_warnings, read_metafile, with_sizes
 from handlers.acquisition.findings import Severity
-from handlers.acquisition.pytemca import PyTemca
-from handlers.acquisition.reader import Reader
+from handlers.acquisition.formats.pytemca import PyTemca
+from handlers.acquisition.formats.reader import Reader
 from handlers.acquisition.tilespec import TileSpecOptions, options_for, shared_transform_for, tile_specs_for
 from handlers.acquisition.z import ZRule, ZRuleKind, check_z
 from handlers.errors import Fault, ImageFault, ImagesMissing, MetafileFault, ReadBackDiffers, SettingsFault

@@ -6,8 +6,8 @@ import numpy as np
 
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps.area_mean import means, unbiased
-from handlers.mipmaps.reduce import REDUCERS
+from handlers.mipmaps.reductions.area_mean import means, unbiased
+from handlers.mipmaps.reductions.reduce import REDUCERS
 
 
 def reduce_levels(

@@ -4,15 +4,15 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from handlers.acquisition.reader import Reader
-from handlers.acquisition.readers import READERS
+from handlers.acquisition.formats.reader import Reader
+from handlers.acquisition.formats.readers import READERS
 from handlers.acquisition.section_path import is_inside_file
 from handlers.acquisition.tilespec import options_for
 from handlers.errors import SettingsFault
 from handlers.generate_tilespecs import generate_tilespecs
 from handlers.path_map import NO_MAP, PathMap
-from handlers.render.access import Access
 from handlers.render.client import RenderClient
+from handlers.render.http.access import Access
 from handlers.render.names import StackId
 from handlers.text import abbreviate
 

@@ -16,13 +16,13 @@ from daemon.commands.journal_change import change_journal
 from daemon.commands.parse_request import parse_request
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
-from daemon.notify.addresses import read_addresses, send
-from daemon.notify.alert_rules import Severity
-from daemon.notify.attempt import attempt
-from daemon.notify.cloud_event import event_for_test
+from daemon.notify.alerts.addresses import read_addresses, send
+from daemon.notify.alerts.rules import Severity
+from daemon.notify.alerts.silences import SilenceRequest, silence_line
+from daemon.notify.alerts.silences import silence as silence_in
 from daemon.notify.delivery_requests import MAX_LISTED, DeliveryRequest, Listed, act, listed
-from daemon.notify.silences import SilenceRequest, silence_line
-from daemon.notify.silences import silence as silence_in
+from daemon.notify.hooks.attempt import attempt
+from daemon.notify.hooks.cloud_event import event_for_test
 from daemon.system.locks import JournalHeld, lock_journal
 from handlers.errors import Fault, SettingsFault
 from handlers.text import printable

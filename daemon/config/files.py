@@ -9,7 +9,7 @@ from daemon.config.hook_files import hook_problems
 from daemon.config.settings import HttpSettings, Settings
 from daemon.watching.mounts import Mount, read_mounts, remote_mount
 from handlers.errors import Fault, SettingsFault
-from handlers.render.access import read_login
+from handlers.render.http.access import read_login
 from handlers.secret_file import read_secret
 from handlers.sharing import group_number
 from handlers.text import printable

@@ -10,7 +10,7 @@ from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.section import AbsolutePath, OptionalPath, Section, Text, check_with, is_loopback
 from daemon.config.text import example
 from handlers.path_map import PathMap
-from handlers.render.access import Access
+from handlers.render.http.access import Access
 from handlers.render.names import check_name, checked_base_url
 
 EMBEDDED = "embedded"

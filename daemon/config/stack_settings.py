@@ -5,7 +5,7 @@ from pydantic import Field, field_validator
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.section import OptionalText, Section, Text, check_with
 from daemon.config.text import example
-from handlers.acquisition.readers import READERS
+from handlers.acquisition.formats.readers import READERS
 from handlers.errors import Fault
 from handlers.render.names import StackId, legal_stack_name
 

@@ -14,8 +14,8 @@ from daemon.config.stack_settings import NAME_FIELDS, StackSettings
 from daemon.config.text import example
 from daemon.watching.roots import WatchMode, WatchRoot
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.reader import Reader
-from handlers.acquisition.readers import READERS
+from handlers.acquisition.formats.reader import Reader
+from handlers.acquisition.formats.readers import READERS
 from handlers.acquisition.tilespec import Origin, Positions, TileSpecOptions
 from handlers.acquisition.z import DEFAULT_NAME_PATTERN, ZRule, ZRuleKind, read_z_table
 from handlers.errors import Fault

@@ -13,7 +13,7 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables import alerts, deliveries, silences
 from daemon.journal.transaction import Connection
 from daemon.montages.announcements import utc_text
-from daemon.notify.silences import silence_json
+from daemon.notify.alerts.silences import silence_json
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from handlers.acquisition.pytemca import PyTemca
+from handlers.acquisition.formats.pytemca import PyTemca
 from handlers.acquisition.tilespec import tile_specs_for
 from handlers.errors import Fault, RenderUnavailable
 from handlers.picture import compose_section, save_picture

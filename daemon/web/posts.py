@@ -18,9 +18,9 @@ from daemon.config.settings import HttpSettings
 from daemon.journal.copies import remove_journal
 from daemon.journal.journal import Journal
 from daemon.montages.records import Montage
+from daemon.notify.alerts.difference_report import DifferenceReport, report_differences
+from daemon.notify.alerts.silences import SilenceRequest, silence
 from daemon.notify.delivery_requests import DeliveryRequest, act
-from daemon.notify.difference_report import DifferenceReport, report_differences
-from daemon.notify.silences import SilenceRequest, silence
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.replay.replayer import Replayer, plan_json
 from daemon.pipeline.replay.selection import Action, ReplayRequest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemon.config.settings import HttpSettings, http_url
-from daemon.notify.notifier import Notifier
+from daemon.notify.hooks.notifier import Notifier
 from daemon.pipeline.assembly import Assembly
 from daemon.pipeline.health import Facts
 from daemon.pipeline.pictures import Pictures

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from handlers.acquisition.multisem import take_of
+from handlers.acquisition.formats.multisem import take_of
 from handlers.acquisition.section_path import part_of
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from handlers.acquisition.sbemimage_log import section_content as slice_content
-from handlers.acquisition.sbemimage_log import section_identity as slice_identity
+from handlers.acquisition.formats.sbemimage_log import section_content as slice_content
+from handlers.acquisition.formats.sbemimage_log import section_identity as slice_identity
+from handlers.acquisition.formats.serialem_file import montage_content, montage_identity
 from handlers.acquisition.section_path import montage_in
-from handlers.acquisition.serialem_file import montage_content, montage_identity
 from handlers.container import Container
 from handlers.identity import FileIdentity
 

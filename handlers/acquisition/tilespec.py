@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from handlers.acquisition.acquisition import Acquisition, Tile
+from handlers.acquisition.formats.reader import Reader
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_contained
 from handlers.acquisition.placement import affine_of
-from handlers.acquisition.reader import Reader
 from handlers.errors import MetafileFault, SettingsFault
 from handlers.path_map import NO_MAP, PathMap
 from handlers.text import abbreviate, excerpt

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Self
 
-from handlers.render.access import NO_LOGIN, Access
+from handlers.render.http.access import NO_LOGIN, Access
 from handlers.render.names import tile_segment
 
 

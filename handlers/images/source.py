@@ -29,10 +29,10 @@ from handlers.errors import (
 from handlers.images.formats.pillow_pixels import UNREADABLE
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.render_source import RenderSource
-from handlers.render.access import read_login
 from handlers.render.blocking import connection_to
-from handlers.render.environment_proxy import environment_proxy
 from handlers.render.foreign_answers import Service
+from handlers.render.http.access import read_login
+from handlers.render.http.environment_proxy import environment_proxy
 from handlers.render.responses import fault_of, plain_text
 
 SILENCE_S = 120.0

@@ -16,12 +16,12 @@ from handlers.images.level0 import OpenLevel0
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction, level_size
-from handlers.mipmaps.area_mean import unbiased
-from handlers.mipmaps.mean_kernel import GreyRange
-from handlers.mipmaps.reduce import filler
-from handlers.mipmaps.resize import OF_NEIGHBOURS
-from handlers.mipmaps.resize_kernel import CompiledResize
-from handlers.mipmaps.strips import Runs, Seen
+from handlers.mipmaps.reductions.area_mean import unbiased
+from handlers.mipmaps.reductions.mean_kernel import GreyRange
+from handlers.mipmaps.reductions.reduce import filler
+from handlers.mipmaps.reductions.resize import OF_NEIGHBOURS
+from handlers.mipmaps.reductions.resize_kernel import CompiledResize
+from handlers.mipmaps.reductions.strips import Runs, Seen
 
 KEPT = 2
 """Number of idle buffers that are kept. At most one of them has memory for all rows of level 0."""

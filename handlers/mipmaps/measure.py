@@ -12,8 +12,8 @@ import xxhash
 
 from handlers.images.digest import DIGEST_BYTES
 from handlers.images.pixels import Grey
-from handlers.mipmaps.mean_kernel import GreyRange, compiled_code
 from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side, compare_with
+from handlers.mipmaps.reductions.mean_kernel import GreyRange, compiled_code
 from handlers.parcel import Parcel
 
 _ROW: Final = struct.Struct(f"<6dB{DIGEST_BYTES}s")

@@ -14,7 +14,7 @@ from handlers.images.mrc_header import StackSection
 from handlers.images.reduction import FULL_RANGE, MEAN, IntensityRange, Reduction, level_size
 from handlers.path_map import NO_MAP, PathMap
 from handlers.place import ObjectPlace, Place, encoded_key, is_object_address, key_problem, parse_object, path_of
-from handlers.render.access import NO_LOGIN, Access
+from handlers.render.http.access import NO_LOGIN, Access
 from handlers.render.names import BaseUrl, StackId
 from handlers.render.tiles import image_holder, level_0
 from handlers.sharing import AS_MADE, Sharing, make_directories

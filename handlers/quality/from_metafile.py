@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from handlers.acquisition.acquisition import Acquisition, Tile
+from handlers.acquisition.formats.rasters import section_cells
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
-from handlers.acquisition.rasters import section_cells
 from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
 from handlers.quality.packing import Quality
 

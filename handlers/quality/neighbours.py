@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from handlers.acquisition.acquisition import Tile
+from handlers.acquisition.formats.rasters import section_cells
 from handlers.acquisition.geometry import Point
-from handlers.acquisition.rasters import section_cells
 from handlers.mipmaps.measure import Measured
 from handlers.mipmaps.overlap import LEVEL, Neighbour, Overlap, Side
 from handlers.mipmaps.plan import Level0, MipmapPlan

@@ -4,8 +4,8 @@ import http.client
 import ssl
 from urllib.parse import urlsplit
 
-from handlers.render.access import Login
-from handlers.render.environment_proxy import Proxy
+from handlers.render.http.access import Login
+from handlers.render.http.environment_proxy import Proxy
 
 
 def connection_to(

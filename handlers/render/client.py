@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from handlers.errors import ReadBackDiffers
+from handlers.render.http.reading import read_answer
+from handlers.render.http.requests import Limit, Request
 from handlers.render.layer_responses import (
     RESOLVED_TILES,
     SECTION_DATA,
@@ -19,8 +21,6 @@ from handlers.render.layer_responses import (
     TileBounds,
 )
 from handlers.render.names import StackId, format_z, tile_segment
-from handlers.render.reading import read_answer
-from handlers.render.requests import Limit, Request
 from handlers.render.stack_client import StackClient
 from handlers.render.tiles import MAX_BYTES, MAX_TILES, Json
 from handlers.render.uploading import put_in_parts

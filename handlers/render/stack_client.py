@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from typing import Self
 
 from handlers.errors import NotRender, RenderFault, RenderRefused, StackMissing
-from handlers.render.access import Access
+from handlers.render.http.access import Access
+from handlers.render.http.reading import read_answer
+from handlers.render.http.requests import Answer, Limit, OnAnswer, Request
+from handlers.render.http.time_limits import Polling, TimeLimits
+from handlers.render.http.transport import RenderHttp
 from handlers.render.layer_responses import Z_VALUES
 from handlers.render.names import BaseUrl, StackId, create_timestamp
-from handlers.render.reading import read_answer
-from handlers.render.requests import Answer, Limit, OnAnswer, Request
 from handlers.render.responses import (
     LOCKED,
     OBJECT,
@@ -24,8 +26,6 @@ from handlers.render.responses import (
     fault_of,
 )
 from handlers.render.tiles import json_body
-from handlers.render.time_limits import Polling, TimeLimits
-from handlers.render.transport import RenderHttp
 from handlers.render.uploading import UploadLimit
 
 _LISTED_Z = Limit(8 * 2**20, 500_000)

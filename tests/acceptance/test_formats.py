@@ -10,7 +10,7 @@ from PIL import Image
 
 from daemon.simulator.delivery import Arrival, Delivery, Written
 from daemon.simulator.writers import FORMATS, write_in_format
-from handlers.acquisition.readers import READERS
+from handlers.acquisition.formats.readers import READERS
 from tests.acceptance.conftest import section_plan
 from tests.acceptance.rig import Rig, digest_tree, temwatch, verify_levels, wait_for
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon.watching.scan import NameRule, Tree
-from handlers.acquisition.sbemimage import SbemImage
+from handlers.acquisition.formats.sbemimage import SbemImage
 
 SLICES, TILES, RESTART_AT = 10_000, 100, 5_000
 READER = SbemImage()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.quality.packing import unpack
 from tests.acceptance.rig import Rig, fetch, wait_for
 from tests.unit.test_stage_error import MARGIN, tissue

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from handlers.errors import MAX_TEXT, RenderFault
+from handlers.render.http.reading import Reader, read_answer
+from handlers.render.http.requests import Request
 from handlers.render.layer_responses import RESOLVED_TILES, SECTION_DATA, TILE, TILE_BOUNDS, Z_VALUES, ResolvedTiles
 from handlers.render.levels import with_levels
-from handlers.render.reading import Reader, read_answer
-from handlers.render.requests import Request
 from handlers.render.responses import OBJECT, PATH_BUILDER, STACK_META, PathBuilder, StackMeta, fault_of, plain_text
 from handlers.render.tiles import MAX_BYTES, MAX_TILES, differences, referenced, shared_transforms, upload_parts
 from handlers.render.z_values import match_z

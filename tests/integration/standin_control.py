@@ -13,8 +13,8 @@ from yarl import URL
 
 from daemon.simulator.standin.server import serve_standin
 from handlers.render.client import RenderClient
+from handlers.render.http.time_limits import Polling, TimeLimits
 from handlers.render.names import StackId
-from handlers.render.time_limits import Polling, TimeLimits
 
 RAW = StackId("em", "v1", "raw")
 MIPS = StackId("em", "v1", "mips")

@@ -20,11 +20,11 @@ from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, Step
 from daemon.notify import observer
-from daemon.notify.alert_rules import AlertKind
-from daemon.notify.alerts import Alerting
-from daemon.notify.expiry import Expiry
-from daemon.notify.messages import Message
-from daemon.notify.silences import SilenceRequest, silence
+from daemon.notify.alerts.alerts import Alerting
+from daemon.notify.alerts.expiry import Expiry
+from daemon.notify.alerts.messages import Message
+from daemon.notify.alerts.rules import AlertKind
+from daemon.notify.alerts.silences import SilenceRequest, silence
 from daemon.pipeline.health import Disk, Facts, HookFacts
 from daemon.watching.roots import RootStatus
 from handlers.errors import MetafileFault

@@ -20,11 +20,11 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
 from daemon.montages.verdicts import Decision
 from daemon.notify import alerts, broadcast, heartbeat
-from daemon.notify.addresses import read_addresses, send
-from daemon.notify.alert_rules import Severity
-from daemon.notify.alerts import Alerting
-from daemon.notify.messages import Message
-from daemon.notify.silences import SilenceRequest, silence
+from daemon.notify.alerts.addresses import read_addresses, send
+from daemon.notify.alerts.alerts import Alerting
+from daemon.notify.alerts.messages import Message
+from daemon.notify.alerts.rules import Severity
+from daemon.notify.alerts.silences import SilenceRequest, silence
 from daemon.pipeline.health import Disk, Facts
 from handlers.errors import Fault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
@@ -372,7 +372,7 @@ async def test_a_message_is_sent_once_the_journal_has_stored_it(world: World, mo
     await world.check()
     world.facts = replace(FINE, disks=(Disk("/mips", 0, 1, "is full"),))
     with monkeypatch.context() as patch:
-        patch.setattr("daemon.notify.alerts.SAVE_S", 0.01)
+        patch.setattr("daemon.notify.alerts.alerts.SAVE_S", 0.01)
         patch.setattr(world.journal, "write", hang)
         assert await world.check() == []
     assert await world.check() == ["disk low"]
@@ -426,8 +426,8 @@ async def test_a_message_arrives_through_apprise(apprise_ends: None) -> None:
 
 
 SENDS = """
-from daemon.notify.alert_rules import Severity
-from daemon.notify.addresses import send
+from daemon.notify.alerts.rules import Severity
+from daemon.notify.alerts.addresses import send
 from daemon.system.log import set_up_logging
 from handlers.errors import Fault
 set_up_logging("debug", "json")

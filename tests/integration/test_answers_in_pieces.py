@@ -21,9 +21,9 @@ from handlers.images.render_source import RenderSource
 from handlers.images.source import fetch_level0
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.http.time_limits import TimeLimits
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import PathBuilder, StackState
-from handlers.render.time_limits import TimeLimits
 
 Cut = Callable[[bytes], list[bytes]]
 NOT_LOADING = "Resolved tiles can only be saved to stacks in the LOADING state, but this stack's state is COMPLETE."

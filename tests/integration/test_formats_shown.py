@@ -24,7 +24,7 @@ from daemon.pipeline.replay.selection import Selection
 from daemon.simulator.standin.server import serve_standin
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
-from handlers.acquisition.sbemimage_log import LogFollower
+from handlers.acquisition.formats.sbemimage_log import LogFollower
 from handlers.errors import SettingsFault
 from handlers.quality.heatmap_numbers import Number
 from tests.integration.inprocess import Bench, bench

@@ -42,7 +42,7 @@ def test_the_same_seed_draws_the_same_input(name):
 PLANTED = {
     "images": "handlers.mipmaps.make.open_level0",
     "served": "handlers.images.served_level0.fetch_level0",
-    "metafiles": "handlers.acquisition.pytemca.parse_metafile",
+    "metafiles": "handlers.acquisition.formats.pytemca.parse_metafile",
     "answers": "handlers.render.layer_responses._checked",
     "requests": "daemon.web.parameters.states_of",
 }

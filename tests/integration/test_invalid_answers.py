@@ -14,9 +14,9 @@ from handlers.errors import Fault, RenderFault, RenderRefused
 from handlers.images.render_source import RenderSource
 from handlers.images.source import require_served_size
 from handlers.render.client import RenderClient
+from handlers.render.http.time_limits import TimeLimits
 from handlers.render.responses import plain_text
 from handlers.render.tiles import references
-from handlers.render.time_limits import TimeLimits
 from tests.integration.standin_control import RAW, client_of
 from tests.integration.test_render_client import answering
 from tests.loop_watch import watching_the_loop

@@ -18,7 +18,7 @@ from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.metrics import Metrics
 from daemon.system.garbage_collector import no_full_passes
 from daemon.web.routes import make_app
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.apply_mipmaps import apply_mipmaps
 from handlers.generate_tilespecs import ingest_tiles
 from handlers.mipmaps.plan import Level0, MipmapPlan, level_uris

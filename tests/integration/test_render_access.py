@@ -37,9 +37,9 @@ from handlers.mipmaps.plan import MipmapPlan, level0_of
 from handlers.mipmaps.tile_jobs import tile_job
 from handlers.path_map import NO_MAP
 from handlers.render import uploading
-from handlers.render.access import Access
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.http.access import Access
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import StackState
 from tests.certificates import Authority

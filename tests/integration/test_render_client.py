@@ -29,10 +29,10 @@ from handlers.errors import (
 )
 from handlers.render.client import RenderClient
 from handlers.render.closing import close_stack
+from handlers.render.http.requests import Limit
+from handlers.render.http.time_limits import Polling, TimeLimits
 from handlers.render.opening import create_stack, ensure_loading
-from handlers.render.requests import Limit
 from handlers.render.responses import PathBuilder, StackState
-from handlers.render.time_limits import Polling, TimeLimits
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from handlers.errors import (
     StackMissing,
     ZFault,
 )
-from handlers.render.access import Access
+from handlers.render.http.access import Access
+from handlers.render.http.time_limits import TimeLimits
 from handlers.render.opening import ensure_loading
-from handlers.render.time_limits import TimeLimits
 
 DATABASE = r"^(?!GET .*/versionInfo)"
 BROKEN = RenderBroken("em/v1/raw", "tried to put tiles, and render-ws answered 500: a bug")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from daemon.montages.states import MontageState
-from handlers.acquisition.sbemimage_log import LogFollower
+from handlers.acquisition.formats.sbemimage_log import LogFollower
 from tests.integration.inprocess import MIPS, Bench, bench
 
 DEADLINE_S = 120.0

@@ -11,13 +11,13 @@ from typing import Any
 
 from daemon.montages.states import MontageState
 from daemon.watching.scan import NameRule, Tree
-from handlers.mipmaps.mean_kernel import LIBRARY
+from handlers.mipmaps.reductions.mean_kernel import LIBRARY
 from tests.integration.inprocess import bench
 from tests.unit.test_docs import read, walks
 
 OTHER_FILES = {"handlers.images.level0.FileLevel0.pixels"}
 """Called for another image file than an uncompressed TIFF."""
-OTHER_FUNCTIONS = {"handlers.mipmaps.reduce.ByStrips.add_file"}
+OTHER_FUNCTIONS = {"handlers.mipmaps.reductions.reduce.ByStrips.add_file"}
 """Called for another function than the mean."""
 
 
@@ -63,7 +63,7 @@ async def test_the_pixels_of_a_tile_pass_every_stop_of_their_walk(tmp_path: Path
     (tmp_path / "median").mkdir()
     stops = set(walks()["A tile's pixels, from the disk to the last level"]) - OTHER_FILES
     if not LIBRARY.exists():
-        stops.remove("handlers.mipmaps.mean_kernel.CompiledMeans.add_file")
+        stops.remove("handlers.mipmaps.reductions.mean_kernel.CompiledMeans.add_file")
     assert stops - set(await functions_called(tmp_path / "mean")) == OTHER_FUNCTIONS
     assert set(await functions_called(tmp_path / "median", function="median")) >= OTHER_FUNCTIONS
 

@@ -15,7 +15,7 @@ from daemon.pipeline.stacks.use import StackPhase
 from daemon.pipeline.steps.section import Section, section_from_content
 from daemon.simulator.standin.stack_state import section_data
 from daemon.simulator.standin.store import Stack, State
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.errors import Fault
 from handlers.images.header import inspect_image
 from handlers.mipmaps.plan import level_uris

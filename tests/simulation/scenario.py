@@ -20,7 +20,7 @@ import daemon.app
 import daemon.web.site
 import handlers.file_status
 import handlers.images.level0
-import handlers.render.transport
+import handlers.render.http.transport
 import handlers.workers.pool
 import handlers.workers.processes
 from daemon.config.settings import Settings
@@ -159,7 +159,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
 
     def _substitute(self) -> None:
         """Replace modules' functions and classes for the rest of the process."""
-        handlers.render.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
+        handlers.render.http.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
         handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
         handlers.workers.pool.most_read_ahead = lambda workers: 0  # by threads, whose order is not controlled
         # On a slow machine files seem to be on a distant server. The thread that compares would run after its caller.

@@ -12,8 +12,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.formats.reader import Reader
 from handlers.acquisition.image_names import require_relative
-from handlers.acquisition.reader import Reader
 from handlers.acquisition.tilespec import options_for, tile_ids_for, translations_for
 from handlers.errors import Fault
 from handlers.render.names import tile_segment

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from handlers.acquisition.acquisition import Acquisition
+from handlers.acquisition.formats.pytemca import acquisition_of
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
-from handlers.acquisition.pytemca import acquisition_of
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MONTAGE = DATA / "_metadata_20170829130146_295434_5LC_0064_01_redo_001050_0_.json"

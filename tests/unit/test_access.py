@@ -10,10 +10,10 @@ import pytest
 from daemon.config.errors import ConfigError
 from daemon.config.load import load_settings
 from handlers.errors import LoginRefused, NotRender, SettingsFault
-from handlers.render.access import Access, read_login
-from handlers.render.certificate import describe_certificate
-from handlers.render.environment_proxy import Proxy, environment_proxy
 from handlers.render.foreign_answers import Service
+from handlers.render.http.access import Access, read_login
+from handlers.render.http.certificate import describe_certificate
+from handlers.render.http.environment_proxy import Proxy, environment_proxy
 from handlers.render.responses import fault_of
 from tests.certificates import Authority
 from tests.settings_text import settings_text

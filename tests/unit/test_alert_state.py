@@ -10,9 +10,9 @@ import pytest
 
 from daemon.journal.migration import migrate
 from daemon.journal.tables import alerts as rows
-from daemon.notify.alert_rules import Alert, AlertKind, Condition, Draft, Severity
-from daemon.notify.alert_state import AlertState
-from daemon.notify.messages import Message, message_of
+from daemon.notify.alerts.messages import Message, message_of
+from daemon.notify.alerts.rules import Alert, AlertKind, Condition, Draft, Severity
+from daemon.notify.alerts.state import AlertState
 
 DISK_FULL = Condition(AlertKind.DISK_LOW, "", "/data", "/data is full")
 FAILED = Condition(AlertKind.MONTAGE_FAILED, "w", "montages/1", "montage 1: bad", "TEMCA2", is_error=True)

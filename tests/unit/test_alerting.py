@@ -18,11 +18,11 @@ from daemon.journal.tables.results import Day as JournalDay
 from daemon.journal.tables.rule_breaks import Broken
 from daemon.journal.tables.section_times import SectionTimes
 from daemon.journal.tables.silences import SilenceRow
-from daemon.notify.alert_rules import Alert, AlertKind, Condition, Key, due, mark_reported, observe
-from daemon.notify.conditions import FILLS_S, Observed, Waiting, accessible, conditions
-from daemon.notify.digest import digest_text, last_due
-from daemon.notify.expiry import Expiry, ending
-from daemon.notify.quiet_scopes import quiet_scopes
+from daemon.notify.alerts.conditions import FILLS_S, Observed, Waiting, accessible, conditions
+from daemon.notify.alerts.digest import digest_text, last_due
+from daemon.notify.alerts.expiry import Expiry, ending
+from daemon.notify.alerts.quiet_scopes import quiet_scopes
+from daemon.notify.alerts.rules import Alert, AlertKind, Condition, Key, due, mark_reported, observe
 from daemon.pipeline.health import Disk, Facts, HookFacts
 from daemon.watching.roots import RootStatus
 

@@ -13,7 +13,7 @@ from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.acquisition import arrival
 from handlers.acquisition.arrival import check_images, depth_warnings, metafile_content, read_metafile
-from handlers.acquisition.pytemca import PyTemca
+from handlers.acquisition.formats.pytemca import PyTemca
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for
 from handlers.errors import Evidence, ImageFault, MetafileFault, StorageFault
 from handlers.images.header import ImageDirectory

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from skimage.measure import block_reduce
 
 from handlers.images.reduction import Reduction
-from handlers.mipmaps.block_functions import in_order
+from handlers.mipmaps.reductions.block_functions import in_order
 from tests.reduction import reduce_levels
 
 DEPTHS = [np.uint8, np.uint16]

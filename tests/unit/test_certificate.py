@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from daemon.config.render_settings import RenderSettings
-from daemon.notify.expiry import expiries
+from daemon.notify.alerts.expiry import expiries
 from tests.certificates import Authority
 
 DAY_S = 86_400.0

@@ -7,11 +7,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import click
 import pytest
 
-from daemon.notify.alert_rules import AlertKind
+from daemon.notify.alerts.rules import AlertKind
 from daemon.pipeline.gates.output_stores import MARKER
 from daemon.temwatch import temwatch
 from daemon.watching.roots import RootStatus
@@ -307,8 +308,13 @@ def reached(start: str, arrows: set[Arrow]) -> set[str]:
 def layers() -> dict[str, list[list[str]]]:
     """Subject of each layer contract -> its layers, from top to bottom."""
     contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    found = {contract["name"]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
-    return {name.removesuffix(" are layers"): [re.split(r" [|:] ", row) for row in found[name]] for name in found}
+    found = [contract for contract in contracts if contract["type"] == "layers"]
+    return {contract["name"].removesuffix(" are layers"): layers_of(contract) for contract in found}
+
+
+def layers_of(contract: dict[str, Any]) -> list[list[str]]:
+    within = "".join(f"{container}." for container in contract.get("containers", ()))
+    return [[f"{within}{name}" for name in re.split(r" [|:] ", row)] for row in contract["layers"]]
 
 
 def test_the_picture_shows_every_room_once() -> None:
@@ -344,9 +350,19 @@ def test_no_contract_has_more_than_ten_layers() -> None:
     assert max(map(len, layers().values())) <= 10
 
 
-def test_the_contract_of_the_pipeline_orders_every_module_and_room_in_it() -> None:
-    inside = {".".join(name.split(".")[:3]) for name in modules() if name.startswith("daemon.pipeline.")}
-    assert sorted(itertools.chain(*layers()["the rooms of the pipeline"])) == sorted(inside)
+@pytest.mark.parametrize(
+    ("subject", "room"),
+    [
+        ("the rooms of the pipeline", "daemon.pipeline"),
+        ("the rooms of notify", "daemon.notify"),
+        ("the rooms of acquisition", "handlers.acquisition"),
+        ("the rooms of mipmaps", "handlers.mipmaps"),
+        ("the rooms of render", "handlers.render"),
+    ],
+)
+def test_the_contract_of_a_large_room_orders_every_module_and_room_in_it(subject: str, room: str) -> None:
+    inside = {".".join(name.split(".")[:3]) for name in modules() if name.startswith(f"{room}.")}
+    assert sorted(itertools.chain(*layers()[subject])) == sorted(inside)
 
 
 def test_the_architecture_names_every_room_inside_a_room() -> None:

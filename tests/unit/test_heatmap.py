@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.quality.colours import DIVERGING, OUTSIDE, SEQUENTIAL, UNKNOWN, Colours
 from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.heatmap import LARGEST_CELL_PX, MAX_PX, Heatmap, common_scale, draw_heatmap

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from sections import NAME, section
 
+from handlers.acquisition.formats.pytemca_parse import MAX_HEADER_BYTES, MAX_TILE_BYTES, MAX_VALUES, parse_metafile
 from handlers.acquisition.limits import MAX_METAFILE_BYTES, MAX_TILES
-from handlers.acquisition.parse import MAX_HEADER_BYTES, MAX_TILE_BYTES, MAX_VALUES, parse_metafile
 from handlers.errors import MetafileFault
 
 HEAD, DATA = (json.dumps(element)[1:-1] for element in section())
@@ -55,7 +55,7 @@ def test_a_metafile_beyond_a_limit_is_refused(name: str) -> None:
 
 PRINT_MEMORY = """
 import json, resource, sys
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 kind, element = sys.argv[1], json.loads(sys.stdin.read())
 head, data = (json.dumps(each)[1:-1] for each in element)
 start = "[{" + head + "},{" + data + "}"

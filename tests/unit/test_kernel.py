@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import hatch_build
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
 from handlers.mipmaps import mean_kernel, measure
-from handlers.mipmaps.area_mean import MeansByNumpy, means
-from handlers.mipmaps.mean_kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
 from handlers.mipmaps.measure import range_of
+from handlers.mipmaps.reductions.area_mean import MeansByNumpy, means
+from handlers.mipmaps.reductions.mean_kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
 from tests.reduction import reduce_levels
 from tests.unit.noise import file_of_rows, noise
 
@@ -75,7 +75,7 @@ def portable_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("portable") / "portable.so"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hatch_build, "FLAGS", (*hatch_build.FLAGS, "-DPORTABLE"))
-        if problem := hatch_build.build(library, hatch_build.LIBRARIES["handlers/mipmaps/libarea_mean.so"]):
+        if problem := hatch_build.build(library, hatch_build.LIBRARIES["handlers/mipmaps/reductions/libarea_mean.so"]):
             pytest.skip(problem)
     return library
 

@@ -23,7 +23,7 @@ CHECK = """
     from handlers.mipmaps import mean_kernel
     mean_kernel.LIBRARY = Path(sys.argv[1])
     assert mean_kernel.compiled_code() is not None
-    from handlers.mipmaps.mean_kernel import CompiledMeans
+    from handlers.mipmaps.reductions.mean_kernel import CompiledMeans
     from tests.unit.noise import file_of_rows, noise
     from tests.unit.test_kernel import KINDS, require_same, require_same_numbers
     from tests.unit.test_png import require_filters_undone

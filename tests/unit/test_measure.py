@@ -17,8 +17,8 @@ from handlers.images.reduction import Reduction
 from handlers.mipmaps import buffers, mean_kernel, measure
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
-from handlers.mipmaps.mean_kernel import GreyRange
 from handlers.mipmaps.measure import Measured, digest_of_levels, range_of, sharpness_of
+from handlers.mipmaps.reductions.mean_kernel import GreyRange
 from tests.reduction import reduce_levels
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, Change, flat, header, key_of, metafile, put, section
 
 from handlers.acquisition import parse
-from handlers.acquisition.consistency import Finding, Severity, check_metafile
+from handlers.acquisition.formats.pytemca_consistency import Finding, Severity, check_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.image_names import image_path
 from handlers.acquisition.metafile import EdgeSide, Metafile
-from handlers.acquisition.parse import parse_metafile
 from handlers.acquisition.tilespec import shared_transform_for
 from handlers.errors import MetafileFault, MetafilePartial, Waiting
 

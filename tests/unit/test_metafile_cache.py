@@ -12,7 +12,7 @@ from daemon.pipeline.settling.metafile_cache import MetafileCache
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.pytemca import PyTemca
+from handlers.acquisition.formats.pytemca import PyTemca
 from handlers.errors import MetafilePartial
 
 READER = PyTemca()

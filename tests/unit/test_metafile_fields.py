@@ -13,10 +13,10 @@ from pydantic import AliasPath
 from pydantic.fields import FieldInfo
 from sections import NAME, flat, key_of, put
 
-from handlers.acquisition.consistency import Severity, check_metafile
+from handlers.acquisition.formats.pytemca import acquisition_of
+from handlers.acquisition.formats.pytemca_consistency import Severity, check_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.metafile import Calibration, Camera, EdgeMatch, Header, Metafile, TileRecord
-from handlers.acquisition.parse import parse_metafile
-from handlers.acquisition.pytemca import acquisition_of
 from handlers.acquisition.tilespec import TileSpecOptions, tile_ids_for, tile_specs_for
 from handlers.errors import MetafileFault
 from tests.uploads import upload_bodies

@@ -23,9 +23,9 @@ from daemon.simulator.temca import write_section
 from daemon.simulator.tile_faults import spoil_tiles
 from daemon.simulator.tissue.field import Tissue
 from daemon.simulator.tissue.lattice import SECTION_THICKNESS
-from handlers.acquisition.consistency import check_metafile
+from handlers.acquisition.formats.pytemca_consistency import check_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.geometry import stage_to_pixel
-from handlers.acquisition.parse import parse_metafile
 from tests.tiles_of_metafile import write_tiles_for
 
 

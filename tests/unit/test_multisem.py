@@ -10,7 +10,7 @@ import pytest
 from sections import DATA
 
 from handlers.acquisition.arrival import with_sizes
-from handlers.acquisition.multisem import MultiSem, take_of
+from handlers.acquisition.formats.multisem import MultiSem, take_of
 from handlers.acquisition.retakes import is_later_take
 from handlers.acquisition.tilespec import Origin, Positions, tile_specs_for, translations_for
 from handlers.errors import MetafileFault, MetafilePartial

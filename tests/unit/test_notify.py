@@ -18,9 +18,9 @@ from daemon.config.hook_files import read_hook_secret
 from daemon.config.load import load_settings
 from daemon.montages.announcements import KIND_OF_EVENT, Announced, Kind
 from daemon.montages.states import Event
-from daemon.notify.cloud_event import cloud_event_body, event_schema
-from daemon.notify.delays import GIVE_UP_S, delay_s, is_given_up
-from daemon.notify.signing import signature_headers
+from daemon.notify.hooks.cloud_event import cloud_event_body, event_schema
+from daemon.notify.hooks.delays import GIVE_UP_S, delay_s, is_given_up
+from daemon.notify.hooks.signing import signature_headers
 from handlers.errors import SettingsFault
 from tests.settings_text import settings_text
 
@@ -124,7 +124,7 @@ def test_a_secret_must_be_base64_and_hidden_from_other_users(tmp_path: Path) -> 
 
 def test_the_page_has_the_schema_of_the_code() -> None:
     (block,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-    assert json.loads(block) == event_schema(), "python -m daemon.notify.cloud_event prints it"
+    assert json.loads(block) == event_schema(), "python -m daemon.notify.hooks.cloud_event prints it"
 
 
 def test_the_page_names_every_event() -> None:

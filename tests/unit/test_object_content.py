@@ -24,7 +24,7 @@ from handlers.images.opened import opened, pread, size_of
 from handlers.images.reduction import MEAN, Reduction
 from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import reduced
-from handlers.mipmaps.strips import Strip
+from handlers.mipmaps.reductions.strips import Strip
 from handlers.objects import files
 from handlers.objects.files import open_object, reading_once
 from handlers.objects.requests import ObjectStat, OtherObject

@@ -3,7 +3,7 @@
 import pytest
 
 from daemon.commands.parse_request import parse_request
-from daemon.notify.silences import SilenceRequest
+from daemon.notify.alerts.silences import SilenceRequest
 from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.pipeline.requests.dismissal import DismissRequest
 

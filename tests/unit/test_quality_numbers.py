@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.metafile import Metafile
-from handlers.acquisition.parse import parse_metafile
 from handlers.quality.from_metafile import section_numbers, tile_numbers
 from handlers.quality.numbers import UNITS, SectionNumbers, TileNumbers
 from tests.unit.sections import MONTAGE, NAME, NO_DATA, Change, section

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handlers.acquisition.acquisition import Acquisition, Tile
-from handlers.acquisition.rasters import section_cells
+from handlers.acquisition.formats.rasters import section_cells
 from handlers.mipmaps.overlap import Side
 from handlers.mipmaps.plan import Level0, MipmapPlan
 from handlers.quality.from_metafile import quality_of

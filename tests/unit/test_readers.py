@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reader_suite import Sample, check_acquisition, damaged, read_any
 from sections import NAME, section
 
-from handlers.acquisition.readers import READERS
+from handlers.acquisition.formats.readers import READERS
 from handlers.errors import Fault, MetafilePartial
 
 

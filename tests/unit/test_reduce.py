@@ -16,8 +16,8 @@ from handlers.images.reduction import MEAN, METHODS, Reduction
 from handlers.mipmaps import buffers, reduce, resize_kernel
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.make import make_mipmaps
-from handlers.mipmaps.mean_kernel import GreyRange
-from handlers.mipmaps.resize import FILTERS, OF_NEIGHBOURS
+from handlers.mipmaps.reductions.mean_kernel import GreyRange
+from handlers.mipmaps.reductions.resize import FILTERS, OF_NEIGHBOURS
 from tests.reduction import reduce_levels
 from tests.unit.levels.files import DEPTHS, info_of, job_for_pixels, save, strips
 from tests.unit.noise import noise

@@ -15,7 +15,7 @@ from sections import section
 from daemon.config.files import read_token
 from daemon.config.settings import HttpSettings
 from handlers.acquisition.arrival import check_images, read_metafile
-from handlers.acquisition.pytemca import PyTemca
+from handlers.acquisition.formats.pytemca import PyTemca
 from handlers.acquisition.z import read_z_table
 from handlers.errors import Fault
 from handlers.images.header import inspect_image

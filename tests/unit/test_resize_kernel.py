@@ -12,9 +12,9 @@ from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange
 from handlers.images.reduction import METHODS, Reduction
 from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import Kind
-from handlers.mipmaps.mean_kernel import compiled_code
-from handlers.mipmaps.reduce import ByStrips, filler
-from handlers.mipmaps.resize_kernel import CompiledResize, resizing_code
+from handlers.mipmaps.reductions.mean_kernel import compiled_code
+from handlers.mipmaps.reductions.reduce import ByStrips, filler
+from handlers.mipmaps.reductions.resize_kernel import CompiledResize, resizing_code
 from tests.reduction import reduce_levels
 from tests.unit.noise import file_of_rows, noise
 

@@ -15,10 +15,10 @@ from sections import DATA
 from daemon.watching.scan import NameRule, Tree
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import check_images, metafile_content
+from handlers.acquisition.formats.sbemimage import SbemImage
+from handlers.acquisition.formats.sbemimage_log import LogFollower, section_content, section_identity
+from handlers.acquisition.formats.sbemimage_run import has_ended, is_imaged
 from handlers.acquisition.retakes import is_later_take, is_mirrored
-from handlers.acquisition.sbemimage import SbemImage
-from handlers.acquisition.sbemimage_log import LogFollower, section_content, section_identity
-from handlers.acquisition.sbemimage_run import has_ended, is_imaged
 from handlers.acquisition.section_path import file_of, part_of
 from handlers.acquisition.tilespec import options_for, tile_specs_for
 from handlers.acquisition.z import ZRule, ZRuleKind, z_for

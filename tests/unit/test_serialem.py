@@ -15,11 +15,11 @@ from daemon.simulator.section import plan_section
 from daemon.simulator.writers import write_in_format
 from handlers.acquisition.acquisition import Acquisition
 from handlers.acquisition.arrival import metafile_content, with_sizes
-from handlers.acquisition.autodoc import read_autodoc
+from handlers.acquisition.formats.autodoc import read_autodoc
+from handlers.acquisition.formats.serialem import SerialEM
+from handlers.acquisition.formats.serialem_file import MontageFollower
 from handlers.acquisition.presence import find_metafile
 from handlers.acquisition.section_path import file_of, is_inside_file, montage_in, place_in_file
-from handlers.acquisition.serialem import SerialEM
-from handlers.acquisition.serialem_file import MontageFollower
 from handlers.acquisition.tilespec import Origin, Positions, options_for, tile_specs_for, translations_for
 from handlers.acquisition.z import ZRule, ZRuleKind, z_for
 from handlers.errors import MetafileFault, MetafileOpen, MetafilePartial

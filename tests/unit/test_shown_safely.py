@@ -176,7 +176,7 @@ ALLOWED = {
 """Modules whose output is tested above."""
 OWN_TEXTS = {
     "daemon/config/reference.py", "daemon/commands/imports/arguments.py", "daemon/simulator/microscope.py",
-    "daemon/simulator/picture.py", "daemon/simulator/standin/server.py", "daemon/notify/cloud_event.py",
+    "daemon/simulator/picture.py", "daemon/simulator/standin/server.py", "daemon/notify/hooks/cloud_event.py",
     "daemon/simulator/demonstration/store.py", "daemon/commands/verify/command.py",
 }  # fmt: skip
 """Modules that write only their own texts, JSON in ASCII, or lines converted by `printable`."""

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, acquisition, metafile, section
 
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.consistency import check_metafile
+from handlers.acquisition.formats.pytemca import acquisition_of
+from handlers.acquisition.formats.pytemca_consistency import check_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.geometry import Point, stage_to_pixel
 from handlers.acquisition.metafile import Metafile, TileRecord
-from handlers.acquisition.parse import parse_metafile
-from handlers.acquisition.pytemca import acquisition_of
 from handlers.acquisition.tilespec import (
     Origin,
     Positions,

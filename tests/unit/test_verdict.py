@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from daemon.simulator.pytemca import TileStatistics, metafile_bytes
 from daemon.simulator.section import plan_section
-from handlers.acquisition.parse import parse_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.quality.from_metafile import tile_numbers
 from handlers.quality.numbers import TileNumbers
 from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surroundings, Verdict

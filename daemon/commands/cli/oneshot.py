@@ -37,7 +37,7 @@ import_commands = tuple(_import_command(name, summary) for name, summary in IMPO
 
 def require_format(name: str) -> None:
     """End the program if there is no such format."""
-    from handlers.acquisition.readers import READERS
+    from handlers.acquisition.formats.readers import READERS
 
     if name not in READERS:
         raise click.BadParameter(f"{name!r} is not one of {', '.join(READERS)}", param_hint="--format")

@@ -29,7 +29,7 @@ from handlers.uris import place_uri
 
 if TYPE_CHECKING:
     from handlers.render.client import RenderClient
-    from handlers.render.requests import Request
+    from handlers.render.http.requests import Request
 
 log = logging.getLogger("temwatch")
 

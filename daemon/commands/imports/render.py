@@ -11,7 +11,7 @@ from daemon.commands.imports.aliases import Parameters
 from daemon.commands.imports.value_types import Name, SomePath, split_pairs
 from handlers.errors import Fault
 from handlers.path_map import PathMap
-from handlers.render.access import Access, read_login
+from handlers.render.http.access import Access, read_login
 from handlers.render.names import checked_base_url
 
 

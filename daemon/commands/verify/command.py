@@ -21,7 +21,7 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables.differences import recorded
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
-from daemon.notify.difference_report import MAX_MONTAGES, DifferenceReport, report_differences
+from daemon.notify.alerts.difference_report import MAX_MONTAGES, DifferenceReport, report_differences
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Selection
 from handlers.difference import Difference, Kind

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from daemon.notify.alert_rules import Severity
+from daemon.notify.alerts.rules import Severity
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.secret_file import read_secret
 from handlers.text import printable

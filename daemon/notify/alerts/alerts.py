@@ -14,15 +14,15 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.journal.tables import alerts as rows
 from daemon.journal.tables.outbox import last_number
-from daemon.notify.addresses import read_addresses, send
-from daemon.notify.alert_rules import AlertKind, Condition, Draft, Severity
-from daemon.notify.alert_state import AlertState
-from daemon.notify.broadcast import RETRY_S, Send, Sender
-from daemon.notify.digest import digest_text
-from daemon.notify.heartbeat import send_heartbeats
-from daemon.notify.messages import Message, given_up, message_of, undelivered
-from daemon.notify.observer import OUTBOX, Observation, Observer
-from daemon.notify.silences import is_silent
+from daemon.notify.alerts.addresses import read_addresses, send
+from daemon.notify.alerts.broadcast import RETRY_S, Send, Sender
+from daemon.notify.alerts.digest import digest_text
+from daemon.notify.alerts.heartbeat import send_heartbeats
+from daemon.notify.alerts.messages import Message, given_up, message_of, undelivered
+from daemon.notify.alerts.observer import OUTBOX, Observation, Observer
+from daemon.notify.alerts.rules import AlertKind, Condition, Draft, Severity
+from daemon.notify.alerts.silences import is_silent
+from daemon.notify.alerts.state import AlertState
 from daemon.pipeline.health import Facts
 from handlers.errors import Fault
 

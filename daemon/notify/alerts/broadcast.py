@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from daemon.notify.messages import Message
+from daemon.notify.alerts.messages import Message
 from daemon.system.threads import in_thread
 from handlers.errors import Fault
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from daemon.journal.tables.differences import Differing
 from daemon.journal.tables.rule_breaks import Broken
-from daemon.notify.alert_rules import AlertKind, Condition
+from daemon.notify.alerts.rules import AlertKind, Condition
 from daemon.pipeline.health import Facts
 from daemon.watching.roots import RootHealth, RootStatus
 from handlers.text import counted

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from daemon.journal.tables.results import Day
 from daemon.journal.tables.silences import SilenceRow
 from daemon.montages.announcements import utc_text
-from daemon.notify.alert_rules import Alerts
-from daemon.notify.silences import silence_json, silence_line
+from daemon.notify.alerts.rules import Alerts
+from daemon.notify.alerts.silences import silence_json, silence_line
 from daemon.pipeline.health import Disk, Facts, reasons_not_ready
 from handlers.text import byte_size, printable
 

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from daemon.config.render_settings import RenderSettings
 from daemon.montages.announcements import utc_text
-from daemon.notify.alert_rules import AlertKind, Condition
+from daemon.notify.alerts.rules import AlertKind, Condition
 from handlers.errors import Fault
-from handlers.render.certificate import certificate_end, describe_certificate, fetch_certificate
-from handlers.render.environment_proxy import environment_proxy
+from handlers.render.http.certificate import certificate_end, describe_certificate, fetch_certificate
+from handlers.render.http.environment_proxy import environment_proxy
 from handlers.render.names import checked_base_url
 from handlers.secret_file import read_named, read_secret_line
 

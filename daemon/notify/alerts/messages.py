@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon.montages.announcements import utc_text
-from daemon.notify.alert_rules import AlertKind, Draft, Group, Severity
+from daemon.notify.alerts.rules import AlertKind, Draft, Group, Severity
 
 GIVE_UP_S = 86_400.0
 """Age at which a message is given up."""

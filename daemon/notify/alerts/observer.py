@@ -16,11 +16,11 @@ from daemon.journal.tables.rule_breaks import Broken, broken_after
 from daemon.journal.tables.section_times import SectionTimes, section_times
 from daemon.journal.tables.silences import SilenceRow, active
 from daemon.journal.transaction import Connection
-from daemon.notify.alert_rules import AlertKind, Condition
-from daemon.notify.conditions import WORKERS_LOST_S, Observed, Waiting, accessible, conditions
-from daemon.notify.digest import last_due
-from daemon.notify.expiry import Expiry, ending, expiries
-from daemon.notify.quiet_scopes import quiet_scopes
+from daemon.notify.alerts.conditions import WORKERS_LOST_S, Observed, Waiting, accessible, conditions
+from daemon.notify.alerts.digest import last_due
+from daemon.notify.alerts.expiry import Expiry, ending, expiries
+from daemon.notify.alerts.quiet_scopes import quiet_scopes
+from daemon.notify.alerts.rules import AlertKind, Condition
 from daemon.pipeline.health import Facts
 from daemon.system.threads import in_thread
 

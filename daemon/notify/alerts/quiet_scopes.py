@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from daemon.journal.tables.section_times import SectionTimes
 from daemon.montages.announcements import utc_text
-from daemon.notify.alert_rules import AlertKind, Condition
+from daemon.notify.alerts.rules import AlertKind, Condition
 
 SECTIONS = 20
 """Number of the last sections whose median interval is the usual interval."""

@@ -11,7 +11,7 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables import silences as rows
 from daemon.journal.tables.silences import SilenceRow
 from daemon.montages.announcements import utc_text
-from daemon.notify.alert_rules import AlertKind, Condition
+from daemon.notify.alerts.rules import AlertKind, Condition
 from handlers.text import printable
 
 log = structlog.get_logger()

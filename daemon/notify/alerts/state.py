@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from daemon.journal.tables.alerts import AlertRow, Change, Kept, MessageRow
-from daemon.notify.alert_rules import (
+from daemon.notify.alerts.messages import Message, Messages, group_of, waiting_groups
+from daemon.notify.alerts.rules import (
     OCCURRENCES,
     Alert,
     AlertKind,
@@ -18,7 +19,6 @@ from daemon.notify.alert_rules import (
     mark_reported,
     observe,
 )
-from daemon.notify.messages import Message, Messages, group_of, waiting_groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 import aiohttp
 
 from daemon.config.hook_settings import HookSettings
-from daemon.notify.run_program import run_program
-from daemon.notify.send_request import Sent, post
+from daemon.notify.hooks.run_program import run_program
+from daemon.notify.hooks.send_request import Sent, post
 
 
 async def attempt(session: aiohttp.ClientSession, hook: HookSettings, event_id: str, body: bytes) -> Sent:

@@ -12,8 +12,8 @@ from daemon.journal.journal import Journal
 from daemon.journal.tables import deliveries
 from daemon.journal.tables.deliveries import Delivery, Failure
 from daemon.journal.transaction import Connection
-from daemon.notify.delays import GIVE_UP_S, delay_s, is_given_up, pause_s
-from daemon.notify.send_request import Sent
+from daemon.notify.hooks.delays import GIVE_UP_S, delay_s, is_given_up, pause_s
+from daemon.notify.hooks.send_request import Sent
 from handlers.text import printable
 
 log = structlog.get_logger()

@@ -14,10 +14,10 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.journal.tables import deliveries, outbox
 from daemon.journal.tables.deliveries import Delivery, HookCounts
-from daemon.notify.attempt import attempt
-from daemon.notify.cloud_event import cloud_event_body
-from daemon.notify.courier import Count, Courier
-from daemon.notify.send_request import Sent
+from daemon.notify.hooks.attempt import attempt
+from daemon.notify.hooks.cloud_event import cloud_event_body
+from daemon.notify.hooks.courier import Count, Courier
+from daemon.notify.hooks.send_request import Sent
 from daemon.pipeline.health import HookFacts
 
 KEPT_S = 7 * 86_400.0

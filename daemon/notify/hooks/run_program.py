@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 
 from daemon.config.hook_settings import HookSettings
-from daemon.notify.send_request import MAX_PROBLEM, Sent
+from daemon.notify.hooks.send_request import MAX_PROBLEM, Sent
 from handlers.text import printable, shorten
 
 _KEPT_BYTES = 2000

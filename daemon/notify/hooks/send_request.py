@@ -10,8 +10,8 @@ import aiohttp
 from daemon.config.hook_files import read_hook_secret
 from daemon.config.hook_settings import HookSettings
 from daemon.notify.authorities import system_authorities
-from daemon.notify.cloud_event import CONTENT_TYPE
-from daemon.notify.signing import signature_headers
+from daemon.notify.hooks.cloud_event import CONTENT_TYPE
+from daemon.notify.hooks.signing import signature_headers
 from handlers.errors import SettingsFault
 from handlers.text import printable, shorten
 from handlers.uris import without_userinfo

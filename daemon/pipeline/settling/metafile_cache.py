@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from handlers.acquisition.acquisition import Acquisition
-from handlers.acquisition.reader import Reader
+from handlers.acquisition.formats.reader import Reader
 
 MAX_BYTES = 16 * 2**20
 """Limit of the cached metafiles' size on disk: one with 20,000 tiles, or seven full sections. Parsed metafiles take

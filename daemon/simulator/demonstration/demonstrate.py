@@ -44,7 +44,7 @@ from daemon.simulator.demonstration.results import Result, montage_table, stack_
 from daemon.simulator.demonstration.store import ServedLevels, demo_store, require_packages
 from daemon.simulator.demonstration.text import bad_tiles, next_steps, purpose, while_it_runs
 from daemon.simulator.tile_faults import MIN_SIDE_PX, MIN_TILES, OVERLAP
-from handlers.acquisition.readers import READERS
+from handlers.acquisition.formats.readers import READERS
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId

@@ -17,7 +17,7 @@ from daemon.pipeline.steps.section import Section, section_from_content
 from daemon.system.threads import access_timeout
 from handlers.acquisition.acquisition import Tile
 from handlers.acquisition.arrival import read_metafile
-from handlers.acquisition.rasters import section_cells
+from handlers.acquisition.formats.rasters import section_cells
 from handlers.container import Container
 from handlers.errors import Fault, MetafileFault
 from handlers.mipmaps.plan import Level0, MipmapPlan

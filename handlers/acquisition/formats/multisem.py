@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
+from handlers.acquisition.formats.rasters import hexagonal_cells
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.limits import MAX_TILES
-from handlers.acquisition.rasters import hexagonal_cells
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import abbreviate, excerpt
 

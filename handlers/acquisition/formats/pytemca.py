@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from handlers.acquisition.acquisition import Acquisition, Tile
-from handlers.acquisition.consistency import check_metafile
 from handlers.acquisition.findings import Finding
+from handlers.acquisition.formats.pytemca_consistency import check_metafile
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.metafile import Header, Metafile, TileRecord
-from handlers.acquisition.parse import parse_metafile
 
 FIELDS: Final = (
     "specimen_id",

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
-from handlers.acquisition.multisem import MultiSem
-from handlers.acquisition.pytemca import PyTemca
-from handlers.acquisition.reader import Reader
-from handlers.acquisition.sbemimage import SbemImage
-from handlers.acquisition.serialem import SerialEM
+from handlers.acquisition.formats.multisem import MultiSem
+from handlers.acquisition.formats.pytemca import PyTemca
+from handlers.acquisition.formats.reader import Reader
+from handlers.acquisition.formats.sbemimage import SbemImage
+from handlers.acquisition.formats.serialem import SerialEM
 
 READERS: Final[Mapping[str, Reader]] = {
     reader.format: reader

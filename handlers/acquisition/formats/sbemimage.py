@@ -12,11 +12,11 @@ from typing import Final
 
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.findings import Finding, Severity
+from handlers.acquisition.formats.rasters import Raster, raster_of
+from handlers.acquisition.formats.sbemimage_lines import HINT, Grid, Record, records_in
+from handlers.acquisition.formats.sbemimage_log import LogFollower
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.limits import MAX_TILES
-from handlers.acquisition.rasters import Raster, raster_of
-from handlers.acquisition.sbemimage_lines import HINT, Grid, Record, records_in
-from handlers.acquisition.sbemimage_log import LogFollower
 from handlers.acquisition.section_path import Region, file_of
 from handlers.errors import MetafileFault, MetafilePartial
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
+from handlers.acquisition.formats.sbemimage_log import MAX_LINE_BYTES
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.limits import MAX_METAFILE_BYTES
-from handlers.acquisition.sbemimage_log import MAX_LINE_BYTES
 from handlers.acquisition.section_path import Region
 from handlers.errors import MetafileFault, MetafilePartial
 from handlers.text import excerpt

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from handlers.acquisition.formats.sbemimage_run import has_ended, is_imaged
 from handlers.acquisition.limits import MAX_METAFILE_BYTES
-from handlers.acquisition.sbemimage_run import has_ended, is_imaged
 from handlers.acquisition.section_path import Key, Part, Region, part_of
 from handlers.container import Container
 from handlers.identity import FileIdentity

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from handlers.acquisition.acquisition import Acquisition, Tile
-from handlers.acquisition.autodoc import (
+from handlers.acquisition.findings import Finding, Severity
+from handlers.acquisition.formats.autodoc import (
     Autodoc,
     Entry,
     Montage,
@@ -24,13 +25,12 @@ from handlers.acquisition.autodoc import (
     titles_in,
     values_in,
 )
-from handlers.acquisition.findings import Finding, Severity
+from handlers.acquisition.formats.rasters import cells_of
+from handlers.acquisition.formats.serialem_file import MontageFollower
 from handlers.acquisition.geometry import Point
 from handlers.acquisition.image_names import require_relative
 from handlers.acquisition.limits import MAX_METAFILE_BYTES, MAX_TILES
-from handlers.acquisition.rasters import cells_of
 from handlers.acquisition.section_path import file_of, montage_in
-from handlers.acquisition.serialem_file import MontageFollower
 from handlers.errors import MetafileFault, MetafileOpen, MetafilePartial
 from handlers.text import abbreviate, excerpt
 

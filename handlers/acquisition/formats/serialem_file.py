@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from handlers.acquisition.autodoc import Autodoc, looks_like_autodoc, read_autodoc
+from handlers.acquisition.formats.autodoc import Autodoc, looks_like_autodoc, read_autodoc
 from handlers.acquisition.limits import MAX_METAFILE_BYTES
 from handlers.acquisition.section_path import montage_in
 from handlers.container import Container

@@ -10,8 +10,8 @@ import numpy as np
 
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange, Rounding, Sums, smallest_type
-from handlers.mipmaps.mean_kernel import CompiledMeans, GreyRange
-from handlers.mipmaps.strips import Runs, Seen, Strip, strip_rows
+from handlers.mipmaps.reductions.mean_kernel import CompiledMeans, GreyRange
+from handlers.mipmaps.reductions.strips import Runs, Seen, Strip, strip_rows
 
 
 def means(

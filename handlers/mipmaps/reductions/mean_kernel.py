@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from handlers.images.opened import Opened
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
-from handlers.mipmaps.strips import CUT_SHORT, Runs, Seen, Strip
+from handlers.mipmaps.reductions.strips import CUT_SHORT, Runs, Seen, Strip
 
 LIBRARY = Path(__file__).with_name("libarea_mean.so")
 HIGHEST_LEVEL = 8

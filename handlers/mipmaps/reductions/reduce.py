@@ -11,12 +11,12 @@ from typing import Protocol
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps.area_mean import means
-from handlers.mipmaps.block_functions import BAND, max_levels, median_levels, min_levels, mode_levels
-from handlers.mipmaps.mean_kernel import GreyRange
-from handlers.mipmaps.resize import FILTERS, OF_NEIGHBOURS
-from handlers.mipmaps.resize_kernel import CompiledResize
-from handlers.mipmaps.strips import STRIP_BYTES, Runs, Seen, Strip, strip_rows
+from handlers.mipmaps.reductions.area_mean import means
+from handlers.mipmaps.reductions.block_functions import BAND, max_levels, median_levels, min_levels, mode_levels
+from handlers.mipmaps.reductions.mean_kernel import GreyRange
+from handlers.mipmaps.reductions.resize import FILTERS, OF_NEIGHBOURS
+from handlers.mipmaps.reductions.resize_kernel import CompiledResize
+from handlers.mipmaps.reductions.strips import STRIP_BYTES, Runs, Seen, Strip, strip_rows
 
 Reducer = Callable[[Grey, frozenset[int], IntensityRange | None], Iterator[tuple[int, Grey]]]
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from handlers.images.opened import Opened
 from handlers.images.pixels import Grey, IntensityRange, scaled
 from handlers.images.reduction import Reduction
-from handlers.mipmaps import windows
-from handlers.mipmaps.mean_kernel import GreyRange, compiled_code
-from handlers.mipmaps.strips import Runs, Seen, Strip
+from handlers.mipmaps.reductions import windows
+from handlers.mipmaps.reductions.mean_kernel import GreyRange, compiled_code
+from handlers.mipmaps.reductions.strips import Runs, Seen, Strip
 
 BYTES_AT_ONCE = 384 * 1024
 """Bytes of level 0 in a strip: enough to make calls cheap, few enough to stay in the second-level cache."""

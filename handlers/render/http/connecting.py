@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from handlers.errors import AccessRefused, AnswerLost, LoginRefused, RenderUnavailable
-from handlers.render.certificate import served_certificate
-from handlers.render.environment_proxy import Proxy
 from handlers.render.foreign_answers import Service
+from handlers.render.http.certificate import served_certificate
+from handlers.render.http.environment_proxy import Proxy
 
 _CLIENT_CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from handlers.render.access import Access, Login, read_login
+from handlers.render.http.access import Access, Login, read_login
 
 
 class Credentials:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from handlers.errors import RenderBroken, RenderRefused
 from handlers.render.foreign_answers import Service, page_fault
-from handlers.render.requests import Answer, Request
+from handlers.render.http.requests import Answer, Request
 from handlers.render.responses import fault_of, is_absent, plain_text
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from handlers.errors import (
     RenderUnavailable,
     SectionDataMissing,
 )
-from handlers.render.requests import Answer, Request
+from handlers.render.http.requests import Answer, Request
 
 QUICK_S = 5.0
 """A request whose failures took longer in total is not sent again: the caller has waited long enough."""

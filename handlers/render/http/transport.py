@@ -14,16 +14,16 @@ from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
 from handlers.errors import AccessRefused, AnswerLate, RenderUnavailable, SettingsFault
-from handlers.render.access import Access, Login
-from handlers.render.connecting import connection_fault
-from handlers.render.credentials import Credentials
-from handlers.render.environment_proxy import Proxy, environment_proxy
 from handlers.render.foreign_answers import Service
+from handlers.render.http.access import Access, Login
+from handlers.render.http.connecting import connection_fault
+from handlers.render.http.credentials import Credentials
+from handlers.render.http.environment_proxy import Proxy, environment_proxy
+from handlers.render.http.reading import answer_of
+from handlers.render.http.requests import Answer, OnAnswer, Request
+from handlers.render.http.retrying import sent_with_retries
+from handlers.render.http.time_limits import TimeLimits
 from handlers.render.names import checked_base_url
-from handlers.render.reading import answer_of
-from handlers.render.requests import Answer, OnAnswer, Request
-from handlers.render.retrying import sent_with_retries
-from handlers.render.time_limits import TimeLimits
 
 KEEP_ALIVE_S = 15.0
 """Time after which the client closes an idle connection. render-ws closes it after 30 s; if that coincided with a

@@ -1,0 +1,1 @@
+"""Messages to people: the conditions that need somebody, the messages about them, and their delivery."""

@@ -1,0 +1,1 @@
+"""Events of montages for other programs: each is sent to an address or given to a program until it is accepted."""

@@ -1,0 +1,1 @@
+"""Requests to render-ws: TLS, login, proxies, time limits, retries, and reading what is answered."""
