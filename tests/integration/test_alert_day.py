@@ -19,7 +19,7 @@ from daemon.journal.tables import differences
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, Step
-from daemon.notify import observer
+from daemon.notify.alerts import observer
 from daemon.notify.alerts.alerts import Alerting
 from daemon.notify.alerts.expiry import Expiry
 from daemon.notify.alerts.messages import Message

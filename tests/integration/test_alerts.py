@@ -19,7 +19,7 @@ from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event
 from daemon.montages.verdicts import Decision
-from daemon.notify import alerts, broadcast, heartbeat
+from daemon.notify.alerts import alerts, broadcast, heartbeat
 from daemon.notify.alerts.addresses import read_addresses, send
 from daemon.notify.alerts.alerts import Alerting
 from daemon.notify.alerts.messages import Message

@@ -19,7 +19,7 @@ from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
 from daemon.journal.tables import deliveries
 from daemon.montages.sighting import FoundBy, Sighting
-from daemon.notify import courier, delays
+from daemon.notify.hooks import courier, delays
 from daemon.notify.hooks.notifier import Notifier
 from handlers.identity import FileIdentity
 from tests.integration.receiver import Receiver, receiving

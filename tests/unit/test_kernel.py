@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import hatch_build
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange, Rounding
-from handlers.mipmaps import mean_kernel, measure
+from handlers.mipmaps import measure
 from handlers.mipmaps.measure import range_of
+from handlers.mipmaps.reductions import mean_kernel
 from handlers.mipmaps.reductions.area_mean import MeansByNumpy, means
 from handlers.mipmaps.reductions.mean_kernel import DIVIDE, MULTIPLY, MULTIPLY_WIDE, CompiledMeans, GreyRange, division
 from tests.reduction import reduce_levels

@@ -20,7 +20,7 @@ CHECK = """
     from pathlib import Path
     import numpy as np
     from handlers.images.formats import png_filters
-    from handlers.mipmaps import mean_kernel
+    from handlers.mipmaps.reductions import mean_kernel
     mean_kernel.LIBRARY = Path(sys.argv[1])
     assert mean_kernel.compiled_code() is not None
     from handlers.mipmaps.reductions.mean_kernel import CompiledMeans

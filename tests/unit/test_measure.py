@@ -14,10 +14,11 @@ from PIL import Image, ImageFilter
 from handlers.images.encode import Encoding
 from handlers.images.pixels import Grey
 from handlers.images.reduction import Reduction
-from handlers.mipmaps import buffers, mean_kernel, measure
+from handlers.mipmaps import buffers, measure
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
 from handlers.mipmaps.measure import Measured, digest_of_levels, range_of, sharpness_of
+from handlers.mipmaps.reductions import mean_kernel
 from handlers.mipmaps.reductions.mean_kernel import GreyRange
 from tests.reduction import reduce_levels
 

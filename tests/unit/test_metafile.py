@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sections import DATA, LENS_SET, MONTAGE, NAME, NO_DATA, Change, flat, header, key_of, metafile, put, section
 
-from handlers.acquisition import parse
+from handlers.acquisition.formats import pytemca_parse
 from handlers.acquisition.formats.pytemca_consistency import Finding, Severity, check_metafile
 from handlers.acquisition.formats.pytemca_parse import parse_metafile
 from handlers.acquisition.image_names import image_path
@@ -411,7 +411,7 @@ def test_a_number_of_a_million_digits_is_refused_after_its_first_digits() -> Non
 
 
 def test_a_file_above_the_size_limit_is_refused_without_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse, "MAX_METAFILE_BYTES", 1000)
+    monkeypatch.setattr(pytemca_parse, "MAX_METAFILE_BYTES", 1000)
     with pytest.raises(MetafileFault, match="should have at most") as caught:
         parse_metafile(raw(section()), NAME)
     assert caught.value.waiting_helps is Waiting.NEVER

@@ -14,7 +14,7 @@ from sections import DATA
 from handlers.errors import SettingsFault
 from handlers.images.pixels import FULL_RANGE, Rounding, smallest_type
 from handlers.images.reduction import MASK, MEAN, METHODS, Reduction, level_size
-from handlers.mipmaps import block_functions
+from handlers.mipmaps.reductions import block_functions
 from handlers.mipmaps.reductions.reduce import REDUCERS
 from handlers.mipmaps.reductions.resize import FILTERS
 from tests.reduction import reduce_levels

@@ -22,8 +22,8 @@ from handlers.images.formats.png_filters import compiled_filters
 from handlers.images.level0 import FileLevel0, Level0File
 from handlers.images.opened import opened, pread, size_of
 from handlers.images.reduction import MEAN, Reduction
-from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import reduced
+from handlers.mipmaps.reductions import mean_kernel
 from handlers.mipmaps.reductions.strips import Strip
 from handlers.objects import files
 from handlers.objects.files import open_object, reading_once

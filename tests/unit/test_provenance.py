@@ -20,10 +20,10 @@ from handlers.images.encode import Encoding
 from handlers.images.formats.png_filters import compiled_filters
 from handlers.images.provenance import level0_digest, pixels_match, provenance, read_provenance, recipe_of, with_pixels
 from handlers.images.reduction import MASK, METHODS, Reduction
-from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import LevelBuffers
 from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.reductions import mean_kernel
 
 WIDTH, HEIGHT = 96, 64
 ENCODINGS = [

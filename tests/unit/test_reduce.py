@@ -13,9 +13,10 @@ from PIL import Image
 from handlers.images.digest import RunningDigest
 from handlers.images.pixels import FULL_RANGE
 from handlers.images.reduction import MEAN, METHODS, Reduction
-from handlers.mipmaps import buffers, reduce, resize_kernel
+from handlers.mipmaps import buffers
 from handlers.mipmaps.buffers import Kind, LevelBuffers, buffers_for
 from handlers.mipmaps.make import make_mipmaps
+from handlers.mipmaps.reductions import reduce, resize_kernel
 from handlers.mipmaps.reductions.mean_kernel import GreyRange
 from handlers.mipmaps.reductions.resize import FILTERS, OF_NEIGHBOURS
 from tests.reduction import reduce_levels

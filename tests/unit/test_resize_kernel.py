@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from handlers.images.pixels import FULL_RANGE, Grey, IntensityRange
 from handlers.images.reduction import METHODS, Reduction
-from handlers.mipmaps import mean_kernel
 from handlers.mipmaps.buffers import Kind
+from handlers.mipmaps.reductions import mean_kernel
 from handlers.mipmaps.reductions.mean_kernel import compiled_code
 from handlers.mipmaps.reductions.reduce import ByStrips, filler
 from handlers.mipmaps.reductions.resize_kernel import CompiledResize, resizing_code
