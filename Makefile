@@ -22,8 +22,8 @@ demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-
 	$(BIN)/temwatch demo
 
 # Most tests often wait for processes: six at a time keep two cores busy. They start hundreds of processes; each would compile
-# temwatch again if PYTHONDONTWRITEBYTECODE were set. MAKEFLAGS would give VENV and TESTS to each `make` that a test runs.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE -u MAKEFLAGS $(BIN)/python -m pytest -n 6 --dist worksteal
+# temwatch again if PYTHONDONTWRITEBYTECODE were set.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 6 --dist worksteal
 TESTS ?= tests
 test: $(READY) ## run the tests (under five minutes; TESTS=tests/unit runs only these)
 	$(PYTEST) $(TESTS)

@@ -10,6 +10,8 @@ from daemon.commands.imports.command_names import IMPORT_COMMANDS
 
 def main() -> None:
     """Run the command that the command line names."""
+    _use_utf_8()
+    _open_closed_streams()
     _make_collection_rare()
     # pydantic would read the metadata of every installed distribution in search of its plugins.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -21,6 +23,26 @@ def main() -> None:
     from daemon.temwatch import temwatch
 
     temwatch()
+
+
+def _use_utf_8() -> None:
+    """Start again in Python's UTF-8 mode if the locale has another encoding, such as ISO-8859-1.
+
+    Metafiles and the configuration name files in UTF-8. Encoded by the locale, "é" would name another file.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  our own command
+
+
+def _open_closed_streams() -> None:
+    """Replace closed standard streams, as in `temwatch run >&-`, by the null device.
+
+    Otherwise the next file that is opened would be standard output or standard error, and get what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  open until the end
 
 
 def _make_collection_rare() -> None:

@@ -13,6 +13,10 @@ import pytest
 import structlog.dev
 from hypothesis import settings
 
+from tests.environment import forget_caller
+
+forget_caller(os.environ)
+
 # Tests must not depend on the speed of the machine. HYPOTHESIS_PROFILE=thorough draws more examples.
 settings.register_profile("temwatch", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=300)

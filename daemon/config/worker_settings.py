@@ -1,6 +1,5 @@
 """The section [workers]: the workers that make mipmaps, on this machine or on a dask cluster. Pure."""
 
-import os
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from daemon.config.errors import RefusedKeyError, quoted
 from daemon.config.section import AbsolutePath, OptionalPath, OptionalText, Section, Text
 from daemon.config.text import example
+from daemon.system.cores import usable_cores
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 
 CLUSTER_COUNT = 64
@@ -45,9 +45,9 @@ class WorkerSettings(Section):
     executor: Literal["processes", "dask"] = "processes"
     """"processes": worker processes on this machine. "dask": the workers of a dask scheduler."""
     count: int = Field(0, ge=0, le=1024)
-    """Number of worker processes. 0: three for every two cores of this machine, since workers also wait for disks; a
-    slow file server needs up to four for each core. With dask: about the number of threads of all workers; the daemon
-    submits half as many tiles more. 0: 64."""
+    """Number of worker processes. 0: three for every two cores that the daemon may use, since workers also wait for
+    disks; a slow file server needs up to four for each core. With dask: about the number of threads of all workers; the
+    daemon submits half as many tiles more. 0: 64."""
     dask_scheduler: OptionalText = Field(None, **example(""))
     """Address of the dask scheduler, as in "tcp://scheduler:8786" or "tls://scheduler:8786". Only valid with executor =
     "dask". While the scheduler or its workers are unreachable, tiles wait for them. `check-config --probe` tests the
@@ -95,7 +95,7 @@ class WorkerSettings(Section):
     @property
     def at_once(self) -> int:
         """Number of worker processes; with dask, number of tiles submitted at the same time."""
-        return self.count or (CLUSTER_COUNT if self.cluster else default_processes(os.cpu_count() or 1))
+        return self.count or (CLUSTER_COUNT if self.cluster else default_processes(usable_cores()))
 
     @property
     def cluster(self) -> ClusterAccess | None:

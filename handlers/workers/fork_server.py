@@ -53,17 +53,21 @@ def _start_without_address_file() -> None:
     """Start the fork server, and delete the file of its socket: the socket can also be reached by a descriptor.
 
     Python would keep the file in a new temporary directory as long as this process runs, and a killed process would
-    leave both. The descriptor of a dead server is replaced.
+    leave both. The descriptor of a dead server is replaced. The directory is also named by a descriptor: the path of a
+    socket has at most 107 bytes, and TMPDIR may be longer.
     """
     config: Any = multiprocessing.current_process()._config  # type: ignore[attr-defined]
-    before = config.get("tempdir")
-    with tempfile.TemporaryDirectory(prefix="temwatch-") as directory:
-        config["tempdir"] = directory
+    before, address = config.get("tempdir"), _server._forkserver_address
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="temwatch-"))
+        opened = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+        stack.callback(os.close, opened)
+        config["tempdir"] = f"{OPEN_FILES}{opened}"
         try:
             forkserver.ensure_running()
         finally:
             config["tempdir"] = before
-        if not _server._forkserver_address.startswith(OPEN_FILES):
+        if _server._forkserver_address != address:
             _close_address()
             _address.append(os.open(_server._forkserver_address, os.O_PATH | os.O_CLOEXEC))
             _server._forkserver_address = f"{OPEN_FILES}{_address[0]}"

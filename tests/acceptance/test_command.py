@@ -19,12 +19,20 @@ def started(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)
 
 
-def test_the_demonstration_verifies_its_results_and_reports_it(tmp_path):
-    output = tmp_path / "out"
+def test_the_demonstration_verifies_its_results_and_ignores_the_settings_of_a_site(tmp_path):
+    output, site = tmp_path / "out", tmp_path / "site.sqlite"
     size = ("--sections", "2", "--tiles", "4", "--size", "128x128")
-    no_browser = {**os.environ, "PATH": str(tmp_path)}  # pictures of pages would take most of the time
-    done = started("demo", *size, "--output", str(output), env=no_browser)
+    nowhere = "http://127.0.0.1:1"
+    environment = {
+        **os.environ,
+        "PATH": str(tmp_path),  # no browser: pictures of pages would take most of the time
+        "TEMWATCH_RENDER__URL": f"{nowhere}/render-ws/v1",
+        "TEMWATCH_JOURNAL__PATH": str(site),
+        "http_proxy": nowhere,
+    }
+    done = started("demo", *size, "--output", str(output), env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not site.exists()
     assert "all verified" in done.stdout
     assert len(list((output / "pictures").glob("*.png"))) == 2
     assert "COMPLETE" in done.stdout

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,17 @@ def test_a_directory_that_is_not_utf_8_is_processed_and_reported(rig: Rig, write
     rig.daemon.stop()
     for line in rig.daemon.log.read_bytes().splitlines():
         json.loads(line.decode())
+
+
+def test_names_of_files_are_utf_8_in_every_locale(rig: Rig) -> None:
+    rig.acquisition = rig.acquisition / "Würfel"
+    rig.acquisition.mkdir()
+    rig.render_url = "http://127.0.0.1:1/render-ws/v1"
+    command = [sys.executable, "-m", "daemon", "check-config", "--config", str(rig.config())]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0"}  # ASCII; a locale with ISO-8859-1 need not be installed
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    said = done.stdout.decode()
+    assert f"reads    {rig.acquisition}" in said
+    assert "W%C3%BCrfel" in said
+    assert "there is no directory" not in said

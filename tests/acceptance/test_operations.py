@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
+from tests.environment import proxies_of_caller
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temwatch" / "debian-12.tar.gz"
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.so")
@@ -41,7 +43,7 @@ class Debian:
 
 def environment() -> dict[str, str]:
     """Return the environment of a login as root, with this machine's network settings; systemctl runs offline."""
-    network = {name: value for name, value in os.environ.items() if re.match(r"PIP_|.*_proxy$", name, re.IGNORECASE)}
+    network = {name: value for name, value in os.environ.items() if name.startswith("PIP_")} | proxies_of_caller()
     login = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     chroot = {"PIP_CERT": str(CERTIFICATES), "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
     port = {"TEMWATCH_HTTP__PORT": "0"}  # check-config refuses a port that a program of this machine uses
@@ -75,6 +77,7 @@ def make_root(archive: Path, place: Path) -> None:
         ["debootstrap", "--variant=minbase", "--include=systemd", "bookworm", place, debian_mirror()],
         check=True,
         stdout=subprocess.DEVNULL,
+        env=os.environ | proxies_of_caller(),
     )
     archive.parent.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_name(f".{archive.name}.{os.getpid()}")

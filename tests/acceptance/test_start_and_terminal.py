@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.rig import Rig, wait_for
+from daemon.simulator.demonstration.processes import free_port
+from tests.acceptance.rig import Rig, temwatch, wait_for
 from tests.process_group import kill_group
 
 
@@ -61,6 +62,23 @@ def test_a_daemon_whose_terminal_is_closed_stops(rig: Rig, tmp_path: Path):
         process.kill()
         process.wait()
     assert "daemon.terminal_closed" in log.read_text()
+
+
+def test_a_daemon_without_standard_streams_runs(rig: Rig, tmp_path: Path):
+    """No file that the daemon opens is its standard output or standard error, which libraries write to."""
+    rig.start_standin()
+    port = free_port()
+    rig.settings["http.port"] = port
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "daemon", "run"]
+    process = subprocess.Popen([*command, "--config", str(rig.config())])
+    try:
+        wait_for(lambda: temwatch("health", "--url", f"http://127.0.0.1:{port}").returncode == 0, 60, "ready")
+        assert {str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in range(3)} == {os.devnull}
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 # --- the text of every end

@@ -782,6 +782,24 @@ def test_a_released_fork_server_ends_before_this_process_and_the_next_pool_start
     assert not done.stderr
 
 
+def test_the_temporary_directory_may_have_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    """In another process with its own temporary directory."""
+    long = tmp_path / ("d" * 120)
+    long.mkdir()
+    code = textwrap.dedent("""
+        from handlers.workers.fork_server import end_server
+        from handlers.workers.opening import open_executor
+        with open_executor("processes", 1) as pool:
+            print(pool.executor.submit(len, "four").result())
+        end_server()
+    """)
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.stdout, done.stderr) == ("4\n", "")
+    assert not list(long.iterdir())
+
+
 def test_a_dead_fork_server_is_replaced(tmp_path_factory: pytest.TempPathFactory) -> None:
     """In another process with its own temporary directory."""
     code = textwrap.dedent("""

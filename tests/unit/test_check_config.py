@@ -56,7 +56,7 @@ def test_the_effect_shows_the_whole_z_rule(settings: Callable[..., Settings]) ->
 def test_the_effect_shows_how_many_tiles_are_made_at_once(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     dask = {"executor": "dask", "dask_scheduler": "tcp://scheduler:8786"}
     assert "workers    processes, 12 at once" in list(
         effect(settings())

@@ -116,7 +116,9 @@ def demo(
 ) -> None:
     """Run a simulated microscope, the daemon and a stand-in for render-ws, each as a process."""
     from daemon.simulator.demonstration.demonstrate import Show, parse_size
+    from daemon.simulator.demonstration.processes import forget_site
 
+    forget_site()
     require_format(format_)
     try:
         width, height = parse_size(size)

@@ -24,6 +24,7 @@ from daemon.montages.states import MontageState
 from daemon.notify.alerts.difference_report import MAX_MONTAGES, DifferenceReport, report_differences
 from daemon.pipeline.replay.lookup import Lookup
 from daemon.pipeline.replay.selection import Selection
+from daemon.system.cores import usable_cores
 from handlers.difference import Difference, Kind
 from handlers.errors import Fault, SettingsFault
 from handlers.progress import progress_bar
@@ -110,7 +111,7 @@ async def open_verifier(settings: Settings, *, deep: bool = False) -> AsyncItera
             f"{settings.journal.path} does not exist",
             "check the path; a daemon with this configuration has never run",
         )
-    workers = settings.workers.count or os.cpu_count() or 1
+    workers = settings.workers.count or usable_cores()
     async with (
         Journal(settings.journal.path, read_only=True) as journal,
         RenderClient(settings.render.url, access=settings.render.access) as client,

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from daemon.config.settings import ENVIRONMENT_PREFIX
 from daemon.simulator.writers import FORMATS
 from handlers.errors import Fault, SettingsFault
 
@@ -44,6 +45,17 @@ def prepare(output: Path) -> None:
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / MARK).touch()
+
+
+def forget_site() -> None:
+    """Remove a site's settings of temwatch and proxies from the environment.
+
+    The settings have precedence over the configuration of the demonstration, and could name the site's journal and its
+    render-ws. A proxy does not reach the services of the demonstration, which are on this machine.
+    """
+    for name in list(os.environ):
+        if name.upper().startswith(ENVIRONMENT_PREFIX) or name.lower().endswith("_proxy"):
+            del os.environ[name]
 
 
 def free_port() -> int:
