@@ -45,25 +45,14 @@ async def result_of(future: Future[T]) -> T:
 
 async def result_in_time(jobs: StartedJobs, future: Future[T], timeout_s: float) -> T:
     """Return the future's result. Raises JobTimedOut `timeout_s` after its start, NotStarted if it never starts."""
-    start = jobs.add(future)
-    result: asyncio.Future[T] = asyncio.ensure_future(result_of(future))
-    result.add_done_callback(_retrieve)
-    both: tuple[asyncio.Future[Any], ...] = (result, start)
     try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done() and not start.result():
-            raise NotStarted
-        while not result.done():
-            began = time.monotonic()
-            await asyncio.wait([result], timeout=timeout_s)
-            if not jobs.was_replacing_worker(since=began):
-                break
-    except BaseException:
-        result.cancel()  # this also cancels the job, unless a worker runs it
-        raise
-    if not result.done():
-        raise JobTimedOut  # the job stays in the executor, since `replace_worker` finds its worker by the job
-    return result.result()
+        async with asyncio.timeout(None) as limit:
+            jobs.add(future, limit, timeout_s)
+            return await result_of(future)
+    except TimeoutError:
+        if not limit.expired():  # the job raised it
+            raise
+        raise (NotStarted if jobs.is_refused(future) else JobTimedOut) from None
 
 
 async def result_of_running(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -19,15 +18,18 @@ class StartedJobs:
         self.executor = executor
         self.is_retired = False
         self._free = workers
-        self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._unfinished: set[Future[Any]] = set()
+        self._waiting: dict[Future[Any], tuple[asyncio.Timeout, float]] = {}
+        """Jobs that have not started, in the order of submission, with their limit and its seconds."""
+        self._refused: set[Future[Any]] = set()
+        """Jobs that will not start."""
+        self._awaited: set[Future[Any]] = set()
         self._is_empty = False
         self._replacements = 0
         self._replaced_at = float("-inf")
 
     def __len__(self) -> int:
         """Return the number of jobs that are not finished."""
-        return len(self._unfinished)
+        return len(self._awaited)
 
     @contextlib.contextmanager
     def replacing_worker(self) -> Iterator[None]:
@@ -43,49 +45,59 @@ class StartedJobs:
         """Whether a worker was being replaced at any time from `since` (`time.monotonic`) until now."""
         return self._replacements > 0 or self._replaced_at >= since
 
-    def add(self, future: Future[Any]) -> asyncio.Future[bool]:
-        """Add a job. Return a future that becomes True when the job starts, and False if it never will."""
-        loop = asyncio.get_running_loop()
-        start: asyncio.Future[bool] = loop.create_future()
-        self._unfinished.add(future)
-        self._waiting.append(start)
+    def add(self, future: Future[Any], limit: asyncio.Timeout, timeout_s: float) -> None:
+        """Add a job. Its limit expires `timeout_s` after its start, or at once when the job will never start."""
+        self._awaited.add(future)
+        self._waiting[future] = limit, timeout_s
         self._start_next()
 
-        def ended(_: Future[Any]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._end, future, start)
-
-        future.add_done_callback(ended)
-        return start
+    def is_refused(self, future: Future[Any]) -> bool:
+        """Whether a job will not start."""
+        return future in self._refused
 
     def retire(self, hanging: Future[Any]) -> None:
         """Retire the executor because of a hanging job: other running jobs may end, waiting jobs will not start."""
         self.is_retired = True
-        self._unfinished.discard(hanging)
-        for start in self._waiting:
-            if not start.done():
-                start.set_result(False)
+        self._awaited.discard(hanging)
+        self._refused |= self._waiting.keys()
+        for future, (limit, _) in self._waiting.items():
+            self._expire_in(0.0, future, limit)
         self._waiting.clear()
 
     def remove(self, future: Future[Any]) -> bool:
         """Remove a job that is no longer awaited. Return whether it was the last job of a retired executor."""
-        self._unfinished.discard(future)
-        if not self.is_retired or self._unfinished or self._is_empty:
+        self._awaited.discard(future)
+        if future.done():
+            self._end(future)
+        else:
+            self._end_later(future)
+        if not self.is_retired or self._awaited or self._is_empty:
             return False
         self._is_empty = True
         return True
 
-    def _start_next(self) -> None:
-        while self._waiting and self._free:
-            start = self._waiting.popleft()
-            if not start.done():
-                start.set_result(True)
-                self._free -= 1
+    def _end_later(self, future: Future[Any]) -> None:
+        """Count a job's worker as free when the job ends: a worker may run it although nobody waits for its result."""
+        loop = asyncio.get_running_loop()
 
-    def _end(self, future: Future[Any], start: asyncio.Future[bool]) -> None:
-        self._unfinished.discard(future)
-        if not start.done():
-            start.set_result(True)  # it ended before its start was counted, so no worker becomes free
-        elif start.result():
-            self._free += 1
+        def ended(_: Future[Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._end, future)
+
+        future.add_done_callback(ended)
+
+    def _end(self, future: Future[Any]) -> None:
+        is_counted = self._waiting.pop(future, None) is None and future not in self._refused
+        self._free += is_counted  # otherwise it ended before its start was counted
         self._start_next()
+
+    def _start_next(self) -> None:
+        while self._free and self._waiting:
+            future = next(iter(self._waiting))
+            limit, timeout_s = self._waiting.pop(future)
+            self._free -= 1
+            self._expire_in(timeout_s, future, limit)
+
+    def _expire_in(self, delay_s: float, future: Future[Any], limit: asyncio.Timeout) -> None:
+        if future in self._awaited:  # otherwise its limit has ended
+            limit.reschedule(asyncio.get_running_loop().time() + delay_s)
