@@ -56,6 +56,9 @@ class RangedFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         """Return bytes, fewer at the end; without a size the rest."""
         rest = max(0, self.content.size - self._position)
-        piece = self.content.pread(rest if size is None or size < 0 else size, self._position)
+        wanted = rest if size is None or size < 0 else min(size, rest)
+        piece = self.content.pread(wanted, self._position)
+        while len(piece) < wanted and (more := self.content.pread(wanted - len(piece), self._position + len(piece))):
+            piece += more
         self._position += len(piece)
         return piece

@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 
 from handlers.container import Container
 from handlers.errors import Fault, ImageFault, ImagesMissing, InvalidImage, reading_fault
-from handlers.images.digest import snapshot
+from handlers.images.digest import HashedFile
 from handlers.images.formats.bmp_pixels import bmp_pixels
 from handlers.images.formats.pillow_pixels import UNREADABLE, jpeg_pixels
 from handlers.images.formats.png_pixels import png_pixels
@@ -28,23 +28,32 @@ def read_image(
 
 
 def read_hashed(image: Opened, path: Place, width: int, height: int, *, mask: bool = False) -> tuple[Grey, bytes]:
-    """Return the pixels, (H, W), of an open image of a given size, and the digest of the bytes that were decoded."""
+    """Return the pixels, (H, W), of an open image of a given size, and the digest of the bytes that were read."""
     with translate_errors(path):
-        info = read_header(image, path, mask=mask)  # refuses a file whose copy would exhaust the memory
-        require_size(info, path, width, height)
-        if not isinstance(image, int):  # its ranges are of one version, and hashed as they are read
-            with RangedFile(image) as file:
-                return _read(cast("BinaryIO", file), path, width, height, mask=mask)[0], image.digest()
-        with snapshot(image, info.file_bytes) as (copy, digest):
-            return _read(copy, path, width, height, mask=mask)[0], digest
+        info = _header(image, path, width, height, mask=mask)
+        content = HashedFile(image) if isinstance(image, int) else image
+        with RangedFile(content) as file:
+            return _pixels(cast("BinaryIO", file), info), content.digest()
 
 
 def _read(file: BinaryIO, path: Place, width: int, height: int, *, mask: bool) -> tuple[Grey, ImageInfo]:
-    info = read_header(opened(file), path, mask=mask, with_layout=True)
+    info = _header(opened(file), path, width, height, mask=mask)
+    return _pixels(file, info), info
+
+
+def _header(image: Opened, path: Place, width: int, height: int, *, mask: bool) -> ImageInfo:
+    info = read_header(image, path, mask=mask, with_layout=True)
     require_size(info, path, width, height)
+    return info
+
+
+def _pixels(file: BinaryIO, info: ImageInfo) -> Grey:
     with warnings.catch_warnings():  # Pillow warns about metadata, which is not used
         warnings.simplefilter("ignore")
-        return _decode(file, info), info
+        pixels = _decode(file, info)
+    if pixels.shape != (info.height, info.width):
+        raise InvalidImage("changed its size while it was read")
+    return pixels
 
 
 def require_size(info: ImageInfo, path: Place, width: int, height: int) -> None:

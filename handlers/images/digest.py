@@ -2,9 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import xxhash
 
@@ -32,8 +30,8 @@ class FileContent(NamedTuple):
 class RunningDigest:
     """Digest of a file whose reader passes it piece by piece, so that bytes are hashed while they are in the cache.
 
-    Bytes between the pieces, such as a header, are read here. If the pieces are not in ascending order of their
-    offsets, the whole file is read once more.
+    Bytes before a piece that were not passed, such as a header, are read here. Bytes that are passed again are not
+    hashed again.
 
     An object computes the digest of its ranges itself.
 
@@ -46,23 +44,21 @@ class RunningDigest:
         self._image = image
         self._hash = xxhash.xxh3_128()
         self._position = 0
-        self._in_order = True
+        """All bytes before it are hashed."""
 
     def take(self, offset: int, piece: memoryview) -> None:
         """Add a piece of the file, which begins at an offset."""
-        self._in_order = self._in_order and offset >= self._position
-        if not self._in_order or not isinstance(self._image, int):
+        if not isinstance(self._image, int):
             return
         self._read_up_to(offset)
-        self._hash.update(piece)
-        self._position = offset + len(piece)
+        new = piece[max(0, self._position - offset) :]
+        self._hash.update(new)
+        self._position += len(new)
 
     def digest(self) -> bytes:
         """Return the digest, after reading all bytes that were not added."""
         if not isinstance(self._image, int):
             return self._image.digest()
-        if not self._in_order:
-            self._hash, self._position = xxhash.xxh3_128(), 0
         self._read_up_to(None)
         return self._hash.digest()
 
@@ -77,7 +73,7 @@ class RunningDigest:
 
 
 class HashedFile:
-    """An open file, hashed while it is read in ascending order of the offsets. A `Ranged`."""
+    """An open file, hashed while it is read. A `Ranged`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -119,19 +115,3 @@ def content_of(descriptor: int) -> FileContent:
     """Return identity and digest of an open file. Blocking."""
     identity = settled_identity(descriptor)
     return FileContent(identity, RunningDigest(descriptor).digest())
-
-
-@contextmanager
-def snapshot(descriptor: int, file_bytes: int) -> Iterator[tuple[BinaryIO, bytes]]:
-    """Yield a copy of the first `file_bytes` of an open file in memory, and their digest.
-
-    A decoder of the copy reads the bytes that were hashed, even if another program writes to the file meanwhile.
-    """
-    hashed, offset = xxhash.xxh3_128(), 0
-    with os.fdopen(os.memfd_create("level 0", os.MFD_CLOEXEC), "w+b") as copy:
-        while piece := os.pread(descriptor, min(_PIECE_BYTES, file_bytes - offset), offset):
-            hashed.update(piece)
-            copy.write(piece)
-            offset += len(piece)
-        copy.seek(0)
-        yield copy, hashed.digest()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from handlers.file_status import FileStatus, status_of
 from handlers.identity import FileIdentity
 from handlers.images import digest as digest_module
-from handlers.images.digest import DIGEST_BYTES, RunningDigest, content_of, settled_identity, snapshot
+from handlers.images.digest import DIGEST_BYTES, HashedFile, RunningDigest, content_of, settled_identity
 
 CONTENT = bytes(range(256)) * 40
 
@@ -41,14 +41,16 @@ def test_the_digest_is_of_the_pieces_and_not_of_later_content(tmp_path: Path) ->
         assert digest.digest() == xxhash.xxh3_128(CONTENT).digest()
 
 
-def test_a_snapshot_keeps_the_bytes_that_it_hashed(tmp_path: Path) -> None:
+def test_a_file_is_hashed_when_its_bytes_are_read_first(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(CONTENT)
-    with path.open("rb") as file, snapshot(file.fileno(), path.stat().st_size) as (copy, digest):
-        path.write_bytes(b"something else")
-        assert copy.read() == CONTENT
-        assert digest == xxhash.xxh3_128(CONTENT).digest()
-        assert len(digest) == DIGEST_BYTES
+    with path.open("rb") as file:
+        hashed = HashedFile(file.fileno())
+        assert hashed.pread(len(CONTENT), 0) == CONTENT
+        path.write_bytes(bytes(len(CONTENT)))
+        assert hashed.pread(100, 50) == bytes(100)
+        assert hashed.digest() == xxhash.xxh3_128(CONTENT).digest()
+        assert len(hashed.digest()) == DIGEST_BYTES
 
 
 def test_the_content_of_a_file_is_its_identity_and_its_digest(tmp_path: Path) -> None:

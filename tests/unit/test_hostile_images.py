@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 
 from daemon.pipeline.changes import compare_images
 from handlers.errors import ImageFault
+from handlers.images import decode
 from handlers.images.decode import read_hashed, read_image
 from handlers.images.digest import content_of
-from handlers.images.header import inspect_image, open_descriptor
+from handlers.images.header import ImageInfo, inspect_image, open_descriptor
 from handlers.images.level0 import Level0File
 from handlers.images.render_source import RenderSource
 from handlers.images.served_level0 import ServedLevel0
@@ -54,6 +56,24 @@ def test_a_worker_refuses_a_hostile_image_before_it_copies_the_file(
     with open_descriptor(path) as descriptor, pytest.raises(ImageFault, match="should have"):
         read_hashed(descriptor, path, WIDTH, HEIGHT)
     assert reads()[0] - bytes_before < MAX_BYTES
+
+
+def test_an_image_that_gets_another_size_after_its_header_was_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("L", (WIDTH, HEIGHT)).save(path)
+    read = decode.read_header
+
+    def read_and_replace(*given: Any, **options: Any) -> ImageInfo:
+        info = read(*given, **options)
+        with Image.new("L", (WIDTH // 2, HEIGHT // 2)) as smaller, path.open("r+b") as file:
+            smaller.save(file, "JPEG")
+        return info
+
+    monkeypatch.setattr(decode, "read_header", read_and_replace)
+    with open_descriptor(path) as descriptor, pytest.raises(ImageFault, match="changed its size"):
+        read_hashed(descriptor, path, WIDTH, HEIGHT)
 
 
 def test_too_many_png_chunks_after_the_pixels_are_refused_while_decoding(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ module checks that the data are complete.
 Source: ITU-T T.81, annex B.
 """
 
+import io
 import re
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import Final, NamedTuple
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, pairwise
+from typing import BinaryIO, Final, NamedTuple, cast
 
 from handlers.errors import InvalidImage
 
@@ -117,8 +119,8 @@ def require_end(tail: bytes) -> None:
         raise InvalidImage("is truncated: the end of its JPEG data is missing")
 
 
-def with_fillers(content: bytes) -> Iterator[bytes]:
-    """Yield the stream twice, with one of two fillers after every part of its coded data.
+def with_fillers(content: bytes) -> Iterator[BinaryIO]:
+    """Yield two files of the stream, with one of two fillers after every part of its coded data.
 
     If all parts are complete, both decode to the pixels of the stream itself; if not, to different pixels.
 
@@ -127,10 +129,39 @@ def with_fillers(content: bytes) -> Iterator[bytes]:
     InvalidImage
         If the end marker, a restart marker or a scan is missing.
     """
-    ends = list(_data_ends(content, frame_of(lambda at, length: content[at : at + length])))
-    limits, view = [0, *ends, len(content)], memoryview(content)
-    parts = [view[start:end] for start, end in pairwise(limits)]
-    return (filler.join(parts) for filler in _FILLERS)
+    ends = array("q", _data_ends(content, frame_of(lambda at, length: content[at : at + length])))
+    return (cast("BinaryIO", _Filled(content, ends, filler)) for filler in _FILLERS)
+
+
+class _Filled:
+    """A file that inserts a filler at some offsets of a stream, in ascending order, while Pillow reads it."""
+
+    def __init__(self, content: bytes, at: Sequence[int], filler: bytes) -> None:
+        self._content, self._at, self._filler = memoryview(content), at, filler
+        self.seek(0)
+
+    def seek(self, offset: int) -> None:
+        """Return to the beginning."""
+        if offset:
+            raise io.UnsupportedOperation(f"seek to {offset}")
+        self._position, self._rest = 0, memoryview(b"")
+        limits = pairwise(chain((0,), self._at, (len(self._content),)))
+        parts = chain.from_iterable((memoryview(self._filler), self._content[start:end]) for start, end in limits)
+        self._parts = islice(parts, 1, None)  # no filler at the beginning
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        """Return bytes, fewer at the end."""
+        found = bytearray()
+        while len(found) < size and (part := self._rest or next(self._parts, self._rest)):
+            missing = size - len(found)
+            found += part[:missing]
+            self._rest = part[missing:]
+        self._position += len(found)
+        return bytes(found)
 
 
 def _data_ends(content: bytes, frame: Frame) -> Iterator[int]:

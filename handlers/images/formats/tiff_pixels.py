@@ -93,13 +93,15 @@ def _of_jpeg(image: Opened, layout: TiffLayout) -> Grey:
         if layout.jpeg_tables:  # they are a separate stream without pixels
             content = layout.jpeg_tables[: layout.jpeg_tables.rindex(b"\xff\xd9")] + content[2:]
         piece = jpeg_pixels(content)
+        if piece.shape == pixels.shape:
+            return piece
         place = pixels[top : top + layout.piece_height, left : left + layout.piece_width]
         place[...] = piece[: place.shape[0], : place.shape[1]]
     return pixels
 
 
 def _by_libtiff(image: Opened, layout: TiffLayout) -> Grey:
-    plain = TiffImagePlugin.TiffImageFile(io.BytesIO(_plain_tiff(image, layout)))
+    plain = TiffImagePlugin.TiffImageFile(_plain_tiff(image, layout))
     try:
         return array_of(plain)
     except OSError as error:
@@ -107,13 +109,14 @@ def _by_libtiff(image: Opened, layout: TiffLayout) -> Grey:
         raise InvalidImage(f"cannot be decoded: its {name} data are broken or end too early") from error
 
 
-def _plain_tiff(image: Opened, layout: TiffLayout) -> bytes:
+def _plain_tiff(image: Opened, layout: TiffLayout) -> io.BytesIO:
     """Return a TIFF with the same encoded pixels and a minimal header."""
-    offsets, content = [], bytearray(8)
+    offsets, content = [], io.BytesIO(bytes(8))
+    content.seek(8)
     for index in range(len(layout.offsets)):
-        offsets.append(len(content))
-        content += _piece(image, layout, index)
-    content += bytes(len(content) % 2)
+        offsets.append(content.tell())
+        content.write(_piece(image, layout, index))
+    content.write(bytes(content.tell() % 2))
     shape = (322, 323) if layout.is_tiled else (256, 278)
     tags: dict[int, tuple[int, tuple[int, ...]]] = {
         shape[0]: (_LONG, (layout.piece_width,)),
@@ -129,8 +132,12 @@ def _plain_tiff(image: Opened, layout: TiffLayout) -> bytes:
         325 if layout.is_tiled else 279: (_LONG, layout.lengths),
     }
     mark = b"II*\0" if layout.order == "<" else b"MM\0*"
-    content[:8] = mark + struct.pack(f"{layout.order}I", len(content))
-    return bytes(content + _directory(tags, len(content), layout.order))
+    directory_at = content.tell()
+    content.write(_directory(tags, directory_at, layout.order))
+    content.seek(0)
+    content.write(mark + struct.pack(f"{layout.order}I", directory_at))
+    content.seek(0)
+    return content
 
 
 def _directory(tags: dict[int, tuple[int, tuple[int, ...]]], at: int, order: str) -> bytes:
