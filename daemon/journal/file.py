@@ -64,10 +64,7 @@ def connect(path: Path, examination: Examination | None = None) -> Connection:
     if not path.exists():
         _create(path)
         examination = None
-    elif path.stat().st_size == 0:
-        raise damaged(path, "it is empty")
-    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        raise StorageFault(str(path), "the journal cannot be written", HINTS[sqlite3.SQLITE_READONLY])
+    _require_usable(path)
     connection = _open(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -81,6 +78,39 @@ def connect(path: Path, examination: Examination | None = None) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def examine(path: Path) -> None:
+    """Raise the fault that `connect` would raise because of the file's content or mode. Changes no file.
+
+    Raises
+    ------
+    UnusableJournal, StorageFault, sqlite3.DatabaseError
+        As `connect`.
+    """
+    if not path.exists():
+        _require_no_companion(path)
+        return
+    _require_usable(path)
+    if _has_wal(path) and not Path(f"{path}-shm").exists():
+        return  # SQLite would create it
+    with closing(connect_unchanged(path)) as connection:
+        _examine(connection, path, None)
+
+
+def connect_unchanged(path: Path) -> Connection:
+    """Return a connection that reads an existing journal and changes no file, not even -wal or -shm.
+
+    Raises the same faults as `connect`; OperationalError also if -wal has content and -shm is missing.
+    """
+    # With a read-only -shm SQLite keeps the index of -wal in memory; without -wal it needs none.
+    access = "readonly_shm=1" if _has_wal(path) else "immutable=1"
+    return _open_read_only(path, f"file:{quote(str(path))}?mode=ro&{access}")
+
+
+def _has_wal(path: Path) -> bool:
+    wal = Path(f"{path}-wal")
+    return wal.exists() and wal.stat().st_size > 0
 
 
 def connect_beside(path: Path) -> Connection:
@@ -129,11 +159,22 @@ def _open(path: Path, uri: str = "") -> Connection:
     return connection
 
 
-def _create(path: Path) -> None:
-    """Create an empty journal under another name, then rename it."""
+def _require_usable(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise damaged(path, "it is empty")
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise StorageFault(str(path), "the journal cannot be written", HINTS[sqlite3.SQLITE_READONLY])
+
+
+def _require_no_companion(path: Path) -> None:
     for companion in ("-wal", "-journal"):
         if Path(f"{path}{companion}").exists():
             raise damaged(path, f"it is missing, but its {companion} file exists")
+
+
+def _create(path: Path) -> None:
+    """Create an empty journal under another name, then rename it."""
+    _require_no_companion(path)
     unfinished = path.with_name(f".{path.name}.new")
     unfinished.unlink(missing_ok=True)
     try:

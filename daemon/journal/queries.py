@@ -127,8 +127,7 @@ class JournalQueries(JournalConnection):
 
     async def known_metafiles(self) -> dict[str, int]:
         """Return the number of metafiles in the journal by watch."""
-        query = "SELECT watch, count(DISTINCT metafile) FROM montages GROUP BY watch"
-        return await self.read(lambda connection: dict(connection.execute(query)))
+        return await self.read(known_metafiles)
 
     async def oldest_unfinished_s(self) -> float | None:
         """Return the age of the oldest unfinished montage, seconds; None if all are finished or wait for a person."""
@@ -197,6 +196,14 @@ class JournalQueries(JournalConnection):
 
     async def is_used_for_mipmaps(self, directory: Place) -> bool:
         """Whether mipmaps were ever written to a directory."""
-        query = "SELECT 1 FROM mipmap_directories WHERE directory = ?"
-        values = (place_uri(directory),)
-        return await self.read(lambda connection: connection.execute(query, values).fetchone() is not None)
+        return place_uri(directory) in await self.read(mipmap_directories)
+
+
+def known_metafiles(connection: rows.Connection) -> dict[str, int]:
+    """Return the number of metafiles in the journal by watch."""
+    return dict(connection.execute("SELECT watch, count(DISTINCT metafile) FROM montages GROUP BY watch"))
+
+
+def mipmap_directories(connection: rows.Connection) -> frozenset[str]:
+    """Return the URIs of the directories and stores to which mipmaps were ever written."""
+    return frozenset(uri for (uri,) in connection.execute("SELECT directory FROM mipmap_directories"))

@@ -93,6 +93,25 @@ def lock_root(directory: Path, state_directory: Path | None = None) -> RootLock:
     return _lock_in(state_directory, directory, f"{status.st_dev:x}-{status.st_ino:x}", remark)
 
 
+def require_unwatched(directory: Path, daemon: int | None) -> str:
+    """Raise the fault that `lock_root` would raise because another process has locked a directory. Locks nothing.
+
+    Parameters
+    ----------
+    daemon : id of a process whose lock is ignored.
+
+    Returns
+    -------
+    A remark for an operator if a process of another user has locked it; otherwise an empty text.
+    """
+    descriptor = _open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        owner = _owner(descriptor)
+    finally:
+        os.close(descriptor)
+    return "" if owner in (None, daemon) else _remark_on_holder(directory, owner)
+
+
 def owner_note(journal: Path) -> str:
     """Return the note of a journal's last owner, or an empty text. Valid only while a process owns the journal."""
     try:
@@ -127,13 +146,9 @@ def lock_journal(journal: Path) -> RootLock:
         If the lock file cannot be created for another reason.
     """
     try:
-        descriptor = _open(_lock_file(journal), os.O_RDWR | os.O_CREAT)
-    except StorageFault as fault:
-        if getattr(fault.__cause__, "errno", None) in _NEEDS_AN_OPERATOR:
-            hint = "create the directory and let the service's user write there"
-            problem = f"no file can be created in {printable(journal.parent)}: {fault.__cause__.strerror}"  # type: ignore[union-attr]
-            raise UnusableJournalDirectory("journal.path", problem, hint) from fault
-        raise
+        descriptor = os.open(_lock_file(journal), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise _lock_file_fault(journal, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -148,6 +163,33 @@ def lock_journal(journal: Path) -> RootLock:
     lock = RootLock(journal.parent, descriptor, is_on_directory=False)
     lock.note("")  # deletes the note of the previous owner
     return lock
+
+
+def require_lockable(journal: Path) -> None:
+    """Raise the fault that `lock_journal` would raise because of the journal's directory. Creates and locks nothing."""
+    try:
+        _require_creatable(_lock_file(journal))
+    except OSError as error:
+        raise _lock_file_fault(journal, error) from error
+
+
+def _require_creatable(path: Path) -> None:
+    """Raise the OSError of opening a file for writing that is created if it is missing."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS)) from None
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+
+def _lock_file_fault(journal: Path, error: OSError) -> StorageFault | UnusableJournalDirectory:
+    if error.errno not in _NEEDS_AN_OPERATOR:
+        return storage_fault(printable(_lock_file(journal)), "open it", error)
+    problem = f"no file can be created in {printable(journal.parent)}: {error.strerror}"
+    hint = "create the directory and let the service's user write there"
+    return UnusableJournalDirectory("journal.path", problem, hint)
 
 
 def _lock_in(state_directory: Path | None, directory: Path, name: str, remark: str) -> RootLock:
@@ -220,11 +262,16 @@ def _user_of(process: int) -> int | None:
     return next((int(line.split()[2]) for line in lines if line.startswith("Uid:")), None)
 
 
+def watched_twice_fault(directory: Path) -> SettingsFault:
+    """Return the fault of a directory that two watches of one configuration name, by different paths."""
+    hint = "remove one of the two watches; a metafile belongs to one watch"
+    problem = "is watched by another temwatch, or by another watch of this one under a second name"
+    return SettingsFault(printable(directory), problem, hint)
+
+
 def _watched_fault(directory: Path, owner: int | None) -> Fault:
     if owner == os.getpid():
-        hint = "remove one of the two watches; a metafile belongs to one watch"
-        problem = "is watched by another temwatch, or by another watch of this one under a second name"
-        return SettingsFault(printable(directory), problem, hint)
+        return watched_twice_fault(directory)
     who = f" (process {owner})" if owner else ""
     hint = "stop the other one, or let one of them watch another directory"
     return SettingsFault(printable(directory), f"is watched by another temwatch{who}", hint)

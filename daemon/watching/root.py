@@ -133,7 +133,7 @@ class RootScanner:
             return self._view([], trouble)
         self._refresh_events(renew=events_unreliable and everything)
         try:
-            has_vanished = self._before != NOTHING and _has_no_entries(self._path)
+            has_vanished = self._before != NOTHING and has_no_entries(self._path)
         except OSError as error:
             return self._view([], _inaccessible(error))
         if has_vanished:
@@ -250,9 +250,7 @@ class RootScanner:
 
     def _reasons(self) -> Iterable[Reason]:
         if self._is_empty:
-            held = f"{self._before.metafiles} metafiles in {self._before.directories} directories"
-            hint = "check that its disk is mounted and that nothing was deleted"
-            yield Reason("empty", f"suddenly empty, it contained {held}: {hint}")
+            yield Reason("empty", emptied(self._before))
         if self._lock is not None and self._lock.remark:
             yield Reason("locked_by_another_user", self._lock.remark)
         yield from self._events.reasons()
@@ -270,14 +268,26 @@ class RootScanner:
             yield Reason("irregular", f"{problem}, in {where}: {hint}")
 
 
+def emptied(before: Content) -> str:
+    """Return why a root without its former content is not watched.
+
+    >>> emptied(Content(3, 0))
+    'suddenly empty, it contained 3 metafiles: check that its disk is mounted and that nothing was deleted'
+    """
+    where = f" in {before.directories} directories" if before.directories else ""
+    hint = "check that its disk is mounted and that nothing was deleted"
+    return f"suddenly empty, it contained {before.metafiles} metafiles{where}: {hint}"
+
+
+def has_no_entries(path: str) -> bool:
+    """Whether a directory is empty. Raises OSError if it cannot be read."""
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     status = os.stat(path)  # noqa: PTH116  a path may hold undecodable bytes; a Path is not needed here
     return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
-
-
-def _has_no_entries(path: str) -> bool:
-    with os.scandir(path) as entries:
-        return next(entries, None) is None
 
 
 def _inaccessible(error: OSError) -> Reason:

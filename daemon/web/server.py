@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
+from daemon.config.listening import listen
 from daemon.web.errors import error_answer
 
 log = structlog.get_logger()
@@ -28,7 +29,6 @@ END_S = 3.0
 """Time for running requests to end when the server stops."""
 POLL_S = 0.05
 """Interval of checks for a free connection while all connections have a running request."""
-BACKLOG = 128
 
 
 class Connection(web.RequestHandler):
@@ -108,17 +108,9 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 async def _listen(host: str, port: int) -> list[socket.socket]:
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
-    listeners: list[socket.socket] = []
-    try:
-        for family, address in addresses:
-            listener = socket.create_server(address, family=family, backlog=BACKLOG)
-            listeners.append(listener)
-            listener.setblocking(False)
-    except BaseException:
-        for listener in listeners:
-            listener.close()
-        raise
+    listeners = listen(found)
+    for listener in listeners:
+        listener.setblocking(False)
     return listeners
 
 

@@ -121,23 +121,28 @@ def test_run_on_a_port_in_use_prints_one_line_and_ends_with_1(running_rig: Rig, 
     done = temwatch("run", "--config", str(config))
     assert done.returncode == 1
     assert done.stderr.startswith("http.port: cannot listen on 127.0.0.1:")
+    assert "another program uses the port (process " in done.stderr
     assert "Traceback" not in done.stderr
+    checked = temwatch("check-config", "--config", str(config))
+    assert checked.returncode == 2
+    assert "another temwatch answers there (process " in checked.stderr
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"journal.path": "/nowhere/journal.sqlite"}, "journal.path: no file can be created in /nowhere: No such file"),
-        ({"http.host": "192.0.2.1"}, "http.port: cannot listen on 192.0.2.1:0: "),
+        ({"http.host": "192.0.2.1"}, "http.host: cannot listen on 192.0.2.1:0: it is not an address of this machine"),
     ],
 )
 def test_run_and_check_config_end_with_2_if_the_configuration_must_be_changed(rig: Rig, settings, said):
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     rig.settings = settings
     config = ("--config", str(rig.config()))
-    assert temwatch("check-config", *config).returncode == 2
+    checked = temwatch("check-config", *config)
     done = temwatch("run", *config)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert (checked.returncode, checked.stderr) == (2, done.stderr)
     assert done.stderr.startswith(said)
 
 

@@ -36,9 +36,11 @@ def check_config(config_path: Path | None, probe: bool, print_example: bool) -> 
 
         say_lines(example_toml())
         return
-    from daemon.commands.check_config import effect, preflight
+    from daemon.commands.check_config import effect
 
     settings = settings_or_exit(config_path)
+    from daemon.commands.preflight import preflight
+
     tried_as = _become_service_user() if probe else ""
     for line in effect(settings):
         say(line)

@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from daemon.config.writable import user_name
+from daemon.pipeline.gates.output_disks import shortage
 from handlers.errors import StorageFault, StoreFault
 from handlers.images.encode import Encoding
 from handlers.images.pixels import Grey
 from handlers.place import ObjectPlace, Place
 from handlers.sharing import Sharing, make_directories
 from handlers.stores.choose import store_of
-from handlers.text import byte_size, printable
+from handlers.text import printable
 
 SIDE_PX = 64
 _HINTS = {
@@ -148,11 +149,8 @@ def _step(directory: Path, tried: str) -> Iterator[None]:
 def low_space(output_dir: Path, min_free_bytes: int) -> str:
     """Return why the disk is too full for mipmaps; empty if it is not. Raises OSError."""
     found = os.statvfs(output_dir)
-    free = found.f_bavail * found.f_frsize
-    if free >= min_free_bytes:
-        return ""
-    wanted = byte_size(min_free_bytes)
-    return f"{output_dir} has {byte_size(free)} free, less than min_free_bytes ({wanted}): free some space"
+    problem = shortage(found.f_bavail * found.f_frsize, min_free_bytes)
+    return problem and f"{output_dir} {problem}"
 
 
 def closed_part(path: Path) -> Path | None:

@@ -274,7 +274,7 @@ def check_directory(directory: Path, needed_bytes: int, *, used: bool) -> Disk:
         if used and not _has_marker(directory):
             return Disk(str(directory), None, needed_bytes, _marker_missing(directory))
         free_bytes = shutil.disk_usage(nearest_existing(directory)).free
-        problem = write_problem(directory, used=used) or _shortage(free_bytes, needed_bytes)
+        problem = write_problem(directory, used=used) or shortage(free_bytes, needed_bytes)
     except OSError as error:
         return Disk(
             str(directory), None, needed_bytes, f"cannot be accessed: {error.strerror or error} ({reading_hint(error)})"
@@ -318,7 +318,8 @@ def _marker_missing(directory: Place) -> str:
     )
 
 
-def _shortage(free_bytes: int, needed_bytes: int) -> str:
+def shortage(free_bytes: int, needed_bytes: int) -> str:
+    """Return why a disk is too full for mipmaps; empty if it is not."""
     if free_bytes >= needed_bytes:
         return ""
     free, needed = distinct_byte_sizes(free_bytes, needed_bytes)
