@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handlers.container import Container
 from handlers.errors import SettingsFault
@@ -18,7 +20,7 @@ from handlers.sharing import AS_MADE
 from handlers.workers.cluster import on_worker
 from handlers.workers.cluster.access import ClusterAccess, WorkerPath
 from handlers.workers.cluster.connection import Connection
-from handlers.workers.cluster.path_map import of_host
+from handlers.workers.cluster.path_map import HostPaths, of_host
 from handlers.workers.cluster.shared_directories import Ground, begin_proof, conclude_proof, end_proof, ground_of, prove
 from handlers.workers.cluster.versions import differences, refusal
 from handlers.workers.crew import WORKERLESS_S, Crew, Member
@@ -73,6 +75,12 @@ class TestVersions:
         )
 
 
+NAMES = st.lists(st.sampled_from(["a", "a2", "a.tif", "b", "2", "-a", "é"]), max_size=4)
+DIRECTORIES = NAMES.map(lambda names: Path("/", *names))
+FILES = NAMES.map(lambda names: Path("/", *names, "c"))
+PHRASES = st.sampled_from(["{}: is odd", "'{}'", "({}),", "in {}", "{}.", "[{}; {}]"])
+
+
 class TestPaths:
     PATHS = of_host(
         [WorkerPath("node*", Path("/data"), Path("/mnt/em")), WorkerPath("*", Path("/data/mips"), Path("/scratch"))],
@@ -92,6 +100,32 @@ class TestPaths:
             "ImageFault", "/data/a.tif", "differs from /data/mips/1/a.tif", "look at /data/b.tif"
         )
         assert here.notes == ("/data/a.tif is odd",)
+
+    @given(
+        st.lists(st.tuples(FILES | DIRECTORIES.filter(lambda path: path != Path("/")), PHRASES)),
+        st.lists(st.tuples(DIRECTORIES, DIRECTORIES), unique_by=(lambda pair: pair[0], lambda pair: pair[1])),
+    )
+    def test_in_a_text_each_path_is_replaced_as_a_whole_or_not_at_all(
+        self, quoted: list[tuple[Path, str]], pairs: list[tuple[Path, Path]]
+    ) -> None:
+        paths = HostPaths(tuple(pairs))
+        text = " ".join(words.format(path, path) for path, words in quoted)
+        here = " ".join(words.format(paths.to_local(path), paths.to_local(path)) for path, words in quoted)
+        assert paths.text_to_local(text) == here
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "/mnt/em2/a.tif",
+            "/mnt/em.old/a.tif",
+            "/old/mnt/em/a.tif",
+            "nas:/mnt/em/a.tif",
+            "s3://bucket/mnt/em/a.tif",
+            "http://render/mnt/em/a.tif",
+        ],
+    )
+    def test_a_longer_path_that_contains_a_directory_of_the_host_is_not_changed(self, text: str) -> None:
+        assert self.PATHS.text_to_local(text) == text
 
     def test_a_worker_resolves_a_watched_directory_only_if_it_has_another_path(self) -> None:
         job = MipmapJob("t", Path("/data/a.tif"), ((1, Path("/data/mips/1/a.tif")),), 8, 8)

@@ -5,6 +5,7 @@ another file.
 """
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -17,6 +18,11 @@ from handlers.workers.cluster.access import WorkerPath
 
 T = TypeVar("T")
 _KEY = "workers.path_map"
+_PATH = re.compile(r"""(?<![^\s('"\[`=<])/\S*""")
+"""An absolute path in a text, up to the next space, with the punctuation that follows it. A slash elsewhere is inside
+of a longer path, a URL, or an address such as `nas:/data`."""
+_ENDS = """.,:;!?)'"]`>"""
+"""Punctuation that may follow a path."""
 
 
 def of_host(entries: Iterable[WorkerPath], names: Iterable[str]) -> "HostPaths":
@@ -60,9 +66,24 @@ class HostPaths:
         return _moved(path, [(worker, local) for local, worker in self.pairs])
 
     def text_to_local(self, text: str) -> str:
-        """Return a text with the paths of the host replaced by those of the daemon."""
+        """Return a text with the paths of the host replaced by those of the daemon.
+
+        A path is replaced as a whole name after another: neither `/data2` nor `/mnt/data` contains `/data`. Only a name
+        that continues after a space is not recognised, as of `/data old` where `/data` is a directory of the map.
+
+        >>> paths = HostPaths(((Path("/data"), Path("/mnt/em")),))
+        >>> paths.text_to_local("/mnt/em/a.tif: is not in /mnt/em (see /mnt/em2, /old/mnt/em)")
+        '/data/a.tif: is not in /data (see /mnt/em2, /old/mnt/em)'
+        """
+        return _PATH.sub(lambda found: self._shown_local(found[0]), text) if self.pairs else text
+
+    def _shown_local(self, text: str) -> str:
+        """Return a text that begins with a path of the host, with the daemon's path instead."""
         for local, worker in sorted(self.pairs, key=lambda pair: len(pair[1].parts), reverse=True):
-            text = text.replace(f"{worker}/", f"{local}/")
+            before, after = (str(each).rstrip("/") for each in (worker, local))
+            rest = text.removeprefix(before)
+            if text.startswith(before) and (rest.startswith("/") or not rest.strip(_ENDS)):
+                return f"{after}{rest}" if rest.startswith("/") else f"{after or '/'}{rest}"
         return text
 
     def job_to_worker(self, job: T) -> T:
