@@ -34,7 +34,7 @@ test-slow: $(READY) ## run the long tests, which `make test` leaves out
 test-all: test test-slow ## run every test
 
 SCALE ?= full
-faults: $(READY) ## inject every fault and print what was lost (an hour; SCALE=short: five minutes)
+faults: $(READY) ## inject every fault and print what was lost (an hour; SCALE=short: ten minutes)
 	$(BIN)/python -m tests.acceptance.faults --scale $(SCALE)
 
 # ARGS="images --seed 17" tries one input; docs/reliability.md.

@@ -121,8 +121,8 @@ def cluster(directory: Path, count: int, net: Network | None = None) -> Iterator
         for number in range(count):
             worker_log = directory / f"worker{count}-{number}.log"
             host, prefix = _address_and_prefix(net, MACHINES[1 + number % 2])
-            options = (address, "--host", host, *common)
-            programs.append(Program(worker_log, "distributed.cli.dask_worker", *options, prefix=prefix))
+            where = (address, "--host", host)
+            programs.append(Program(worker_log, "distributed.cli.dask_worker", *where, *common, prefix=prefix))
         wait_for(lambda: log.read_text().count("Register worker") == count, 120, str(log))
         with open_executor("dask", 2 * count, address, job_timeout_s=JOB_TIMEOUT_S) as pool:
             yield Cluster(programs[0], programs[1:], pool)

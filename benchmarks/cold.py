@@ -6,6 +6,7 @@ With the default number of workers. `--workers 8` measures another number, `--pl
 import argparse
 import asyncio
 import contextlib
+import os
 import shutil
 import statistics
 import sys
@@ -29,10 +30,10 @@ from handlers.mipmaps.job import MipmapJob
 from handlers.mipmaps.report import MipmapReport
 from handlers.workers.opening import open_executor
 from handlers.workers.pool import WorkerPool
-from handlers.workers.processes import ProcessExecutor
 from handlers.workers.upcoming import ReadAheadLimit
 from tests.acceptance.passthrough import WHY_NOT, Mount
 from tests.page_cache import drop
+from tests.worker_processes import worker_pids
 
 DELAYS_S = {"mount-2": 0.002, "mount-20": 0.02}
 """Mount -> delay of its server's answers."""
@@ -128,10 +129,8 @@ class Bench:
 
     def __init__(self, runner: asyncio.Runner, pool: WorkerPool, levels: Path, side: int, rounds: int) -> None:
         self._runner, self._pool, self._levels, self._side, self._rounds = runner, pool, levels, side, rounds
-        self._limit = pool.read_ahead.most_bytes
-        executor = pool.executor
-        assert isinstance(executor, ProcessExecutor)
-        self._pids = executor.pids()
+        self._limit = pool.read_ahead.max_bytes
+        self._pids = worker_pids(os.getpid())
 
     def with_levels_in(self, levels: Path) -> "Bench":
         """Return the same bench with the levels in another directory."""
@@ -202,7 +201,10 @@ class Bench:
     def _run(self, work: Coroutine[Any, Any, list[float]], images: Sequence[Path], limit: int, *, warm: bool) -> Run:
         shutil.rmtree(self._levels, ignore_errors=True)
         for image in images:
-            _ = image.read_bytes() if warm else drop(image)
+            if warm:
+                image.read_bytes()
+            else:
+                drop(image)
         self._pool.read_ahead = ReadAheadLimit(limit)
         before = self._cpu_s()
         with Idleness(self._pids) as idleness:

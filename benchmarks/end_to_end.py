@@ -77,15 +77,15 @@ def measure(options: Options) -> Outcome:
             daemon.append(watching.completed(counts["many"]))
     made = sum(1 for _ in directory.glob("old/mipmaps/**/*.tif"))
     assert made == counts["many"] * len(LEVELS), made
-    tiles = {step: f"{counts[SECTION_OF.get(step, 'many')]:,} tiles of {side}x{side}" for step in STEPS}
+    sizes = {step: f"{counts[SECTION_OF.get(step, 'many')]:,} tiles of {side}x{side}" for step in STEPS}
     whole = _summed(timings)
     by_daemon = {"temwatch": daemon, "old tool": whole["old tool"]}
     rows = [
-        row(f"metafile to applied mipmaps, by the three commands, {tiles['mipmaps']}", whole),
-        row(f"metafile to COMPLETE, by the daemon, which waits {WAITS_S:g} s, {tiles['mipmaps']}", by_daemon),
+        row(f"metafile to applied mipmaps, by the three commands, {sizes['mipmaps']}", whole),
+        row(f"metafile to COMPLETE, by the daemon, which waits {WAITS_S:g} s, {sizes['mipmaps']}", by_daemon),
     ]
     limits = {"large": LARGE_LIMIT}
-    rows += [row(f"{what}, {tiles[step]}", timings[step], limits.get(step, LIMIT)) for step, what in STEPS.items()]
+    rows += [row(f"{what}, {sizes[step]}", timings[step], limits.get(step, LIMIT)) for step, what in STEPS.items()]
     return Outcome(rows)
 
 

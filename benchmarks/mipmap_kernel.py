@@ -231,6 +231,7 @@ def peers(case: Case) -> dict[str, Callable[[Path, Path], None]]:
             shown = (image / 257).cast("uchar") if case.to_8bit else image
             shown.tiffsave(str(place / f"{level}.tif"))
 
+    ways: dict[str, Callable[[Path, Path], None]]
     ways = {"block_reduce + Pillow": old_tool, "OpenCV": opencv, "tinybrain": by_tinybrain, "pyvips": vips}
     if case.bits == 8:  # Pillow reduces no 16-bit images
         ways |= {"Pillow reduce": pillow_reduce, "Pillow resize": pillow_resize}
@@ -488,7 +489,7 @@ def texture(side: int, bits: int) -> Pixels:
     random = np.random.default_rng(0)
     coarse = random.normal(size=(side // 32 + 1, side // 32 + 1)).astype(np.float32)
     soft = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
-    grey = 128 + 30 * soft + random.normal(scale=8, size=(side, side)).astype(np.float32)
+    grey: npt.NDArray[np.float32] = 128 + 30 * soft + random.normal(scale=8, size=(side, side)).astype(np.float32)
     if bits == 8:
         return np.clip(grey, 0, 255).astype(np.uint8)
     return np.clip(grey * 257, 0, 65535).astype(np.uint16)

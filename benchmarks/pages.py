@@ -136,8 +136,12 @@ def _large_section(url: str, acquisition: Path, image: Path, tiles: int) -> dict
         newest = found["montages"][0] if found else {}
         return newest if newest.get("state") == "complete" and newest["tiles"] == tiles else None
 
-    montage = processes.wait_for(complete, 240, "the large section COMPLETE", every_s=0.2)["id"]
-    middle = processes.fetch(f"{url}/api/montages/{montage}/tiles")["tiles"][tiles // 2]
+    newest = processes.wait_for(complete, 240, "the large section COMPLETE", every_s=0.2)
+    assert newest is not None, "wait_for returns only what is true"
+    montage = newest["id"]
+    shown = processes.fetch(f"{url}/api/montages/{montage}/tiles")
+    assert shown is not None, "the daemon answers"
+    middle = shown["tiles"][tiles // 2]
     return {
         f"section of {tiles:,} tiles": f"/montages/{montage}",
         f"tile of a section of {tiles:,} tiles": f"/montages/{montage}/tiles/{middle}",

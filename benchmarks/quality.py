@@ -59,8 +59,8 @@ def job(
     directory: Path, side: int, name: str = "tile", *, measure: bool, neighbours: tuple[Neighbour, ...] = ()
 ) -> MipmapJob:
     outputs = tuple((level, directory / str(level) / f"{name}.tif") for level in LEVELS)
-    options = {"measure": measure, "neighbours": neighbours, "convert_to_8bit": False}
-    return MipmapJob(name, directory / f"{name}.tif", outputs, side, side, **options)
+    image = directory / f"{name}.tif"
+    return MipmapJob(name, image, outputs, side, side, measure=measure, neighbours=neighbours, convert_to_8bit=False)
 
 
 def around(directory: Path, side: int) -> tuple[Neighbour, ...]:
@@ -78,8 +78,8 @@ def tile_variants(directory: Path, side: int) -> dict[str, Variant]:
         made = job(directory, side, **options)  # type: ignore[arg-type]
 
         def make() -> None:
-            for _, path in made.outputs:
-                path.unlink(missing_ok=True)
+            for level in LEVELS:
+                (directory / str(level) / "tile.tif").unlink(missing_ok=True)
             if (report := make_mipmaps(made)).fault is not None:
                 raise RuntimeError(str(report.fault))
 

@@ -229,7 +229,7 @@ class Scene:
         if not profiler.exists():
             return None, output
         options = ("--duration", str(PROFILE_S), "--rate", "100", "--format", "raw", "--output", output)
-        command = [profiler, "record", *options, "--pid", str(pid)]
+        command: list[str | Path] = [profiler, "record", *options, "--pid", str(pid)]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), output
 
 

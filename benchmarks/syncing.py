@@ -20,8 +20,7 @@ from benchmarks.cold import at_once, jobs_of, run_jobs, write_images
 from benchmarks.common import Options, Outcome, Plot, Row, cores, file_system, median_ratio, run_script, scheduled_s
 from daemon.config.worker_settings import default_processes
 from handlers.workers.opening import open_executor
-from handlers.workers.pool import WorkerPool
-from handlers.workers.processes import ProcessExecutor
+from tests.worker_processes import worker_pids
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def measure(options: Options) -> Outcome:
                 for taken, run in ((made, run_jobs), (moved, partial(run_moves, writes=True))):
                     shutil.rmtree(levels, ignore_errors=True)
                     os.sync()
-                    tile = _tile(runner, pool, run(pool, jobs, at_once(count)), tiles)
+                    tile = _tile(runner, count, run(pool, jobs, at_once(count)), tiles)
                     if number:  # the first round is not counted
                         taken[count].append(tile)
     rows = [_row(side, count, made[count], moved[cores()], options.directory) for count in counts]
@@ -67,20 +66,19 @@ def measure(options: Options) -> Outcome:
     return Outcome(rows, [plot])
 
 
-def _tile(runner: asyncio.Runner, pool: WorkerPool, work: Coroutine[Any, Any, object], tiles: int) -> Tile:
-    """Return the milliseconds per tile of a run."""
-    executor = pool.executor
-    assert isinstance(executor, ProcessExecutor)
-    pids = executor.pids()
+def _tile(runner: asyncio.Runner, count: int, work: Coroutine[Any, Any, object], tiles: int) -> Tile:
+    """Return the milliseconds per tile of a run by `count` workers."""
+    pids = worker_pids(os.getpid())  # those of the other pools are idle
     began, before = time.perf_counter(), scheduled_s(pids)
     runner.run(work)
     seconds, after = time.perf_counter() - began, scheduled_s(pids)
     ran, waited = (now - then for now, then in zip(after, before, strict=True))
-    return Tile(*(each * 1e3 / tiles for each in (seconds, ran, len(pids) * seconds - ran - waited)))
+    return Tile(*(each * 1e3 / tiles for each in (seconds, ran, count * seconds - ran - waited)))
 
 
 def _middle(many: Sequence[Tile], name: str) -> float:
-    return statistics.median(getattr(each, name) for each in many)
+    times: list[float] = [getattr(each, name) for each in many]
+    return statistics.median(times)
 
 
 def _row(side: int, count: int, made: Sequence[Tile], floor: Sequence[Tile], directory: Path) -> Row:

@@ -96,10 +96,6 @@ class ProcessExecutor(ProcessPoolExecutor):
         self._context.kill()
         self.shutdown(wait=False, cancel_futures=True)
 
-    def pids(self) -> list[int]:
-        """Return the process ids of running workers."""
-        return [process.pid for process in self._context.started if process.pid and process.is_alive()]
-
     def deaths(self) -> list[WorkerDeath]:
         """Return the workers that died, except those that the pool itself killed. Call it after the pool has ended."""
         return [death for process in self._context.started if (death := process.death())]

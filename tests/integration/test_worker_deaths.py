@@ -18,6 +18,7 @@ from tests.integration.test_executors import job_for
 from tests.ready_facts import READY
 from tests.settings_text import UNREACHABLE, settings_text
 from tests.waiting import wait_for
+from tests.worker_processes import worker_pids
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +31,7 @@ async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_war
     settings = load_settings(config)
     async with open_assembly(lambda: settings, is_observable=lambda _: True) as assembly:
         executor: Any = assembly.pool.executor
-        (pid,) = executor.pids()
+        (pid,) = worker_pids(os.getpid())
         merge = structlog.contextvars.merge_contextvars
         with structlog.testing.capture_logs([merge]) as lines, structlog.contextvars.bound_contextvars(montage=17):
             os.kill(pid, signal.SIGKILL)

@@ -84,7 +84,3 @@ class SimulatedWorkers(Executor):
     def deaths(self) -> list[WorkerDeath]:
         """Return the death of the killed worker."""
         return [WorkerDeath("", "signal SIGKILL")] if self._is_broken else []
-
-    def pids(self) -> list[int]:
-        """Return nothing: there are no processes."""
-        return []

@@ -15,20 +15,10 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows, wait_until_ended
 from tests.acceptance.faults.rows import FaultRun
 from tests.acceptance.rig import Rig, fetch, running, wait_for
+from tests.worker_processes import worker_pids
 
 FIRST_GRID = 1050
 LEVELS = 3
-
-
-def workers_of(daemon: int) -> list[int]:
-    """Return the pids of the daemon's workers, which are children of its fork server."""
-    parent: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if entry.name.isdigit() and fields[0] != "Z":
-                parent[int(entry.name)] = int(fields[1])
-    return [pid for pid, above in parent.items() if parent.get(above) == daemon]
 
 
 @pytest.mark.slow
@@ -48,7 +38,7 @@ def test_no_tile_or_montage_is_lost_when_workers_are_killed_at_random_moments(tm
                 continue
             # The worker is chosen after the pause, otherwise nearly every kill would hit a pool that is starting.
             time.sleep(rng.uniform(0.1, 0.6))
-            candidates = [pid for pid in workers_of(rig.daemon.process.pid) if pid not in killed]
+            candidates = [pid for pid in worker_pids(rig.daemon.process.pid) if pid not in killed]
             if not candidates:
                 continue
             victim = rng.choice(candidates)
