@@ -198,7 +198,7 @@ async def apply_mipmaps(
     levels_by_tile: Mapping[str, Levels],
     *,
     unwanted: Collection[str] = (),
-    most_tiles: int = MAX_TILES,
+    max_tiles: int = MAX_TILES,
 ) -> ApplyReport:
     """Read a montage's tiles from the source, set their mipmap levels, put them into the target, compare.
 
@@ -222,7 +222,7 @@ async def apply_mipmaps(
     await asyncio.to_thread(check_levels, str(source), levels_by_tile)
     found = await read_layer(client, source, z)
     edited = await asyncio.to_thread(_specs_with_levels, source, z, found, levels_by_tile)
-    request_count = await put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, most_tiles)
+    request_count = await put_and_compare(client, target, z, edited, found.transform_id_to_spec_map, max_tiles)
     deleted = await delete_tiles(client, target, z, set(unwanted) - set(levels_by_tile))
     report = ApplyReport(
         source, target, z, len(edited), *await asyncio.to_thread(_counts, levels_by_tile), request_count, deleted
@@ -240,7 +240,7 @@ async def apply_path_builder(
     builder: PathBuilder,
     *,
     unwanted: Collection[str] = (),
-    most_tiles: int = MAX_TILES,
+    max_tiles: int = MAX_TILES,
 ) -> ApplyReport:
     """Set the target's path builder, so that render-ws itself derives the given levels of a montage's tiles.
 
@@ -266,7 +266,7 @@ async def apply_path_builder(
     merged = merged_builder(str(target), await client.path_builder(target), builder)
     request_count = 0
     if target != source:
-        request_count = await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, most_tiles)
+        request_count = await put_and_compare(client, target, z, specs, found.transform_id_to_spec_map, max_tiles)
     await set_path_builder(client, target, merged)
     deleted = await delete_tiles(client, target, z, set(unwanted) - set(levels_by_tile))
     own = tuple(str(spec["tileId"]) for spec in specs if len(spec.get("mipmapLevels") or {}) > 1)

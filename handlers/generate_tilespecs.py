@@ -186,7 +186,7 @@ async def ingest_tiles(
     shared_transforms: Mapping[str, Json] | None = None,
     *,
     unwanted: Collection[str] = (),
-    most_tiles: int = MAX_TILES,
+    max_tiles: int = MAX_TILES,
 ) -> IngestReport:
     """Put a montage's tiles, check that each is in the stack at this z, then delete its unwanted tiles.
 
@@ -199,7 +199,7 @@ async def ingest_tiles(
     shared_transforms : transforms that specs refer to, by id.
     unwanted : ids of this montage's earlier tiles, at any z. Those that are not among the specs are deleted, and no
         others.
-    most_tiles : largest number of tiles of one upload.
+    max_tiles : largest number of tiles of one upload.
 
     Raises
     ------
@@ -211,7 +211,7 @@ async def ingest_tiles(
         As raised by the client.
     """
     leftover = await asyncio.to_thread(_leftover, specs, unwanted)
-    request_count = await client.put_tiles(stack, z, specs, shared_transforms, most_tiles=most_tiles)
+    request_count = await client.put_tiles(stack, z, specs, shared_transforms, max_tiles=max_tiles)
     present = await client.tile_bounds(stack, z)
     await asyncio.to_thread(_check, stack, z, specs, present)
     if leftover:

@@ -102,12 +102,12 @@ def _as_path(path: Path | str) -> Path:
 
 
 def read_regular(
-    path: Path, most_bytes: int, *, follow_links: bool = True, root: Container | None = None
+    path: Path, max_bytes: int, *, follow_links: bool = True, root: Container | None = None
 ) -> tuple[bytes, FileStatus]:
-    """Return the first `most_bytes` bytes of a regular file, and its status from before they were read.
+    """Return the first `max_bytes` bytes of a regular file, and its status from before they were read.
 
     Raises as `open_regular` does.
     """
     descriptor, status = open_regular(path, follow_links=follow_links, root=root)
     with os.fdopen(descriptor, "rb") as file:
-        return file.read(most_bytes), status
+        return file.read(max_bytes), status

@@ -28,15 +28,13 @@ def no_full_passes() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def collect_while_idle(
-    is_idle: Callable[[], bool], *, every_s: float = EVERY_S, longest_s: float = MAX_S
-) -> None:
+async def collect_while_idle(is_idle: Callable[[], bool], *, every_s: float = EVERY_S, max_s: float = MAX_S) -> None:
     """Run a full pass regularly while the daemon is idle."""
     waited_s = 0.0
     with no_full_passes():
         while True:
             await asyncio.sleep(every_s)
             waited_s += every_s
-            if is_idle() or waited_s >= longest_s:
+            if is_idle() or waited_s >= max_s:
                 gc.collect()
                 waited_s = 0.0

@@ -31,7 +31,7 @@ class UpcomingImage(Parcel):
     path: Path
     root: Container | None
     """Directory that must contain the file after all links are followed; None: any."""
-    most_bytes: int
+    max_bytes: int
     """Number of first bytes to read ahead at most."""
 
 
@@ -48,7 +48,7 @@ def announce_image(image: UpcomingImage) -> None:
     """Announce a file. Raises as `open_regular`. Blocks while its directory does not answer."""
     descriptor, status = open_regular(image.path, root=image.root)
     try:
-        announce(descriptor, min(status.st_size, image.most_bytes))
+        announce(descriptor, min(status.st_size, image.max_bytes))
     finally:
         os.close(descriptor)
 

@@ -156,10 +156,10 @@ def _exceeds_bytes(source: RenderSource, width: int, height: int) -> bool:
 
 def _fetched(source: RenderSource, width: int, height: int, window: IntensityRange) -> Grey:
     # Four bytes per pixel and a little more: PNG enlarges incompressible data by a thousandth.
-    most_bytes = 5 * width * height + 2**20
+    max_bytes = 5 * width * height + 2**20
     low, high = window
     url = f"{source.url}?scale=1.0&minIntensity={low}&maxIntensity={high}"
-    image = _png(source, _ask(source, "GET", url, most_bytes, begins=_SIGNATURE))
+    image = _png(source, _ask(source, "GET", url, max_bytes, begins=_SIGNATURE))
     try:
         return _grey(image, source.url, width, height)
     except (*UNREADABLE, OSError) as error:
@@ -197,7 +197,7 @@ def _grey(image: Image.Image, subject: str, width: int, height: int) -> Grey:
 
 
 def _ask(
-    source: RenderSource, method: str, url: str, most_bytes: int, body: bytes | None = None, *, begins: bytes = b""
+    source: RenderSource, method: str, url: str, max_bytes: int, body: bytes | None = None, *, begins: bytes = b""
 ) -> io.BytesIO:
     """Return the body of the answer; only its first piece if it does not begin with `begins`. Follows no redirects."""
     subject, login = source.url, read_login(source.access, source.authorization)
@@ -213,7 +213,7 @@ def _ask(
             text = plain_text(_read_up_to(response, subject, MAX_ERROR_BYTES, deadline).getvalue())
             location = response.headers.get("Location", "")
             raise fault_of(subject, TRIED, response.status, kind_of_text, text, _service(source), location)
-        return _body(response, subject, most_bytes, deadline, begins)
+        return _body(response, subject, max_bytes, deadline, begins)
     except TimeoutError as error:
         raise _late(subject, f"sent nothing for {SILENCE_S:g} s") from error
     except http.client.HTTPException as error:
@@ -234,14 +234,14 @@ def _service(source: RenderSource) -> Service:
 
 
 def _body(
-    response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float, begins: bytes
+    response: http.client.HTTPResponse, subject: str, max_bytes: int, deadline: float, begins: bytes
 ) -> io.BytesIO:
-    body = _read_up_to(response, subject, most_bytes, deadline, begins)
+    body = _read_up_to(response, subject, max_bytes, deadline, begins)
     if body.getbuffer()[: len(begins)] != begins:
         return body
-    if body.getbuffer().nbytes > most_bytes:
+    if body.getbuffer().nbytes > max_bytes:
         raise RenderBroken(
-            subject, f"should answer with at most {most_bytes} bytes, sends more", "check which server answers there"
+            subject, f"should answer with at most {max_bytes} bytes, sends more", "check which server answers there"
         )
     if response.length:  # http.client does not report it
         raise http.client.IncompleteRead(b"", response.length)
@@ -249,16 +249,16 @@ def _body(
 
 
 def _read_up_to(
-    response: http.client.HTTPResponse, subject: str, most_bytes: int, deadline: float, begins: bytes = b""
+    response: http.client.HTTPResponse, subject: str, max_bytes: int, deadline: float, begins: bytes = b""
 ) -> io.BytesIO:
-    """Return the body. Reading stops a little after `most_bytes`, and if the body does not begin with `begins`.
+    """Return the body. Reading stops a little after `max_bytes`, and if the body does not begin with `begins`.
 
     The buffer is the only copy, except while it grows: the answer for 16384 x 16384 pixels may have 1.3 GB.
 
     `read1` returns the bytes that have arrived; `read` would wait for a whole piece, for ever if bytes come slowly.
     """
     body = io.BytesIO()
-    while body.tell() <= most_bytes and (piece := response.read1(PIECE_BYTES)):
+    while body.tell() <= max_bytes and (piece := response.read1(PIECE_BYTES)):
         body.write(piece)
         if body.tell() >= len(begins) and body.getbuffer()[: len(begins)] != begins:
             break

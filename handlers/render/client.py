@@ -48,8 +48,8 @@ class RenderClient(StackClient):
         transforms: Mapping[str, Json] | None = None,
         *,
         derive: bool = True,
-        most_tiles: int = MAX_TILES,
-        most_bytes: int = MAX_BYTES,
+        max_tiles: int = MAX_TILES,
+        max_bytes: int = MAX_BYTES,
     ) -> int:
         """Put tile specs of one z, replace those with the same ids, and return the number of requests.
 
@@ -74,8 +74,8 @@ class RenderClient(StackClient):
             z,
             specs,
             transforms or {},
-            most_tiles,
-            most_bytes,
+            max_tiles,
+            max_bytes,
             self.upload_limit,
         )
 

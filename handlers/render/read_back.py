@@ -35,7 +35,7 @@ async def put_and_compare(
     z: float,
     specs: list[dict[str, Any]],
     transforms: Mapping[str, Json],
-    most_tiles: int,
+    max_tiles: int,
 ) -> int:
     """Put the specs and the transforms that they need, check that the stack shows them, and return the request count.
 
@@ -45,7 +45,7 @@ async def put_and_compare(
         If the stack shows another value, or lacks a tile or transform.
     """
     needed, has_bounds = await asyncio.to_thread(_needs, specs, transforms)
-    count = await client.put_tiles(target, z, specs, needed, derive=not has_bounds, most_tiles=most_tiles)
+    count = await client.put_tiles(target, z, specs, needed, derive=not has_bounds, max_tiles=max_tiles)
     shown = await read_layer(client, target, z)
     await asyncio.to_thread(_compare, f"{target} z {format_z(z)}", specs, needed, shown)
     await asyncio.to_thread(release, shown.tile_id_to_spec_map)

@@ -88,7 +88,7 @@ def shared_transforms(specs: Sequence[Json], transforms: Mapping[str, Json]) -> 
 
 
 def upload_parts(
-    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int = MAX_TILES, most_bytes: int = MAX_BYTES
+    specs: Sequence[Json], transforms: Mapping[str, Json], max_tiles: int = MAX_TILES, max_bytes: int = MAX_BYTES
 ) -> list[tuple[bytes, int]]:
     """Return the bodies of the requests that put these tiles, each with the number of its tiles.
 
@@ -103,7 +103,7 @@ def upload_parts(
         tile = _member(tile_id, spec)
         needed = {name: shared[name] for name in referenced(tile_id, spec, transforms)} if _REFERENCE in tile else {}
         cost = len(tile) + 1 + _size(needed, included)
-        if tiles and (len(tiles) >= most_tiles or size + cost > most_bytes):
+        if tiles and (len(tiles) >= max_tiles or size + cost > max_bytes):
             parts.append((_body(tiles, included), len(tiles)))
             tiles, included, size = [], {}, 0
             cost = len(tile) + 1 + _size(needed, included)

@@ -21,24 +21,24 @@ class UploadLimit:
     """Largest upload that a client sends. It shrinks when a proxy refuses an upload, and never grows again."""
 
     def __init__(self) -> None:
-        self.most_bytes = MAX_BYTES
-        self.most_tiles = MAX_TILES
+        self.max_bytes = MAX_BYTES
+        self.max_tiles = MAX_TILES
 
     @property
     def learned(self) -> str:
         """The limit as text; empty while no proxy has refused an upload."""
-        if self.most_bytes < MAX_BYTES:
-            return byte_size(self.most_bytes)
-        return f"{self.most_tiles:,} tiles" if self.most_tiles < MAX_TILES else ""
+        if self.max_bytes < MAX_BYTES:
+            return byte_size(self.max_bytes)
+        return f"{self.max_tiles:,} tiles" if self.max_tiles < MAX_TILES else ""
 
     def after_too_large(self, body_bytes: int) -> None:
         """Set the limit to half the bytes of an upload that was refused because of its size."""
-        self.most_bytes = max(1, min(self.most_bytes, body_bytes // 2))
+        self.max_bytes = max(1, min(self.max_bytes, body_bytes // 2))
 
     def after_time_out(self, tiles: int) -> None:
         """Set the limit to half the tiles of an upload that took longer than the proxy waits."""
         if tiles > MIN_TILES:
-            self.most_tiles = max(MIN_TILES, min(self.most_tiles, tiles // 2))
+            self.max_tiles = max(MIN_TILES, min(self.max_tiles, tiles // 2))
 
 
 async def put_in_parts(
@@ -47,8 +47,8 @@ async def put_in_parts(
     z: float,
     specs: Sequence[Json],
     transforms: Mapping[str, Json],
-    most_tiles: int,
-    most_bytes: int,
+    max_tiles: int,
+    max_bytes: int,
     limit: UploadLimit,
 ) -> int:
     """Send tile specs by `send` and return the number of requests that were accepted.
@@ -66,9 +66,9 @@ async def put_in_parts(
     await asyncio.to_thread(check_upload, subject, z, specs)
     accepted, left, parts, split_at = 0, specs, list[Part](), 0
     while left:
-        if not parts or limit.most_bytes < split_at:
-            split_at = limit.most_bytes
-            parts = await _split(left, transforms, most_tiles, most_bytes, limit)
+        if not parts or limit.max_bytes < split_at:
+            split_at = limit.max_bytes
+            parts = await _split(left, transforms, max_tiles, max_bytes, limit)
         body, tiles = parts[0]
         try:
             await send(body)
@@ -85,10 +85,10 @@ async def put_in_parts(
 
 
 async def _split(
-    specs: Sequence[Json], transforms: Mapping[str, Json], most_tiles: int, most_bytes: int, limit: UploadLimit
+    specs: Sequence[Json], transforms: Mapping[str, Json], max_tiles: int, max_bytes: int, limit: UploadLimit
 ) -> list[Part]:
     """Return the parts within all limits. Takes 0.3 s for 20,000 tiles."""
-    tiles, size = min(most_tiles, limit.most_tiles), min(most_bytes, limit.most_bytes)
+    tiles, size = min(max_tiles, limit.max_tiles), min(max_bytes, limit.max_bytes)
     return await asyncio.to_thread(upload_parts, specs, transforms, tiles, size)
 
 

@@ -23,7 +23,7 @@ from handlers.workers.crew import Crew, Member
 from handlers.workers.results import JobTimedOut, NotStarted, result_in_time, result_of, result_of_running
 from handlers.workers.started_jobs import StartedJobs
 from handlers.workers.suspects import Suspects, worker_killed_report
-from handlers.workers.upcoming import ReadAheadLimit, most_read_ahead
+from handlers.workers.upcoming import ReadAheadLimit, max_read_ahead
 from handlers.workers.worker import WorkerDeath, make_mipmaps, run_politely
 
 J = TypeVar("J")
@@ -65,7 +65,7 @@ class WorkerPool:
         self._start_failed_at = 0.0
         self._closed = False
         self._suspects = Suspects()
-        self.read_ahead = ReadAheadLimit(most_read_ahead(count) if backend.is_local else 0)
+        self.read_ahead = ReadAheadLimit(max_read_ahead(count) if backend.is_local else 0)
         """Limit of images that jobs read ahead; 0 on other machines, where the worker of the next job is unknown."""
         self.rebuilt = 0
         """Number of executors that broke and were replaced."""

@@ -19,7 +19,7 @@ MAX_EXTRA_BYTES = 1 << 20
 """Bytes for headers and metadata of an image."""
 
 
-def most_read_ahead(workers: int) -> int:
+def max_read_ahead(workers: int) -> int:
     """Return the number of bytes that the workers of this machine may read ahead."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(workers * BYTES_PER_WORKER, memory // MAX_SHARE_OF_MEMORY)
@@ -28,9 +28,9 @@ def most_read_ahead(workers: int) -> int:
 class ReadAheadLimit:
     """Limit of the bytes that are read ahead for all users of a pool."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self._free = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._free = max_bytes
 
     def take(self, count: int) -> bool:
         """Take bytes if enough are free. Return whether they were taken."""
@@ -60,9 +60,9 @@ class UpcomingImages:
         while self._next < len(self._jobs) and len(images) < MAX_IMAGES:
             image = _image_of(self._jobs[self._next])
             if image is not None:
-                if not self._limit.take(image.most_bytes):
+                if not self._limit.take(image.max_bytes):
                     break
-                self._taken[self._next] = image.most_bytes
+                self._taken[self._next] = image.max_bytes
                 images.append(image)
             self._next += 1
         job = self._jobs[number]

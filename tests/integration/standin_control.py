@@ -86,7 +86,7 @@ async def standin(derive_s: float = 0.0) -> AsyncIterator[Standin]:
 def client_of(url: str, **more: Any) -> RenderClient:
     """Return a client that polls COMPLETE soon, and waits for other answers as long as a busy machine needs."""
     limits = TimeLimits(connect_s=20, silence_s=30, request_s=40, complete_s=0.3, ping_s=2)
-    polling = Polling(first_s=0.02, longest_s=0.1, lost_s=1.0)
+    polling = Polling(first_s=0.02, max_s=0.1, lost_s=1.0)
     return RenderClient(url, time_limits=more.pop("time_limits", limits), polling=polling, first_wait_s=0.01, **more)
 
 

@@ -32,7 +32,7 @@ async def ids(client: RenderClient, z: float = Z) -> list[str]:
 
 async def test_tiles_are_put_with_their_transforms_and_counted(client: RenderClient) -> None:
     specs = [tile_spec(f"t{n}", refs=("lens",)) for n in range(5)]
-    report = await ingest_tiles(client, RAW, Z, specs, {"lens": lens()}, most_tiles=2)
+    report = await ingest_tiles(client, RAW, Z, specs, {"lens": lens()}, max_tiles=2)
     assert (report.tile_count, report.other_tile_count, report.request_count, report.deleted) == (5, 0, 3, ())
     layer = await client.resolved_tiles(RAW, Z)
     assert layer is not None

@@ -45,7 +45,7 @@ async def test_a_worker_reads_ahead_the_image_of_the_next_job(tmp_path):
         await make_all(pool, jobs, record, slots=asyncio.Semaphore(1), stop=stop)
         assert not (tmp_path / "mipmaps" / second.name).exists()
         await asyncio.to_thread(wait_until_cached, second)
-        assert pool.read_ahead.take(pool.read_ahead.most_bytes), "the bytes of the stopped jobs are free again"
+        assert pool.read_ahead.take(pool.read_ahead.max_bytes), "the bytes of the stopped jobs are free again"
 
 
 async def test_an_image_that_cannot_be_opened_does_not_prevent_reading_another_one_ahead(tmp_path):

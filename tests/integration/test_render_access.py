@@ -497,7 +497,7 @@ async def test_an_upload_larger_than_nginx_allows_is_split_and_the_learned_limit
         refused = nginx.log.count(" 413 ")
         assert 1 <= refused <= 3
         assert requests >= 3
-        assert 0 < client.upload_limit.most_bytes <= 2**20
+        assert 0 < client.upload_limit.max_bytes <= 2**20
         assert "kB" in client.upload_limit.learned
         await put_through(client, specs)
         assert nginx.log.count(" 413 ") == refused, "the learned limit is kept"

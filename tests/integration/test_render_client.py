@@ -187,7 +187,7 @@ async def test_tiles_are_put_in_chunks_and_each_chunk_has_the_shared_transforms(
 ) -> None:
     await ensure_loading(client, RAW, RESOLUTION_NM)
     specs = [tile_spec(f"t{n}", x=100 * n, refs=("lens",)) for n in range(7)]
-    count = await client.put_tiles(RAW, 1050.0, specs, {"lens": lens(), "unused": lens("unused")}, most_tiles=3)
+    count = await client.put_tiles(RAW, 1050.0, specs, {"lens": lens(), "unused": lens("unused")}, max_tiles=3)
     assert count == 3
     assert len(await service.requests("PUT", "/z/1050.0/resolvedTiles")) == 3
     assert {tile.tile_id for tile in await client.tile_bounds(RAW, 1050.0)} == {f"t{n}" for n in range(7)}
@@ -689,7 +689,7 @@ async def test_the_number_of_concurrent_requests_is_limited() -> None:
 
 
 def test_the_delay_of_polling_grows_up_to_a_limit() -> None:
-    delays = [Polling(first_s=0.5, longest_s=10).delay_s(number) for number in range(200)]
+    delays = [Polling(first_s=0.5, max_s=10).delay_s(number) for number in range(200)]
     assert delays[0] == 0.5
     assert delays == sorted(delays)
     assert delays[-1] == 10

@@ -161,7 +161,7 @@ class Scenario(FileActions, RenderActions, DaemonActions):
         """Replace modules' functions and classes for the rest of the process."""
         handlers.render.http.transport.aiohttp.ClientSession = Session  # type: ignore[misc,assignment]
         handlers.workers.processes.ProcessExecutor = SimulatedWorkers  # type: ignore[misc,assignment]
-        handlers.workers.pool.most_read_ahead = lambda workers: 0  # by threads, whose order is not controlled
+        handlers.workers.pool.max_read_ahead = lambda workers: 0  # by threads, whose order is not controlled
         # On a slow machine files seem to be on a distant server. The thread that compares would run after its caller.
         handlers.images.level0.DISTANT_S = math.inf  # type: ignore[misc]
         handlers.file_status._statx = lambda: None  # only `os.fstat` knows the virtual times

@@ -55,7 +55,7 @@ async def test_a_full_pass_is_made_while_the_daemon_is_idle():
 
 async def test_full_passes_also_run_in_a_daemon_that_is_never_idle():
     before = full_passes()
-    task = asyncio.create_task(collect_while_idle(lambda: False, every_s=0.001, longest_s=0.01))
+    task = asyncio.create_task(collect_while_idle(lambda: False, every_s=0.001, max_s=0.01))
     await until(lambda: full_passes() > before + 1)
     await end(task)
     assert gc.get_threshold()[2] < 100

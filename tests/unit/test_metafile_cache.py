@@ -41,7 +41,7 @@ async def test_the_same_content_is_parsed_once(contents) -> None:
 
 
 async def test_the_most_recently_used_metafiles_are_kept_up_to_a_size(contents) -> None:
-    metafiles = MetafileCache(most_bytes=2 * len(contents[0]))
+    metafiles = MetafileCache(max_bytes=2 * len(contents[0]))
     one, two, three = [(content, digest_of(content), PATH, READER) for content in contents]
     first, second = await metafiles.parse(*one), await metafiles.parse(*two)
     assert await metafiles.parse(*one) is first
@@ -60,7 +60,7 @@ async def test_a_forgotten_metafile_is_parsed_again_and_the_others_are_kept(cont
 
 
 async def test_a_metafile_larger_than_the_cache_is_parsed_each_time_and_evicts_no_other(contents) -> None:
-    metafiles = MetafileCache(most_bytes=len(contents[0]))
+    metafiles = MetafileCache(max_bytes=len(contents[0]))
     kept, longer = (contents[0], digest_of(contents[0]), PATH, READER), contents[1] + b" "
     first = await metafiles.parse(*kept)
     found = [await metafiles.parse(longer, digest_of(longer), PATH, READER) for _ in range(2)]

@@ -18,7 +18,7 @@ from handlers.workers.upcoming import (
     MAX_EXTRA_BYTES,
     ReadAheadLimit,
     UpcomingImages,
-    most_read_ahead,
+    max_read_ahead,
 )
 from tests.page_cache import cached_share, drop, wait_until_cached
 
@@ -106,8 +106,8 @@ def test_only_files_are_announced():
 
 def test_the_limit_grows_with_the_workers_up_to_a_share_of_the_memory():
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert most_read_ahead(1) == min(BYTES_PER_WORKER, memory // 8)
-    assert most_read_ahead(10_000) == memory // 8
+    assert max_read_ahead(1) == min(BYTES_PER_WORKER, memory // 8)
+    assert max_read_ahead(10_000) == memory // 8
 
 
 @pytest.fixture

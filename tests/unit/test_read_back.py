@@ -39,9 +39,9 @@ class Stack:
         self.other_builder: Callable[[], PathBuilder | None] | None = None
 
     async def put_tiles(
-        self, stack: StackId, z: float, specs: Any, transforms: Any, *, derive: bool, most_tiles: int
+        self, stack: StackId, z: float, specs: Any, transforms: Any, *, derive: bool, max_tiles: int
     ) -> int:
-        self.puts.append((stack, z, [spec["tileId"] for spec in specs], transforms, derive, most_tiles))
+        self.puts.append((stack, z, [spec["tileId"] for spec in specs], transforms, derive, max_tiles))
         if self.shown is not None:
             self.shown |= {spec["tileId"]: dict(spec) for spec in specs if spec["tileId"] not in self.shown}
         return 3

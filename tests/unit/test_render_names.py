@@ -320,7 +320,7 @@ def test_a_reference_to_a_missing_transform_is_refused_before_any_request() -> N
 
 def test_uploads_are_split_by_number_of_tiles_and_each_contains_the_transforms_it_needs() -> None:
     specs = [tile(f"t{n}", refs=("lens",) if n != 2 else ()) for n in range(5)]
-    bodies = [json.loads(body) for body in upload_bodies(specs, {"lens": LENS, "other": LENS}, most_tiles=2)]
+    bodies = [json.loads(body) for body in upload_bodies(specs, {"lens": LENS, "other": LENS}, max_tiles=2)]
     assert [list(body["tileIdToSpecMap"]) for body in bodies] == [["t0", "t1"], ["t2", "t3"], ["t4"]]
     assert [list(body["transformIdToSpecMap"]) for body in bodies] == [["lens"]] * 3
     alone = [json.loads(body) for body in upload_bodies(specs[2:3], {"lens": LENS})]
@@ -330,7 +330,7 @@ def test_uploads_are_split_by_number_of_tiles_and_each_contains_the_transforms_i
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=30), st.integers(300, 1500))
 def test_uploads_contain_every_tile_once_and_do_not_exceed_the_limit_of_bytes(lengths: list[int], most: int) -> None:
     specs = [tile(f"t{n}", refs=("lens",), label="x" * length) for n, length in enumerate(lengths)]
-    bodies = upload_bodies(specs, {"lens": LENS}, most_bytes=most)
+    bodies = upload_bodies(specs, {"lens": LENS}, max_bytes=most)
     contents = [json.loads(body) for body in bodies]
     assert [spec for content in contents for spec in content["tileIdToSpecMap"].values()] == specs
     for body, content in zip(bodies, contents, strict=True):

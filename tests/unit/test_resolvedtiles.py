@@ -32,22 +32,22 @@ def test_the_tile_whose_transform_is_missing_is_named() -> None:
         shared_transforms([tile("t1"), tile("t2", "x")], {})
 
 
-@pytest.mark.parametrize("most_bytes", range(300, 1200, 7))
-def test_uploads_are_filled_up_to_the_limit_of_bytes_and_do_not_exceed_it(most_bytes: int) -> None:
+@pytest.mark.parametrize("max_bytes", range(300, 1200, 7))
+def test_uploads_are_filled_up_to_the_limit_of_bytes_and_do_not_exceed_it(max_bytes: int) -> None:
     transforms = {name: lens(name) | {"note": "n" * 60} for name in ("a", "b")}
     specs = [tile(f"t{number}", "ab"[number // 5], note="n" * (10 * number)) for number in range(10)]
-    bodies = upload_bodies(specs, transforms, most_bytes=most_bytes)
+    bodies = upload_bodies(specs, transforms, max_bytes=max_bytes)
     parts = [json.loads(body) for body in bodies]
     assert [name for part in parts for name in part["tileIdToSpecMap"]] == [spec["tileId"] for spec in specs]
     for body, part in zip(bodies, parts, strict=True):
         tiles = part["tileIdToSpecMap"]
         assert set(part["transformIdToSpecMap"]) == {ref for spec in tiles.values() for ref in refs_of(spec)}
         frame = len(b'{"transformIdToSpecMap":{},"tileIdToSpecMap":{}}') - 2  # a comma is counted after each member
-        assert len(body) <= most_bytes + frame or len(tiles) == 1
+        assert len(body) <= max_bytes + frame or len(tiles) == 1
     for part, following in itertools.pairwise(parts):
         next_tile = next(iter(following["tileIdToSpecMap"].values()))
         (longer,) = upload_bodies([*part["tileIdToSpecMap"].values(), next_tile], transforms)
-        assert len(longer) > most_bytes
+        assert len(longer) > max_bytes
 
 
 def refs_of(spec: dict[str, Any]) -> set[str]:

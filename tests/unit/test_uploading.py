@@ -15,13 +15,13 @@ from handlers.render.uploading import MIN_TILES, UploadLimit, put_in_parts
 class Proxy:
     """A proxy that refuses bodies above a limit, and keeps the tile ids of the others."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.refused = 0
         self.tiles: list[str] = []
 
     async def send(self, body: bytes) -> None:
-        if len(body) > self.most_bytes:
+        if len(body) > self.max_bytes:
             self.refused += 1
             assert self.refused < 50, "the same body is sent again and again"
             raise UploadTooLarge("em/v1/raw z 1.0", "the proxy refuses its size (413)", "raise it")
@@ -77,5 +77,5 @@ async def test_a_time_out_of_a_proxy_halves_the_tiles_of_an_upload_down_to_a_min
     for expected in (1000, 500, 500):
         with pytest.raises(ProxyTimedOut):
             await put_in_parts(late, "s", 1.0, tiles([1] * 2000), {}, MAX_TILES, MAX_BYTES, limit)
-        assert limit.most_tiles == expected
+        assert limit.max_tiles == expected
     assert limit.learned == f"{MIN_TILES} tiles"

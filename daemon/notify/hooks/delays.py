@@ -21,8 +21,8 @@ def delay_s(attempts: int, chance: float, *, is_unavailable: bool = False, is_go
     >>> [delay_s(attempts, 0.5) for attempts in (1, 2, 5, 30)]
     [1.0, 2.0, 16.0, 3600.0]
     """
-    longest_s = MAX_PAUSE_S if is_unavailable else MAX_DELAY_S
-    grown_s = longest_s if is_gone else min(longest_s, FIRST_DELAY_S * 2.0 ** min(attempts - 1, 20))
+    max_s = MAX_PAUSE_S if is_unavailable else MAX_DELAY_S
+    grown_s = max_s if is_gone else min(max_s, FIRST_DELAY_S * 2.0 ** min(attempts - 1, 20))
     return grown_s * (0.9 + 0.2 * chance)
 
 

@@ -33,8 +33,8 @@ def retry_delay_s(fault: Fault, attempt: int, chance: float) -> float | None:
         return None
     if fault.waiting_helps is Waiting.LIMITED and attempt >= LIMITED_ATTEMPTS:
         return None
-    longest_s = CHANGING_DELAY_S if isinstance(fault, ImageChanging) else MAX_DELAY_S
-    plain: float = min(longest_s, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
+    max_s = CHANGING_DELAY_S if isinstance(fault, ImageChanging) else MAX_DELAY_S
+    plain: float = min(max_s, FIRST_DELAY_S * 2 ** min(attempt - 1, 30))
     return plain * (0.75 + 0.5 * chance)
 
 

@@ -24,12 +24,12 @@ class MetafileCache:
 
     Parameters
     ----------
-    most_bytes : limit of the cached metafiles' size on disk; the least recently used are dropped. A larger metafile is
+    max_bytes : limit of the cached metafiles' size on disk; the least recently used are dropped. A larger metafile is
         parsed each time.
     """
 
-    def __init__(self, most_bytes: int = MAX_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._parsing_large = asyncio.Lock()
         self._kept: dict[tuple[str, str, str], tuple[Acquisition, int]] = {}
 
@@ -45,7 +45,7 @@ class MetafileCache:
         if found is None:
             async with self._parsing_large if len(content) > LARGE_BYTES else contextlib.nullcontext():
                 found = self._kept.pop(key, None) or await _parse(content, path, reader)
-        if found[1] <= self._most_bytes:
+        if found[1] <= self._max_bytes:
             self._kept[key] = found
             self._drop_oldest()
         return found[0]
@@ -57,7 +57,7 @@ class MetafileCache:
     def _drop_oldest(self) -> None:
         total_bytes = sum(length for _, length in self._kept.values())
         for key, (_, length) in list(self._kept.items()):
-            if total_bytes <= self._most_bytes:
+            if total_bytes <= self._max_bytes:
                 return
             del self._kept[key]
             total_bytes -= length

@@ -44,19 +44,19 @@ class Chart:
     count: int
 
 
-def charts_of(points: Sequence[TrendPoint], since: float, now: float, least_focus: float | None) -> list[Chart]:
+def charts_of(points: Sequence[TrendPoint], since: float, now: float, min_focus: float | None) -> list[Chart]:
     """Return a chart for each number that at least one section has.
 
     Parameters
     ----------
     since, now : range of time, seconds since 1970 UTC.
-    least_focus : limit that the focus chart shows; None: no limit.
+    min_focus : limit that the focus chart shows; None: no limit.
     """
     charts = []
     for name, title, unit in NUMBERS:
         values = [(each.at, value) for each in points if (value := getattr(each.trend, name)) is not None]
         if values:
-            charts.append(_chart(title, unit, values, (since, now), least_focus if name == "focus" else None))
+            charts.append(_chart(title, unit, values, (since, now), min_focus if name == "focus" else None))
     return charts
 
 
@@ -117,7 +117,7 @@ def _medians(values: Sequence[tuple[float, float]], times: tuple[float, float]) 
 
 
 def scope_values(
-    watch: str, scope: str, points: Sequence[TrendPoint], days: int, now: float, least_focus: float | None
+    watch: str, scope: str, points: Sequence[TrendPoint], days: int, now: float, min_focus: float | None
 ) -> dict[str, Any]:
     """Return the values of the template."""
     since = now - days * DAY_S
@@ -126,7 +126,7 @@ def scope_values(
         "scope": scope,
         "days": days,
         "choices": DAYS,
-        "charts": charts_of(points, since, now, least_focus),
+        "charts": charts_of(points, since, now, min_focus),
         "sections": len(points),
         "is_cut": len(points) == SECTIONS,
         "since": since,

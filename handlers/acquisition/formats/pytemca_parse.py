@@ -114,11 +114,11 @@ def _values(element: _Element, subject: str) -> dict[str, object]:
     return values
 
 
-def _bounded(text: msgspec.Raw, most_bytes: int, key: str, subject: str) -> bytes:
-    """Return the JSON text of a value. Raises MetafileFault if it is longer than `most_bytes`."""
+def _bounded(text: msgspec.Raw, max_bytes: int, key: str, subject: str) -> bytes:
+    """Return the JSON text of a value. Raises MetafileFault if it is longer than `max_bytes`."""
     content = bytes(text)
-    if len(content) > most_bytes:
-        raise MetafileFault(subject, f"{key}: should have at most {most_bytes} bytes, has {len(content)}")
+    if len(content) > max_bytes:
+        raise MetafileFault(subject, f"{key}: should have at most {max_bytes} bytes, has {len(content)}")
     return content
 
 

@@ -77,8 +77,8 @@ def _require_grey(image: Opened, palette_at: int, colours: int) -> None:
         raise InvalidImage("holds a colour palette, not grey values", "save it as grey")
 
 
-def _require_length(header: BmpHeader, least_offset: int, file_bytes: int) -> None:
-    if header.offset < least_offset:
+def _require_length(header: BmpHeader, min_offset: int, file_bytes: int) -> None:
+    if header.offset < min_offset:
         raise InvalidImage("has a broken BMP header")
     needed = header.offset + header.row_bytes * header.height
     if file_bytes < needed:

@@ -50,7 +50,7 @@ Read = Callable[[int, int], bytes]
 """(offset, length) -> bytes of the stream, fewer at its end."""
 
 
-def frame_of(read: Read, most_segments: int = MAX_SEGMENTS) -> Frame:
+def frame_of(read: Read, max_segments: int = MAX_SEGMENTS) -> Frame:
     """Return the frame of a grey 8-bit image in a supported coding.
 
     Raises
@@ -62,7 +62,7 @@ def frame_of(read: Read, most_segments: int = MAX_SEGMENTS) -> Frame:
         raise InvalidImage("has JPEG data without a start marker")
     size: tuple[int, int] | None = None
     is_progressive = False
-    for marker, at, length in _segments(read, 2, most_segments):
+    for marker, at, length in _segments(read, 2, max_segments):
         if marker in _FRAMES or marker == 0xDE:
             size, is_progressive = _grey_size(marker, read(at, 6)), marker == 0xC2
         elif marker == _SOS and size is not None:

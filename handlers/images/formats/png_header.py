@@ -85,14 +85,14 @@ def _require_pixels(read: Read) -> None:
     raise InvalidImage("is truncated: its PNG data end before the pixels")
 
 
-def most_chunks(file_bytes: int) -> int:
+def max_chunks(file_bytes: int) -> int:
     """Return the largest number of chunks of a file after its header."""
     return MAX_CHUNKS_BEFORE_PIXELS + file_bytes // MIN_MEAN_CHUNK_BYTES
 
 
 def too_many_chunks(file_bytes: int) -> InvalidImage:
     """Return the error of a file with more chunks."""
-    return InvalidImage(f"should have at most {most_chunks(file_bytes)} PNG chunks for its length, has more")
+    return InvalidImage(f"should have at most {max_chunks(file_bytes)} PNG chunks for its length, has more")
 
 
 def require_few_chunks(read: Read, file_bytes: int) -> None:
@@ -118,7 +118,7 @@ class ChunkLimit:
     def passed(self, position: int) -> None:
         """Count the chunks that begin before a position. Raises InvalidImage if there are too many small ones."""
         while self._next is not None and self._next + CHUNK_START.size <= position:
-            if self._found >= most_chunks(self._file_bytes):
+            if self._found >= max_chunks(self._file_bytes):
                 raise too_many_chunks(self._file_bytes)
             chunk = _chunk_at(self._read, self._next)
             self._found += 1

@@ -8,7 +8,7 @@ from isal import isal_zlib
 
 from handlers.errors import InvalidImage
 from handlers.images.formats.png_filters import Bytes, compiled_filters, unfilter
-from handlers.images.formats.png_header import CHUNK_START, CHUNKS_AT, PngHeader, most_chunks, too_many_chunks
+from handlers.images.formats.png_header import CHUNK_START, CHUNKS_AT, PngHeader, max_chunks, too_many_chunks
 from handlers.images.pixels import Grey
 from handlers.ranged_file import Ranged
 
@@ -129,7 +129,7 @@ def _packed(image: Ranged) -> Iterator[bytes]:
     """Yield the compressed pixels piece by piece. Raises InvalidImage if a chunk is damaged, or there are too many."""
     at, has_begun, has_ended = CHUNKS_AT, False, False
     start = _read(image, CHUNK_START.size, at)
-    for _ in range(most_chunks(image.size)):
+    for _ in range(max_chunks(image.size)):
         if len(start) < CHUNK_START.size:
             return
         length, kind = CHUNK_START.unpack(start)

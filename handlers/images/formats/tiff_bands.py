@@ -66,10 +66,10 @@ class DecodedRows:
         return self._band[1]
 
 
-def _bands(layout: TiffLayout, least_rows: int) -> list[tuple[int, TiffLayout]]:
+def _bands(layout: TiffLayout, min_rows: int) -> list[tuple[int, TiffLayout]]:
     """Return parts of an image that are images by themselves, each with its first row."""
     across = -(-layout.width // layout.piece_width)
-    pieces_high = -(-least_rows // layout.piece_height)
+    pieces_high = -(-min_rows // layout.piece_height)
     bands = []
     for top in range(0, layout.height, pieces_high * layout.piece_height):
         first = top // layout.piece_height * across

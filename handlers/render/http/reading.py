@@ -74,22 +74,22 @@ async def _whole_body(request: Request, response: ClientResponse) -> bytes:
         pieces.append(piece)
         length += len(piece)
         values += piece.count(b",")
-        if length > limit.most_bytes or values > limit.most_values:
-            too_long = f"is longer than {limit.most_bytes // 2**20} MiB"
-            too_many = f"holds more than {limit.most_values:,} values"
-            exceeded = too_long if length > limit.most_bytes else too_many
+        if length > limit.max_bytes or values > limit.max_values:
+            too_long = f"is longer than {limit.max_bytes // 2**20} MiB"
+            too_many = f"holds more than {limit.max_values:,} values"
+            exceeded = too_long if length > limit.max_bytes else too_many
             hint = "check that this is a render-ws"
             raise RenderRefused(request.subject, f"tried to {request.tried}, and the answer {exceeded}", hint)
     return b"".join(pieces)
 
 
-async def _beginning(response: ClientResponse, most_bytes: int) -> bytes:
+async def _beginning(response: ClientResponse, max_bytes: int) -> bytes:
     """Return the first bytes of a body. Reads in a loop, since one read may return a single TCP segment."""
     pieces: list[bytes] = []
     length = 0
     async for piece in response.content.iter_any():
         pieces.append(piece)
         length += len(piece)
-        if length > most_bytes:
+        if length > max_bytes:
             break
-    return b"".join(pieces)[:most_bytes]
+    return b"".join(pieces)[:max_bytes]

@@ -11,8 +11,8 @@ MAX_ANSWER_BYTES = 2**20
 class Limit:
     """Limit of an answer. A longer answer is refused while it arrives."""
 
-    most_bytes: int = MAX_ANSWER_BYTES
-    most_values: int = MAX_ANSWER_BYTES
+    max_bytes: int = MAX_ANSWER_BYTES
+    max_values: int = MAX_ANSWER_BYTES
     """Limit of the commas, and so of the objects that a parser makes: 200 MiB of `[],` would take 10 GiB."""
 
 

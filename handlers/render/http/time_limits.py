@@ -26,7 +26,7 @@ class Polling:
 
     first_s: float = 0.25
     """Delay after the first poll; each further delay is longer by half."""
-    longest_s: float = 15.0
+    max_s: float = 15.0
     lost_s: float = 30.0
     """Time to poll after the connection broke: render-ws may have received COMPLETE."""
 
@@ -36,4 +36,4 @@ class Polling:
         >>> Polling().delay_s(0), Polling().delay_s(2), Polling().delay_s(50)
         (0.25, 0.5625, 15.0)
         """
-        return float(min(self.longest_s, self.first_s * 1.5 ** min(poll, 100)))
+        return float(min(self.max_s, self.first_s * 1.5 ** min(poll, 100)))

@@ -124,13 +124,13 @@ class Copy:
             os.utime(target, ns=(SOURCE_NS, SOURCE_NS))
 
 
-def copies_of(rig: Rig, rng: random.Random, kinds: Sequence[tuple[Times, Pace]], most_stall_s: float) -> list[Copy]:
+def copies_of(rig: Rig, rng: random.Random, kinds: Sequence[tuple[Times, Pace]], max_stall_s: float) -> list[Copy]:
     found = []
     for number, (times, pace) in enumerate(kinds):
         plan = section_plan(3000 + number, TILES, size=SIZE, session_id=f"late_{number}")
         section = write_section(plan, rig.root / "source", pixels="noise")
         place = rig.acquisition / section.directory.relative_to(rig.root / "source")
-        stall_s = rng.uniform(most_stall_s / 3, most_stall_s)
+        stall_s = rng.uniform(max_stall_s / 3, max_stall_s)
         found.append(Copy(section, place, times, pace, stall_s, metafile_first=rng.random() < 0.3))
     return found
 
