@@ -14,8 +14,8 @@ from tests.acceptance.conftest import section_plan
 from tests.acceptance.faults.accounts import audit, present_rows, wait_until_ended
 from tests.acceptance.faults.pulse import pulse_of
 from tests.acceptance.faults.rows import FaultRun
-from tests.acceptance.faults.test_workers_killed import workers_of
 from tests.acceptance.rig import Rig, running, wait_for
+from tests.worker_processes import worker_pids
 
 LEVELS = 3
 TILES = 12
@@ -52,7 +52,7 @@ def image_for_ever(rig: Rig, number: int, may_go_on: threading.Event, done: thre
 def sample(rig: Rig) -> tuple[float, float]:
     """Return the memory of the daemon's process and of its largest worker, MiB."""
     pid = rig.daemon.process.pid
-    return resident_mib(pid), max(map(resident_mib, workers_of(pid)), default=0.0)
+    return resident_mib(pid), max(map(resident_mib, worker_pids(pid)), default=0.0)
 
 
 def first_and_last(samples: list[float]) -> tuple[float, float]:
