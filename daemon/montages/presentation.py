@@ -46,6 +46,17 @@ def montage_json(montage: Montage, waits: Waits = NOTHING, next_try_at: float | 
     }
 
 
+def present_fault(montage: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the fault because of which a montage failed or is retried; None if it waits for something else now.
+
+    Parameters
+    ----------
+    montage : result of `montage_json`.
+    """
+    is_former = montage["waiting_for"] and montage["state"] != MontageState.FAILED
+    return None if is_former else montage["fault"]
+
+
 def counts_json(counts: Mapping[tuple[str, MontageState], int]) -> dict[str, dict[str, int]]:
     """Return counts of montages as watch -> state -> number."""
     by_watch: dict[str, dict[str, int]] = {}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.montages.states import Event, MontageState
+from daemon.montages.records import Outcome
+from daemon.montages.states import Event, MontageState, Step
 from daemon.pipeline.health import Disk
+from handlers.errors import StorageFault
 from handlers.workers.crew import Crew, Member
 from tests.integration.paged import HTML, Paged, paged
 from tests.ready_facts import READY
@@ -379,3 +381,15 @@ async def test_pages_and_api_name_the_store_that_a_montage_waits_for(pages):
         assert f"<dd>{reason}</dd>" not in await pages.page(f"/montages/{each}")
     pages.facts = READY
     assert "Waits for" not in await pages.page(f"/montages/{waiting}")
+
+
+async def test_a_section_that_waits_for_its_store_shows_its_last_fault_as_former(pages):
+    waiting = await pages.reached(1, MontageState.INGESTED)
+    attempt = await pages.journal.begin_attempt(waiting, Step.MIPMAPS)
+    await pages.journal.end_attempt(attempt, Outcome.FAILED, StorageFault("/data/a.tif", "could not be read", ""))
+    assert "<dt>Last fault</dt>" in await pages.page(f"/montages/{waiting}")
+    pages.facts = replace(READY, disks=(STORE,))
+    text = await pages.page(f"/montages/{waiting}")
+    assert "<dt>Waits for</dt><dd>s3://em/mips" in text
+    assert "<dt>Before</dt>" in text
+    assert "<dt>Last fault</dt>" not in text

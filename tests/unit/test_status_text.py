@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from daemon.commands.replay.progress import waiting_reason
 from daemon.commands.status.causes import by_cause, cause_of
 from daemon.commands.status.report import narrowed
 from daemon.commands.status.text import View, _times, status_text
@@ -51,6 +52,20 @@ def test_times_of_one_minute_are_shown_once_and_ages_within_a_day() -> None:
 def test_a_fault_of_the_metafile_does_not_repeat_its_name(subject: str) -> None:
     fault = {"kind": "ZFault", "subject": subject, "problem": "no row has grid 1", "hint": "add the section"}
     assert cause_of(montage(fault=fault)) == "no row has grid 1 (add the section)"
+
+
+def test_a_montage_that_waits_for_its_directory_does_not_show_a_former_fault() -> None:
+    fault = {"kind": "StorageFault", "subject": "/data/a.tif", "problem": "could not be read", "hint": ""}
+    away = "the directory of watch temca2 cannot be accessed"
+    waiting = montage(fault=fault, waiting_for=away)
+    text = status_text(report(waiting), View(NOW, by_cause=True))
+    assert cause_of(waiting) == away
+    assert "1 x z 1" in text
+    assert "could not be read" not in text
+    assert "StorageFault" not in text
+    assert waiting_reason(waiting) == away
+    failed = montage(state="failed", failed_in="settled", fault=fault, waiting_for="3 of 4 images")
+    assert cause_of(failed) == "/data/a.tif: could not be read"
 
 
 def test_causes_that_differ_in_numbers_and_names_only_are_one_group() -> None:

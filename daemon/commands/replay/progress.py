@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from daemon.commands.replay.sources import Row, Source
+from daemon.montages.presentation import present_fault
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.montages.verdicts import WAITS_FOR_PERSON
 from daemon.pipeline.replay.selection import Action
@@ -81,14 +82,14 @@ class Outcomes:
 
 def waiting_reason(row: Row) -> str:
     """Return the reason why an unfinished montage waits; empty if it does not."""
-    fault = row.get("fault")
-    return f"{fault['problem']}" if fault else str(row.get("waiting_for") or "")
+    fault = present_fault(row)
+    return f"{fault['problem']}" if fault else str(row["waiting_for"] or "")
 
 
 def outcome_line(row: Row) -> str:
     """Return one line with the outcome of a montage."""
     head = f"{row['state']:<{OUTCOME_WIDTH}}{row['metafile']}"
-    fault = row["fault"]
+    fault = present_fault(row)
     if row["state"] == MontageState.COMPLETE:
         return f"{head}: z {row['z']:g}, {row['tiles']} tiles, {row['mipmapped_stack']}"
     if row["state"] == MontageState.SUPERSEDED:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from daemon.montages.presentation import present_fault
 from handlers.text import abbreviate, without_values
 
 Montage = dict[str, Any]
@@ -35,8 +36,8 @@ def by_cause(montages: Iterable[Montage]) -> list[Cause]:
 
 
 def cause_of(montage: Montage) -> str:
-    """Return the fault of a montage, or what it waits for, in one sentence."""
-    fault = montage["fault"]
+    """Return what a montage waits for, or its fault, in one sentence."""
+    fault = present_fault(montage)
     if not fault:
         return str(montage["waiting_for"] or "in progress or queued")
     is_metafile = fault["subject"] in (montage["metafile"], PurePath(montage["metafile"]).name)
@@ -46,7 +47,7 @@ def cause_of(montage: Montage) -> str:
 
 
 def _plain_cause(montage: Montage) -> str:
-    fault = montage["fault"]
+    fault = present_fault(montage)
     return f"{fault['kind']} {fault['problem']} {fault['hint']}" if fault else cause_of(montage)
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from daemon.commands.daemon_client import START_HINT
 from daemon.commands.status.causes import Cause, Montage, by_cause, cause_of, z_ranges
 from daemon.commands.status.report import Report, watch_names
+from daemon.montages.presentation import present_fault
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
 from handlers.text import byte_size, counted, fitted
 
@@ -178,7 +179,7 @@ def _groups(causes: Sequence[Cause], view: View) -> Iterator[str]:
 
 def _group(cause: Cause, view: View) -> Iterator[str]:
     montages = cause.montages
-    kind = f"{montages[0]['fault']['kind']}, " if montages[0]["fault"] else ""
+    kind = f"{fault['kind']}, " if (fault := present_fault(montages[0])) else ""
     tiles = f", {counted(cause.tiles, 'tile')}" if cause.tiles else ""
     yield from _wrapped(f"{len(montages)} x {kind}{z_ranges(montages)}{tiles}", view, 2)
     if view.failed:
