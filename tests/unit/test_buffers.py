@@ -311,20 +311,6 @@ def test_png_levels_have_the_pixels_of_tiff_levels_and_jpeg_levels_their_size(tm
         assert [found.shape for found in plain.values()] == [found.shape for found in other.values()]
 
 
-@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from(DEPTHS), st.booleans())
-def test_a_png_decodes_to_the_encoded_pixels(width: int, height: int, depth: Any, is_even: bool) -> None:
-    pixels = np.full((height, width), 200, depth) if is_even else noise(depth, height, width)
-    with Image.open(io.BytesIO(Encoding("png").encoded(pixels))) as decoded:
-        decoded.load()
-        assert decoded.format == "PNG"
-        assert decoded.mode == ("L" if depth is np.uint8 else "I;16")
-        assert np.array_equal(np.asarray(decoded), pixels)
-
-
-def test_a_png_with_one_grey_value_is_small() -> None:
-    assert len(Encoding("png").encoded(np.full((1000, 1000), 200, np.uint8))) < 10_000
-
-
 @pytest.mark.parametrize("damage", ["header", "length"])
 def test_a_rename_that_puts_another_content_in_place_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
