@@ -35,8 +35,19 @@ def array_of(image: ImageFile.ImageFile) -> Grey:
 def _decode_into(pixels: Grey, image: ImageFile.ImageFile) -> None:
     """Have Pillow decode into an array, without a copy. If it allocated the memory, it would refuse large frames."""
     mode = "L" if image.mode == "1" else image.mode
-    image.im = Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1).im
+    memory = Image.frombuffer(mode, image.size, pixels, "raw", mode, 0, 1)
+    image.im = memory.im
+    is_shared = _is_shared(pixels, memory)
     image.load()
+    if not is_shared or image.im is not memory.im:  # another version of Pillow, which decodes into memory of its own
+        pixels[...] = np.asarray(image.convert("L") if image.mode == "1" else image)
+
+
+def _is_shared(pixels: Grey, memory: Image.Image) -> bool:
+    """Whether an image has the memory of an array. Changes the first pixel."""
+    before = memory.getpixel((0, 0))
+    pixels[0, 0] ^= 1
+    return memory.getpixel((0, 0)) != before
 
 
 def jpeg_pixels(content: bytes) -> Grey:
