@@ -9,7 +9,7 @@ import numpy as np
 from handlers.acquisition.acquisition import Acquisition, Tile
 from handlers.acquisition.formats.rasters import section_cells
 from handlers.acquisition.metafile import EdgeMatch, EdgeSide, Metafile, TileRecord
-from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers
+from handlers.quality.numbers import UNITS, Floats, SectionNumbers, TileNumbers, median
 from handlers.quality.packing import Quality
 
 _OF_TILE = ("raster_col", "raster_row", "raster_index", "focus_score", "mean", "minimum", "maximum", "std_dev")
@@ -53,7 +53,7 @@ def overlap_of(tiles: Sequence[Tile], cells: Sequence[tuple[int, int] | None]) -
     pairs = [(tile, at.get((col - 1, row)), at.get((col, row - 1))) for (col, row), tile in at.items()]
     across = [(left.width or 0) + left.position_px[0] - tile.position_px[0] for tile, left, _ in pairs if left]
     down = [(above.height or 0) + above.position_px[1] - tile.position_px[1] for tile, _, above in pairs if above]
-    medians = [float(np.median(each)) for each in (across, down) if each]
+    medians = [median(each) for each in (across, down) if each]
     side = min((min(tile.width or 0, tile.height or 0) for tile in at.values()), default=0)
     overlap = min(medians) / side if medians else 0.0
     return overlap if 0 < overlap < 1 else None
@@ -140,7 +140,7 @@ def raster_offsets(metafile: Metafile) -> tuple[Floats, Floats]:
     offsets = np.array([tile.position_px for tile in tiles]) - step * np.array(
         [(camera.width * tile.raster_col, camera.height * tile.raster_row) for tile in tiles]
     )
-    offsets -= np.median(offsets, axis=0)
+    offsets -= [median(column) for column in offsets.T]
     return offsets[:, 0], offsets[:, 1]
 
 

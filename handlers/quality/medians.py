@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from handlers.quality.numbers import Floats, TileNumbers
+from handlers.quality.numbers import Floats, TileNumbers, median
 from handlers.quality.trend import Trend
 from handlers.quality.verdict import stage_error
 
@@ -20,4 +20,4 @@ def trend_of(numbers: TileNumbers, pixel_size_nm: float | None) -> Trend:
 
 def _median(column: Floats) -> float | None:
     known = column[~np.isnan(column)]
-    return float(np.median(known)) if known.size else None
+    return median(known) if known.size else None

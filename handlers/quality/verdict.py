@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from handlers.quality.numbers import Floats, TileNumbers
+from handlers.quality.numbers import Floats, TileNumbers, median
 from handlers.quality.rules import Finding, Judgement, Limits, Rule, Surroundings, Verdict
 
 Flags = npt.NDArray[np.bool_]
@@ -115,7 +115,7 @@ def _focus_drop(numbers: TileNumbers, usual: float | None) -> float | None:
 def median_focus(numbers: TileNumbers) -> float | None:
     """Return the median focus score of the tiles; None if no tile has one."""
     known = numbers.focus_score[np.isfinite(numbers.focus_score)]
-    return float(np.median(known)) if known.size else None
+    return median(known) if known.size else None
 
 
 def outside(rule: Rule, limit: float, numbers: TileNumbers) -> Flags:

@@ -13,6 +13,8 @@ import pytest
 from benchmarks import sections
 from benchmarks.startup import HEAVY, NEVER, WORK
 from daemon.commands.imports.command_names import IMPORT_COMMANDS
+from daemon.simulator.pytemca import TileStatistics, metafile_bytes
+from daemon.simulator.section import plan_section
 from tests.certificates import Authority
 from tests.settings_text import UNREACHABLE, settings_text
 
@@ -123,6 +125,25 @@ for module in pkgutil.walk_packages(daemon.commands.__path__, "daemon.commands."
 
 def test_the_help_imports_nothing_heavy() -> None:
     assert not set(HEAVY) & modules_after("import daemon.temwatch")
+
+
+def test_a_section_is_judged_without_the_masked_arrays_of_numpy(tmp_path: Path) -> None:
+    path = tmp_path / "metafile.json"
+    section = plan_section(tiles=4, size=(64, 64))
+    path.write_bytes(metafile_bytes(section, [TileStatistics(0, 65535, 30000, 30, 22.0)] * 4))
+    code = f"""
+from handlers.acquisition.formats.pytemca_parse import parse_metafile
+from handlers.quality.from_metafile import tile_numbers
+from handlers.quality.medians import trend_of
+from handlers.quality.rules import Limits
+from handlers.quality.verdict import judge, median_focus
+
+metafile = parse_metafile(open({str(path)!r}, "rb").read(), "metafile")
+numbers = tile_numbers(metafile, [tile.basename for tile in metafile.tiles])
+assert judge(numbers, Limits()).findings
+assert median_focus(numbers) == trend_of(numbers, 4.0).focus == 22.0
+"""
+    assert "numpy.ma" not in modules_after(code)
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
