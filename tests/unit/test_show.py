@@ -1,12 +1,14 @@
 """Output of the demonstration: tables that fit a terminal, commands that can be pasted, quality verdicts."""
 
 import io
+import os
 import shlex
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from daemon.simulator.demonstration.processes import forget_site
 from daemon.simulator.demonstration.quality import planted_faults, quality_lines, quality_problem
 from daemon.simulator.demonstration.results import Result, montage_table, stack_table
 from daemon.simulator.demonstration.text import program, purpose
@@ -88,3 +90,10 @@ def test_a_verdict_is_correct_if_it_names_all_bad_tiles_and_no_other(tmp_path: P
     assert quality_problem(VERDICTS, planted) == ""
     assert quality_problem(VERDICTS, {**planted, "b": "shifted"}) == "b is shifted, but no verdict lists it"
     assert quality_problem(VERDICTS, {}) == "a is in a verdict, but is not bad"
+
+
+def test_the_processes_of_a_demonstration_get_no_settings_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_site = ("TEMWATCH_RENDER__URL", "temwatch_journal__path", "AWS_PROFILE", "https_proxy", "NO_PROXY")
+    monkeypatch.setattr(os, "environ", dict.fromkeys((*of_site, "PATH"), "site"))
+    forget_site()
+    assert os.environ == {"PATH": "site"}

@@ -48,13 +48,13 @@ def prepare(output: Path) -> None:
 
 
 def forget_site() -> None:
-    """Remove a site's settings of temwatch and proxies from the environment.
+    """Remove a site's settings of temwatch, its logins to object stores and its proxies from the environment.
 
     The settings have precedence over the configuration of the demonstration, and could name the site's journal and its
     render-ws. A proxy does not reach the services of the demonstration, which are on this machine.
     """
     for name in list(os.environ):
-        if name.upper().startswith(ENVIRONMENT_PREFIX) or name.lower().endswith("_proxy"):
+        if name.upper().startswith((ENVIRONMENT_PREFIX, "AWS_")) or name.lower().endswith("_proxy"):
             del os.environ[name]
 
 
