@@ -105,7 +105,7 @@ def save_picture(picture: Grey, path: Path, greys: int = 256) -> None:
         step = 255 / (greys - 1)
         picture = np.rint(np.rint(picture / step) * step).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name[:50]}.part")  # a name has at most 255 bytes
     Image.fromarray(picture).save(part, "PNG", optimize=True)
     part.replace(path)
 

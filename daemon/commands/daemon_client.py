@@ -67,6 +67,26 @@ def is_alive(url: str, timeout_s: float = ALIVE_S) -> bool:
     return answer is not None and "alive" in answer[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of `/readyz`."""
+
+    is_ready: bool
+    lines: tuple[str, ...]
+    """Reasons and warnings; without those in a form that only another version of temwatch knows."""
+
+
+def ask_ready(url: str) -> Answer | None:
+    """Return the answer of the daemon at an address; None if no temwatch answers there."""
+    answer = fetch(f"{url.rstrip('/')}/readyz") or {}
+    is_ready = answer.get("ready")
+    if not isinstance(is_ready, bool):
+        return None
+    lists = [answer.get(key) for key in ("reasons", "warnings")]
+    lines = [line for each in lists if isinstance(each, list) for line in each if isinstance(line, str)]
+    return Answer(is_ready, tuple(lines))
+
+
 def daemon_urls(http_settings: HttpSettings, journal: Path) -> tuple[str, ...]:
     """Return the addresses where the daemon may respond: the configured one and the one where it last listened."""
     configured, last = http_url(http_settings.host, http_settings.port), owner_note(journal)

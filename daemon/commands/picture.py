@@ -4,11 +4,12 @@ import asyncio
 from pathlib import Path
 
 from daemon.config.settings import Settings
-from handlers.errors import storage_fault
+from daemon.pipeline.replay.lookup import NotSelectable
+from handlers.errors import RenderRefused, SettingsFault, storage_fault
 from handlers.picture import compose_section, save_picture
 from handlers.place import Place
 from handlers.render.client import RenderClient
-from handlers.render.names import StackId
+from handlers.render.names import StackId, format_z
 
 
 class _Finder:
@@ -24,6 +25,26 @@ class _Finder:
         return next((place for place in known if place is not None), None) or self._paths.to_path(url)
 
 
+def _checked(settings: Settings, stack: str, z: float, output: Path) -> StackId:
+    """Return the stack. Raises Fault for invalid arguments and for a stack that only the daemon knows."""
+    render = settings.render
+    if render.embedded:
+        problem = "the embedded stand-in runs inside the daemon, and its stacks cannot be drawn from outside"
+        raise SettingsFault("render.url", problem, "run `temwatch standin` and set render.url to its URL")
+    try:
+        name = StackId.parse(stack) if "/" in stack else StackId(render.owner, render.project, stack)
+        format_z(z)
+    except RenderRefused as fault:
+        raise NotSelectable(fault.subject, fault.problem, fault.hint) from fault
+    try:
+        is_other = output.exists() and not output.is_file()
+    except OSError as error:
+        raise storage_fault(str(output), "write the picture", error) from error
+    if is_other:  # it would be replaced by the picture
+        raise NotSelectable("--output", f"{output} is not a regular file", "name a file")
+    return name
+
+
 async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: int) -> str:
     """Draw a section and write the file; return a line that describes the picture.
 
@@ -34,11 +55,13 @@ async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: i
 
     Raises
     ------
+    NotSelectable
+        If an argument is invalid.
     Fault
         If there is no such section, an image of the stack cannot be used, or the file cannot be written.
     """
     render = settings.render
-    name = StackId.parse(stack) if "/" in stack else StackId(render.owner, render.project, stack)
+    name = _checked(settings, stack, z, output)
     async with RenderClient(render.url, access=render.access) as client:
         await client.existing_stack(name)
         found = await client.resolved_tiles(name, z)

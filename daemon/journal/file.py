@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from daemon.journal.faults import HINTS, PLACE_HINT, damaged
+from daemon.journal.faults import HINTS, PLACE_HINT, UnusableJournal, damaged
 from daemon.journal.migration import migrate, version_of
 from daemon.journal.transaction import Connection
 from handlers.errors import StorageFault
@@ -152,6 +152,8 @@ def _open_read_only(path: Path, uri: str) -> Connection:
 
 
 def _open(path: Path, uri: str = "") -> Connection:
+    if path.is_dir():
+        raise UnusableJournal("journal.path", f"{path} is a directory", "name a file in it")
     connection = sqlite3.connect(
         uri or path, isolation_level=None, check_same_thread=False, timeout=BUSY_S, uri=bool(uri)
     )

@@ -12,9 +12,14 @@ INDENT = "    "
 """Indentation of the second and further lines of a message."""
 
 
-def width_of(stream: TextIO) -> int | None:
-    """Return the columns of a stream's terminal; None if it is no terminal. $COLUMNS has precedence."""
-    if not stream.isatty():
+def width_of(stream: TextIO | None) -> int | None:
+    """Return the columns of a stream's terminal; None if it is no terminal. $COLUMNS has precedence.
+
+    Parameters
+    ----------
+    stream : None if it was closed before the process began, as by `>&-`.
+    """
+    if stream is None or not stream.isatty():
         return None
     try:
         columns = os.get_terminal_size(stream.fileno()).columns
@@ -25,7 +30,7 @@ def width_of(stream: TextIO) -> int | None:
     return max(columns, NARROWEST)
 
 
-def message(line: str, stream: TextIO) -> str:
+def message(line: str, stream: TextIO | None) -> str:
     """Return a message wrapped to the stream's terminal; unchanged if the stream is no terminal."""
     width = width_of(stream)
     return line if width is None else "\n".join(fitted(line, width, rest=INDENT))

@@ -30,7 +30,7 @@ def test_the_picture_of_a_section_shows_all_its_tiles(running_rig: Rig, write, t
     [
         ("absent", "1050", 1, "/absent: does not exist"),
         ("s_mips", "7", 1, "picture: the stack has no tiles at this z"),
-        ("a/b", "7", 1, "expected a name of the form owner/project/stack"),
+        ("a/b", "7", 2, "expected a name of the form owner/project/stack"),
         ("s_mips", "x", 2, "'x' is not a valid float"),
     ],
 )

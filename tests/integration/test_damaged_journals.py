@@ -251,3 +251,20 @@ async def test_a_journal_that_a_crash_left_is_read_with_its_wal(tmp_path):
             shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
     with closing(connect_read_only(crashed)) as connection:
         assert connection.execute("SELECT count(*) FROM montages").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["", "examined ahead"])
+async def test_a_directory_in_place_of_the_journal_is_named_as_such(tmp_path: Path, ahead: bool) -> None:
+    assert f"{tmp_path} is a directory" in await refusal_of(tmp_path, ahead=ahead)
+    with pytest.raises(UnusableJournal, match="is a directory"):
+        connect_read_only(tmp_path)
+
+
+async def test_a_back_up_may_have_the_longest_name_that_the_file_system_allows(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite"
+    await fill(journal, 1)
+    target = tmp_path / f"{'x' * 248}.sqlite"
+    assert back_up(journal, target) == 1
+    with pytest.raises(StorageFault, match="File name too long"):
+        back_up(journal, tmp_path / f"{'x' * 300}.sqlite")
+    assert not list(tmp_path.glob(".*")), "no unfinished copy is left"

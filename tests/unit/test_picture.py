@@ -2,6 +2,9 @@
 
 import io
 import json
+import math
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,13 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daemon.commands.picture import draw
+from daemon.config.load import load_settings
+from daemon.config.settings import Settings
+from daemon.pipeline.replay.lookup import NotSelectable
 from daemon.simulator import picture
 from daemon.simulator.picture import resolved_tiles_at
 from daemon.simulator.section import plan_section
 from daemon.simulator.temca import write_section
-from handlers.errors import Fault, ImageFault, RenderUnavailable
+from handlers.errors import Fault, ImageFault, RenderUnavailable, SettingsFault
 from handlers.picture import STRIPES, STRIPES_OPACITY, MosaicJob, compose_section, draw_mosaic, save_picture
 from handlers.uris import path_to_uri, uri_to_path
+from tests.settings_text import UNREACHABLE, settings_text
 
 AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 
@@ -173,6 +181,43 @@ def test_a_picture_with_fewer_grey_values_is_smaller(tmp_path: Path) -> None:
         assert set(np.asarray(few).ravel().tolist()) <= set(range(0, 256, 17))
     assert (tmp_path / "new/few.png").stat().st_size < (tmp_path / "new/full.png").stat().st_size
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def test_a_picture_may_have_the_longest_name_that_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 251}.png"
+    save_picture(np.zeros((4, 4), np.uint8), path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def settings_for(tmp_path: Path, url: str) -> Settings:
+    (tmp_path / "config.toml").write_text(settings_text(url=url))
+    return load_settings(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("stack", "z", "output", "subject"),
+    [
+        ("mips", 1050.0, "pipe", "--output"),
+        ("mips", math.nan, "a.png", "z nan"),
+        ("a/b", 1050.0, "a.png", "stack 'a/b'"),
+        ("a b", 1050.0, "a.png", "stack 'a b'"),
+    ],
+)
+async def test_invalid_arguments_of_a_picture_are_refused_before_any_request(
+    tmp_path: Path, stack: str, z: float, output: str, subject: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    settings = settings_for(tmp_path, UNREACHABLE)
+    with pytest.raises(NotSelectable) as refused:
+        await draw(settings, stack, z, tmp_path / output, 100)
+    assert refused.value.subject == subject
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+async def test_a_stack_of_the_embedded_stand_in_cannot_be_drawn(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, "embedded")
+    with pytest.raises(SettingsFault, match="the embedded stand-in runs inside the daemon"):
+        await draw(settings, "mips", 1050.0, tmp_path / "a.png", 100)
 
 
 @pytest.fixture

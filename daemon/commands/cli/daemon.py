@@ -1,5 +1,6 @@
 """Commands about the daemon and its configuration: check-config, status, health, reload."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,13 @@ def health(url: str | None, config_path: Path | None) -> None:
 
     Exit code: 0 ready, 1 not ready, 2 unreachable.
     """
-    from daemon.commands.daemon_client import START_HINT, fetch, find_daemon, is_alive
+    from daemon.commands.daemon_client import START_HINT, ask_ready, find_daemon, is_alive
     from daemon.config.daemon_address import find_places
     from handlers.uris import without_userinfo
 
     if url is not None:
+        if not url.lower().startswith(("http://", "https://")):
+            raise click.BadParameter(f"{url!r} does not begin with http:// or https://", param_hint="'--url'")
         address, alive, reason = url, is_alive(url), ""
     else:
         places = find_places(config_path)
@@ -140,13 +143,14 @@ def health(url: str | None, config_path: Path | None) -> None:
         reason = f" ({START_HINT})"
         if daemon.pid is not None:
             reason = f"; process {daemon.pid} holds its journal: {daemon.unresponsive_because}"
-    answer = fetch(f"{address.rstrip('/')}/readyz") if alive else None
-    if answer is None or "ready" not in answer:
+    answer = ask_ready(address) if alive else None
+    if answer is None:
         exit_with(UNREACHABLE, f"unreachable: no temwatch answers at {without_userinfo(address)}{reason}")
-    say("ready" if answer["ready"] else "not ready")
-    for line in [*answer["reasons"], *answer["warnings"]]:
-        say(f"  {line}")
-    sys.exit(0 if answer["ready"] else NOT_READY)
+    with contextlib.suppress(BrokenPipeError):  # the exit code is the answer
+        say("ready" if answer.is_ready else "not ready")
+        for line in answer.lines:
+            say(f"  {line}")
+    sys.exit(0 if answer.is_ready else NOT_READY)
 
 
 @click.command(short_help="Make the daemon read its configuration again.")

@@ -134,7 +134,7 @@ def picture(stack: str, z: float, output: Path, max_px: int, config_path: Path |
 
     STACK is a stack of the configured owner and project, or owner/project/stack.
 
-    Exit code: 0 the file is written, 1 it is not.
+    Exit code: 0 the file is written, 1 it is not, 2 an argument is invalid.
     """
     from daemon.commands.picture import draw
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from typing import Any, TextIO
 
@@ -42,6 +43,14 @@ def say_json(value: Any) -> None:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    if stream is not None:  # as in `temwatch status >&-`
+    if stream is None:  # as in `temwatch status >&-`
+        return
+    try:
         stream.write(text)
         stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the rest is flushed again at the end
+        if isinstance(error, BrokenPipeError) or stream is sys.stderr:
+            raise
+        complain(f"standard output: could not be written: {error.strerror or error}")
+        sys.exit(1)

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from daemon.commands.daemon_client import download
@@ -38,9 +38,9 @@ def back_up(journal: Path, target: Path, urls: Sequence[str] = (), token: str | 
     Fault
         If the journal is missing or damaged, or if the copy cannot be written.
     """
-    _require_target(journal, target)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = target.with_name(f".temwatch-backup.{os.getpid()}.tmp")  # short: a name has at most 255 bytes
     try:
+        _require_target(journal, target)
         montages = _copy(journal, unfinished, urls, token)
         sync(unfinished)
         unfinished.replace(target)
@@ -48,7 +48,8 @@ def back_up(journal: Path, target: Path, urls: Sequence[str] = (), token: str | 
     except OSError as error:
         raise storage_fault(str(target), "write the back-up", error) from error
     finally:
-        remove_journal(unfinished)
+        with suppress(OSError):  # the directory cannot be accessed, so it holds no unfinished copy
+            remove_journal(unfinished)
     return montages
 
 

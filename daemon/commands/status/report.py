@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from daemon.commands.daemon_client import FoundDaemon, ask, find_daemon
+from daemon.commands.status.answers import missing_field
 from daemon.config.daemon_address import Places
 from daemon.montages.states import UNFINISHED, MontageState
+from handlers.errors import Fault
 
 MAX_MONTAGES = 10_000
 """Largest number of montages of one state in a report. The counts include all montages."""
@@ -24,7 +26,7 @@ async def read_status(places: Places) -> Report:
     Raises
     ------
     Fault
-        If no daemon answers and the journal cannot be read.
+        If no daemon answers and the journal cannot be read, or the daemon is of another version with other answers.
     """
     daemon = find_daemon(places.http, places.journal)
     report: Report = {
@@ -43,7 +45,7 @@ async def read_status(places: Places) -> Report:
 
 
 def _answers(url: str) -> Report | None:
-    """Return the daemon's part of the report; None if it stops responding."""
+    """Return the daemon's part of the report; None if it stops responding. Raises Fault if it is of another version."""
     unfinished = ",".join(sorted(UNFINISHED))
     ready = _fetch(f"{url}/readyz")
     failed = _fetch(f"{url}/api/montages?state={MontageState.FAILED}&limit={MAX_MONTAGES}")
@@ -51,15 +53,23 @@ def _answers(url: str) -> Report | None:
     complete = _fetch(f"{url}/api/montages?state={MontageState.COMPLETE}&limit=1")
     if ready is None or failed is None or waiting is None or complete is None or "ready" not in ready:
         return None
-    if any("montages" not in answer for answer in (failed, waiting, complete)):
-        return None
-    return {
+    lists = [_rows(answer) for answer in (failed, waiting, complete)]
+    report = {
         **ready,
         "reload": _fetch(f"{url}/api/reload") or {},
-        "counts": failed["counts"],
-        "montages": failed["montages"] + waiting["montages"],
-        "last_complete": next(iter(complete["montages"]), None),
+        "counts": failed.get("counts"),
+        "montages": None if any(rows is None for rows in lists) else [row for rows in lists for row in rows or ()],
     }
+    if field := missing_field(report):
+        problem = f"is a temwatch of another version: its answer has no '{field}' that this version can read"
+        raise Fault(url, problem, "use the command of the daemon's installation, or restart the daemon")
+    report["last_complete"] = report["montages"].pop() if lists[2] else None
+    return report
+
+
+def _rows(answer: Report) -> list[Any] | None:
+    rows = answer.get("montages")
+    return rows if isinstance(rows, list) else None
 
 
 def _fetch(url: str) -> Report | None:
