@@ -47,17 +47,20 @@ def table_under(heading: str) -> list[list[str]]:
 def for_lsf(program: str) -> str:
     """Return the program with the arguments that the document's table gives for LSF."""
     program, added = program.replace("SLURMCluster", "LSFCluster"), ""
-    for cells in table_under("How do I run it with LSF?"):
+    rows = table_under("How do I run it with LSF?")
+    for cells in rows:
         slurm, lsf = ([word for word in re.findall("`([^`]+)`", cell) if re.match(r"\w+=", word)] for cell in cells)
         for argument in slurm:
             assert f"{argument},\n" in program, argument
             program = program.replace(argument, lsf.pop(0))
         added += "".join(f"        {argument},\n" for argument in lsf)
-    return program.replace("        protocol=", f"{added}        protocol=")
+    (lists,) = ([re.findall("`([^`]+)`", cell)[0] for cell in cells] for cells in rows if "LIST" in cells[0])
+    assert lists[0] in program, lists
+    return program.replace(*lists).replace("        protocol=", f"{added}        protocol=")
 
 
 def write_program(
-    directory: Path, tls: Path, *, jobs: int = 1, python: str = PYTHON, is_for_lsf: bool = False
+    directory: Path, tls: Path, *, jobs: int = 1, python: str = PYTHON, pause_s: int = 60, is_for_lsf: bool = False
 ) -> tuple[Path, str]:
     """Write the document's program for a scheduler on this machine; return its path and the scheduler's address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -69,6 +72,7 @@ def write_program(
         (f'"{TLS_DIRECTORY}"', f'"{tls}"'),
         (LOGS, str(directory / "logs")),
         ("JOBS = 32", f"JOBS = {jobs}"),
+        ("time.sleep(60)", f"time.sleep({pause_s})"),
         (PYTHON, python),
     ):
         assert documented in text, documented

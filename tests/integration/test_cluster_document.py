@@ -240,10 +240,8 @@ class Slurm:
 def test_the_program_resubmits_ended_jobs_and_cancels_all_jobs_at_its_end(tmp_path: Path) -> None:
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     slurm = Slurm(tmp_path)
-    program, _ = document.write_program(tmp_path, document.make_certificates(tmp_path), python=sys.executable)
-    text = program.read_text()
-    assert "time.sleep(60)" in text
-    program.write_text(text.replace("time.sleep(60)", "time.sleep(1)"))
+    tls = document.make_certificates(tmp_path)
+    program, _ = document.write_program(tmp_path, tls, python=sys.executable, pause_s=1)
     environment = {**os.environ, "PATH": f"{slurm.programs}:{os.environ['PATH']}"}
     with (
         (tmp_path / "program.log").open("wb") as log,
