@@ -438,8 +438,8 @@ class TestMemory:
         monkeypatch.setattr(opening, "worker_bytes", lambda largest_image_px: 50 << 20)
         level0 = tmp_path / "acquisition" / "large.tif"
         level0.parent.mkdir()
-        Image.fromarray(np.zeros((8000, 8000), np.uint8)).save(level0, format="JPEG")  # is decoded as a whole
-        size = {"width": 8000, "height": 8000, "reduction": Reduction("PIL", "LANCZOS")}
+        Image.fromarray(np.zeros((12_000, 12_000), np.uint8)).save(level0, format="JPEG")  # is decoded as a whole
+        size = {"width": 12_000, "height": 12_000, "reduction": Reduction("PIL", "LANCZOS")}
         with open_executor(kind, 1, address) as opened:
             workers = {opened.executor.submit(os.getpid).result(60) for _ in range(9)}
             failed = await run_job(opened, job_for(tmp_path, "large", **size))
@@ -453,7 +453,7 @@ class TestMemory:
                 assert list(client.run(eval, HAS_MEMORY_LIMIT).values()) == [False]
         assert failed.fault is not None
         assert failed.fault.kind == "WorkerFault"
-        assert "needs more memory than a worker may have, for 8000x8000 pixels" in failed.fault.problem
+        assert "needs more memory than a worker may have, for 12000x12000 pixels" in failed.fault.problem
         assert done.fault is None
         assert not list(tmp_path.rglob("*.tmp"))
 
