@@ -710,7 +710,7 @@ def test_a_console_script_is_not_imported_by_the_workers(tmp_path: Path) -> None
         """)
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["False", str(script)], done.stderr
+    assert done.stdout.splitlines() == ["False", str(script)], done.stderr
 
 
 @pytest.mark.parametrize("begin", ["", "start_server()"])
