@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, popen_forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,6 +53,26 @@ class WorkerDeath:
     """Signal or exit code, as in "signal SIGKILL"; empty if it is not known."""
 
 
+class _Exit(popen_forkserver.Popen):
+    """Reads the exit status of a process. No other thread can ask while the status is read and not yet stored."""
+
+    def __init__(self, process: Any) -> None:
+        self.reading = threading.Lock()
+        super().__init__(process)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit status; None if the process runs. Without the flag, wait for its end."""
+        if flag != os.WNOHANG and self.returncode is None:
+            connection.wait([self.sentinel])
+        with self.reading:
+            return super().poll(os.WNOHANG)
+
+    def runs(self) -> bool:
+        """Whether the process has not ended. Does not read its status."""
+        with self.reading:
+            return self.returncode is None and not connection.wait([self.sentinel], 0)
+
+
 class WorkerProcess(ForkServerProcess):
     """A process forked from the fork server, which has imported only the modules that workers need."""
 
@@ -60,6 +80,10 @@ class WorkerProcess(ForkServerProcess):
     """Shared memory in which the worker writes the tile id of its job; it survives the worker."""
     was_killed_here = False
     """Whether this process killed the worker. False if the worker died by itself or was killed from outside."""
+
+    @staticmethod
+    def _Popen(process: Any) -> _Exit:  # noqa: N802  the name that multiprocessing calls
+        return _Exit(process)
 
     def start(self) -> None:
         """Start the process, and the fork server if there is none. Both block the signals NOT_FOR_WORKERS."""
@@ -75,9 +99,7 @@ class WorkerProcess(ForkServerProcess):
         """Kill the process, and remember that it was killed here if it still runs. Does not read its exit status."""
         if _has_bytes(self.sentinel):
             return  # the exit status is in the pipe: the server has reaped the process, and its pid may be reused
-        # The pipe is ready after the end of the process, except shortly after another thread has read the status.
-        popen: Any = self._popen  # type: ignore[attr-defined]
-        if not connection.wait([self.sentinel], 0) and popen.returncode is None:
+        if self._popen.runs():  # type: ignore[attr-defined]
             self.was_killed_here = True
         super().kill()
 

@@ -10,8 +10,8 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from multiprocessing import connection
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
@@ -492,6 +492,32 @@ class TestReportedDeaths:
             assert (await run_job(pool, job_for(tmp_path, "a"))).fault is None
         assert deaths == [WorkerDeath("killer", "signal SIGKILL")] * 2
 
+    def test_a_worker_that_is_killed_while_its_exit_status_is_read_has_ended_by_itself(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = WorkerContext().Process(target=os._exit, args=(7,))
+        process.start()
+        connection.wait([process.sentinel])
+        read_signed, is_read, may_return = forkserver.read_signed, threading.Event(), threading.Event()
+
+        def held(descriptor: int) -> int:
+            status: int = read_signed(descriptor)
+            is_read.set()
+            may_return.wait(60)
+            return status
+
+        monkeypatch.setattr(forkserver, "read_signed", held)
+        with ThreadPoolExecutor(2) as threads:
+            threads.submit(process.join)
+            assert is_read.wait(60)
+            monkeypatch.setattr(connection, "wait", lambda *_: [])  # the server has not closed its end of the pipe yet
+            killed = threads.submit(process.kill)
+            with contextlib.suppress(TimeoutError):  # as long as nothing waits for the status, it ends now
+                killed.result(0.5)
+            may_return.set()
+            killed.result(60)
+        assert process.death() == WorkerDeath("", "exit code 7")
+
     async def test_a_worker_that_the_pool_kills_is_not_reported_as_dead(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -526,7 +552,7 @@ class TestKilling:
 
 KILLS_THE_SERVER = """
 import os, signal, time
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from handlers.workers import fork_server
 from handlers.workers.worker import WorkerContext
 
