@@ -35,7 +35,6 @@ from handlers.workers.worker import NICENESS, WorkerContext, WorkerDeath
 from tests.integration.cluster import running_cluster
 from tests.integration.toy_jobs import release, toy_job
 from tests.waiting import wait_for
-from tests.worker_processes import worker_pids
 
 SIDE = 64
 HANG_LIMIT_S = 4.0
@@ -82,6 +81,11 @@ def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
 def processes() -> Iterator[WorkerPool]:
     with open_executor("processes", 2) as opened:
         yield opened
+
+
+def pids_of(executor: ProcessExecutor) -> list[int]:
+    """Return the process ids of its workers, all of which have started."""
+    return [process.pid for process in executor._context.started if process.pid]
 
 
 def job_for(directory: Path, name: str = "a", **changes: Any) -> MipmapJob:
@@ -233,7 +237,7 @@ with open_executor("processes", 2) as pool:
             opened.executor.submit(time.sleep, 0.05)
             opened.executor.submit(time.sleep, 0.05).result(60)
             assert isinstance(opened.executor, ProcessExecutor)
-            pids = worker_pids(os.getpid())
+            pids = pids_of(opened.executor)
         assert pids
         assert not [pid for pid in pids if is_running(pid)]
 
@@ -315,7 +319,7 @@ class TestAWorkerThatDies:
             assert isinstance(pool.executor, ProcessExecutor)
             futures = [pool.executor.submit(time.sleep, 60) for _ in range(6)]
             assert futures[4].cancel()
-            os.kill(worker_pids(os.getpid())[0], signal.SIGKILL)
+            os.kill(pids_of(pool.executor)[0], signal.SIGKILL)
             for future in (*futures[:4], futures[5]):
                 assert isinstance(future.exception(timeout=20), BrokenExecutor)
 
@@ -574,7 +578,7 @@ class TestAProcessThatHangs:
         with open_executor("processes", 2, job_timeout_s=HANG_LIMIT_S) as pool:
             first = pool.executor
             assert isinstance(first, ProcessExecutor)
-            before = worker_pids(os.getpid())
+            before = pids_of(first)
             reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in ("hang", "slow")))
             assert [report.fault is None for report in reports] == [False, True]
             wait_for(lambda: not any(map(is_running, before)), "the processes of the pool that was given up end")
@@ -594,7 +598,7 @@ class TestAProcessThatHangs:
         with open_executor("processes", 1, job_timeout_s=HANG_LIMIT_S) as pool:
             assert isinstance(pool.executor, ProcessExecutor)
             hung = pool.executor
-            unkillable += worker_pids(os.getpid())
+            unkillable += pids_of(hung)
             reports = await asyncio.gather(*(run_job(pool, job_for(tmp_path, name)) for name in ("hang", "a", "b")))
             assert [report.fault is None for report in reports] == [False, True, True]
             assert all(map(is_running, unkillable))
@@ -642,7 +646,8 @@ DAEMON = """
                 while True:
                     outputs = tuple((level, directory / str(level) / f"{name}.{number % 3}.tif") for level in (1, 2, 3))
                     report = await run_job(pool, MipmapJob(name, level0, outputs, side, side))
-                    print("done" if report.fault is None else report.fault, flush=True)
+                    workers = [worker.pid for worker in pool.executor._context.started]  # all have started
+                    print("done" if report.fault is None else report.fault, *workers, flush=True)
                     number += 1
             await asyncio.gather(forever("a"), forever("b"), forever("c"))
 
@@ -670,14 +675,15 @@ def daemon(
             process.kill()
 
 
-def pids_after_start(parent: int, line: Callable[[], list[str]]) -> tuple[int, list[int]]:
+def pids_after_start(line: Callable[[], list[str]]) -> tuple[int, list[int]]:
     """Return the process ids of the server and of both workers, once these have made levels."""
     word, server = line()
     assert word == "server"
     while True:
-        assert line() == ["done"]
-        if len(workers := worker_pids(parent)) == 2:
-            return int(server), workers
+        done, *workers = line()
+        assert done == "done"
+        if len(workers) == 2:
+            return int(server), [int(pid) for pid in workers]
 
 
 def test_killing_the_daemon_leaves_no_process_and_no_partial_file(
@@ -685,7 +691,7 @@ def test_killing_the_daemon_leaves_no_process_and_no_partial_file(
 ) -> None:
     temporary = tmp_path_factory.mktemp("t")  # a socket's path is short
     with daemon(tmp_path, TMPDIR=str(temporary)) as (process, line):
-        server, workers = pids_after_start(process.pid, line)
+        server, workers = pids_after_start(line)
         process.kill()
         process.wait(20)
         wait_for(lambda: not any(map(is_running, [server, *workers])), "workers and their server end")
@@ -695,15 +701,16 @@ def test_killing_the_daemon_leaves_no_process_and_no_partial_file(
 
 def test_killing_a_worker_leaves_no_partial_file_and_later_jobs_remove_temporary_files(tmp_path: Path) -> None:
     with daemon(tmp_path) as (process, line):
-        _, workers = pids_after_start(process.pid, line)
+        _, workers = pids_after_start(line)
         for _ in range(4):
             os.kill(workers[0], signal.SIGKILL)
             wait_for(lambda pid=workers[0]: not is_running(pid), "the worker dies")
             require_whole(tmp_path / "mipmaps", 1024)
             killed = workers[0]
             while killed in workers or len(workers) < 2:
-                assert line() == ["done"]
-                workers = worker_pids(process.pid)
+                done, *shown = line()
+                assert done == "done"
+                workers = [int(pid) for pid in shown]
         made = {line()[0] for _ in range(12)}
         assert made == {"done"}
         os.kill(process.pid, signal.SIGSTOP)  # no job begins any more; running jobs end

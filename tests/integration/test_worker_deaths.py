@@ -14,11 +14,10 @@ from daemon.config.load import load_settings
 from daemon.pipeline.assembly import open_assembly
 from daemon.pipeline.health import warnings
 from handlers.workers.pool import run_job
-from tests.integration.test_executors import job_for
+from tests.integration.test_executors import job_for, pids_of
 from tests.ready_facts import READY
 from tests.settings_text import UNREACHABLE, settings_text
 from tests.waiting import wait_for
-from tests.worker_processes import worker_pids
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +30,7 @@ async def test_a_worker_killed_from_outside_leaves_a_log_line_a_metric_and_a_war
     settings = load_settings(config)
     async with open_assembly(lambda: settings, is_observable=lambda _: True) as assembly:
         executor: Any = assembly.pool.executor
-        (pid,) = worker_pids(os.getpid())
+        (pid,) = pids_of(executor)
         merge = structlog.contextvars.merge_contextvars
         with structlog.testing.capture_logs([merge]) as lines, structlog.contextvars.bound_contextvars(montage=17):
             os.kill(pid, signal.SIGKILL)
