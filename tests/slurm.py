@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +168,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_slurm(directory: Path, nodes: Mapping[str, str], cpus: int = 1) -> Iterator[Slurm]:
+def running_slurm(nodes: Mapping[str, str], cpus: int = 1) -> Iterator[Slurm]:
     """Yield a SLURM with these nodes; end its daemons and jobs. Skips the test if SLURM cannot run here.
 
     Parameters
@@ -175,13 +176,14 @@ def running_slurm(directory: Path, nodes: Mapping[str, str], cpus: int = 1) -> I
     nodes : for each node a command of the shell that prepares its mounts.
     """
     require_slurm()
-    directory.mkdir(parents=True)
-    slurm = Slurm(directory, nodes, cpus)
-    try:
-        slurm.start()
-        yield slurm
-    finally:
-        slurm.close()
+    # The path of a job's socket has at most 107 bytes; the directories of pytest are too long for it.
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        slurm = Slurm(Path(directory), nodes, cpus)
+        try:
+            slurm.start()
+            yield slurm
+        finally:
+            slurm.close()
 
 
 def require_slurm() -> None:

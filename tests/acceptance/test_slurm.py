@@ -119,7 +119,7 @@ def test_a_section_becomes_complete_while_jobs_are_cancelled_requeued_and_end_at
     rig: Mapped, write, tmp_path: Path
 ) -> None:
     nodes = {**dict.fromkeys(NODES, "true"), NODES[-1]: rig.mounts}
-    with running_slurm(tmp_path / "slurm", nodes) as slurm, submitting(slurm, tmp_path, jobs=3) as submitter:
+    with running_slurm(nodes) as slurm, submitting(slurm, tmp_path, jobs=3) as submitter:
         rig.start_standin()
         rig.settings |= settings_of(submitter)
         rig.start()
@@ -156,7 +156,7 @@ def test_jobs_that_slurm_refused_or_that_ended_without_a_worker_are_submitted_ag
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     # The jobs run `true` in place of Python: they end before their worker has reached the scheduler.
     with (
-        running_slurm(tmp_path / "slurm", {NODES[0]: "true"}) as slurm,
+        running_slurm({NODES[0]: "true"}) as slurm,
         submitting(slurm, tmp_path, jobs=1, python="true") as submitter,
     ):
 
