@@ -1,6 +1,6 @@
 """Record the use of stacks and of directories for mipmaps."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from daemon.journal.attempts import JournalAttempts
 from daemon.journal.tables import outbox, rows
@@ -41,9 +41,9 @@ class JournalStacks(JournalAttempts):
         """Announce that the daemon reopens a stack that another program has closed."""
         await self.write(lambda connection: outbox.reopen_stack(connection, stack, watch, because, self._clock()))
 
-    async def close_stack(self, stack: str, watch: str) -> None:
-        """Record that a stack is COMPLETE."""
-        await self.write(lambda connection: outbox.close_stack(connection, stack, watch, self._clock()))
+    async def close_stack(self, stack: str, watch: str, zs: Collection[float]) -> None:
+        """Record and announce that a stack is COMPLETE, for montages at these z."""
+        await self.write(lambda connection: outbox.close_stack(connection, stack, watch, zs, self._clock()))
 
     async def forget_stack(self, stack: str) -> None:
         """Record that this daemon no longer has to close a stack."""

@@ -135,8 +135,8 @@ async def test_a_hook_gets_the_events_that_it_names_of_the_watches_that_it_names
         {"name": "w", "url": f"{receiver.url}/w", "on": ALL, "watch": ["w"]},
     )
     async with world.running():
-        await journal.close_stack("em/v1/other", "gone")
-        await journal.close_stack("em/v1/s", "w")
+        await journal.close_stack("em/v1/other", "gone", [])
+        await journal.close_stack("em/v1/s", "w", [])
         await receiver.until(lambda: len(receiver.accepted) == 3)
     assert sorted(event["subject"] for event in receiver.accepted) == [
         "stacks/em/v1/other",

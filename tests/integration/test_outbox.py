@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from daemon.montages.announcements import Kind
 from daemon.montages.records import Inspection, Settled
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, IllegalTransition, MontageState, Step
+from daemon.pipeline.stacks.opened_stacks import OpenedStacks
 from handlers.errors import MetafileFault
 from handlers.identity import FileIdentity
+from handlers.render.names import StackId
 from tests.integration.inprocess import bench
 from tests.outbox import announced
 
@@ -140,7 +143,7 @@ async def test_an_event_that_is_rolled_back_is_not_announced(path: Path) -> None
 
         def record_and_break(connection: sqlite3.Connection) -> None:
             outbox.open_stack(connection, RAW, "temca2", 1.0)
-            outbox.close_stack(connection, RAW, "temca2", 1.0)
+            outbox.close_stack(connection, RAW, "temca2", [], 1.0)
             raise LookupError
 
         with pytest.raises(LookupError):
@@ -173,7 +176,7 @@ async def test_closing_and_reopening_a_stack_is_announced(path: Path) -> None:
         await journal.open_stack(RAW, "temca2")
         for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
             await journal.record(montage_id, event)
-        await journal.close_stack(RAW, "temca2")
+        await journal.close_stack(RAW, "temca2", [1050.0])
         await journal.open_stack(RAW, "temca2")
         await journal.reopen_stack(RAW, "temca2", "another program closed it")
         events = [each for each in await announced(journal) if each.subject == f"stacks/{RAW}"]
@@ -186,6 +189,30 @@ async def test_closing_and_reopening_a_stack_is_announced(path: Path) -> None:
         }
         assert [each.data["reason"] for each in events[1:]] == [None, "another program closed it"]
         assert await journal.open_stacks() == [(RAW, "temca2")]
+
+
+async def test_a_close_is_announced_with_the_sections_that_waited_for_it(path: Path) -> None:
+    async with Journal(path) as journal:
+        opened = OpenedStacks(journal)
+        ids = []
+        for number, z in enumerate((1051.0, 1050.0, 1052.0)):
+            path_of_section = SIGHTING.path.with_name(f"_metadata_{number}_.json")
+            ids.append(await journal.notice(replace(SIGHTING, path=path_of_section)))
+            await settle(journal, ids[-1] or 0, replace(SETTLED, z=z, section_id=str(z), tile_ids=(f"t{number}",)))
+        first, second, late = [each or 0 for each in ids]
+        await opened.add(StackId.parse(RAW), "temca2")
+        for montage_id in (first, second):
+            for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
+                await journal.record(montage_id, event)
+        waiting = await journal.montages(states=[MontageState.APPLIED], stack=RAW)
+        # While render-ws derives the stack, the close of the other stack makes one montage COMPLETE, and a third one
+        # becomes APPLIED, whose tiles the derivation may not have seen.
+        await journal.record(first, Event.COMPLETED)
+        for event in (Event.INGESTED, Event.MIPMAPPED, Event.APPLIED):
+            await journal.record(late, event)
+        await opened.close(StackId.parse(RAW), waiting)
+        (closed,) = [each.data for each in await announced(journal) if each.kind is Kind.STACK_CLOSED]
+        assert closed["sections"] == [1050.0, 1051.0]
 
 
 def from_file(path: Path) -> list[tuple[str, str, dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,11 +40,15 @@ def montage(number: int, *, attempt: int = 0, z: float = 1.0) -> Any:
 class Opened(set[StackId]):
     """Stacks that the daemon opened."""
 
+    closed_for: Sequence[int] = ()
+    """Ids of the montages that waited for the last close."""
+
     async def discard(self, stack: StackId) -> None:  # type: ignore[override]
         self -= {stack}
 
-    async def close(self, stack: StackId, _: Any) -> None:
+    async def close(self, stack: StackId, montages: Any) -> None:
         self -= {stack}
+        self.closed_for = [each.id for each in montages]
 
 
 class Bench:
@@ -176,6 +180,7 @@ async def test_montages_with_all_their_tiles_are_complete_and_the_stack_is_no_lo
     assert await bench.closer.close(STACK) is None
     assert STACK not in bench.opened
     assert bench.calls_of("closed") == [(STACK,)]
+    assert bench.opened.closed_for == [1, 2]
     assert bench.calls_of("closing") == [([1, 2], [101, 102])]
     assert bench.calls_of("end_attempts") == []
     assert bench.calls_of("complete") == [([1, 2],)]

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from daemon.journal.transaction import Connection
@@ -20,7 +20,6 @@ from daemon.montages.states import Event
 
 COLUMNS = "number, event_id, at, kind, watch, subject, data"
 _INSERT = "INSERT INTO outbox (event_id, at, kind, watch, subject, data) VALUES (?, ?, ?, ?, ?, ?)"
-_APPLIED_Z = "SELECT DISTINCT z FROM montages WHERE state = 'applied' AND ? IN (raw_stack, mipmapped_stack) ORDER BY z"
 
 
 def announce(connection: Connection, kind: Kind, watch: str, subject: str, data: Mapping[str, Any], now: float) -> None:
@@ -50,11 +49,16 @@ def reopen_stack(connection: Connection, stack: str, watch: str, because: str, n
     _announce_stack(connection, Kind.STACK_REOPENED, StackData(StackName.parse(stack), watch, (), because), now)
 
 
-def close_stack(connection: Connection, stack: str, watch: str, now: float) -> None:
-    """Record and announce that a stack is COMPLETE."""
+def close_stack(connection: Connection, stack: str, watch: str, zs: Collection[float], now: float) -> None:
+    """Record and announce that a stack is COMPLETE.
+
+    Parameters
+    ----------
+    zs : z of the montages that waited for this close. Other montages may have become APPLIED since it began.
+    """
     forget_stack(connection, stack)
     connection.execute("INSERT OR REPLACE INTO closed_stacks VALUES (?, ?)", (stack, now))
-    sections = tuple(z for (z,) in connection.execute(_APPLIED_Z, (stack,)) if z is not None)
+    sections = tuple(sorted(set(zs)))
     _announce_stack(connection, Kind.STACK_CLOSED, StackData(StackName.parse(stack), watch, sections, None), now)
 
 

@@ -37,7 +37,8 @@ class OpenedStacks:
     async def close(self, stack: StackId, montages: Collection[Montage]) -> None:
         """Record that a stack was closed for montages."""
         watch = self._stacks.get(stack) or next((montage.watch for montage in montages), "")
-        await self._journal.close_stack(str(stack), watch)
+        zs = [montage.z for montage in montages if montage.z is not None]
+        await self._journal.close_stack(str(stack), watch, zs)
         self._stacks.pop(stack, None)
 
     async def discard(self, stack: StackId) -> None:
