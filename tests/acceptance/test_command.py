@@ -1,11 +1,13 @@
 """The `temwatch` command: exit codes, one line for each mistake, never a traceback."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +44,39 @@ def test_the_demonstration_verifies_its_results_and_ignores_the_settings_of_a_si
     pasted = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=60)
     assert pasted.returncode == 0, pasted.stderr
     assert "complete" in pasted.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_demonstration_with_all_its_processes(tmp_path, number):
+    log, mark = tmp_path / "printed", f"DEMONSTRATION={tmp_path}"
+    command = [sys.executable, "-m", "daemon", "demo", "--tiles", "400", "--size", "64x64"]
+    with log.open("w") as printed:
+        environment = {**os.environ, "DEMONSTRATION": str(tmp_path)}
+        demo = subprocess.Popen(
+            [*command, "--output", str(tmp_path / "out")], stdout=printed, stderr=printed, env=environment
+        )
+    try:
+        wait_for(lambda: "watching" in log.read_text(), 60, log.read_text)
+        assert len(with_variable(mark)) > 3  # the demonstration, the stand-in, the daemon, its workers
+        demo.send_signal(number)
+        assert demo.wait(60) == 130, log.read_text()
+        # What the daemon started ends when it sees that the daemon has ended.
+        wait_for(lambda: not with_variable(mark), 30, lambda: with_variable(mark))
+    finally:
+        for pid in with_variable(mark):
+            os.kill(pid, signal.SIGKILL)
+        demo.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def with_variable(variable: str) -> list[int]:
+    """Return the processes that inherited an environment variable, given as NAME=value."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # the process has ended
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_the_demonstration_refuses_a_directory_with_other_files(tmp_path):

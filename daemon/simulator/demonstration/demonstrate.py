@@ -96,7 +96,8 @@ class Show:
     console: Console = field(default_factory=Console)
 
     async def run(self) -> bool:
-        """Run the demonstration; return whether everything was done and verified."""
+        """Run the demonstration; return whether everything was done and verified. SIGTERM ends it as Ctrl-C does."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
         self.output = self.output.absolute()
         if self.store == "s3":
             require_packages()
