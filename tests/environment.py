@@ -1,8 +1,9 @@
-"""Variables of the environment that the tests, and the processes that they start, do not get."""
+"""What tests and the processes that they start do not get from their caller: variables, umask, ignored signals."""
 
 import json
 import os
 import re
+import signal
 from collections.abc import MutableMapping
 
 _NETWORK = "TEMWATCH_TESTS_NETWORK"
@@ -20,7 +21,13 @@ _OF_CALLER = re.compile(
 
 
 def forget_caller(environ: MutableMapping[str, str]) -> None:
-    """Remove the settings of the caller and of its site. Processes are started in UTF-8 mode, whatever the locale."""
+    """Remove the settings of the caller and of its site. Processes are started in UTF-8 mode, whatever the locale.
+
+    A shell that starts the tests in the background makes them, and all processes that they start, ignore Ctrl-C.
+    """
+    os.umask(0o022)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if proxies := {name: environ.pop(name) for name in list(environ) if _PROXY.fullmatch(name)}:
         environ[_NETWORK] = json.dumps(proxies)
     for name in [name for name in environ if _OF_CALLER.fullmatch(name)]:

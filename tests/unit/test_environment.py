@@ -32,3 +32,14 @@ def test_tests_and_their_processes_do_not_get_the_settings_of_the_caller() -> No
     assert not OF_CALLER.keys() & environment.keys()
     assert KEPT.items() <= environment.items()
     assert proxies == {"http_proxy": "http://127.0.0.1:1", "NO_PROXY": ".example"}
+
+
+def test_tests_started_in_the_background_with_a_strict_umask_can_be_interrupted_and_make_readable_files() -> None:
+    code = (
+        "import os, signal, tests.conftest\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, oct(os.umask(0)))"
+    )
+    command = 'umask 077; trap "" INT; exec "$@"'
+    shell = ["sh", "-c", command, "sh", sys.executable, "-c", code]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "0o22"], done.stderr
