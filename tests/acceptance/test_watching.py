@@ -117,7 +117,9 @@ def find_a_burst(rig: Rig, count: int) -> None:
         lambda: (w := watch_of(rig))["found_by_event"] + w["found_only_by_scan"] >= count + 1 and w, 30, "all counted"
     )
     assert found["directories_seen"] > 3 * count
-    assert all(row["state"] in ("ignored", "complete") for row in rig.montages())
+    wait_for(
+        lambda: {row["state"] for row in rig.montages()} == {"ignored", "complete"}, 30, lambda: str(rig.montages())
+    )
     sys.stdout.write(f"{count} directories: {found}\n")
 
 
