@@ -34,7 +34,9 @@ async def test_ends_what_it_began():
 def test_exactly_the_tests_that_leave_something_behind_fail(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function")
     conftest = (Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8")
-    pytester.makeconftest(conftest.replace("GRACE_S = 5.0", "GRACE_S = 0.5"))
+    impatient, count = re.subn(r"^GRACE_S = [\d.]+$", "GRACE_S = 0.5", conftest, flags=re.MULTILINE)
+    assert count == 1
+    pytester.makeconftest(impatient)
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=5, errors=4)
