@@ -30,7 +30,7 @@ from handlers.errors import Evidence, ImageFault, ImagesMissing, MetafileFault
 from handlers.identity import FileIdentity
 
 RAW, MIPS = "em/test/raw", "em/test/mips"
-ARRIVAL_TIMEOUT_S = 1_000.0
+ARRIVAL_TIMEOUT_S = 250.0
 MAX_TURNS = 500
 """Limit of steps at one moment; more mean that the pipeline repeats a step without end."""
 
