@@ -40,6 +40,7 @@ def receiver() -> Iterator[Holding]:
             receiver.answers.set()
 
 
+@pytest.mark.slow
 def test_a_committed_message_arrives_once_if_the_daemon_is_killed_before_its_delivery(
     rig: Rig, receiver: Holding
 ) -> None:

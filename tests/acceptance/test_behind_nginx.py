@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig, require_seen_files, temwatch, verify_levels, wait_for
 
 SPECIMEN = "20314_2L"
 
 
+@pytest.mark.slow
 def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_tight(
     rig: Rig, write: Callable[..., Written]
 ) -> None:
@@ -40,6 +43,7 @@ def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_ti
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_daemon_with_a_wrong_password_works_after_the_file_is_corrected(
     rig: Rig, write: Callable[..., Written]
 ) -> None:

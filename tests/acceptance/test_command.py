@@ -46,6 +46,7 @@ def test_the_demonstration_verifies_its_results_and_ignores_the_settings_of_a_si
     assert "complete" in pasted.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_demonstration_with_all_its_processes(tmp_path, number):
     log, mark = tmp_path / "printed", f"DEMONSTRATION={tmp_path}"
@@ -139,6 +140,7 @@ def test_status_and_health_name_a_daemon_that_is_stopped_by_a_signal(running_rig
     assert temwatch("health", *config).stdout.startswith("ready")
 
 
+@pytest.mark.slow
 def test_health_ends_with_1_and_the_reason_if_render_ws_is_unavailable(running_rig: Rig):
     running_rig.standin.end()
 

@@ -68,6 +68,7 @@ def test_every_format_has_a_simulated_microscope() -> None:
     assert FORMATS.keys() == READERS.keys()
 
 
+@pytest.mark.slow
 @formats_in_full
 def test_sections_become_complete_and_can_be_verified_imported_replayed_and_rebuilt(
     world: Rig, write: Write, name: str
@@ -103,6 +104,7 @@ def test_sections_become_complete_and_can_be_verified_imported_replayed_and_rebu
     assert digest_tree(world.acquisition) == acquired
 
 
+@pytest.mark.slow
 @formats_in_full
 def test_a_daemon_that_was_killed_completes_each_section_once(world: Rig, write: Write, name: str) -> None:
     world.start()
@@ -122,6 +124,7 @@ def test_a_daemon_that_was_killed_completes_each_section_once(world: Rig, write:
     assert "no difference" in command(world, "verify")
 
 
+@pytest.mark.slow
 @formats_in_full
 def test_the_daemon_waits_for_slow_writers_and_files_in_another_order(world: Rig, write: Write, name: str) -> None:
     world.start()

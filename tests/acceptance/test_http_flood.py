@@ -30,6 +30,7 @@ def connections(url: str, count: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_the_daemon_works_and_answers_during_a_flood_of_connections(tight_rig: Rig, write):
     lines = len(tight_rig.daemon.lines())
     with connections(tight_rig.url, 400):

@@ -133,6 +133,7 @@ def test_the_daemon_refuses_a_damaged_journal_and_runs_with_the_rebuilt_one(runn
     assert run(running_rig, "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_rebuild_restores_each_montage_in_the_state_that_stacks_and_files_prove(rig: Rig, write):
     rig.settings |= {"watch.stacks.raw": "s{grid}_raw", "watch.stacks.mipmapped": "s{grid}_mips"}
     rig.start_standin()
@@ -186,6 +187,7 @@ def test_a_rebuild_restores_each_montage_in_the_state_that_stacks_and_files_prov
         assert rig.stack_state(stack(name, "mips")) == "COMPLETE"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["the same directory", "another directory"])
 def test_one_of_two_metafiles_with_the_same_images_becomes_complete_after_a_rebuild(rig: Rig, write, where):
     rig.start_standin()

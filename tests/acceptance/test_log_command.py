@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 
+import pytest
+
 from tests.acceptance.rig import Rig, fetch, temwatch, wait_for
 
 HOSTILE = "x\x1b[2J\x1b]0;title\x07\nready at http:evil\u202egpj"
@@ -56,6 +58,7 @@ def test_a_montage_is_followed_by_its_id(running_rig: Rig, write) -> None:
     assert "no montage has this id or metafile" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_hostile_file_name_is_escaped_on_terminals_in_the_log_and_in_answers(rig: Rig, write) -> None:
     directory = rig.acquisition
     rig.acquisition = directory / HOSTILE

@@ -49,6 +49,7 @@ def test_a_step_stops_when_its_disk_becomes_low_and_no_level_is_made_twice(rig: 
     assert not list(rig.mipmaps.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_no_mipmaps_are_written_below_a_missing_mount(rig: Rig, write):
     rig.start_standin()
     rig.start()

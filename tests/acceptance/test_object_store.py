@@ -59,6 +59,7 @@ def run(rig: Rig, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_probe_tests_the_store_and_render_ws_and_names_the_wrong_setting(tmp_path, output, layer):
     rig = rig_for(tmp_path, output)
     try:

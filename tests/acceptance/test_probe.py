@@ -117,6 +117,7 @@ def start_as_nobody(rig: Rig) -> None:
     rig.render_url = url_said_in(rig.standin, 0)
 
 
+@pytest.mark.slow
 def test_files_that_render_ws_may_not_read_are_named(rig: Rig) -> None:
     require_root()
     start_as_nobody(rig)
@@ -132,6 +133,7 @@ def test_files_that_render_ws_may_not_read_are_named(rig: Rig) -> None:
     assert said.startswith(f"watch[0].directory: render-ws may not read {image} (mode 0600, user 0, group 0)")
 
 
+@pytest.mark.slow
 def test_new_files_that_the_umask_hides_from_render_ws_are_named(rig: Rig) -> None:
     require_root()
     start_as_nobody(rig)
@@ -143,6 +145,7 @@ def test_new_files_that_the_umask_hides_from_render_ws_are_named(rig: Rig) -> No
     assert (found[0], "every user can read new files (mode 0644)" in found[1][0]) == (0, True), found
 
 
+@pytest.mark.slow
 def test_a_read_only_or_full_output_dir_is_named(rig: Rig) -> None:
     require_namespaces()
     rig.start_standin()
@@ -182,6 +185,7 @@ def with_unit(rig: Rig, *properties: str) -> tuple[str, ...]:
     return ("env", f"PATH={program.parent}:{os.environ['PATH']}")
 
 
+@pytest.mark.slow
 def test_root_probes_as_the_user_of_the_unit(rig: Rig) -> None:
     require_root()
     rig.start_standin()
@@ -199,6 +203,7 @@ def test_root_probes_as_the_user_of_the_unit(rig: Rig) -> None:
     assert proved[-1].startswith("probe files are accessed as root: temwatch.service runs as nobody-at-all, and")
 
 
+@pytest.mark.slow
 def test_the_probe_names_the_user_that_accesses_files_and_the_command_for_the_user_of_the_service(rig: Rig) -> None:
     require_root()
     rig.start_standin()

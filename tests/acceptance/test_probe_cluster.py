@@ -65,6 +65,7 @@ def test_the_probe_reports_the_scheduler_and_the_files_of_its_workers_by_host(ri
         assert proved[-1] == f"probe daemon: workers on node7 read {rig.acquisition} and write {rig.mipmaps}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_probe_tests_the_certificate_of_the_scheduler_and_the_tls_files(rig: Rig, tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"

@@ -63,6 +63,7 @@ def test_a_failed_montage_is_retried_when_its_invalid_image_is_replaced(started,
     require_retried(rig, written, f"{image} has changed")
 
 
+@pytest.mark.slow
 def test_a_failed_montage_is_retried_when_an_image_that_could_not_be_decoded_is_replaced(started, write):
     """The image has a valid header and length, so that it settles, and an unknown compression."""
     rig = started

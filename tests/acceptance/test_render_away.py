@@ -88,6 +88,7 @@ def require_whole(rig: Rig, specimen: str, *zs: float) -> None:
         assert verify_levels(rig.tiles(f"{specimen}_mips", z)) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("specimen", "step"), [(f"step{index}", step) for index, step in enumerate(STEPS)])
 def test_the_daemon_waits_for_a_render_ws_that_becomes_unavailable_in_a_step(well_rig, specimen, step):
     rig, request = well_rig, request_of(STEPS[step], specimen)
@@ -106,6 +107,7 @@ def test_the_daemon_waits_for_a_render_ws_that_becomes_unavailable_in_a_step(wel
     require_whole(rig, specimen, 1050.0, 1051.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cut", "lost", "late", "slow"])
 def test_an_answer_that_is_lost_or_damaged_after_the_work_changes_nothing(well_rig, kind):
     rig, specimen = well_rig, f"answer_{kind}"

@@ -202,6 +202,7 @@ def test_without_a_daemon_a_glob_and_a_z_select_unknown_metafiles(rig: Rig, writ
     assert not (rig.root / "daemon.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_a_montage_that_a_stopped_daemon_left_failed_is_replayed_without_it(rig: Rig, write):
     metafile = rig.start_with_failed_montage(write).metafile
     assert rig.daemon.stop() == 0
@@ -215,6 +216,7 @@ def test_a_montage_that_a_stopped_daemon_left_failed_is_replayed_without_it(rig:
     assert str(metafile) in done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_without_a_daemon_resumes_at_its_next_start(rig: Rig, write):
     rig.start_standin()
     section = write()

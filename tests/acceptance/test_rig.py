@@ -89,6 +89,7 @@ def state_of(daemon: Program) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_a_forked_daemon_has_the_same_process_state_as_one_started_by_its_command_line(rig: Rig):
     states, ends = [], []
     rig.start_standin()

@@ -60,6 +60,7 @@ def slices(rig: Rig) -> dict[tuple[str, int], str]:
     return {(part.file.name, part.number): state for part, state in rows if part}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], Run]) -> None:
     one, two, three, last = (section_plan(number) for number in range(1050, 1054))

@@ -53,6 +53,7 @@ def level0_files(rig: Rig, z: float) -> dict[str, Path]:
     return {name: uri_to_path(tile["mipmapLevels"]["0"]["imageUrl"]) for name, tile in tiles.items()}
 
 
+@pytest.mark.slow
 def test_montages_in_a_growing_mrc_stack_get_level_0_files_and_can_be_verified_replayed_and_rebuilt(
     world: Rig, write: Callable[[int], Written]
 ) -> None:
@@ -94,6 +95,7 @@ def test_montages_in_a_growing_mrc_stack_get_level_0_files_and_can_be_verified_r
     assert digest_tree(world.acquisition) == acquired
 
 
+@pytest.mark.slow
 def test_the_daemon_waits_for_a_late_mrc_stack_and_makes_a_changed_section_again(
     world: Rig, write: Callable[[int], Written]
 ) -> None:

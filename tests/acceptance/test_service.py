@@ -83,6 +83,7 @@ def test_every_page_answers_during_the_start(rig: Rig, tmp_path: Path) -> None:
 # --- a locked journal
 
 
+@pytest.mark.slow
 def test_pages_answer_while_another_program_holds_the_journal(running_rig: Rig, write: Callable[..., Any]) -> None:
     section = write()
     running_rig.wait_until("complete", section.metafile)
@@ -97,6 +98,7 @@ def test_pages_answer_while_another_program_holds_the_journal(running_rig: Rig, 
     wait_for(lambda: len(running_rig.montages()) == 2, 30, "the new section recorded")
 
 
+@pytest.mark.slow
 def test_a_stop_with_a_locked_journal_ends_in_bounded_time(running_rig: Rig, write: Callable[..., Any]) -> None:
     assert running_rig.daemon
     write(tiles=200)
@@ -149,6 +151,7 @@ def test_after_two_quick_reloads_the_newest_file_is_applied(running_rig: Rig, tm
         wait_for(lambda: watches(rig) == ["daemon", f"second{turn}"], LIMIT_S, f"second{turn} is watched")  # noqa: B023
 
 
+@pytest.mark.slow
 @needs_fuse
 def test_a_reload_during_the_start_is_applied_after_it(rig: Rig, tmp_path: Path) -> None:
     added = tmp_path / "added"
@@ -258,6 +261,7 @@ def test_a_stop_leaves_no_process_behind(running_rig: Rig, write: Callable[..., 
     assert not [line for line in daemon.lines() if "Traceback" in line or "leaked" in line]
 
 
+@pytest.mark.slow
 @needs_fuse
 def test_the_daemon_starts_while_a_root_hangs_and_readiness_names_it(rig: Rig) -> None:
     rig.start_standin()
@@ -275,6 +279,7 @@ def test_the_daemon_starts_while_a_root_hangs_and_readiness_names_it(rig: Rig) -
         rig.daemon.stop()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @needs_fuse
 def test_the_daemon_can_be_stopped_while_a_root_hangs_at_the_start(rig: Rig) -> None:
     rig.start_standin()
@@ -335,6 +340,7 @@ def test_a_journal_on_a_network_file_system_is_refused_unless_the_configuration_
         assert temwatch("check-config", "--config", str(rig.config())).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 def test_the_daemon_is_not_ready_if_a_mipmap_directory_is_read_only_for_it_alone(rig: Rig, write: Any) -> None:
     """The sandbox of a unit whose ReadWritePaths= does not name the directory has the same effect."""

@@ -111,6 +111,7 @@ def test_a_database_unavailable_for_minutes_is_reported_within_one_and_fails_no_
         rig.wait_until("complete", section.metafile, timeout_s=120)
 
 
+@pytest.mark.slow
 def test_a_montage_on_which_alone_render_ws_fails_is_failed_after_five_attempts(well_rig):
     rig = well_rig
     rig.tell_standin(match=r"PUT .*/stack/poison_raw/z/", kind="status", status=500, text="a bug in render-ws")

@@ -64,6 +64,7 @@ def test_a_daemon_whose_terminal_is_closed_stops(rig: Rig, tmp_path: Path):
     assert "daemon.terminal_closed" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_daemon_without_standard_streams_runs(rig: Rig, tmp_path: Path):
     """No file that the daemon opens is its standard output or standard error, which libraries write to."""
     rig.start_standin()

@@ -107,6 +107,7 @@ def test_the_stop_button_of_a_notebook_ends_the_work(facility: Facility) -> None
     assert len(list((facility.root / "mips").rglob("*.tif"))) <= 4 * 6
 
 
+@pytest.mark.slow
 def test_a_progress_bar_is_shown_on_the_terminal_of_a_notebook(facility: Facility) -> None:
     facility.ingest(facility.section())
     ours, theirs = pty.openpty()

@@ -181,6 +181,7 @@ def assert_fits(screen: str, columns: int) -> None:
     assert [line for line in screen.splitlines() if len(line) > columns] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_log_lines_of_a_daemon_fit_the_terminal(rig: Rig, write, columns: int):
     rig.settings |= {"log.format": "console"}

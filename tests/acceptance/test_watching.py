@@ -146,6 +146,7 @@ def test_a_populated_tree_that_is_moved_in_is_found_with_its_later_files(running
     rig.wait_until("complete", later.metafile)
 
 
+@pytest.mark.slow
 def test_past_the_watch_limit_every_metafile_is_found_and_health_says_how_many_are_watched(few_watches):
     rig = few_watches
     with running(rig):
@@ -168,6 +169,7 @@ def test_past_the_watch_limit_every_metafile_is_found_and_health_says_how_many_a
         assert watch_of(rig)["status"] == "watching", "events that were never asked for are not held against the others"
 
 
+@pytest.mark.slow
 def test_a_tree_that_is_larger_than_the_watch_limit_from_the_start_is_polled(few_watches):
     rig = few_watches
     before = write_burst(rig.acquisition, 40)

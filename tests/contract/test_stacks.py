@@ -506,6 +506,7 @@ async def test_an_escaped_slash_in_a_tile_id_is_answered_with_404(stack: StackUn
     assert (*answer.outcome, answer.text) == (404, "", "")
 
 
+@pytest.mark.slow
 async def test_ten_thousand_tiles_are_written_and_read_in_one_request_each(stack: StackUnderTest) -> None:
     """aiohttp's own limits allow a section of 20,000 tiles; half of that keeps the test short."""
     specs = [tile(f"tile_{n:05d}", affine(1, 0, 0, 1, n, 0), labels=["x" * 300]) for n in range(10_000)]

@@ -169,6 +169,7 @@ class TestTilesThatKillWorkers:
 
 
 class TestFileSystemsOfWorkers:
+    @pytest.mark.slow
     async def test_a_worker_without_the_file_systems_gets_no_tiles_and_others_do_them(
         self, cluster: Cluster, pool: WorkerPool, tmp_path: Path
     ) -> None:
@@ -314,6 +315,7 @@ sys.modules["handlers"] = sys.modules["daemon"] = None
 """
 
 
+@pytest.mark.slow
 async def test_a_scheduler_without_temwatch_keeps_nothing_of_finished_jobs(
     cluster: Cluster, pool: WorkerPool, tmp_path: Path
 ) -> None:
@@ -357,6 +359,7 @@ def certificates(tmp_path: Path) -> Path:
 
 
 class TestTls:
+    @pytest.mark.slow
     async def test_jobs_use_tls_and_each_wrong_certificate_or_key_is_refused_with_the_reason(
         self, tmp_path: Path, certificates: Path
     ) -> None:

@@ -62,6 +62,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
     return printed_script(tmp_path_factory.mktemp("slurm"))
 
 
+@pytest.mark.slow
 def test_the_job_script_is_the_one_in_the_document(script: str) -> None:
     assert script.strip() == document.block_with("sh", "#SBATCH").strip()
 
@@ -90,6 +91,7 @@ def test_a_worker_ends_before_its_walltime_and_has_the_memory_and_files_that_it_
     assert options["--protocol"] == "tls://"
 
 
+@pytest.mark.slow
 def test_a_job_of_lsf_differs_from_one_of_slurm_as_the_document_says(script: str, tmp_path: Path) -> None:
     lsf = printed_script(tmp_path, is_for_lsf=True)
     directives = dict(re.findall(r"^#BSUB (-\w) (.*)$", lsf, re.MULTILINE))
@@ -106,6 +108,7 @@ def test_a_job_of_lsf_differs_from_one_of_slurm_as_the_document_says(script: str
     assert lsf.strip().splitlines()[-2:] == of_slurm[-2:], "the worker is the same"
 
 
+@pytest.mark.slow
 def test_the_profiler_of_dask_is_off_in_scheduler_and_workers(script: str) -> None:
     """It would fill the memory of each worker for 1,000 s."""
     setting = "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False"
@@ -150,6 +153,7 @@ def listeners(process: subprocess.Popen[bytes]) -> set[tuple[str, int]]:
     return {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
 
 
+@pytest.mark.slow
 def test_scheduler_and_workers_accept_connections_only_at_the_documented_ports(tmp_path: Path) -> None:
     """dask's pages need no login, and port 8787 is that of temwatch's pages."""
     pytest.importorskip("distributed", reason="dask.distributed is not installed")

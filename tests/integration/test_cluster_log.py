@@ -164,7 +164,7 @@ NEW_STYLE = "logging:\n  version: 1\n  disable_existing_loggers: true\n  root:\n
     ("code", "configuration"),
     [
         (CONNECT, NEW_STYLE),
-        (PROBE, NEW_STYLE),
+        pytest.param(PROBE, NEW_STYLE, marks=pytest.mark.slow),
         pytest.param(CONNECT, "distributed:\n  logging:\n    distributed.client: critical\n", marks=pytest.mark.slow),
         pytest.param(CONNECT, "distributed:\n  logging-file-config: /nowhere.ini\n", marks=pytest.mark.slow),
         pytest.param(CONNECT, "logging-file-config: /nowhere.ini\n", marks=pytest.mark.slow),

@@ -57,6 +57,7 @@ def tile_of(directory: Path, output_dir: ObjectPlace, name: str) -> MipmapJob:
     return tile_job(Level0(name, image, None, SIDE, SIDE), plan, root)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_a_worker_without_access_to_the_store_gets_no_tiles_and_others_do_them(
     cluster: Cluster, layer: FaultLayer, output_dir: ObjectPlace, tmp_path: Path

@@ -148,6 +148,7 @@ async def test_a_stop_halts_the_work_on_every_disk(journal, tmp_path):
         assert after.is_set()
 
 
+@pytest.mark.slow
 async def test_a_disk_that_does_not_answer_is_refused_after_a_time_out(journal, tmp_path, monkeypatch):
     monkeypatch.setattr(disks, "STUCK_S", 0.1)
     release = threading.Event()
@@ -202,6 +203,7 @@ def test_a_disk_that_fills_during_a_write_keeps_only_complete_files(tmp_path, si
     assert done.stdout.splitlines() == ["StorageFault free space on the target", *["whole a.tif"] * whole], done.stderr
 
 
+@pytest.mark.slow
 async def test_a_montage_resumes_after_its_disk_was_unusable_for_a_short_time(tmp_path, monkeypatch):
     """The disk is usable again before the running tiles have ended."""
     retry_fast(monkeypatch)

@@ -92,6 +92,7 @@ def test_a_finding_is_printed_and_kept_and_can_be_tried_again(tmp_path, capfd):
     assert f"{kept.stem}\n" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_tries_one_seed_and_ends_with_0(tmp_path, capfd):
     assert main(["metafiles", "--seed", "7", "--output", str(tmp_path)]) == 0
     assert "metafiles: from seed 7 on\nmetafiles: tried 1, no finding\n" in capfd.readouterr().out

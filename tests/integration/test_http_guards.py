@@ -108,6 +108,7 @@ async def test_a_body_that_does_not_arrive_is_answered_with_408(monkeypatch, ser
     served.writers[-1].write(b"12345678")  # aiohttp reads the rest for 10 s, so that clients see the answer
 
 
+@pytest.mark.slow
 async def test_many_idle_connections_do_not_block_a_request(monkeypatch, served):
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
     readers = [await served.connect(b"GET /he") for _ in range(20)]

@@ -137,6 +137,7 @@ async def test_a_metafile_of_20_000_tiles_is_parsed_in_short_turns():
     assert await longest_turn_s(parse) < MAX_TURN_S
 
 
+@pytest.mark.slow
 async def test_a_backlog_of_100_000_montages_waits_for_render_ws_in_short_turns(tmp_path, journal_path):
     config = tmp_path / "config.toml"
     (tmp_path / "acquisition").mkdir()
@@ -169,6 +170,7 @@ async def running(assembly: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_10_000_of_100_000_montages_are_listed_in_short_turns(journal_path):
     async def facts() -> Any:
         return READY

@@ -103,6 +103,7 @@ async def test_a_montage_fails_after_five_attempts_if_only_its_own_request_fails
         assert running.assembly.gate.fault is None
 
 
+@pytest.mark.slow
 async def test_a_successful_step_ends_a_series_of_failures(tmp_path: Path, service: Standin) -> None:
     """Different montages that fail without a success between them would open the circuit."""
     async with client_of(service.url) as client, bench(tmp_path, client, close=False) as running:

@@ -160,6 +160,7 @@ def refuse(job: str) -> None:
     raise ValueError(job)
 
 
+@pytest.mark.slow
 async def test_a_polite_job_has_the_lowest_priority_and_does_not_change_that_of_the_worker() -> None:
     with open_executor("processes", 1, job_timeout_s=60) as pool:
         of_job, of_worker, is_same = await pool.run_politely("picture", niceness, "job")

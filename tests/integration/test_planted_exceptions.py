@@ -127,6 +127,7 @@ async def test_one_unexpected_exception_costs_a_montage_a_retry_and_does_not_end
         assert calls, f"{method} is not called: name it in NOT_CALLED, with the reason"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(methods()))
 async def test_repeated_unexpected_exceptions_do_not_end_the_daemon_and_every_montage_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str

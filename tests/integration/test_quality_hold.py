@@ -89,6 +89,7 @@ async def test_a_rule_that_is_off_or_not_broken_holds_no_montage(tmp_path: Path,
         assert (await running.reaches(metafile, COMPLETE)).verdict == "pass"
 
 
+@pytest.mark.slow
 async def test_hold_keeps_the_stack_open_until_a_person_passes_the_montage_even_over_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def write_until_killed(path: Path, first: int, montages: int) -> None:
         writer.kill()
 
 
+@pytest.mark.slow
 async def test_numbers_are_complete_or_missing_after_kill_9(tmp_path: Path) -> None:
     path, chance = tmp_path / "journal.sqlite", np.random.default_rng(11)
     for run in range(3):

@@ -161,6 +161,7 @@ async def test_an_answer_of_render_ws_itself_ends_an_outage(gated: Gated) -> Non
     assert gated.gate.is_closed_circuit
 
 
+@pytest.mark.slow
 async def test_an_outage_ends_when_the_database_answers_and_not_when_only_the_version_is_returned(gated: Gated) -> None:
     await gated.service.set_fault(DATABASE, "status", status=500)
     await gated.failed(BROKEN)

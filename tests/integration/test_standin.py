@@ -272,6 +272,7 @@ async def test_a_write_whose_check_preceded_the_close_puts_tiles_into_a_complete
 # -- size ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_twenty_thousand_tiles_of_16_megabytes_are_stored_and_returned(stack: StackUnderTest) -> None:
     specs = [tile(f"tile_{n:05d}", affine(1, 0, 0, 1, n, 0), labels=["x" * 550]) for n in range(20_000)]
     await stack.put(*specs)

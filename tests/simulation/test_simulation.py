@@ -59,6 +59,7 @@ def test_the_invariants_hold_in_random_scenarios(seeds: range) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_seed_gives_the_same_scenario_in_every_process() -> None:
     scenarios = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
@@ -67,6 +68,7 @@ def test_a_seed_gives_the_same_scenario_in_every_process() -> None:
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_upload_that_ends_after_its_time_out_leaves_no_tile_of_a_replaced_content() -> None:
     ended = run("-c", LATE_UPLOADS.format(fault=""))
@@ -90,6 +92,7 @@ def test_a_planted_bug_is_found_and_its_actions_are_shrunk() -> None:
     assert len(shrunk[1].split(",")) <= 3
 
 
+@pytest.mark.slow
 def test_a_scenario_ends_when_the_process_that_started_it_is_killed() -> None:
     fault = "import os, time; from tests.simulation.forks import Scenario, ScenarioForks; "
     fault += "ScenarioForks._warm_up = lambda self: None; "

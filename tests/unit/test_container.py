@@ -334,6 +334,7 @@ def tiff(side: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("method")
 @pytest.mark.parametrize("read", [by_header, by_worker, by_metafile_reader, by_later_check])
 @pytest.mark.parametrize("replaced", ["directory", "file"])

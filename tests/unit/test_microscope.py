@@ -320,6 +320,7 @@ def test_the_command_reports_invalid_arguments_and_a_directory_that_cannot_be_ma
 # --- bad tiles
 
 
+@pytest.mark.slow
 def test_a_spoiled_section_has_one_tile_of_each_fault_and_numbers_that_show_it(tmp_path: Path) -> None:
     good = plan_section(tiles=12, size=(512, 512), overlap=0.1)
     plan = spoil_tiles(good)

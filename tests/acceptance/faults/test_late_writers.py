@@ -188,6 +188,7 @@ def test_no_kind_of_copy_leaves_a_tile_half_black(tmp_path, scale, enter):
     assert not problems
 
 
+@pytest.mark.slow
 def test_the_daemon_waits_for_a_stalled_copy_of_each_kind_or_makes_its_mipmaps_again(tmp_path):
     kinds = [(times, Pace.STALLED) for times in Times]
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "watch.arrival_timeout_s": 300})
