@@ -20,6 +20,7 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_exit_code_1():
     assert (done.returncode, done.stderr) == (1, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("health",)])
 def test_a_closed_standard_output_does_not_change_the_exit_code(running_rig: Rig, command):
     config = ("--config", str(running_rig.config()))

@@ -98,6 +98,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_planted_secret_is_in_no_output_and_not_in_the_command_line_that_ps_shows(
     nginx: Nginx, facility: Facility, name: str

@@ -72,6 +72,7 @@ def test_a_metafile_that_arrives_before_its_images_becomes_complete(running_rig,
     assert verify_levels(running_rig.tiles(f"{SPECIMEN}_mips", 1050.0)) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrival", [Arrival.PIECES, Arrival.PREALLOCATED])
 def test_images_of_a_slow_writer_are_complete_when_levels_are_made(running_rig, write, arrival):
     delivery = Delivery(arrival, piece_bytes=4096, piece_pause_s=0.1)

@@ -84,6 +84,7 @@ def test_the_probe_tests_the_store_and_render_ws_and_names_the_wrong_setting(tmp
         rig.close()
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_store_is_reported_everywhere_until_it_ends(tmp_path, output, layer):
     rig = rig_for(tmp_path, output)
     with running(rig):

@@ -86,6 +86,7 @@ def test_a_path_builder_derives_the_files_that_render_finds(rig: Elsewhere, writ
     assert len(derived_urls(rig, "s_mips", tiles)) == len(section.images) * LEVELS * 2
 
 
+@pytest.mark.slow
 def test_verify_replay_rebuild_and_picture_follow_the_map(rig: Elsewhere, write, tmp_path: Path) -> None:
     section = complete(rig, write)
     # One tile names a level by its path on this machine, as before there was a map.

@@ -128,6 +128,7 @@ def test_a_rebuilt_journal_finds_each_montage_in_its_own_project(both) -> None:
     rig.wait_until("complete", first.metafile, second.metafile)
 
 
+@pytest.mark.slow
 def test_status_and_the_checks_of_changed_images_are_separate_for_each_project(both) -> None:
     rig, first, second = both
     project = project_of(second)

@@ -5,11 +5,13 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.acceptance.rig import Rig, temwatch
 
 
+@pytest.mark.slow
 def test_the_command_shows_verdicts_numbers_and_pictures_of_selected_montages(rig: Rig, write, tmp_path: Path):
     rig.settings |= {"watch.qc.min_focus": 20.0}
     section, other = write(1050), write(1051)

@@ -41,6 +41,7 @@ def test_the_numbers_of_a_complete_section_are_those_of_its_images(running_rig: 
     assert None not in found["level_digests"]
 
 
+@pytest.mark.slow
 def test_numbers_are_complete_or_absent_whenever_the_daemon_is_killed(rig: Rig, write) -> None:
     sections = [write(1050 + number, tiles=9, size=(512, 512)) for number in range(4)]
     rig.start_standin()
@@ -74,6 +75,7 @@ def require_whole(rig: Rig) -> None:
             assert not np.isnan(quality.tiles.sharpness).any()
 
 
+@pytest.mark.slow
 def test_the_overlaps_reveal_a_tile_that_the_stage_misplaced(rig: Rig, write) -> None:
     rig.settings |= {"watch.qc.measure_stage_error": True}
     section = write(tiles=9, size=(512, 512), overlap=0.2)

@@ -35,6 +35,7 @@ def restart(rig: Rig) -> None:
     rig.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_failed_montage_is_retried_when_its_missing_image_arrives(started, write, restarted):
     rig = started

@@ -116,6 +116,7 @@ def test_a_replay_of_a_montage_in_progress_waits_and_does_not_repeat_its_steps(r
     assert "replayed" not in events_of(running_rig, section.metafile)
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_leaves_the_work_to_the_daemon(running_rig: Rig, write):
     section = write()
     running_rig.wait_until("complete", section.metafile)
@@ -179,6 +180,7 @@ def test_without_a_daemon_only_selected_montages_are_processed(rig: Rig, write):
     assert other.metafile.exists()
 
 
+@pytest.mark.slow
 def test_without_a_daemon_the_stack_of_a_failed_montage_is_closed(rig: Rig, write):
     rig.start_standin()
     written = write(1050, specimen_id="s")

@@ -29,6 +29,7 @@ def start_line(rig: Rig) -> dict[str, Any]:
     return [json.loads(line) for line in rig.daemon.lines() if '"daemon.ready"' in line][-1]
 
 
+@pytest.mark.slow
 def test_the_log_line_of_the_start_has_the_reasons_why_the_daemon_is_not_ready(rig: Rig):
     rig.render_url = "http://127.0.0.1:1/render-ws/v1"
     rig.acquisition.rename(rig.acquisition.with_name("unmounted"))
@@ -40,6 +41,7 @@ def test_the_log_line_of_the_start_has_the_reasons_why_the_daemon_is_not_ready(r
     assert any(reason.startswith("watch daemon: ") for reason in line["reasons"])
 
 
+@pytest.mark.slow
 def test_the_log_line_of_the_start_reports_a_ready_daemon(running_rig: Rig):
     line = start_line(running_rig)
     assert (line["ready"], line["reasons"], line["level"]) == (True, [], "info")
@@ -150,6 +152,7 @@ command._start_early = begin_and_hang_up
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "crash", ["BrokenPipeError(32, 'a pipe')", "EOFError('an end')", "asyncio.CancelledError()", "OSError(5, 'a disk')"]
 )

@@ -397,6 +397,7 @@ def test_sigterm_during_mipmaps_lets_the_tiles_under_way_end_and_the_next_start_
     assert not said(rig, "journal.crashed_attempts")
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_does_not_wait_for_a_render_ws_that_does_not_answer(running_rig, write):
     rig = running_rig
     rig.tell_standin(match="^PUT .*resolvedTiles", kind="stall", seconds=100)

@@ -132,6 +132,7 @@ async def test_a_person_overrides_the_verdict_of_the_rules(viewer: Viewer, face)
     assert await is_marked(page)
 
 
+@pytest.mark.slow
 async def test_the_filter_works_with_and_without_script(viewer: Viewer, face):
     await face.reached(1, MontageState.COMPLETE)
     await face.failed(2)

@@ -148,6 +148,7 @@ async def write_on(running: Bench, metafiles: list[Path], enough: asyncio.Event)
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
 async def test_a_stack_that_is_never_quiet_is_closed_at_its_latest_time_and_reopened(
     tmp_path: Path, client: RenderClient, in_place: bool
