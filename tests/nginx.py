@@ -138,9 +138,9 @@ class Nginx:
         location = {name: value for name, value in location.items() if name not in rules}
         directives = "\n      ".join(f"{name} {value};" for name, value in location.items())
         tls = {
-            "ssl_certificate": str(self.server.file),
-            "ssl_certificate_key": str(self.server.key),
-            "ssl_client_certificate": str(self.authority.ca.file),
+            "ssl_certificate": f'"{self.server.file}"',
+            "ssl_certificate_key": f'"{self.server.key}"',
+            "ssl_client_certificate": f'"{self.authority.ca.file}"',
             "ssl_verify_client": "on",
         }
         tls = {name: value for name, value in tls.items() if f"{name} " not in server_rules}

@@ -14,6 +14,7 @@ from handlers.acquisition.formats.multisem import MultiSem, take_of
 from handlers.acquisition.retakes import is_later_take
 from handlers.acquisition.tilespec import Origin, Positions, tile_specs_for, translations_for
 from handlers.errors import MetafileFault, MetafilePartial
+from handlers.uris import path_to_uri
 
 HERE = DATA / "multisem"
 real_data = pytest.mark.skipif(not HERE.is_dir(), reason=f"the samples are not at {HERE}")
@@ -65,8 +66,10 @@ def test_tile_specs_equal_those_of_janelia_except_for_its_margin_and_scan_correc
         first = specs[first_id]["layout"]
         layout |= {"imageRow": first["imageRow"] + row, "imageCol": first["imageCol"] + col}
         assert spec["layout"] == layout
-        image = wanted_spec["mipmapLevels"]["0"]["imageUrl"].removeprefix("file:").replace("{sample}", str(HERE))
-        assert spec["mipmapLevels"]["0"]["imageUrl"] == f"file://{image}"
+        image = (
+            wanted_spec["mipmapLevels"]["0"]["imageUrl"].removeprefix("file:").replace("{sample}", path_to_uri(HERE))
+        )
+        assert spec["mipmapLevels"]["0"]["imageUrl"] == image
         *_, x, y = map(float, wanted_spec["transforms"]["specList"][-1]["dataString"].split())
         ((transform),) = spec["transforms"]["specList"]
         assert [float(each) for each in transform["dataString"].split()] == [

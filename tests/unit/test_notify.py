@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -139,7 +140,7 @@ def examples() -> list[str]:
 def test_the_example_on_the_page_starts_one_job_for_an_event_that_is_delivered_twice(tmp_path: Path) -> None:
     script, sbatch, calls = tmp_path / "start-point-match", tmp_path / "sbatch", tmp_path / "calls"
     script.write_text(examples()[0])
-    sbatch.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    sbatch.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(calls))}\n')
     sbatch.chmod(0o755)
     environment = {
         **os.environ,

@@ -24,6 +24,7 @@ from handlers.acquisition.tilespec import Origin, Positions, options_for, tile_s
 from handlers.acquisition.z import ZRule, ZRuleKind, z_for
 from handlers.errors import MetafileFault, MetafileOpen, MetafilePartial
 from handlers.quality.from_metafile import quality_of
+from handlers.uris import path_to_uri
 
 HERE = DATA / "serialem"
 IDOCS = HERE / "idoc_supermont_testdata"
@@ -94,7 +95,7 @@ def test_tile_specs_equal_those_of_embl_except_for_marked_faults(name: str, idoc
             if spec is None:
                 assert not each["exists"]
                 continue
-            assert made["mipmapLevels"]["0"]["imageUrl"] == f"file://{idocs}/{each['name']}"
+            assert made["mipmapLevels"]["0"]["imageUrl"] == f"{path_to_uri(idocs)}/{each['name']}"
             assert made["tileId"] == f"{spec['tileId']}.7.0"
             assert [made["width"], made["height"]] == right["file_size_px"]
             ((transform,), (wanted,)) = made["transforms"]["specList"], spec["transforms"]["specList"]

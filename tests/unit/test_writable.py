@@ -1,6 +1,7 @@
 """Directories that the sandbox of the systemd unit makes read-only."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ def unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """File with the output of a stand-in for `systemctl`, which is first on the PATH."""
     output, program = tmp_path / "output", tmp_path / "bin" / "systemctl"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && exec cat {output}\n')
+    program.write_text(f'#!/bin/sh\n[ "$1 $2" = "show temwatch.service" ] && exec cat {shlex.quote(str(output))}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     output.write_text(
