@@ -79,7 +79,6 @@ def test_levels_by_the_method_render_have_the_new_pixels_after_a_replay(rig: Rig
             assert (np.asarray(reduced) == 7).all()
 
 
-@pytest.mark.slow
 def test_a_render_ws_that_cannot_empty_its_cache_is_reported_once_and_is_no_fault(running_rig: Rig, write):
     rig = running_rig
     section, _, _ = complete(rig, write)
