@@ -119,7 +119,7 @@ REFUSED = (
     Refusal(text_file, 2, "is a damaged journal"),
     Refusal(newer_schema, 2, "was written by a newer temwatch"),
     Refusal(another_program, 2, "is an SQLite database but not a journal"),
-    Refusal(replaced_by_a_directory, 1, "journal"),
+    Refusal(replaced_by_a_directory, 2, "is a directory (name a file in it)"),
     Refusal(with_its_directory_replaced_by_a_file, 2, "journal"),
 )
 USED = (untouched, gone, without_its_wal)
