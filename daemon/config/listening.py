@@ -13,7 +13,9 @@ from daemon.config.writable import user_name
 from handlers.errors import SettingsFault
 from handlers.text import printable
 
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that wait for the daemon to accept them; Linux limits them to net.core.somaxconn. If there are more, a
+client is answered a second later, or later still, since its kernel repeats the request for a connection."""
 _LISTENING = "0A"
 """State of a listening socket in /proc/net/tcp."""
 

@@ -12,8 +12,8 @@ from tests.acceptance.faults.pulse import Pulse, pulse_of
 from tests.acceptance.rig import Rig
 
 IDLE_S = 2.0
-MAX_ANSWER_S = 0.5
-"""Limit of an answer of /healthz on a machine without other load."""
+MAX_ANSWER_S = 2.0
+"""Limit of an answer of /healthz on a machine without other load; the row of the fault has the time itself."""
 MAX_LOAD = 3.0
 """Load of each core above which the times of /healthz are reported but not compared with the limit."""
 MAX_DAEMON_MIB = 500
