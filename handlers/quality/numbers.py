@@ -19,11 +19,12 @@ def median(values: npt.ArrayLike) -> float:
 
     numpy.median would import numpy.ma, which takes 10 MB of memory.
 
-    >>> median([3, 1, 2]), median([4.0, 1.0, 2.0, 3.0])
-    (2.0, 2.5)
+    >>> median([3, 1, 2]), median([4.0, 1.0, 2.0, 3.0]), median([1.5e308, 1.5e308])
+    (2.0, 2.5, 1.5e+308)
     """
     ordered = np.sort(values)
-    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    middle = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return sum(float(each) / 2 for each in middle)  # the sum of two large values would overflow
 
 
 class Unit(NamedTuple):
