@@ -135,6 +135,8 @@ class Inspection:
     """Identity of the file that was read; it may be newer than `noticed`. None if nothing was read."""
     digest: str | None = None
     """SHA-256 of the content that was read."""
+    events_before: int | None = None
+    """Number of the last event before other montages were compared with this one; None if none are compared."""
 
 
 @dataclass(frozen=True, slots=True)

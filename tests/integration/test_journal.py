@@ -14,10 +14,11 @@ import daemon.journal
 from daemon.journal.file import connect
 from daemon.journal.journal import Journal
 from daemon.journal.migration import MIGRATIONS
+from daemon.journal.tables import outbox
 from daemon.montages.records import Inspection, Outcome, Settled, SettleResult, StaleInspection
 from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import Event, MontageState, Step, fold
-from handlers.errors import ImageFault, MetafileFault, SettingsFault, StorageFault
+from handlers.errors import Evidence, ImageFault, MetafileFault, SettingsFault, StorageFault
 from handlers.identity import FileIdentity
 from tests.integration.descriptors import descriptors_of
 
@@ -140,6 +141,26 @@ async def test_a_failed_metafile_that_changes_is_inspected_again(path):
         montage = await journal.montage(montage_id)
         assert montage.state is MontageState.NOTICED
         assert montage.fault is None
+
+
+@pytest.mark.parametrize("how", ["refused", "ignored"])
+@pytest.mark.parametrize("released", [False, True])
+async def test_a_montage_does_not_wait_for_another_one_that_was_released_during_its_inspection(path, how, released):
+    async with Journal(path) as journal:
+        owner = await journal.notice(SIGHTING)
+        await settle(journal, owner, settled())
+        waiting = await journal.notice(replace(SIGHTING, path=SIGHTING.path.with_name("_metadata_20170829_2_.json")))
+        before = await journal.read(outbox.last_number)
+        inspection = replace(await inspect(journal, waiting, "bb"), events_before=before)
+        if released:
+            await journal.record(owner, Event.SUPERSEDED)
+        evidence = Evidence(SIGHTING.path, IDENTITY, or_gone=True)
+        if how == "refused":
+            await journal.refuse(inspection, MetafileFault("x", "shares tiles").with_evidence(evidence))
+        else:
+            await journal.ignore(inspection, "imaged again", evidence)
+        (awaited,) = await journal.awaited()
+        assert awaited.evidence.has_changed(evidence) == released
 
 
 async def test_the_same_bad_content_failing_twice_stays_one_montage(path):

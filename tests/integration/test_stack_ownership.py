@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from daemon.montages.states import MontageState
+from daemon.montages.states import Event, MontageState
+from daemon.pipeline.steps.failures import FailureHandler
 from handlers.render.names import StackId
 from tests.integration.inprocess import Bench, bench
 
@@ -74,6 +75,27 @@ async def test_two_header_values_that_give_the_same_stack_name_do_not_share_the_
         for corrected in (first, third):
             await ingest(running, corrected, COMPLETE)
         await running.reaches(second, COMPLETE)
+
+
+async def test_a_metafile_is_retried_if_its_stack_is_released_before_the_refusal_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench(tmp_path, raw="{specimen_id}_raw", mipmapped="{specimen_id}_mips") as running:
+        owner = rewrite(running.write(1050), specimen_id="17797-1R")
+        refused = rewrite(running.write(1051), specimen_id="17797_1R")
+        await ingest(running, owner, COMPLETE)
+        rewrite(owner, specimen_id="17797-2R")  # not noticed yet, so its former content still has the stack
+        fail = FailureHandler.fail
+
+        async def fail_later(*arguments: Any) -> None:
+            monkeypatch.undo()
+            await ingest(running, owner, COMPLETE)
+            await fail(*arguments)
+
+        monkeypatch.setattr(FailureHandler, "fail", fail_later)
+        done = await ingest(running, refused, COMPLETE)
+        events = [event["event"] for event in await running.assembly.journal.events(done.id)]
+        assert (events.count(Event.FAILED), events.count(Event.RETRIED)) == (1, 1)
 
 
 async def test_header_values_that_differ_may_share_a_stack_whose_name_does_not_contain_them(tmp_path: Path) -> None:

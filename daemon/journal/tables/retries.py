@@ -1,6 +1,15 @@
 """Resume montages by retry or replay, and dismiss them."""
 
-from daemon.journal.tables.rows import BY_ID, LATEST_OF_PATH, Connection, find, is_latest_of_path, need, record
+from daemon.journal.tables.rows import (
+    BY_ID,
+    CHANGED,
+    LATEST_OF_PATH,
+    Connection,
+    find,
+    is_latest_of_path,
+    need,
+    record,
+)
 from daemon.montages.records import AwaitedFile, Montage
 from daemon.montages.states import Event, MontageState, Step, replay_start
 from handlers.errors import Evidence
@@ -11,17 +20,32 @@ _AWAITED = (
     "SELECT id, watch, metafile, awaited.file, or_gone, awaited.size, awaited.mtime_ns, awaited.ctime_ns,"
     " awaited.inode FROM awaited JOIN montages ON id = montage_id ORDER BY acquired, id"
 )
+_HAS_EVENT_SINCE = (
+    "SELECT 1 FROM montages JOIN outbox ON subject = 'montages/' || id WHERE metafile = ? AND number > ? LIMIT 1"
+)
 _REPLAYABLE = (MontageState.COMPLETE, MontageState.FAILED, MontageState.DISMISSED)
 
 
-def await_change(connection: Connection, montage_id: int, evidence: Evidence | None) -> None:
-    """Store the file whose change makes the daemon retry the montage."""
+def await_change(
+    connection: Connection, montage_id: int, evidence: Evidence | None, events_before: int | None = None
+) -> None:
+    """Store the file whose change makes the daemon retry the montage.
+
+    Parameters
+    ----------
+    events_before : as for Inspection. If a montage of the file had an event since, it may have released the tiles or
+        the stack before this montage began to wait for that. Then the file counts as changed.
+    """
     if evidence is None:
         return
+    identity = evidence.identity or (None,) * 4
+    if evidence.or_gone and events_before is not None:
+        values = path_to_uri(evidence.path), events_before
+        identity = CHANGED if connection.execute(_HAS_EVENT_SINCE, values).fetchone() else identity
     connection.execute(
         "INSERT OR REPLACE INTO awaited (montage_id, file, size, mtime_ns, ctime_ns, inode, or_gone)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (montage_id, path_to_uri(evidence.path), *(evidence.identity or (None,) * 4), evidence.or_gone),
+        (montage_id, path_to_uri(evidence.path), *identity, evidence.or_gone),
     )
 
 

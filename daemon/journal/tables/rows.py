@@ -24,10 +24,10 @@ COLUMNS = (
 # The row that represents the present content of a path.
 LATEST_OF_PATH = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
 BY_ID = f"SELECT {COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
+CHANGED = (-1, -1, -1, -1)
+"""Size, mtime, ctime and inode of a file that counts as changed for a montage that waits for that."""
 # Mark a metafile as changed for every montage that waits until this file changes or is gone.
-_RELEASE_WAITING = (
-    "UPDATE awaited SET size = -1, mtime_ns = -1, ctime_ns = -1, inode = -1 WHERE or_gone = 1 AND file = ?"
-)
+_RELEASE_WAITING = "UPDATE awaited SET (size, mtime_ns, ctime_ns, inode) = (?, ?, ?, ?) WHERE or_gone = 1 AND file = ?"
 # Attempts that the previous process began and did not end.
 _CRASHED_ATTEMPTS = "SELECT montage_id FROM attempts WHERE ended_at IS NULL"
 _HAS_READ_IMAGES = frozenset(
@@ -159,7 +159,7 @@ def record(connection: Connection, montage_id: int, event: Event, now: float, de
         connection.execute("DELETE FROM quality WHERE montage_id = ?", (montage_id,))
     # A reset montage owns its tiles only while its metafile exists, so metafiles that wait for it are checked again.
     if state in _RELEASES_TILES or (before.state in _NEEDS_NO_METAFILE and state not in _NEEDS_NO_METAFILE):
-        connection.execute(_RELEASE_WAITING, (path_to_uri(before.metafile),))
+        connection.execute(_RELEASE_WAITING, (*CHANGED, path_to_uri(before.metafile)))
     # A replay makes all mipmaps again, unless it starts at a later step.
     if state is MontageState.MIPMAPPED or (event is Event.REPLAYED and detail.get("from") != Step.APPLY):
         connection.execute("DELETE FROM tiles WHERE montage_id = ?", (montage_id,))

@@ -181,7 +181,7 @@ def refuse(connection: Connection, inspection: Inspection, fault: Fault, now: fl
     """Record FAILED for a content that cannot be ingested."""
     is_gone = fault.evidence is not None and fault.evidence.identity is None
     settling = _keep_one(connection, inspection, now, is_gone=is_gone)
-    fail(connection, settling.kept, fault, now)
+    fail(connection, settling.kept, fault, now, inspection.events_before)
     _set_digest(connection, settling.kept, inspection.digest)
     return settling, need(connection, settling.kept)
 
@@ -193,19 +193,21 @@ def ignore(
     settling = _keep_one(connection, inspection, now)
     record(connection, settling.kept, Event.IGNORED, now, {"reason": reason})
     connection.execute("UPDATE montages SET waiting_for = ? WHERE id = ?", (reason, settling.kept))
-    await_change(connection, settling.kept, evidence)
+    await_change(connection, settling.kept, evidence, inspection.events_before)
     _set_digest(connection, settling.kept, inspection.digest)
     return settling
 
 
-def fail(connection: Connection, montage_id: int, fault: Fault, now: float) -> Montage:
-    """Record FAILED with its fault; return the montage."""
+def fail(
+    connection: Connection, montage_id: int, fault: Fault, now: float, events_before: int | None = None
+) -> Montage:
+    """Record FAILED with its fault; return the montage. See `await_change` for `events_before`."""
     attempt = need(connection, montage_id).attempt
     stored = fault_json(fault)
     detail = {"fault": json.loads(stored), "attempt": attempt}
     record(connection, montage_id, Event.FAILED, now, detail)
     connection.execute("UPDATE montages SET fault = ?, attempt = ? WHERE id = ?", (stored, attempt, montage_id))
-    await_change(connection, montage_id, fault.evidence)
+    await_change(connection, montage_id, fault.evidence, events_before)
     return need(connection, montage_id)
 
 

@@ -8,6 +8,7 @@ import structlog
 from daemon.config.render_settings import RenderSettings
 from daemon.config.watch_settings import WatchSettings
 from daemon.journal.journal import Journal
+from daemon.journal.tables import outbox
 from daemon.montages.records import Inspection, Montage, Outcome, Settled, SettleResult, StaleInspection
 from daemon.montages.states import STEP_OF_STATE
 from daemon.pipeline.order.retry import retry_delay_s
@@ -66,7 +67,8 @@ class SettleStep:
         read = await self._settler.read(montage)
         if read is None:
             return await self._wait_until_quiet(montage, watch)
-        inspection = Inspection(montage.id, montage.identity, read.identity, read.digest)
+        events_before = await self._journal.read(outbox.last_number)
+        inspection = Inspection(montage.id, montage.identity, read.identity, read.digest, events_before)
         try:
             return await self._settle(montage, watch, read, inspection)
         except StaleInspection:
