@@ -1,4 +1,4 @@
-"""What montages wait for now, whatever the journal says of them. Pure."""
+"""What montages wait for at present, whatever the journal says of them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

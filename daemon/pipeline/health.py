@@ -97,7 +97,7 @@ def _reasons(facts: Facts) -> Iterable[str]:
 
 
 def waits_of(facts: Facts) -> Waits:
-    """Return the directories and stores that montages wait for now."""
+    """Return the directories and stores that montages wait for at present."""
     directories = {
         root.name: f"the directory of watch {root.name} cannot be accessed: "
         + ("; ".join(root.reasons) or "it was not checked yet")

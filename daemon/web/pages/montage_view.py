@@ -51,7 +51,7 @@ def view_of(montage: Montage, waiting_for: str | None = None, made: Mapping[int,
 
     Parameters
     ----------
-    waiting_for : directory or store that it waits for now; None: none of them.
+    waiting_for : directory or store that it waits for at present; None: none of them.
     made : montage id -> number of finished tiles, for montages whose mipmaps are being made.
     """
     cells = tuple(_cell(montage, index, waiting_for) for index in range(len(STEPS)))
