@@ -38,14 +38,14 @@ def await_change(
     """
     if evidence is None:
         return
-    identity = evidence.identity or (None,) * 4
+    identity = evidence.identity
     if evidence.or_gone and events_before is not None:
         values = path_to_uri(evidence.path), events_before
         identity = CHANGED if connection.execute(_HAS_EVENT_SINCE, values).fetchone() else identity
     connection.execute(
         "INSERT OR REPLACE INTO awaited (montage_id, file, size, mtime_ns, ctime_ns, inode, or_gone)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (montage_id, path_to_uri(evidence.path), *identity, evidence.or_gone),
+        (montage_id, path_to_uri(evidence.path), *(identity or (None,) * 4), evidence.or_gone),
     )
 
 

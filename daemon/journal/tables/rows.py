@@ -24,8 +24,8 @@ COLUMNS = (
 # The row that represents the present content of a path.
 LATEST_OF_PATH = f"SELECT {COLUMNS} FROM montages WHERE metafile = ? ORDER BY sighted DESC LIMIT 1"  # noqa: S608
 BY_ID = f"SELECT {COLUMNS} FROM montages WHERE id = ?"  # noqa: S608
-CHANGED = (-1, -1, -1, -1)
-"""Size, mtime, ctime and inode of a file that counts as changed for a montage that waits for that."""
+CHANGED = FileIdentity(size=-1, mtime_ns=-1, ctime_ns=-1, inode=-1)
+"""Identity of a file that counts as changed for a montage that waits for that."""
 # Mark a metafile as changed for every montage that waits until this file changes or is gone.
 _RELEASE_WAITING = "UPDATE awaited SET (size, mtime_ns, ctime_ns, inode) = (?, ?, ?, ?) WHERE or_gone = 1 AND file = ?"
 # Attempts that the previous process began and did not end.
