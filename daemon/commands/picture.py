@@ -36,6 +36,8 @@ def _checked(settings: Settings, stack: str, z: float, output: Path) -> StackId:
         format_z(z)
     except RenderRefused as fault:
         raise NotSelectable(fault.subject, fault.problem, fault.hint) from fault
+    if str(output) == "-":
+        raise NotSelectable("--output", "a picture cannot be written to standard output", "name a file")
     try:
         is_other = output.exists() and not output.is_file()
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import sqlite3
 import stat
@@ -28,10 +29,15 @@ from daemon.watching.root import emptied, has_no_entries
 from daemon.watching.scan import Content
 from handlers.errors import Fault, SettingsFault, StorageFault
 from handlers.place import ObjectPlace
+from handlers.text import byte_size
 from handlers.uris import place_uri
 
 ANSWER_S = 10.0
 """Time-out of all directories together."""
+ACCESS_S = 1.0
+"""Time-out of a single access, which tells whose file server does not answer."""
+JOURNAL_FREE_BYTES = 50_000_000
+"""Free space below which the disk of the journal counts as nearly full."""
 USUAL_PATH = "/render-ws/v1"
 _READABLE = "let that user read it and enter each directory above it; the daemon waits for that"
 
@@ -43,10 +49,22 @@ def preflight(settings: Settings) -> list[Finding]:
     checks = threads.submit(lambda: findings.extend(_findings(settings)))
     threads.shutdown(wait=False)
     if wait([checks], timeout=ANSWER_S).not_done:
-        text = f"a directory has not answered for {ANSWER_S:g} s: check that its file server is up"
-        return [*findings, Finding("watch", text)]
+        return [*findings, *_unresponsive_findings(_used_directories(settings))]
     checks.result()
     return findings
+
+
+def _unresponsive_findings(directories: Mapping[str, Path]) -> Iterator[Finding]:
+    """Yield a finding for each directory whose file server does not answer."""
+    threads = DaemonThreads("preflight access")
+    accesses = {threads.submit(directory.exists): (key, directory) for key, directory in directories.items()}
+    threads.shutdown(wait=False)
+    stuck = wait(accesses, timeout=ACCESS_S).not_done
+    for key, directory in (place for access, place in accesses.items() if access in stuck):
+        yield Finding(key, f"{directory} does not answer: check that its file server is up")
+    if not stuck:
+        text = f"the checks of all directories took longer than {ANSWER_S:g} s, and some are missing: try again"
+        yield Finding("watch", text)
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
@@ -99,6 +117,7 @@ def _journal_findings(path: Path) -> Iterator[Finding]:
         yield Finding("journal.path", f"{path} is used by the running temwatch, process {owner}{where}")
     try:
         require_lockable(path)
+        yield from _journal_disk_findings(path.parent)
         examine(path)
     except Fault as fault:
         yield _of_fault("journal.path", fault)
@@ -106,6 +125,13 @@ def _journal_findings(path: Path) -> Iterator[Finding]:
         yield _of_fault("journal.path", journal_fault(path, error))
     except OSError as error:
         yield Finding("journal.path", _inaccessible(path, error), prevents_start=True)
+
+
+def _journal_disk_findings(directory: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(directory).free
+    if free < JOURNAL_FREE_BYTES:
+        text = f"the disk of {directory} has {byte_size(free)} free: free some space; the daemon waits while it is full"
+        yield Finding("journal.path", text)
 
 
 def _of_fault(key: str, fault: Fault) -> Finding:
@@ -156,6 +182,12 @@ def _output_directories(settings: Settings) -> dict[str, Path]:
     }
 
 
+def _used_directories(settings: Settings) -> dict[str, Path]:
+    """Return key -> directory of the journal, of all images and of all mipmaps, without object stores."""
+    watched = {f"watch[{index}].directory": watch.directory for index, watch in enumerate(settings.watch)}
+    return {"journal.path": settings.journal.path.parent, **watched, **_output_directories(settings)}
+
+
 def _directory_findings(key: str, watch: WatchSettings, recorded: _Recorded) -> Iterator[Finding]:
     directory, mask = watch.directory, watch.tilespecs.mask
     try:
@@ -201,12 +233,7 @@ def _twice_watched_findings(settings: Settings) -> Iterator[Finding]:
 
 def _open_to_all_findings(settings: Settings) -> Iterator[Finding]:
     """Yield a finding for each directory in which every user can replace files and directories."""
-    directories = {"journal.path": settings.journal.path.parent}
-    for index, watch in enumerate(settings.watch):
-        directories[f"watch[{index}].directory"] = watch.directory
-        if isinstance(watch.mipmaps.output_dir, Path):
-            directories[f"watch[{index}].mipmaps.output_dir"] = watch.mipmaps.output_dir
-    for key, directory in directories.items():
+    for key, directory in _used_directories(settings).items():
         try:
             mode = directory.stat().st_mode
         except OSError:  # another finding reports it

@@ -42,7 +42,8 @@ def read_private(path: Path) -> str:
 
 
 def _usual_file() -> Path:
-    return Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
+    """Return the path; a `~` remains in it for a user without a home directory, such as some containers have."""
+    return Path(os.path.expanduser(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"))  # noqa: PTH111  Path's raises
 
 
 def _has_profile(path: Path, profile: str) -> bool:

@@ -43,3 +43,10 @@ def test_a_picture_that_cannot_be_drawn_is_refused_in_one_line(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_picture_is_not_written_to_standard_output_or_a_file_of_that_name(running_rig: Rig) -> None:
+    done = temwatch("picture", "s_mips", "1050", "-o", "-", "--config", str(running_rig.config()))
+    assert done.returncode == 2
+    assert "--output: a picture cannot be written to standard output (name a file)" in done.stderr
+    assert not Path("-").exists()

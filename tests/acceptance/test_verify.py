@@ -14,6 +14,8 @@ from daemon.simulator.delivery import Written
 from tests.acceptance.rig import Rig, digest_tree, fetch, temwatch, verify_levels
 
 Z = 1050.0
+NOTHING_CHECKED = "no COMPLETE montage matches the selection: nothing was checked\n"
+NOTHING_PRINTED = "no COMPLETE montage matches the selection: no digest was printed\n"
 
 
 def verify(rig: Rig, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -87,6 +89,21 @@ def test_an_intact_montage_has_no_difference_and_nothing_is_changed(running_rig:
     assert {each["method"] for each in asked} == {"GET"}
     assert running_rig.daemon.stop() == 0
     assert verify(running_rig).stdout == done.stdout
+
+
+def test_a_named_section_without_a_complete_montage_is_not_reported_as_right(running_rig: Rig, complete):
+    absent = verify(running_rig, "--z", 99)
+    assert (absent.returncode, absent.stdout) == (1, NOTHING_CHECKED)
+    assert verify(running_rig, "--z", 99, "--json").returncode == 1
+    digests = temwatch("manifest", "--z", "99", "--config", str(running_rig.config()))
+    assert (digests.returncode, digests.stdout, digests.stderr) == (1, "", NOTHING_PRINTED)
+
+
+def test_no_complete_montage_at_all_is_no_error(running_rig: Rig):
+    nothing = verify(running_rig)
+    assert (nothing.returncode, nothing.stdout) == (0, NOTHING_CHECKED)
+    digests = temwatch("manifest", "--config", str(running_rig.config()))
+    assert (digests.returncode, digests.stdout, digests.stderr) == (0, "", NOTHING_PRINTED)
 
 
 def test_differences_with_one_cause_give_one_line_for_each_montage_and_one_for_all(running_rig: Rig, write, complete):

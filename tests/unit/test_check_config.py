@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import pydoc
 import socket
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -282,6 +284,60 @@ def test_a_full_disk_of_mipmaps_is_noted(settings: Callable[..., Settings], tmp_
     (found,) = preflight(settings({"mipmaps": {"output_dir": f"{tmp_path}/mipmaps", "min_free_bytes": needed}}))
     assert (found.key, found.prevents_start) == ("watch[0].mipmaps.output_dir", False)
     assert "free, but min_free_bytes is" in found.text
+
+
+def test_a_nearly_full_disk_of_the_journal_is_noted(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    found = [each for each in preflight(settings()) if each.key == "journal.path"]
+    text = f"the disk of {tmp_path}/journal has 1.00 MB free: free some space; the daemon waits while it is full"
+    assert found == [Finding("journal.path", text)]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("journal.path", "journal"),
+        ("watch[0].directory", "acquisition"),
+        ("watch[0].mipmaps.output_dir", "mipmaps"),
+    ],
+)
+def test_a_directory_whose_file_server_does_not_answer_is_named(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, name: str
+) -> None:
+    checked, ends = settings(), threading.Event()
+
+    def stuck(access: Callable[..., object]) -> Callable[..., object]:
+        def call(path: object, *arguments: object, **options: object) -> object:
+            if str(path) == f"{tmp_path}/{name}":
+                ends.wait()
+            return access(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr("daemon.commands.preflight.ANSWER_S", 0.5)
+    with monkeypatch.context() as patched:
+        for target in ("os.stat", "os.statvfs", "os.access", "os.open", "pathlib.Path.stat"):
+            module, _, function = target.rpartition(".")
+            patched.setattr(target, stuck(getattr(pydoc.locate(module), function)))
+        found = preflight(checked)
+        ends.set()
+    text = f"{tmp_path}/{name} does not answer: check that its file server is up"
+    assert [each for each in found if "answer" in each.text] == [Finding(key, text)]
+
+
+def test_slow_checks_of_directories_that_answer_are_noted(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = threading.Event()
+    monkeypatch.setattr("daemon.commands.preflight.ANSWER_S", 0.1)
+    monkeypatch.setattr("daemon.commands.preflight.journal_owner", lambda _: ends.wait())
+    (found,) = preflight(settings())
+    ends.set()
+    assert found == Finding(
+        "watch", "the checks of all directories took longer than 0.1 s, and some are missing: try again"
+    )
 
 
 def test_a_directory_that_another_temwatch_watches_prevents_the_start(

@@ -122,6 +122,16 @@ def test_a_file_of_other_profiles_does_not_hide_the_role_of_the_machine(home, mo
     assert credentials.from_file(StoreAccess())()["access_key_id"] == "k"
 
 
+def test_a_user_without_a_home_directory_uses_the_machines_role(monkeypatch):
+    def getpwuid(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "AWS_SHARED_CREDENTIALS_FILE", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", getpwuid)
+    assert credentials.from_file(StoreAccess()) is None
+
+
 def test_keys_are_read_again_and_expire_soon(home, tmp_path):
     own = tmp_path / "keys"
     write(own, "em", aws_session_token="t")

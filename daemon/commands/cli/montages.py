@@ -82,7 +82,8 @@ def verify(
 
     Changes nothing. Without a selection it compares all COMPLETE montages.
 
-    Exit code: 0 no difference, 1 differences, or a montage could not be compared.
+    Exit code: 0 no difference, 1 differences, or a montage could not be compared, or none of the given paths and
+    sections has a COMPLETE montage.
     """
     from daemon.commands.replay.requests import requests_for
     from daemon.commands.verify.command import verify as work
@@ -106,7 +107,8 @@ def manifest(
     The digests were recorded when the images were read and the mipmaps were written. A tile whose mipmap files no
     longer match is left out. Without a selection, the digests of all COMPLETE montages are printed.
 
-    Exit code: 0 all tiles are printed, 1 some are left out.
+    Exit code: 0 all tiles are printed, 1 some are left out, or none of the given paths and sections has a COMPLETE
+    montage.
     """
     from daemon.commands.replay.requests import requests_for
     from daemon.commands.verify.manifest import manifest as work

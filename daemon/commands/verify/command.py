@@ -31,6 +31,7 @@ from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
 from handlers.text import counted, printable
 
+NOTHING_CHECKED = "no COMPLETE montage matches the selection: nothing was checked"
 Cause = tuple[Kind, str]
 """Kind of differences, and the advice for the operator."""
 
@@ -128,6 +129,11 @@ async def select(settings: Settings, journal: Journal, selection: Selection) -> 
     return [montage for montage in montages if montage is not None and montage.state is MontageState.COMPLETE]
 
 
+def names_absent_montages(selection: Selection, montages: Sequence[Montage]) -> bool:
+    """Whether a selection names paths or sections, and none of them has a COMPLETE montage."""
+    return bool(selection.paths or selection.z) and not montages
+
+
 # --- the command
 
 
@@ -141,6 +147,8 @@ async def verify(
     deep: bool = False,
 ) -> int:
     """Report each difference when it is found; return the exit code, 1 if anything differs or could not be checked.
+
+    The exit code is also 1 if the selection names paths or sections, and none of them has a COMPLETE montage.
 
     Raises
     ------
@@ -166,7 +174,8 @@ async def verify(
                 progress(count, len(montages))
     report.end(totals)
     await _record_for_alerts(settings, totals, clean)
-    return 1 if totals.differences or totals.not_judged else 0
+    is_absent = names_absent_montages(selection, montages)
+    return 1 if totals.differences or totals.not_judged or is_absent else 0
 
 
 async def _record_for_alerts(settings: Settings, totals: Totals, clean: Sequence[int]) -> None:
@@ -256,6 +265,9 @@ class _TextReport:
 
     def end(self, totals: Totals) -> None:
         """Print a line for each cause that several montages share, and one line with the totals."""
+        if not (totals.montages or totals.not_judged):
+            self._say(NOTHING_CHECKED)
+            return
         for cause, (count, montages) in totals.causes.items():
             if montages > 1:
                 self._say(cause_line(cause, count, f"in {counted(montages, 'montage')}"))

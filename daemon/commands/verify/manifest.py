@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from daemon.commands.verify.command import select
+from daemon.commands.verify.command import names_absent_montages, select
 from daemon.commands.verify.verifier import read_section, recorded_digests
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
@@ -18,10 +18,13 @@ from handlers.place import Place
 from handlers.text import printable
 
 Say = Callable[[str], None]
+NOTHING_LISTED = "no COMPLETE montage matches the selection: no digest was printed"
 
 
 async def manifest(settings: Settings, selection: Selection, say: Say, complain: Say) -> int:
     """Print a line for each file; return the exit code, which is 1 if a tile is left out.
+
+    The exit code is also 1 if the selection names paths or sections, and none of them has a COMPLETE montage.
 
     The digest of level 0 is that of the bytes from which the levels were made. The journal has one digest for all level
     files of a tile: the files are read, and a tile whose files do not match it is left out.
@@ -37,9 +40,12 @@ async def manifest(settings: Settings, selection: Selection, say: Say, complain:
         raise SettingsFault("journal.path", f"{settings.journal.path} does not exist", "check the path")
     left_out = 0
     async with Journal(settings.journal.path, read_only=True) as journal:
-        for montage in await select(settings, journal, selection):
+        montages = await select(settings, journal, selection)
+        for montage in montages:
             left_out += await _montage(settings, journal, montage, say, complain)
-    return 1 if left_out else 0
+    if not montages:
+        complain(NOTHING_LISTED)
+    return 1 if left_out or names_absent_montages(selection, montages) else 0
 
 
 async def _montage(settings: Settings, journal: Journal, montage: Montage, say: Say, complain: Say) -> int:
