@@ -15,7 +15,7 @@ _OF_CALLER = re.compile(
     r"|NOTIFY_SOCKET|WATCHDOG_\w+|MAINPID"  # the service manager of the caller
     r"|MAKEFLAGS|MAKEOVERRIDES|MFLAGS|MAKELEVEL"  # would give VENV and TESTS to each `make` that a test runs
     r"|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|CLICOLOR\w*"  # its terminal
-    r"|PYTHONWARNINGS|PYTHONOPTIMIZE|PYTHONIOENCODING",  # its interpreter
+    r"|PYTHON(?!PATH$|HOME$|PYCACHEPREFIX$)\w+",  # its interpreter
     re.IGNORECASE,
 )
 

@@ -181,7 +181,7 @@ class TestWorkerProcesses:
 
     def test_workers_import_nothing_that_the_fork_server_has_not_imported(self, tmp_path: Path) -> None:
         code = f"import sys, importlib; [importlib.import_module(name) for name in {PRELOADED}]; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-u", "-c", code], check=True, capture_output=True, text=True)
         with open_executor("processes", 1) as pool:
             assert pool.submit(job_for(tmp_path, "a")).result(60).fault is None
             names = set(pool.executor.submit(eval, "set(__import__('sys').modules)").result(60))

@@ -67,6 +67,8 @@ async def test_raw_tiles_that_are_missing_when_the_levels_are_applied_are_put_ag
 async def test_levels_are_applied_in_the_configured_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apply: str
 ) -> None:
+    if apply == "path_builder" and " " in str(tmp_path):
+        pytest.skip("a path builder cannot be used with images in a path that has a space")
     retry_fast(monkeypatch)
     limits: list[tuple[Path, int]] = []
 

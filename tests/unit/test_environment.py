@@ -17,8 +17,16 @@ OF_CALLER = {
     "MAKEFLAGS": " -- VENV=/elsewhere",
     "COLUMNS": "40",
     "FORCE_COLOR": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONDEVMODE": "1",
 }
-KEPT = {"TEMWATCH_ACCEPTANCE_URL": "http://render.example/render-ws/v1", "TEMWATCH_AXE": "/axe.min.js"}
+KEPT = {
+    "TEMWATCH_ACCEPTANCE_URL": "http://render.example/render-ws/v1",
+    "TEMWATCH_AXE": "/axe.min.js",
+    "PYTHONPATH": "/site/modules",
+    "PYTHONUTF8": "1",
+}
 
 
 def test_tests_and_their_processes_do_not_get_the_settings_of_the_caller() -> None:

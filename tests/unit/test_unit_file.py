@@ -49,7 +49,7 @@ def test_the_exposure_level_of_the_service_is_at_most_two() -> None:
 def test_systemd_verifies_the_unit_without_a_warning(tmp_path: Path, with_drop_in: bool) -> None:
     installed = tmp_path / UNIT.name
     # systemd requires that the program exists. The one of the unit does not exist here.
-    installed.write_text(UNIT.read_text().replace("/opt/temwatch/bin/temwatch", sys.executable))
+    installed.write_text(UNIT.read_text().replace("/opt/temwatch/bin/temwatch", f'"{sys.executable}"'))
     if with_drop_in:
         (tmp_path / f"{UNIT.name}.d").mkdir()
         shutil.copy(DROP_IN, tmp_path / f"{UNIT.name}.d")
