@@ -14,6 +14,7 @@ import structlog.dev
 from hypothesis import settings
 
 from tests.environment import forget_caller
+from tests.order import begin_with_longest
 
 forget_caller(os.environ)
 
@@ -31,6 +32,18 @@ KILLED_DASK_WORKER = "AsyncProcess Dask Worker process"
 """Part of the names of a nanny's threads. They end some time after the nanny killed its hanging worker."""
 KEPT_BY_DISTRIBUTED = ("IO loop", "Dask-", "Profile", "TCP-Executor")
 """Parts of the names of threads that distributed starts once for each process or worker, and never ends."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process of pytest-xdist begin with one of the longest tests, those marked `slow(minutes=...)`."""
+    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        items[:] = begin_with_longest(items, _minutes, processes)
+
+
+def _minutes(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("slow")
+    return float(mark.kwargs.get("minutes", 0)) if mark else 0.0
 
 
 class _Unretrieved(logging.Handler):

@@ -33,7 +33,7 @@ def tree_at(root: Path) -> Tree:
     return Tree(str(root), NameRule(READER.pattern), follow=READER.follower)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 @pytest.mark.timeout(1800)
 def test_the_cpu_of_a_section_is_constant_and_memory_is_bounded_over_a_million_tiles(tmp_path: Path) -> None:
     log = tmp_path / "stack" / "meta" / "logs" / "metadata_2020-06-0210021236.txt"

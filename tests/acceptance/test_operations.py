@@ -152,8 +152,8 @@ END
 """Creates the journal, as the first start of the service does; no daemon runs in this test."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.slow(minutes=10)
+@pytest.mark.timeout(1800)
 def test_the_commands_of_the_operations_guide_install_upgrade_and_uninstall_on_debian_12(debian: Debian) -> None:
     check_out(debian.root, "0.8.0")
     for block in commands("How do I install it?"):

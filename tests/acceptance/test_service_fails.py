@@ -96,7 +96,7 @@ def test_montages_wait_for_an_operator_after_a_refused_login_which_is_not_retrie
     wait_for(lambda: rig.ready().get("ready"), 40, lambda: f"ready; {rig.ready()}")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 @pytest.mark.timeout(600)
 def test_a_database_unavailable_for_minutes_is_reported_within_one_and_fails_no_montage(rig):
     """render-ws without its database answers each request with 500 after 30 s."""

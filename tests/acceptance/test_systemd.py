@@ -183,7 +183,7 @@ def check_address_rules(there: Machine) -> None:
     there.run("python3 /root/connect.py 198.51.100.7")  # without the rules
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not shutil.which("nsenter"), reason="nsenter is not installed")
 def test_the_unit_starts_reloads_and_stops_under_systemd(machine: tuple[Machine, Mount]) -> None:

@@ -136,7 +136,7 @@ def test_every_requirement_of_every_pin_is_pinned(lock: str) -> None:
     assert unsatisfied(lock, ROOTS[lock], installed_in()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.timeout(600)
 def test_the_locks_of_the_benchmarks_can_be_installed_and_are_complete(tmp_path: Path) -> None:
     venv = tmp_path / "venv"

@@ -59,7 +59,7 @@ def state_of(rig: Rig, name: str, metafile: Path) -> str:
     return f"{name}: {rig.montage_of(metafile)}"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_when_an_object_store_fails(
     tmp_path: Path, layer: FaultLayer, scale: Scale, enter: Callable[[FaultRun], None]

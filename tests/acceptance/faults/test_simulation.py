@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SEED_LIMIT = 10**9
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=5)
 @pytest.mark.timeout(3600)
 def test_no_order_of_tasks_loses_a_montage(tmp_path: Path, scale: Scale, enter: Callable[[FaultRun], None]) -> None:
     seeds, start = scale.pick(4000, 500, 50), random.randrange(SEED_LIMIT)
