@@ -24,8 +24,8 @@ def test_the_program_and_the_command_group_give_the_same_result(name: str) -> No
     assert "/nowhere" in outcomes[0][2]
 
 
-@pytest.mark.parametrize(("flag", "code"), [("--print_schema", 1), ("--help", 0)])  # argparse ignores it
-def test_a_closed_standard_output_causes_no_traceback(flag: str, code: int) -> None:
+@pytest.mark.parametrize("flag", ["--print_schema", "--help"])
+def test_a_closed_standard_output_causes_no_traceback(flag: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -33,7 +33,7 @@ def test_a_closed_standard_output_causes_no_traceback(flag: str, code: int) -> N
         done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60)
     finally:
         os.close(writer)
-    assert (done.returncode, done.stderr) == (code, b"")
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 STOPPED = """
