@@ -15,6 +15,7 @@ from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import StackState
+from handlers.uris import path_to_uri
 from tests.integration.inprocess import MIPS, RAW, bench, retry_fast
 
 Z = 1050.0
@@ -67,8 +68,8 @@ async def test_raw_tiles_that_are_missing_when_the_levels_are_applied_are_put_ag
 async def test_levels_are_applied_in_the_configured_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apply: str
 ) -> None:
-    if apply == "path_builder" and " " in str(tmp_path):
-        pytest.skip("a path builder cannot be used with images in a path that has a space")
+    if apply == "path_builder" and "%" in path_to_uri(tmp_path):
+        pytest.skip("a path builder cannot be used with images in a path whose URL has escapes")
     retry_fast(monkeypatch)
     limits: list[tuple[Path, int]] = []
 
