@@ -25,7 +25,7 @@ demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-
 # temwatch again if PYTHONDONTWRITEBYTECODE were set.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 6 --dist worksteal
 TESTS ?= tests
-test: $(READY) ## run the tests (under five minutes; TESTS=tests/unit runs only these)
+test: $(READY) ## run the tests (about six minutes on two cores; TESTS=tests/unit runs only these)
 	$(PYTEST) $(TESTS)
 
 test-slow: $(READY) ## run the long tests, which `make test` leaves out
