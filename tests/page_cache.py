@@ -3,9 +3,15 @@
 import ctypes
 import mmap
 import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tests.waiting import wait_for
+
+ATTEMPT_S = 1.0
+"""Time after which an announcement counts as ignored."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
@@ -37,9 +43,18 @@ def cached_share(path: Path, start: int = 0, end: int | None = None) -> float:
     return sum(page & 1 for page in chosen) / len(chosen)
 
 
-def wait_until_cached(path: Path, end: int | None = None) -> None:
-    """Wait until the cache holds most of a file, or of its part before a byte.
+def until_read_ahead(path: Path, end: int | None = None, timeout_s: float = 120.0) -> Iterator[None]:
+    """Repeat the body of a loop until the cache holds most of a file, or of its part before a byte.
 
-    To announce a file is only advice: the kernel may fetch less if it is short of memory.
+    To announce a file is only advice: the kernel ignores it while it has no free memory, as at a container's limit.
+    `announce` itself ignores a file once the pages that it examines are cached, and examining them may cache them. So
+    each attempt begins without a cached page.
     """
-    wait_for(lambda: cached_share(path, 0, end) > 0.5, f"most of {path} is read ahead")
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        drop(path)
+        yield
+        with suppress(AssertionError):
+            wait_for(lambda: cached_share(path, 0, end) > 0.5, "read ahead", ATTEMPT_S)
+            return
+    raise AssertionError(f"not within {timeout_s:g} s: most of {path} is read ahead")

@@ -61,7 +61,10 @@ def read_ahead(images: Iterable[UpcomingImage]) -> None:
 
 
 def _is_cached(descriptor: int, end: int) -> bool:
-    """Whether first, middle and last byte before `end` are in the cache; False if the kernel cannot report it."""
+    """Whether first, middle and last byte before `end` are in the cache; False if the kernel cannot report it.
+
+    The kernel may fetch the page of a byte that was asked for, so this becomes True by itself when it is repeated.
+    """
     byte = bytearray(1)
     try:
         return all(os.preadv(descriptor, (byte,), offset, os.RWF_NOWAIT) for offset in (0, end // 2, end - 1))

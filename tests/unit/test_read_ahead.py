@@ -20,8 +20,7 @@ from handlers.workers.upcoming import (
     UpcomingImages,
     max_read_ahead,
 )
-from tests.page_cache import cached_share, drop
-from tests.waiting import wait_for
+from tests.page_cache import cached_share, drop, until_read_ahead
 
 IMAGE_BYTES = 2 * 100 * 100 + MAX_EXTRA_BYTES
 """Bytes that are reserved for one image of `jobs`."""
@@ -125,12 +124,9 @@ def cold(tmp_path: Path) -> Path:
 def test_an_announced_file_is_read_into_the_cache_up_to_the_limit(cold):
     descriptor = os.open(cold, os.O_RDONLY)
 
-    def is_fetched() -> bool:
-        announce(descriptor, 3 << 20)  # again, since the kernel ignores advice while it reclaims memory
-        return cached_share(cold, 0, 3 << 20) > 0.5
-
     try:
-        wait_for(is_fetched, f"most of {cold} is read ahead")
+        for _ in until_read_ahead(cold, 3 << 20):
+            announce(descriptor, 3 << 20)
     finally:
         os.close(descriptor)
     assert cached_share(cold, 3 << 20) == 0
