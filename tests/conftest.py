@@ -26,6 +26,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
 # structlog's own format shows the locals of each frame, which takes half a second of CPU for each traceback.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
+LONG_TEST_S = 600.0
+"""Time-out of a test that is marked as slow and has none of its own, for a machine that is several times busier."""
 GRACE_S = 30.0
 """Time for a stopped thread or task to end on a busy machine."""
 KILLED_DASK_WORKER = "AsyncProcess Dask Worker process"
@@ -36,12 +38,16 @@ KEPT_BY_DISTRIBUTED = ("IO loop", "Dask-", "Profile", "TCP-Executor")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each process of pytest-xdist begin with one of the longest tests, those marked `slow(minutes=...)`."""
+    """Give long tests more time, and let each process of pytest-xdist begin with one of the longest of them."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_TEST_S))
     if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         items[:] = begin_with_longest(items, _minutes, processes)
 
 
 def _minutes(item: pytest.Item) -> float:
+    """Return the time of a test marked `slow(minutes=...)`; 0 for others."""
     mark = item.get_closest_marker("slow")
     return float(mark.kwargs.get("minutes", 0)) if mark else 0.0
 

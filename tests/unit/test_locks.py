@@ -143,7 +143,7 @@ def test_the_locks_of_the_benchmarks_can_be_installed_and_are_complete(tmp_path:
     build, measure = BENCHMARKS
     subprocess.run([".ci/venv", sys.executable, venv, build], cwd=ROOT, check=True)
     pip = [venv / "bin/pip", "--disable-pip-version-check"]
-    install = [*pip, "install", "--no-deps", "--no-build-isolation", "--require-hashes"]
+    install = [*pip, "install", "--no-compile", "--no-deps", "--no-build-isolation", "--require-hashes"]
     subprocess.run([*install, "-r", measure], cwd=ROOT, check=True)
     subprocess.run([*pip, "check"], check=True)
     installed = installed_in(*map(str, venv.glob("lib/python3.*/site-packages")))

@@ -19,7 +19,7 @@ def main() -> int:
     """Return 0 if no test failed and nothing was lost, duplicated or left over."""
     parser = argparse.ArgumentParser("python -m tests.acceptance.faults", description=__doc__)
     parser.add_argument("--scale", type=Scale, choices=list(Scale), default=Scale.FULL)
-    parser.add_argument("--jobs", type=int, default=2, help="faults at the same time, each with its own daemon")
+    parser.add_argument("--jobs", type=int, default=3, help="faults at the same time, each with its own daemon")
     parser.add_argument("--output", type=Path, default=Path("build/faults"), help="directory of the table")
     parser.add_argument("--basetemp", help="option of pytest")
     parser.add_argument("-k", dest="chosen", help="option of pytest: only tests whose name matches")

@@ -24,7 +24,7 @@ LEVELS = 3
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_tile_or_montage_is_lost_when_workers_are_killed_at_random_moments(tmp_path, scale, enter):
-    kills, seed = scale.pick(100, 20, 4), secrets.randbelow(10**6)
+    kills, seed = scale.pick(100, 10, 4), secrets.randbelow(10**6)
     rng = random.Random(seed)
     rig = Rig(tmp_path, {"workers.count": 2, "watch.mipmaps.levels": LEVELS})
     metafiles: list[Path] = []
