@@ -22,7 +22,7 @@ from handlers.render.layer_responses import TileBounds
 from handlers.render.names import StackId, tile_segment
 from handlers.render.sessions import PartialResolution, fill_resolution, leave_stack, restore_stack, write_while_loading
 from handlers.render.tiles import MAX_TILES, Json, tile_ids
-from handlers.text import abbreviate
+from handlers.text import abbreviate, z_text
 
 PYTEMCA: Final = PyTemca()
 RESOLUTION_Z_NM = 45.0
@@ -58,7 +58,7 @@ class TilespecsReport:
     def __repr__(self) -> str:
         """Return the outcome as a person reads it."""
         ingested, state = self.ingested, "COMPLETE" if self.complete else "LOADING"
-        outcome = f"{ingested.stack}: {ingested.tile_count} tiles are at z {ingested.z:g}; the stack is {state}"
+        outcome = f"{ingested.stack}: {ingested.tile_count} tiles are at z {z_text(ingested.z)}; the stack is {state}"
         return "\n".join([outcome, *(f"warning: {warning}" for warning in self.warnings)])
 
 

@@ -158,6 +158,15 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def z_text(z: float | None) -> str:
+    """Return a z with all its digits, and without needless decimals.
+
+    >>> z_text(1050.0), z_text(26500.25), z_text(1234567.0), z_text(None)
+    ('1050', '26500.25', '1234567', 'unknown')
+    """
+    return "unknown" if z is None else repr(float(z)).removesuffix(".0")
+
+
 def byte_size(count: int) -> str:
     """Return a number of bytes with a suitable unit.
 

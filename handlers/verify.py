@@ -26,6 +26,7 @@ from handlers.path_map import PathMap
 from handlers.place import Place
 from handlers.render.responses import PathBuilder
 from handlers.render.tiles import Json, canonical_url, differences, image_holder, level_0
+from handlers.text import z_text
 from handlers.verify_stack import check_stack
 
 # --- files
@@ -233,10 +234,10 @@ def check_tiles(
         tile_id = str(spec["tileId"])
         found = shown.get(tile_id)
         if found is None:
-            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z:g}", REPLAY, start)
+            yield Difference(Kind.TILE_MISSING, tile_id, stack, f"is not at z {z_text(z)}", REPLAY, start)
             continue
         if found.get("z") != z:
-            what = f"has z {found.get('z')}, expected {z:g}"
+            what = f"has z {found.get('z')}, expected {z_text(z)}"
             yield Difference(Kind.TILE_ELSEWHERE, tile_id, stack, what, REPLAY, start)
         yield from _check_tile(stack, tile_id, spec, found, start)
 

@@ -10,6 +10,7 @@ from handlers.picture import compose_section, save_picture
 from handlers.place import Place
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId, format_z
+from handlers.text import z_text
 
 
 class _Finder:
@@ -74,4 +75,4 @@ async def draw(settings: Settings, stack: str, z: float, output: Path, max_px: i
     except OSError as error:
         raise storage_fault(str(output), "write the picture", error) from error
     height, width = picture.shape
-    return f"{output}: {width}x{height} pixels, {len(tiles['tileIdToSpecMap'])} tiles of {name} at z {z:g}"
+    return f"{output}: {width}x{height} pixels, {len(tiles['tileIdToSpecMap'])} tiles of {name} at z {z_text(z)}"

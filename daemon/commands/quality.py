@@ -28,7 +28,7 @@ from handlers.quality.numbers import UNITS, Floats
 from handlers.quality.packing import Quality, unpack
 from handlers.quality.rules import Finding, Verdict
 from handlers.quality.verdict import tile_values
-from handlers.text import counted, printable
+from handlers.text import counted, printable, z_text
 
 MAX_SHOWN = 10
 """Largest number of tiles that the table shows for a rule."""
@@ -195,7 +195,7 @@ async def _scales(journal: Journal, montages: list[Montage]) -> dict[Number, Flo
 
 async def _draw(settings: Settings, judged: Judged, scales: Mapping[Number, Floats], directory: Path, say: Say) -> None:
     """Write the heatmaps of all known numbers, and the mosaic if the metafile can be read."""
-    name = f"z{judged.montage.z:g}_montage{judged.montage.id}"
+    name = f"z{z_text(judged.montage.z)}_montage{judged.montage.id}"
     findings = {finding.rule: finding for finding in (judged.verdict.findings if judged.verdict else ())}
     tiles, title = judged.quality.tiles, title_of(judged.montage)
     for number in Number:

@@ -22,6 +22,7 @@ from handlers.errors import Fault
 from handlers.mipmaps.plan import MipmapPlan
 from handlers.path_map import NO_MAP, PathMap
 from handlers.render.names import template_fields
+from handlers.text import z_text
 
 
 class ZSettings(Section):
@@ -80,7 +81,7 @@ class ZSettings(Section):
             case ZRuleKind.DEPTH:
                 return "depth over thickness of the section"
             case ZRuleKind.FIXED:
-                return f"always {self.z:g}"
+                return f"always {z_text(self.z)}"
 
     @property
     def _offsets(self) -> str:

@@ -19,7 +19,7 @@ from handlers.picture import MosaicJob, draw_mosaic
 from handlers.quality.heatmap import Heatmap, draw_heatmap
 from handlers.quality.heatmap_numbers import Number, heatmap_of, values_of
 from handlers.quality.packing import unpack
-from handlers.text import printable
+from handlers.text import printable, z_text
 from handlers.workers.pool import WorkerPool
 
 log = structlog.get_logger()
@@ -138,7 +138,7 @@ class Pictures:
 def title_of(montage: Montage) -> str:
     """Return the title of a montage's picture."""
     scope = f", {printable(montage.scope)}" if montage.scope else ""
-    z = "" if montage.z is None else f"z {montage.z:g}, "
+    z = "" if montage.z is None else f"z {z_text(montage.z)}, "
     return f"{z}montage {montage.id}{scope}"
 
 

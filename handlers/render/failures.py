@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from handlers.errors import Fault
 from handlers.render.names import format_z
-from handlers.text import abbreviate, without_values
+from handlers.text import abbreviate, without_values, z_text
 
 MAX_LINES = 20
 """Groups of failures that are shown to a person."""
@@ -78,8 +78,8 @@ def _group_line(group: Sequence[Failure]) -> str:
     if len(group) == 1:
         subject = f"tile '{first.tile_id}'" if first.tile_id else fault.subject
         where = "" if subject == fault.subject else f"{fault.subject}: "
-        return f"z {first.z:g} {subject}: {where}{fault.problem}{hint}"
-    zs = abbreviate([f"{z:g}" for z in sorted({failure.z for failure in group})])
+        return f"z {z_text(first.z)} {subject}: {where}{fault.problem}{hint}"
+    zs = abbreviate([z_text(z) for z in sorted({failure.z for failure in group})])
     tile_ids = [failure.tile_id for failure in group if failure.tile_id]
     if len(tile_ids) < len(group):
         return f"{len(group)} failures at z {zs}: {fault.subject}: {fault.problem}{hint}"

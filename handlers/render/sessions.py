@@ -11,6 +11,7 @@ from handlers.render.closing import close_stack
 from handlers.render.names import StackId
 from handlers.render.opening import ensure_loading
 from handlers.render.responses import StackMeta, StackState
+from handlers.text import z_text
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ async def leave_stack(
     if close:
         report = await close_stack(client, stack, zs)
         if report.differing:
-            differing = ", ".join(f"{section.z:g}" for section in report.differing)
+            differing = ", ".join(z_text(section.z) for section in report.differing)
             raise StackReopened(
                 str(stack), f"is COMPLETE, but its section data lack tiles at z {differing}", "close it again"
             )

@@ -7,6 +7,7 @@ from handlers.errors import Fault, ReadBackDiffers
 from handlers.render.client import RenderClient
 from handlers.render.failures import Failure
 from handlers.render.names import StackId, ZRange
+from handlers.text import z_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,14 @@ async def find_z(client: RenderClient, stack: StackId, wanted: Collection[float]
 
 def no_tiles_fault(stack: StackId, zs: Collection[float] | ZRange) -> Fault:
     """Return the fault of a stack that has none of the wanted z."""
-    wanted = f"from z {zs.first:g} to {zs.last:g}" if isinstance(zs, ZRange) else ", ".join(f"z {z:g}" for z in zs)
+    wanted = (
+        f"from z {z_text(zs.first)} to {z_text(zs.last)}"
+        if isinstance(zs, ZRange)
+        else ", ".join(f"z {z_text(z)}" for z in zs)
+    )
     return ReadBackDiffers(str(stack), f"has no tiles at {wanted}", "check z, and whether its metafiles were ingested")
 
 
 def absent_z_failure(stack: StackId, z: float) -> Failure:
     """Return the failure of a listed z that the stack does not have."""
-    return Failure(z, None, ReadBackDiffers(str(stack), f"has no tiles at z {z:g}", "ingest its metafile first"))
+    return Failure(z, None, ReadBackDiffers(str(stack), f"has no tiles at z {z_text(z)}", "ingest its metafile first"))

@@ -91,12 +91,29 @@ def test_an_intact_montage_has_no_difference_and_nothing_is_changed(running_rig:
     assert verify(running_rig).stdout == done.stdout
 
 
-def test_a_named_section_without_a_complete_montage_is_not_reported_as_right(running_rig: Rig, complete):
+def test_each_named_section_or_path_without_a_complete_montage_is_reported(running_rig: Rig, complete, write):
     absent = verify(running_rig, "--z", 99)
-    assert (absent.returncode, absent.stdout) == (1, NOTHING_CHECKED)
-    assert verify(running_rig, "--z", 99, "--json").returncode == 1
+    assert (absent.returncode, absent.stdout) == (1, "z 99: no COMPLETE montage\n" + NOTHING_CHECKED)
     digests = temwatch("manifest", "--z", "99", "--config", str(running_rig.config()))
-    assert (digests.returncode, digests.stdout, digests.stderr) == (1, "", NOTHING_PRINTED)
+    assert (digests.returncode, digests.stdout) == (1, "")
+    assert digests.stderr == "z 99: no COMPLETE montage\n" + NOTHING_PRINTED
+
+    partly = verify(running_rig, "--z", Z, "--z", 99.5)
+    expected = "z 99.5: no COMPLETE montage\n1 montage, 4 tiles, 24 mipmap files: no difference\n"
+    assert (partly.returncode, partly.stdout) == (1, expected)
+    assert json.loads(verify(running_rig, "--json", "--z", Z, "--z", 99.5).stdout)["absent"] == ["z 99.5"]
+
+    failed = write(1051)
+    failed.images[0].write_bytes(b"no image")
+    running_rig.wait_until("failed", failed.metafile)
+    directories = [complete.metafile.parent, failed.metafile.parent]
+    found = verify(running_rig, *directories)
+    assert found.returncode == 1
+    assert found.stdout.startswith(f"{failed.metafile.parent}: no COMPLETE montage\n1 montage, ")
+    digests = temwatch("manifest", *map(str, directories), "--config", str(running_rig.config()))
+    assert digests.stderr == f"{failed.metafile.parent}: no COMPLETE montage\n"
+    whole = verify(running_rig, complete.metafile, running_rig.acquisition)
+    assert (whole.returncode, whole.stdout.count("no COMPLETE montage")) == (0, 0)
 
 
 def test_no_complete_montage_at_all_is_no_error(running_rig: Rig):

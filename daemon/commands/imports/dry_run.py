@@ -7,6 +7,7 @@ from daemon.commands.imports.parameters import ApplyParameters, CommandParameter
 from daemon.commands.imports.results import DryRunResult
 from handlers.render.failures import plain_z
 from handlers.render.names import StackId, ZRange
+from handlers.text import z_text
 from handlers.uris import without_userinfo
 
 if TYPE_CHECKING:
@@ -64,5 +65,5 @@ async def _plan_layers(
         zs=[plain_z(z) for z in found.present],
         tile_count=sum(counts),
         targets=targets,
-        warnings=[f"{stack} has no tiles at z {z:g}" for z in found.absent],
+        warnings=[f"{stack} has no tiles at z {z_text(z)}" for z in found.absent],
     )

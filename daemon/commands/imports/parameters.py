@@ -33,6 +33,7 @@ from daemon.commands.imports.value_types import (
 from handlers.errors import Fault
 from handlers.place import ObjectPlace, unreadable_by_render
 from handlers.render.names import StackId, ZRange
+from handlers.text import z_text
 
 if TYPE_CHECKING:
     from handlers.acquisition.tilespec import TileSpecOptions
@@ -145,7 +146,7 @@ class LayerParameters(CommandParameters):
             if self.zstart is None or self.zend is None:
                 raise ValueError(f"{'zstart' if self.zstart is None else 'zend'}: is missing; a range needs both")
             if self.zstart > self.zend:
-                raise ValueError(f"zend: {self.zend:g} is below zstart, {self.zstart:g}")
+                raise ValueError(f"zend: {z_text(self.zend)} is below zstart, {z_text(self.zstart)}")
         return self
 
     @property

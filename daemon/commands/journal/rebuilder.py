@@ -33,7 +33,7 @@ from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.responses import PathBuilder, StackState
 from handlers.render.tiles import Json
-from handlers.text import abbreviate, printable
+from handlers.text import abbreviate, printable, z_text
 from handlers.verify import check_levels_named, check_path_builder, check_tiles
 
 
@@ -179,7 +179,7 @@ class Rebuilder:
             if extra := specs.keys() - claimed:
                 # They may belong to a replaced content or to another program, so they are not deleted.
                 self._summary.unclaimed.append(
-                    f"{stack} z {target.z:g} has {len(extra)} tiles that no metafile has; they are kept: "
+                    f"{stack} z {z_text(target.z)} has {len(extra)} tiles that no metafile has; they are kept: "
                     f"{abbreviate(sorted(extra))}"
                 )
 

@@ -17,7 +17,7 @@ from daemon.montages.presentation import present_fault
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.montages.verdicts import WAITS_FOR_PERSON
 from daemon.pipeline.replay.selection import Action
-from handlers.text import fitted, printable
+from handlers.text import fitted, printable, z_text
 
 POLL_S = 0.5
 MAX_IDS = 200
@@ -91,7 +91,7 @@ def outcome_line(row: Row) -> str:
     head = f"{row['state']:<{OUTCOME_WIDTH}}{row['metafile']}"
     fault = present_fault(row)
     if row["state"] == MontageState.COMPLETE:
-        return f"{head}: z {row['z']:g}, {row['tiles']} tiles, {row['mipmapped_stack']}"
+        return f"{head}: z {z_text(row['z'])}, {row['tiles']} tiles, {row['mipmapped_stack']}"
     if row["state"] == MontageState.SUPERSEDED:
         return f"{head}: the file was replaced meanwhile; its new content is another montage"
     if fault is None:

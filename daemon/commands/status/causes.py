@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from daemon.montages.presentation import present_fault
-from handlers.text import abbreviate, without_values
+from handlers.text import abbreviate, without_values, z_text
 
 Montage = dict[str, Any]
 """JSON of a montage, as `/api/montages` returns it."""
@@ -64,6 +64,6 @@ def z_ranges(montages: Sequence[Montage], most: int = 6) -> str:
             ranges[-1] = (ranges[-1][0], z)
         else:
             ranges.append((z, z))
-    texts = [f"{first:g}" if first == last else f"{first:g}-{last:g}" for first, last in ranges]
+    texts = [z_text(first) if first == last else f"{z_text(first)}-{z_text(last)}" for first, last in ranges]
     unknown = ["unknown"] if any(montage["z"] is None for montage in montages) else []
     return f"z {abbreviate([*texts, *unknown], most)}"

@@ -9,7 +9,7 @@ from daemon.commands.status.causes import Cause, Montage, by_cause, cause_of, z_
 from daemon.commands.status.report import Report, watch_names
 from daemon.montages.presentation import present_fault
 from daemon.montages.states import STEP_OF_STATE, UNFINISHED, MontageState
-from handlers.text import byte_size, counted, fitted
+from handlers.text import byte_size, counted, fitted, z_text
 
 INDENT = 12
 MAX_GROUPS = 10
@@ -135,7 +135,7 @@ def _progress_lines(report: Report, view: View) -> Iterator[str]:
     last = report["last_complete"]
     if last is not None and view.watch in (None, last["watch"]):
         yield from _entry(
-            "last", f"z {last['z']:g} of {last['watch']} complete {_since(last['complete_at'], view)}", view
+            "last", f"z {z_text(last['z'])} of {last['watch']} complete {_since(last['complete_at'], view)}", view
         )
     unfinished = _unfinished(report, view)
     if not unfinished and report["counts"]:
@@ -212,10 +212,9 @@ def _oldest(unfinished: Sequence[Montage], view: View) -> Iterator[str]:
 
 
 def _line(montage: Montage, view: View) -> str:
-    z = "z unknown" if montage["z"] is None else f"z {montage['z']:g}"
     tiles = f", {counted(montage['tiles'], 'tile')}" if montage["tiles"] else ""
     state = "" if montage["state"] == MontageState.FAILED else f", {montage['state']}"
-    return f"{z}{tiles}{state}, {_times([montage], view)}"
+    return f"z {z_text(montage['z'])}{tiles}{state}, {_times([montage], view)}"
 
 
 def _times(montages: Sequence[Montage], view: View) -> str:

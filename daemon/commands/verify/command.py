@@ -4,6 +4,7 @@ It repairs nothing and runs with or without the daemon. It keeps one montage at 
 configured, it records the differences, so that a message reports them.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from daemon.commands.journal_change import change_journal
@@ -22,14 +24,14 @@ from daemon.journal.tables.differences import recorded
 from daemon.montages.records import Montage
 from daemon.montages.states import MontageState
 from daemon.notify.alerts.difference_report import MAX_MONTAGES, DifferenceReport, report_differences
-from daemon.pipeline.replay.lookup import Lookup
-from daemon.pipeline.replay.selection import Selection
+from daemon.pipeline.replay.lookup import Lookup, place_of
+from daemon.pipeline.replay.selection import Place, Selection
 from daemon.system.cores import usable_cores
 from handlers.difference import Difference, Kind
 from handlers.errors import Fault, SettingsFault
 from handlers.progress import progress_bar
 from handlers.render.client import RenderClient
-from handlers.text import counted, printable
+from handlers.text import counted, printable, z_text
 
 NOTHING_CHECKED = "no COMPLETE montage matches the selection: nothing was checked"
 Cause = tuple[Kind, str]
@@ -50,6 +52,8 @@ class Totals:
     """Cause -> number of differences, number of montages."""
     differing: list[tuple[int, int, str | None]] = field(default_factory=list)
     """Montage id, number of differences, first step of the replay that repairs them."""
+    absent: list[str] = field(default_factory=list)
+    """Paths and z of the selection that have no COMPLETE montage."""
 
     def add(self, verified: Verified) -> None:
         """Count one montage."""
@@ -129,9 +133,22 @@ async def select(settings: Settings, journal: Journal, selection: Selection) -> 
     return [montage for montage in montages if montage is not None and montage.state is MontageState.COMPLETE]
 
 
-def names_absent_montages(selection: Selection, montages: Sequence[Montage]) -> bool:
-    """Whether a selection names paths or sections, and none of them has a COMPLETE montage."""
-    return bool(selection.paths or selection.z) and not montages
+def without_montage(selection: Selection, montages: Sequence[Montage]) -> list[str]:
+    """Return the paths and the z of a selection for which there is none of the montages. Blocks: resolves links."""
+    metafiles = [Path(os.path.realpath(montage.metafile)) for montage in montages]
+    covered = {str(path) for metafile in metafiles for path in (metafile, *metafile.parents)}
+
+    def has_montage(place: Place) -> bool:
+        return any(place.covers(str(each)) for each in metafiles) if place.is_glob else place.path in covered
+
+    found = {montage.z for montage in montages}
+    absent = [text for text in selection.paths if not has_montage(place_of(text))]
+    return absent + [f"z {z_text(z)}" for z in selection.z if z not in found]
+
+
+def absent_line(name: str) -> str:
+    """Return what is printed for a path or a z without a COMPLETE montage."""
+    return f"{printable(name)}: no COMPLETE montage"
 
 
 # --- the command
@@ -148,7 +165,7 @@ async def verify(
 ) -> int:
     """Report each difference when it is found; return the exit code, 1 if anything differs or could not be checked.
 
-    The exit code is also 1 if the selection names paths or sections, and none of them has a COMPLETE montage.
+    The exit code is also 1 if a path or a z of the selection has no COMPLETE montage.
 
     Raises
     ------
@@ -172,10 +189,10 @@ async def verify(
                 if montage.id in differed and not verified.differences and not verified.not_checked_because:
                     clean.append(montage.id)
                 progress(count, len(montages))
+        totals.absent = await asyncio.to_thread(without_montage, selection, montages)
     report.end(totals)
     await _record_for_alerts(settings, totals, clean)
-    is_absent = names_absent_montages(selection, montages)
-    return 1 if totals.differences or totals.not_judged or is_absent else 0
+    return 1 if totals.differences or totals.not_judged or totals.absent else 0
 
 
 async def _record_for_alerts(settings: Settings, totals: Totals, clean: Sequence[int]) -> None:
@@ -264,7 +281,9 @@ class _TextReport:
             self._say(f"{verified.montage.metafile}: not checked: {verified.not_checked_because}")
 
     def end(self, totals: Totals) -> None:
-        """Print a line for each cause that several montages share, and one line with the totals."""
+        """Print a line for each cause that several montages share, each absent name, and one line with the totals."""
+        for name in totals.absent:
+            self._say(absent_line(name))
         if not (totals.montages or totals.not_judged):
             self._say(NOTHING_CHECKED)
             return
@@ -307,6 +326,7 @@ class _JsonReport(_TextReport):
         rest = {
             "replay": totals.replay,
             "not_judged": totals.not_judged,
+            "absent": totals.absent,
             "montages": totals.montages,
             "tiles": totals.tiles,
             "files": totals.files,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from daemon.commands.verify.command import names_absent_montages, select
+from daemon.commands.verify.command import absent_line, select, without_montage
 from daemon.commands.verify.verifier import read_section, recorded_digests
 from daemon.config.settings import Settings
 from daemon.journal.journal import Journal
@@ -24,7 +24,7 @@ NOTHING_LISTED = "no COMPLETE montage matches the selection: no digest was print
 async def manifest(settings: Settings, selection: Selection, say: Say, complain: Say) -> int:
     """Print a line for each file; return the exit code, which is 1 if a tile is left out.
 
-    The exit code is also 1 if the selection names paths or sections, and none of them has a COMPLETE montage.
+    The exit code is also 1 if a path or a z of the selection has no COMPLETE montage.
 
     The digest of level 0 is that of the bytes from which the levels were made. The journal has one digest for all level
     files of a tile: the files are read, and a tile whose files do not match it is left out.
@@ -43,9 +43,12 @@ async def manifest(settings: Settings, selection: Selection, say: Say, complain:
         montages = await select(settings, journal, selection)
         for montage in montages:
             left_out += await _montage(settings, journal, montage, say, complain)
+        absent = await asyncio.to_thread(without_montage, selection, montages)
+    for name in absent:
+        complain(absent_line(name))
     if not montages:
         complain(NOTHING_LISTED)
-    return 1 if left_out or names_absent_montages(selection, montages) else 0
+    return 1 if left_out or absent else 0
 
 
 async def _montage(settings: Settings, journal: Journal, montage: Montage, say: Say, complain: Say) -> int:

@@ -8,7 +8,7 @@ from daemon.journal.tables.rule_breaks import Broken
 from daemon.notify.alerts.rules import AlertKind, Condition
 from daemon.pipeline.health import Facts
 from daemon.watching.roots import RootHealth, RootStatus
-from handlers.text import counted
+from handlers.text import counted, z_text
 
 FILLS_S = 6 * 3600.0
 """A disk that fills within this time is reported."""
@@ -81,7 +81,7 @@ def _of_montages(seen: Observed) -> Iterator[Condition]:
 
 
 def _name(montage_id: int, z: float | None) -> str:
-    return f"montage {montage_id}" + ("" if z is None else f" z {z:g}")
+    return f"montage {montage_id}" + ("" if z is None else f" z {z_text(z)}")
 
 
 def _of_facts(facts: Facts) -> Iterable[Condition]:

@@ -125,7 +125,7 @@ class Lookup:
         return [self._candidate(watch, path, known[path], named=False) for path, watch in wanted.items()]
 
     async def _by_path(self, selection: Selection, roots: list[Root]) -> list[Candidate]:
-        places = await asyncio.to_thread(lambda: [(text, _place(text)) for text in selection.paths])
+        places = await asyncio.to_thread(lambda: [(text, place_of(text)) for text in selection.paths])
         found: dict[Path, Candidate] = {}
         for text, place in places:
             met = 0
@@ -195,7 +195,7 @@ class Lookup:
         return replace(candidate, on_disk=replace(found, digest=digest, z=z))
 
 
-def _place(text: str) -> Place:
+def place_of(text: str) -> Place:
     """Return the place that a path names. An existing path is taken literally, even if it contains wildcards."""
     if not is_glob(text) or metafile_exists(Path(text)):
         return Place(os.path.realpath(text), is_glob=False)

@@ -21,7 +21,7 @@ from handlers.acquisition.arrival import metafile_content
 from handlers.acquisition.presence import Present, evidence_of, find_metafile
 from handlers.acquisition.retakes import is_later_take, is_mirrored
 from handlers.errors import Evidence, MetafileFault, StorageFault, reading_fault
-from handlers.text import excerpt
+from handlers.text import excerpt, z_text
 
 NEEDS_NO_METAFILE = frozenset({MontageState.APPLIED, MontageState.COMPLETE})
 """States of montages that own their tiles even without their metafile."""
@@ -188,7 +188,7 @@ def owned_fault(rival: Rival, metafile: Path, found: Finding, *, is_copy: bool) 
     """Return the fault of a metafile with tiles that another montage owns."""
     owner = rival.montage
     problem = (
-        f"shares tiles with {owner.metafile} in {owner.raw_stack} at z {owner.z:g} "
+        f"shares tiles with {owner.metafile} in {owner.raw_stack} at z {z_text(owner.z)} "
         f"({len(rival.shared)}, such as {rival.shared[0]}): each tile of a stack belongs to one montage"
     )
     release = f'`temwatch dismiss {owner.id} --reason "..."`'

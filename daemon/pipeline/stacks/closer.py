@@ -29,6 +29,7 @@ from handlers.errors import (
 from handlers.render.client import RenderClient
 from handlers.render.closing import LayerCheck, close_stack
 from handlers.render.names import StackId
+from handlers.text import z_text
 
 log = structlog.get_logger()
 
@@ -244,7 +245,7 @@ def _fault_in_layer(stack: StackId, montage: Montage, tile_ids: frozenset[str], 
     if missed := layer.differing.intersection(tile.section_id for tile in ours if tile.section_id is not None):
         return StackReopened(
             str(stack),
-            f"is COMPLETE, but its section data lack tiles of section {min(missed)} at z {layer.z:g}",
+            f"is COMPLETE, but its section data lack tiles of section {min(missed)} at z {z_text(layer.z)}",
             "another program writes to this stack",
         )
     return None

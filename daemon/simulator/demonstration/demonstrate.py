@@ -48,7 +48,7 @@ from handlers.acquisition.formats.readers import READERS
 from handlers.picture import compose_section, save_picture
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
-from handlers.text import printable
+from handlers.text import printable, z_text
 
 POLL_S = 0.3
 STALLED_AFTER_S = 240.0
@@ -267,7 +267,7 @@ class Show:
             found = await client.resolved_tiles(StackId.parse(stack), z)
             if found is None:
                 continue
-            picture = self.output / "pictures" / f"{StackId.parse(stack).stack}_z{z:g}.png"
+            picture = self.output / "pictures" / f"{StackId.parse(stack).stack}_z{z_text(z)}.png"
             picture.parent.mkdir(exist_ok=True)
             await asyncio.to_thread(_picture, found.to_json(), picture, served)
             pictures.append(picture)

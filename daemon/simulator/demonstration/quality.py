@@ -11,7 +11,7 @@ import aiohttp
 from daemon.montages.states import MontageState
 from handlers.quality.heatmap import number_text
 from handlers.quality.heatmap_numbers import Number
-from handlers.text import printable
+from handlers.text import printable, z_text
 
 Json = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ async def save_heatmaps(http: aiohttp.ClientSession, url: str, montage: Json, di
         async with http.get(f"{base}/{path}") as answer:
             if answer.status != 200:
                 continue
-            file = directory / f"z{montage['z']:g}_{name}.png"
+            file = directory / f"z{z_text(montage['z'])}_{name}.png"
             await asyncio.to_thread(file.write_bytes, await answer.read())
             files.append(file)
     return files
@@ -48,7 +48,7 @@ def quality_lines(montages: Iterable[Json], verdicts: Mapping[int, Json]) -> Ite
     for montage in montages:
         if (quality := verdicts.get(montage["id"])) is None:
             continue
-        yield f"quality   z {montage['z']:g}: {quality['verdict']}"
+        yield f"quality   z {z_text(montage['z'])}: {quality['verdict']}"
         for finding in quality["findings"]:
             if finding["verdict"] != "pass":
                 value, limit = number_text(finding["value"]), number_text(finding["limit"])

@@ -21,7 +21,7 @@ from handlers.images.reduction import level_size
 from handlers.render.client import RenderClient
 from handlers.render.names import StackId
 from handlers.render.responses import StackState
-from handlers.text import printable
+from handlers.text import printable, z_text
 from handlers.uris import uri_to_path
 
 
@@ -109,7 +109,7 @@ def montage_table(montages: list[dict[str, Any]]) -> Table:
         justify: Literal["left", "right"] = "left" if heading in ("metafile", "state") else "right"
         table.add_column(heading, justify=justify, overflow="fold")
     for montage in montages:
-        z = "" if montage["z"] is None else f"{montage['z']:g}"
+        z = "" if montage["z"] is None else z_text(montage["z"])
         name = Path(montage["metafile"]).name.removeprefix("_metadata_").removesuffix(".json").removesuffix("_")
         table.add_row(escape(printable(name)), z, str(montage["tiles"] or ""), montage["state"], _seconds(montage))
     return table

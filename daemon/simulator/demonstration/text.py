@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from handlers.text import z_text
+
 KEPT = "its journal, mipmaps and pictures are kept"
 
 
@@ -74,6 +76,6 @@ def while_it_runs(url: str, render_url: str, config: Path, picture: tuple[str, f
     ]
     if picture:
         stack, z = picture
-        lines.insert(1, f"{program()} picture {stack} {z:g} -o section.png {settings}")
+        lines.insert(1, f"{program()} picture {stack} {z_text(z)} -o section.png {settings}")
     commands = "\n".join(folded(line, width) for line in lines)
     return f"the dashboard: {url}/\nrunning until Ctrl-C. In another terminal:\n{commands}"

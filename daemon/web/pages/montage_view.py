@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from daemon.montages.records import Montage
 from daemon.montages.states import STEP_OF_STATE, MontageState
-from handlers.text import printable, shorten
+from handlers.text import printable, shorten, z_text
 
 STEPS = ("settled", "tile specs", "mipmaps", "applied", "closed")
 """Results of the five steps, in order."""
@@ -78,6 +78,6 @@ def _has_failed(montage: Montage) -> bool:
 
 
 def _label(montage: Montage) -> str:
-    where = "not read yet" if montage.z is None else f"z {montage.z:.10g}"
+    where = "not read yet" if montage.z is None else f"z {z_text(montage.z)}"
     scope = f", scope {montage.scope}" if montage.scope else ""
     return printable(f"{where}{scope}, {montage.state}, {shorten(montage.metafile.name, 60)}")

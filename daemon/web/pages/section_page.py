@@ -17,6 +17,7 @@ from daemon.web.pages.timeline import timeline
 from handlers.quality.heatmap_numbers import Number
 from handlers.quality.rules import Finding, Rule
 from handlers.render.names import StackId
+from handlers.text import z_text
 
 MAX_LINES = 200
 """Largest number of lines of the timeline that a page shows; the newest ones are shown."""
@@ -227,7 +228,7 @@ def outside_links(links: LinkSettings, base_url: str, montage: Montage) -> list[
         "owner": stack.owner,
         "project": stack.project,
         "stack": stack.stack,
-        "z": f"{montage.z:.10g}",
+        "z": z_text(montage.z),
         "x": f"{(left + right) / 2:.0f}",
         "y": f"{(top + bottom) / 2:.0f}",
         "render": base_url,

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from handlers.text import byte_size, printable, printable_lines, shorten
+from handlers.text import byte_size, printable, printable_lines, shorten, z_text
 
 DIRECTORY = Path(__file__).parent / "templates"
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
@@ -88,7 +88,7 @@ def place(z: float | None) -> str:
     >>> place(1050.0), place(0.5), place(None)
     ('1050', '0.5', '?')
     """
-    return "?" if z is None else f"{z:.10g}"
+    return "?" if z is None else z_text(z)
 
 
 def lines(text: str) -> Markup:
