@@ -96,7 +96,9 @@ def test_the_time_of_a_tile_of_each_kind_is_predicted(side: int, kind: str, dept
 def test_the_cpu_and_the_bytes_of_an_encoding_are_predicted(name: str) -> None:
     cells, megapixels = row(f"{name} of 1920x1920, encoded in memory"), 1920 * 1920 / 1e6
     cpu_ms, share = getattr(COSTS, name).value * megapixels, getattr(COSTS, f"{name}_share").value
-    assert figure(cells["measured"]) / NOISE < cpu_ms < figure(cells["measured"]) * NOISE
+    later = re.search(rf"a {name} of 1920x1920 is encoded in ([\d.]+) ms of CPU", PAGE)  # than the run of the table
+    measured = float(later[1]) if later else figure(cells["measured"])
+    assert measured / NOISE < cpu_ms < measured * NOISE
     (megabytes,) = re.findall(r"temwatch ([\d.]+) MB", cells["remarks"])
     assert float(megabytes) == pytest.approx(share * megapixels, rel=0.1)
 
