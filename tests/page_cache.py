@@ -43,7 +43,7 @@ def cached_share(path: Path, start: int = 0, end: int | None = None) -> float:
     return sum(page & 1 for page in chosen) / len(chosen)
 
 
-def until_read_ahead(path: Path, end: int | None = None, timeout_s: float = 120.0) -> Iterator[None]:
+def until_read_ahead(path: Path, end: int | None = None, timeout_s: float = 90.0) -> Iterator[None]:
     """Repeat the body of a loop until the cache holds most of a file, or of its part before a byte.
 
     To announce a file is only advice: the kernel ignores it while it has no free memory, as at a container's limit.

@@ -148,7 +148,7 @@ def without_montage(selection: Selection, montages: Sequence[Montage]) -> list[s
 
 def absent_line(name: str) -> str:
     """Return what is printed for a path or a z without a COMPLETE montage."""
-    return f"{printable(name)}: no COMPLETE montage"
+    return f"{printable(name)}: no COMPLETE montage matches the selection"
 
 
 # --- the command
@@ -285,7 +285,8 @@ class _TextReport:
         for name in totals.absent:
             self._say(absent_line(name))
         if not (totals.montages or totals.not_judged):
-            self._say(NOTHING_CHECKED)
+            if not totals.absent:
+                self._say(NOTHING_CHECKED)
             return
         for cause, (count, montages) in totals.causes.items():
             if montages > 1:

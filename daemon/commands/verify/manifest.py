@@ -46,7 +46,7 @@ async def manifest(settings: Settings, selection: Selection, say: Say, complain:
         absent = await asyncio.to_thread(without_montage, selection, montages)
     for name in absent:
         complain(absent_line(name))
-    if not montages:
+    if not (montages or absent):
         complain(NOTHING_LISTED)
     return 1 if left_out or absent else 0
 
