@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -35,7 +34,7 @@ from handlers.workers.inline import InlineExecutor
 from handlers.workers.pool import WorkerPool
 from handlers.workers.worker import make_mipmaps
 from tests.browser import facility
-from tests.browser.conftest import CHROMIUM, START_TIMEOUT_MS
+from tests.browser.conftest import CHROMIUM, START_TIMEOUT_MS, start
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
 from tests.integration.shown import Shown, served
@@ -285,8 +284,7 @@ async def main(output: Path, scenes: Sequence[str], only: str, schemes: Sequence
     output.mkdir(parents=True, exist_ok=True)
     count = 0
     async with async_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=START_TIMEOUT_MS)
+        browser = await start(playwright)
         for scene in map(SCENES.__getitem__, scenes):
             with tempfile.TemporaryDirectory(prefix="temwatch-gallery-") as directory:
                 async with scene(Path(directory)) as views:

@@ -19,7 +19,7 @@ from daemon.pipeline.metrics import Metrics
 from daemon.web.live_events import LiveEvents
 from daemon.web.pages.handlers import Pages
 from daemon.web.routes import make_app
-from tests.browser.conftest import TIMEOUT_MS, Viewer, proxied
+from tests.browser.conftest import TEST_TIMEOUT_S, TIMEOUT_MS, Viewer, proxied
 from tests.integration.inprocess import bench
 from tests.integration.paged import Paged, paged
 from tests.integration.shown import Shown, shown_section
@@ -31,6 +31,7 @@ with_axe = pytest.mark.skipif(
 )
 HOSTILE = '"><script>window.hit=1</script><img src=x onerror="window.hit=1">\u202e'
 expect.set_options(timeout=TIMEOUT_MS)
+pytestmark = pytest.mark.timeout(TEST_TIMEOUT_S)
 
 
 @pytest.fixture
@@ -203,14 +204,15 @@ async def pages_of(shown: Shown) -> list[str]:
 
 @pytest.mark.slow  # tests/integration/test_pages.py reads the text of such pages
 async def test_hostile_names_run_no_script_and_no_page_violates_the_content_security_policy(viewer: Viewer, face):
+    page = await viewer.open()
     for url in await hostile_pages(face):
-        page = await viewer.open(url)
+        await page.goto(url)
         assert await page.evaluate("window.hit") is None, url
         assert await page.locator("main img[src=x]").count() == 0, url
 
 
-async def assert_fits(viewer: Viewer, url: str, scheme: str) -> None:
-    page = await viewer.open(url, phone=True, scheme=scheme)
+async def assert_fits(page: Page, url: str, scheme: str) -> None:
+    await page.goto(url)
     assert await page.evaluate("document.documentElement.scrollWidth") <= 390, url
     colour = await page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (sum(colour) < 150) is (scheme == "dark"), url
@@ -222,23 +224,26 @@ async def assert_fits(viewer: Viewer, url: str, scheme: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_fits_a_phone_and_follows_the_colour_scheme_of_the_system(viewer: Viewer, face, scheme):
+    page = await viewer.open(phone=True, scheme=scheme)
     for url in await hostile_pages(face):
-        await assert_fits(viewer, url, scheme)
+        await assert_fits(page, url, scheme)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_pages_of_a_real_section_fit_a_phone(viewer: Viewer, shown, scheme):
+    page = await viewer.open(phone=True, scheme=scheme)
     for url in await pages_of(shown):
-        await assert_fits(viewer, url, scheme)
+        await assert_fits(page, url, scheme)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 1920])
 async def test_no_table_needs_horizontal_scrolling_on_a_desktop(viewer: Viewer, shown, width):
+    page = await viewer.open()
+    await page.set_viewport_size({"width": width, "height": 900})
     for url in await pages_of(shown):
-        page = await viewer.open(url)
-        await page.set_viewport_size({"width": width, "height": 900})
+        await page.goto(url)
         wide = "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
         assert await page.evaluate(f"{wide}.map(each => each.innerText)") == [], url
 
@@ -250,20 +255,21 @@ SHIFTS = """new Promise(done => new PerformanceObserver(list => done(
 
 @pytest.mark.slow
 async def test_the_layout_does_not_shift_while_a_page_loads_and_refreshes(viewer: Viewer, shown, face):
+    page = await viewer.open()
     for url in [*await pages_of(shown), *await hostile_pages(face)]:
-        page = await viewer.open(url)
+        await page.goto(url)
         await page.wait_for_load_state("networkidle")
         assert sum(await page.evaluate(SHIFTS)) < 0.01, url
     montage_id = await face.settled(5)
-    page = await viewer.open(str(face.client.make_url("/?z_from=5")))
+    await page.goto(str(face.client.make_url("/?z_from=5")))
     await mark(page)
     await face.journal.record(montage_id, Event.INGESTED)  # the state changes, and no section is added
     await expect(page.locator("ol.grid .cell.done")).to_have_count(2)
     assert sum(await page.evaluate(SHIFTS)) < 0.05  # "4" becomes "0 of 4": a column of the list becomes wider
 
 
-async def assert_accessible(viewer: Viewer, url: str, scheme: str) -> None:
-    page = await viewer.open(url, scheme=scheme)
+async def assert_accessible(page: Page, url: str) -> None:
+    await page.goto(url)
     await page.evaluate(AXE.read_text(encoding="utf-8"))
     found = await page.evaluate("axe.run().then(done => done.violations.map(each => [each.id, each.nodes.length,"
                                 " each.nodes[0].html, each.nodes[0].failureSummary]))")  # fmt: skip
@@ -274,16 +280,18 @@ async def assert_accessible(viewer: Viewer, url: str, scheme: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_violates_a_rule_of_accessibility(viewer: Viewer, face, scheme):
+    page = await viewer.open(scheme=scheme)
     for url in await hostile_pages(face):
-        await assert_accessible(viewer, url, scheme)
+        await assert_accessible(page, url)
 
 
 @with_axe
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_no_page_of_a_real_section_violates_a_rule_of_accessibility(viewer: Viewer, shown, scheme):
+    page = await viewer.open(scheme=scheme)
     for url in await pages_of(shown):
-        await assert_accessible(viewer, url, scheme)
+        await assert_accessible(page, url)
 
 
 @pytest.mark.slow
@@ -361,7 +369,7 @@ async def test_pages_report_an_unavailable_render_ws_and_journal_and_still_answe
     await mark(page)
     shown.facts = replace(READY, render_fault="connection refused", journal_fault="the disk is full")
     for url in await pages_of(shown):
-        page = await viewer.open(url)
+        await page.goto(url)
         await expect(page.get_by_role("region", name="Not ready")).to_contain_text(
             "render-ws is unavailable: connection refused"
         )
