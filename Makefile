@@ -28,8 +28,9 @@ TESTS ?= tests
 test: $(READY) ## run the tests (about six minutes on two cores; TESTS=tests/unit runs only these)
 	$(PYTEST) $(TESTS)
 
+# Only the modules with long tests: six processes import all others in a minute of CPU, to run nothing of them.
 test-slow: $(READY) ## run the long tests, which `make test` leaves out
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $$(grep -rl --include='test_*.py' 'mark\.slow' tests)
 
 test-all: test test-slow ## run every test
 

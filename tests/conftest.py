@@ -26,7 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
 # structlog's own format shows the locals of each frame, which takes half a second of CPU for each traceback.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
-LONG_TEST_S = 600.0
+LONG_TEST_S = 900.0
 """Time-out of a test that is marked as slow and has none of its own, for a machine that is several times busier."""
 GRACE_S = 30.0
 """Time for a stopped thread or task to end on a busy machine."""

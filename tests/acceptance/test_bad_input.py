@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from daemon.simulator.delivery import Written
 from daemon.simulator.temca import write_section
 from tests.acceptance.conftest import section_plan
@@ -101,7 +99,6 @@ CASES: dict[str, tuple[Callable[[Written], None], str]] = {
 }
 
 
-@pytest.mark.timeout(240)
 def test_each_bad_input_fails_with_its_name_and_the_good_sections_become_complete(rig: Rig):
     rig.settings |= {"watch.arrival_timeout_s": 3, "watch.settle_s": 0.1}
     bad: dict[str, Path] = {}

@@ -61,7 +61,6 @@ def slices(rig: Rig) -> dict[tuple[str, int], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], Run]) -> None:
     one, two, three, last = (section_plan(number) for number in range(1050, 1054))
     first = stack(1)
@@ -105,7 +104,6 @@ def test_runs_continue_replace_and_skip_slices(rig: Rig, stack: Callable[[int], 
     assert fetch(f"{rig.stack_url(f'{SPECIMEN}_raw')}/resolutionValues") == [4.0, 4.0, 50.0]
 
 
-@pytest.mark.timeout(300)
 def test_runs_that_arrive_in_another_order_give_the_same_stack(rig: Rig, stack: Callable[[int], Run]) -> None:
     one, two = section_plan(1050), section_plan(1051)
     later = stack(2)

@@ -303,7 +303,6 @@ def test_the_daemon_can_be_stopped_during_its_start(rig: Rig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @needs_fuse
 @pytest.mark.parametrize("hanging", ["acquisition", "mipmaps"])
 def test_a_stop_ends_while_files_hang(rig: Rig, write: Callable[..., Any], hanging: str) -> None:

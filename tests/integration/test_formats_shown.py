@@ -32,7 +32,6 @@ from tests.integration.paged import HTML
 from tests.integration.test_pictures import picture_at
 from tests.ready_facts import READY
 
-pytestmark = pytest.mark.timeout(300)  # pictures are drawn with the lowest priority
 Grey = npt.NDArray[np.uint8]
 SIDE = (600, 400)
 WIDTH, HEIGHT = 200, 100

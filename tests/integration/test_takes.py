@@ -13,7 +13,6 @@ from tests.integration.inprocess import MIPS, Bench, bench
 
 DEADLINE_S = 120.0
 """Longest wait for a state: a busy machine takes half a minute for a section."""
-pytestmark = pytest.mark.timeout(300)
 COMPLETE, IGNORED, SUPERSEDED = MontageState.COMPLETE, MontageState.IGNORED, MontageState.SUPERSEDED
 MULTISEM = {"format": "multisem", "pixel_size_nm": 8.0, "z": {"rule": "header"}}
 SBEMIMAGE = {"format": "sbemimage", "z": {"rule": "header"}}

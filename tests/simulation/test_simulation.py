@@ -51,14 +51,12 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(300)
 def test_the_invariants_hold_in_random_scenarios() -> None:
     ended = run("-m", "tests.simulation", "--seeds", str(SEEDS), "--shrink", "1", "--shrink-s", "60")
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_seed_gives_the_same_scenario_in_every_process() -> None:
     scenarios = [run("-m", "tests.simulation", "--seed", "8").stdout for _ in range(2)]
     first, second = (re.sub(r"/\S*/simulation-\w+", "", scenario) for scenario in scenarios)
@@ -67,7 +65,6 @@ def test_a_seed_gives_the_same_scenario_in_every_process() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_an_upload_that_ends_after_its_time_out_leaves_no_tile_of_a_replaced_content() -> None:
     ended = run("-c", LATE_UPLOADS.format(fault=""))
     lines = ended.stdout.splitlines()
@@ -79,7 +76,6 @@ def test_an_upload_that_ends_after_its_time_out_leaves_no_tile_of_a_replaced_con
 
 
 @pytest.mark.slow(minutes=2)
-@pytest.mark.timeout(300)
 def test_a_planted_bug_is_found_and_its_actions_are_shrunk() -> None:
     fault = "tile_sets._FORMER = 'SELECT tile_ids FROM tile_sets WHERE montage_id = -:id AND :stack = :stack'"
     ended = run("-c", PLANT.format(fault=fault), "--seeds", "6", "--shrink", "1")

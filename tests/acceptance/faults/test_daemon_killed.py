@@ -235,4 +235,4 @@ def check_repeated_tiles(kills: list[Kill], made: dict[str, int], file_of: dict[
 def test_a_run_with_kills_at_random_moments_gives_the_same_result_as_an_undisturbed_run(tmp_path, scale, enter):
     seed = secrets.randbelow(10**6)
     report(f"seed {seed}")
-    enter(survive(tmp_path, scale.pick(200, 12, 2), seed))
+    enter(survive(tmp_path, scale.pick(200, 6, 2), seed))

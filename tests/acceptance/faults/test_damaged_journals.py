@@ -167,7 +167,6 @@ def require_refusal(name: str, code: int, said: list[str], wanted: int, words: s
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_every_damaged_journal_is_refused_with_one_line_or_used(tmp_path, enter):
     with journal_of_a_run(tmp_path) as (rig, metafiles):
         kept = tmp_path / "kept"

@@ -24,7 +24,7 @@ from tests.integration.small_world import ARRIVAL_TIMEOUT_S, AWAITED, BAD, LENS_
 
 T = TypeVar("T")
 SCALE = scale_asked_for() or Scale.TINY
-EXAMPLES = SCALE.pick(2500, 250, 8)
+EXAMPLES = SCALE.pick(2500, 80, 8)
 PLACES = st.sampled_from("abc")
 NUMBERS = st.integers(1, 2)
 CONTENTS = st.sampled_from(

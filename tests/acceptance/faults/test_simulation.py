@@ -19,7 +19,7 @@ SEED_LIMIT = 10**9
 @pytest.mark.slow(minutes=5)
 @pytest.mark.timeout(3600)
 def test_no_order_of_tasks_loses_a_montage(tmp_path: Path, scale: Scale, enter: Callable[[FaultRun], None]) -> None:
-    seeds, start = scale.pick(4000, 200, 50), random.randrange(SEED_LIMIT)
+    seeds, start = scale.pick(4000, 60, 50), random.randrange(SEED_LIMIT)
     results = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "tests.simulation", "--seeds", str(seeds), "--start", str(start)]
     ended = subprocess.run(

@@ -64,7 +64,7 @@ def first_and_last(samples: list[float]) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_montages_of_eight_microscopes_become_complete_in_bounded_memory(tmp_path, scale, enter):
-    lasts_s = scale.pick(240.0, 30.0, 15.0)
+    lasts_s = scale.pick(240.0, 15.0, 15.0)
     rig = Rig(tmp_path, {"watch.mipmaps.levels": LEVELS, "workers.count": 2, "watch.stacks.close_after_s": 2})
     written: list[list[Path]] = [[] for _ in range(MICROSCOPES)]
     may_go_on, done = threading.Event(), threading.Event()
