@@ -71,7 +71,7 @@ class Mount:
         command = [sys.executable, "-m", "tests.acceptance.passthrough", str(source), str(target)]
         command += [str(delay_s), str(cached_s)]
         self._server = subprocess.Popen(command, start_new_session=True)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not os.path.ismount(target):
             assert self._server.poll() is None, "the FUSE server ended"
             assert time.monotonic() < deadline, "the FUSE mount did not come up"

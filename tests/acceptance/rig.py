@@ -210,7 +210,7 @@ def url_said_in(program: Program, known: int) -> str:
     """Return the line that a ready stand-in prints, after `known` lines of its log."""
     url = wait_for(
         lambda: next((line for line in program.lines()[known:] if line.startswith("http")), None),
-        30,
+        60,
         f"the stand-in's URL in {program.log}",
     )
     return str(url)
@@ -418,7 +418,7 @@ class Rig:
             self.wait_until("settled", section.metafile)
             with leased(*section.images[first:]) as lease:
                 self.standin.process.send_signal(signal.SIGCONT)
-                wait_for(lease.is_wanted, 30, "a worker waits for an image")
+                wait_for(lease.is_wanted, 60, "a worker waits for an image")
                 yield section, lease
         finally:
             self.standin.process.send_signal(signal.SIGCONT)

@@ -62,7 +62,7 @@ def test_a_committed_message_arrives_once_if_the_daemon_is_killed_before_its_del
     assert message["title"].startswith("temwatch: QC rule broken (")
     assert "z 3: min_std_dev" in message["message"]
     config = str(rig.config())
-    wait_for(lambda: temwatch("notify", "list", "--config", config).stdout == "no event waits for a hook\n", 30)
+    wait_for(lambda: temwatch("notify", "list", "--config", config).stdout == "no event waits for a hook\n", 60)
     level = rig.mipmaps / "1" / f"{str(section.images[0]).lstrip('/')}.tif"
     level.unlink()
     assert temwatch("verify", "--config", config).returncode == 1

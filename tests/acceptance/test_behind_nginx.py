@@ -30,7 +30,7 @@ def test_a_section_becomes_complete_through_nginx_although_its_limits_are_too_ti
     assert "/state/COMPLETE 504" in rig.nginx.log
     refused = rig.nginx.log.count(" 413 ")
     assert refused > 0
-    warned = wait_for(lambda: rig.ready().get("warnings"), 20, "a warning")
+    warned = wait_for(lambda: rig.ready().get("warnings"), 60, "a warning")
     assert any(
         "a proxy in front of render-ws refused an upload, so tiles are uploaded in parts of" in each for each in warned
     )
@@ -57,13 +57,13 @@ def test_a_daemon_with_a_wrong_password_works_after_the_file_is_corrected(
     begins = (
         f"render-ws cannot be used until an operator acts: {rig.nginx.url}: tried to ask for its version, and the proxy"
     )
-    wait_for(lambda: [each for each in rig.ready()["reasons"] if each.startswith(begins)], 20, lambda: str(rig.ready()))
+    wait_for(lambda: [each for each in rig.ready()["reasons"] if each.startswith(begins)], 60, lambda: str(rig.ready()))
     asked = rig.nginx.log.count(" 401 ")
-    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 20, "settled")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 60, "settled")
     assert rig.nginx.log.count(" 401 ") == asked, "a refused login is retried as if it were an outage"
     rig.nginx.set_password("right")
     rig.wait_until("complete", section.metafile)
-    wait_for(lambda: rig.ready().get("ready"), 20, lambda: f"ready; {rig.ready()}")
+    wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
 
 
 def test_workers_do_not_send_a_refused_login_for_every_tile(rig: Rig, write: Callable[..., Written]) -> None:
@@ -73,8 +73,8 @@ def test_workers_do_not_send_a_refused_login_for_every_tile(rig: Rig, write: Cal
     rig.tell_standin(match="GET .*/png-image", kind="status", status=401)
     rig.start()
     section = write(tiles=24)
-    wait_for(lambda: "asks for a login" in str(rig.ready()), 30, lambda: f"a refused login; {rig.ready()}")
-    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("fault"), 30, "the end of the attempt")
+    wait_for(lambda: "asks for a login" in str(rig.ready()), 60, lambda: f"a refused login; {rig.ready()}")
+    wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("fault"), 60, "the end of the attempt")
     assert rig.montage_of(section.metafile)["state"] == "ingested"  # type: ignore[index]
     asked = [each for each in rig.requests() if "/png-image" in each["path"]]
     assert 1 <= len(asked) <= 12, len(asked)

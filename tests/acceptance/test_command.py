@@ -62,7 +62,7 @@ def test_a_signal_ends_the_demonstration_with_all_its_processes(tmp_path, number
         demo.send_signal(number)
         assert demo.wait(60) == 130, log.read_text()
         # What the daemon started ends when it sees that the daemon has ended.
-        wait_for(lambda: not with_variable(mark), 30, lambda: with_variable(mark))
+        wait_for(lambda: not with_variable(mark), 60, lambda: with_variable(mark))
     finally:
         for pid in with_variable(mark):
             os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ def test_no_levels_are_made_from_a_directory_that_a_link_replaced_after_the_inge
     rig.start()
     second = write(1051, specimen_id="s")
     rig.wait_until("ingested", second.metafile)
-    wait_for(lambda: any("lacks the marker" in reason for reason in rig.ready().get("reasons", ())), 30, "not ready")
+    wait_for(lambda: any("lacks the marker" in reason for reason in rig.ready().get("reasons", ())), 60, "not ready")
     directory, outside = second.metafile.parent, rig.root / "private"
     shutil.copytree(directory, outside)
     shutil.rmtree(directory)

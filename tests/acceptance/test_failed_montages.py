@@ -14,7 +14,7 @@ def test_web_status_metrics_and_log_agree_about_a_failed_montage(rig: Rig, write
     row = rig.montage_of(section.metafile)
     url = f"{rig.url}/api/montages/{row['id']}"
     # The state changes before the attempt ends.
-    wait_for(lambda: all(attempt["ended_at"] for attempt in fetch(url)["attempts"]), 20, "its attempts end")
+    wait_for(lambda: all(attempt["ended_at"] for attempt in fetch(url)["attempts"]), 60, "its attempts end")
     web = fetch(url)
     fault = web["fault"]
     assert (fault["kind"], web["failed_in"]) == ("ZFault", "noticed")

@@ -52,7 +52,7 @@ def test_events_that_a_receiver_refused_are_listed_retried_and_dropped(
     def listed() -> list[dict[str, Any]]:
         return json.loads(temwatch("notify", "list", "--json", *options).stdout)
 
-    rows = wait_for(lambda: [each for each in listed() if each["attempts"]][2:] and listed(), 30, listed)
+    rows = wait_for(lambda: [each for each in listed() if each["attempts"]][2:] and listed(), 60, listed)
     # A stack that no step uses for some time between two steps is closed twice.
     assert [row["kind"] for row in rows].count("montage.complete") == 1
     assert {row["subject"] for row in rows if row["kind"] == "stack.closed"} == {
@@ -70,11 +70,11 @@ def test_events_that_a_receiver_refused_are_listed_retried_and_dropped(
     done = temwatch("notify", "retry", *(str(row["id"]) for row in rows), *options)
     assert done.returncode == 1
     assert f"unknown   {dropped['id']}: it was delivered or dropped" in done.stdout
-    wait_for(lambda: len(receiver.accepted) == len(rows) - 1, 30)
+    wait_for(lambda: len(receiver.accepted) == len(rows) - 1, 60)
     accepted = next(event for event in receiver.accepted if event["type"] == "montage.complete")
     assert (accepted["id"], accepted["data"]["z"]) == (complete["event_id"], 3.0)
     assert Path(accepted["data"]["output_dir"]) == rig.mipmaps
-    wait_for(lambda: temwatch("notify", "list", *options).stdout == "no event waits for a hook\n", 30)
+    wait_for(lambda: temwatch("notify", "list", *options).stdout == "no event waits for a hook\n", 60)
     done = temwatch("notify", "test", *options)
     assert (done.returncode, done.stdout) == (0, "hook workflow: accepted the event\n")
     assert (receiver.accepted[-1]["type"], receiver.accepted[-1]["data"]) == ("test", {})

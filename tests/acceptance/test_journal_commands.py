@@ -59,7 +59,7 @@ def test_a_journal_deleted_while_the_daemon_runs_is_reported_and_can_be_backed_u
     running_rig.wait_until("complete", section.metafile)
     for companion in COMPANIONS:
         Path(f"{journal(running_rig)}{companion}").unlink(missing_ok=True)
-    (reason,) = wait_for(lambda: running_rig.ready()["reasons"], 10, "a reason why the daemon is not ready")
+    (reason,) = wait_for(lambda: running_rig.ready()["reasons"], 60, "a reason why the daemon is not ready")
     assert "was deleted or replaced" in reason
     assert "temwatch journal backup FILE" in reason
     copy = tmp_path / "saved.sqlite"

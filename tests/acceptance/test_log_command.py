@@ -26,7 +26,7 @@ def test_a_montage_is_followed_by_its_id(running_rig: Rig, write) -> None:
     rig, section, other = running_rig, write(1050), write(1051)
     rig.wait_until("complete", section.metafile, other.metafile)
     montage = rig.montage_of(section.metafile)["id"]
-    wait_for(lambda: has_last_line(rig, montage), 20, "the last line of the montage")
+    wait_for(lambda: has_last_line(rig, montage), 60, "the last line of the montage")
     config = ("--config", str(rig.config()))
     done = temwatch("log", str(montage), *config)
     assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ def test_a_step_stops_when_its_disk_becomes_low_and_no_level_is_made_twice(rig: 
         assert f'temwatch_disk_usable{{directory="{rig.mipmaps}"}} 0.0' in metrics
         row = rig.montage_of(written.metafile)
         lease.give_back()
-    wait_for(lambda: rig.montage_of(written.metafile)["fault"], 30, "the step ends")
+    wait_for(lambda: rig.montage_of(written.metafile)["fault"], 60, "the step ends")
     assert "GB free" in rig.montage_of(written.metafile)["fault"]["problem"]
     made = tiles_made()
     assert made < row["tiles"]
@@ -61,7 +61,7 @@ def test_no_mipmaps_are_written_below_a_missing_mount(rig: Rig, write):
     assert rig.daemon.stop() == 0
     rig.start()
     second = write(1051, specimen_id="s")
-    wait_for(lambda: any("lacks the marker" in reason for reason in rig.ready().get("reasons", ())), 30, "not ready")
+    wait_for(lambda: any("lacks the marker" in reason for reason in rig.ready().get("reasons", ())), 60, "not ready")
     rig.wait_until("ingested", second.metafile)
     assert list(rig.mipmaps.iterdir()) == []
     rig.mipmaps.rmdir()

@@ -111,7 +111,7 @@ def test_new_content_supersedes_the_old_content_and_only_its_tiles_remain(runnin
     content = json.loads(section.metafile.read_bytes())
     gone = content[1]["data"].pop()["img_path"]
     section.metafile.write_text(json.dumps(content))
-    wait_for(lambda: any(row["state"] == "superseded" for row in running_rig.montages()), 20)
+    wait_for(lambda: any(row["state"] == "superseded" for row in running_rig.montages()), 60)
     running_rig.wait_until("complete", section.metafile)
     assert running_rig.montage_of(section.metafile)["id"] != first["id"]
     for stack in ("raw", "mips"):
@@ -191,7 +191,7 @@ def test_a_lens_correction_set_is_recorded_as_ignored(running_rig, write):
     reference = section.metafile.with_name("_metadata_20170502174048_s_20170502174047_reference_0_.json")
     shutil.copy(section.metafile, reference)
     running_rig.wait_until("complete", section.metafile)
-    wait_for(lambda: (running_rig.montage_of(reference) or {}).get("state") == "ignored", 20)
+    wait_for(lambda: (running_rig.montage_of(reference) or {}).get("state") == "ignored", 60)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_a_backlog_waits_with_few_requests_and_is_processed_in_order(rig: Rig, w
     rig.tell_standin(**outage)
     sections = [write(1050 + number, specimen_id="s", size=(64, 64)) for number in range(WAITING)]
     rig.wait_until("settled", *(section.metafile for section in sections))
-    wait_for(lambda: not rig.ready()["ready"], 30, "not ready")
+    wait_for(lambda: not rig.ready()["ready"], 60, "not ready")
     before = len(rig.requests())
     time.sleep(12)
     sent = rig.requests()[before:]

@@ -13,7 +13,7 @@ def test_a_held_montage_continues_when_the_command_passes_it_even_after_kill_9(r
     rig.wait_until("applied", section.metafile)
     row = wait_for(
         lambda: (found := rig.montage_of(section.metafile))["waiting_for"] and found,
-        20,
+        60,
         "the montage waits for a person",
     )
     assert (row["waiting_for"], row["verdict"]) == ("a person: its quality verdict keeps its stacks open", "fail")

@@ -44,7 +44,7 @@ def test_a_directory_renamed_while_its_images_are_read_is_completed_under_its_ne
         lease.give_back()
     moved = new / written.metafile.name
     rig.wait_until("complete", moved)
-    wait_for(lambda: row_at(rig, written.metafile)["state"] == "superseded", 20, "the old path is superseded")
+    wait_for(lambda: row_at(rig, written.metafile)["state"] == "superseded", 60, "the old path is superseded")
     assert f"moved to {moved}" in str(events(rig, row_at(rig, written.metafile))[-1]["detail"])
     tiles = rig.tiles("s_mips", 1050.0)
     assert all("/renamed/" in tile["mipmapLevels"]["0"]["imageUrl"] for tile in tiles.values())
@@ -78,7 +78,7 @@ def test_a_directory_moved_out_of_the_watch_fails_with_a_hint_delays_no_stack_an
     rig.wait_until("mipmapped", written.metafile)
     # An attempt that is running has read the metafile; the next one has not.
     row = row_at(rig, written.metafile)
-    wait_for(lambda: (last := attempts(rig, row)[-1])["step"] == "apply" and last["ended_at"], 30, "apply failed once")
+    wait_for(lambda: (last := attempts(rig, row)[-1])["step"] == "apply" and last["ended_at"], 60, "apply failed once")
     away = rig.root / "away"
     written.metafile.parent.rename(away)
     rig.tell_standin()
@@ -166,7 +166,7 @@ def test_a_second_watch_of_a_directory_through_a_link_is_refused(rig):
     with_second_watch(rig, link)
     with pytest.raises(AssertionError, match="another watch of this one under a second name"):
         rig.start()
-    assert rig.daemon.process.wait(30) == 1
+    assert rig.daemon.process.wait(60) == 1
 
 
 def test_files_under_a_bind_mount_in_the_same_tree_are_processed_once(rig, write, tmp_path):

@@ -109,7 +109,7 @@ def test_a_failed_montage_is_retried_when_its_removed_metafile_is_back(started, 
     image.rename(image.with_name("kept"))
     rig.settings |= {"watch.arrival_timeout_s": 5.0}
     rig.start()
-    wait_for(lambda: rig.montage_of(written.metafile), 20, "noticed")
+    wait_for(lambda: rig.montage_of(written.metafile), 60, "noticed")
     written.metafile.rename(away)
     rig.wait_until("failed", written.metafile)
     assert "was removed" in rig.montage_of(written.metafile)["fault"]["problem"]

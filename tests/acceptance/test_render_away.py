@@ -67,7 +67,7 @@ def wait_until_away(rig: Rig) -> None:
     """Wait until /readyz answers 503 with render-ws as the reason."""
     wait_for(
         lambda: any(reason.startswith("render-ws is unavailable: ") for reason in rig.ready().get("reasons", ())),
-        30,
+        60,
         lambda: f"not ready; {rig.ready()}",
     )
     assert rig.ready()["ready"] is False
@@ -81,7 +81,7 @@ def wait_until_ready(rig: Rig) -> None:
 def require_whole(rig: Rig, specimen: str, *zs: float) -> None:
     """Check that both stacks are COMPLETE and contain four tiles, with 24 levels, in each of these layers only."""
     for stack in (f"{specimen}_raw", f"{specimen}_mips"):
-        wait_for(lambda name=stack: rig.stack_state(name) == "COMPLETE", 30, f"{stack} COMPLETE")
+        wait_for(lambda name=stack: rig.stack_state(name) == "COMPLETE", 60, f"{stack} COMPLETE")
         assert fetch(rig.stack_url(stack))["stats"]["tileCount"] == 4 * len(zs)
     for z in zs:
         assert len(rig.tiles(f"{specimen}_raw", z)) == 4
@@ -95,7 +95,7 @@ def test_the_daemon_waits_for_a_render_ws_that_becomes_unavailable_in_a_step(wel
     # First the request of this step is refused, then all requests.
     rig.tell_standin(match=request, kind="status", status=503)
     section = image(rig, specimen, 1050)
-    wait_for(lambda: was_asked(rig, request), 30, f"a request {request}")
+    wait_for(lambda: was_asked(rig, request), 60, f"a request {request}")
     rig.tell_standin(match=".", kind="status", status=503)
     wait_until_away(rig)
     later = image(rig, specimen, 1051)
@@ -172,7 +172,7 @@ def test_all_montages_become_complete_after_render_ws_is_killed_and_started_agai
     with leased(*(path for section in sections for path in section.images)) as lease:
         start_keeping_standin(rig, port)
         wait_until_ready(rig)
-        wait_for(lease.is_wanted, 30, "a montage at its mipmaps")
+        wait_for(lease.is_wanted, 60, "a montage at its mipmaps")
         rig.standin.kill()
         later = image(rig, "killed", 1052).metafile
         wait_until_away(rig)

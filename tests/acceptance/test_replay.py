@@ -110,7 +110,7 @@ def test_a_failed_montage_that_fails_again_ends_the_command_with_1_the_reason_an
 def test_a_replay_of_a_montage_in_progress_waits_and_does_not_repeat_its_steps(running_rig: Rig, write):
     running_rig.tell_standin(match="resolvedTiles", kind="late", seconds=3)
     section = write()
-    wait_for(lambda: running_rig.montage_of(section.metafile), 30)
+    wait_for(lambda: running_rig.montage_of(section.metafile), 60)
     first = replay(running_rig, section.metafile)
     assert first.returncode == 0, first.stdout
     assert "replayed" not in events_of(running_rig, section.metafile)
@@ -126,9 +126,9 @@ def test_an_interrupted_replay_leaves_the_work_to_the_daemon(running_rig: Rig, w
         stdout=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: "replayed" in events_of(running_rig, section.metafile), 30)
+    wait_for(lambda: "replayed" in events_of(running_rig, section.metafile), 60)
     command.send_signal(signal.SIGINT)
-    said, _ = command.communicate(timeout=30)
+    said, _ = command.communicate(timeout=60)
     assert command.returncode == 130
     assert f"the daemon at {running_rig.url} continues" in said
     running_rig.tell_standin()
@@ -141,7 +141,7 @@ def test_a_superseded_content_does_not_replace_the_present_content(running_rig: 
     running_rig.wait_until("complete", section.metafile)
     old = section.metafile.read_bytes()
     section.metafile.write_bytes(old + b" \n")
-    wait_for(lambda: len(running_rig.montages()) == 2, 30)
+    wait_for(lambda: len(running_rig.montages()) == 2, 60)
     running_rig.wait_until("complete", section.metafile)
     assert replay(running_rig, section.metafile).returncode == 0
     states = {row["digest"]: row["state"] for row in running_rig.montages()}

@@ -19,7 +19,7 @@ def test_the_password_of_the_url_is_in_no_output_of_the_daemon_and_its_commands(
     rig.settings = {"log.level": "debug"}
     section = write()
     rig.start()
-    wait_for(lambda: "cannot be reached" in str(rig.ready()), 20, "render-ws is unavailable")
+    wait_for(lambda: "cannot be reached" in str(rig.ready()), 60, "render-ws is unavailable")
     wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "settled", 60)
     config = ("--config", str(rig.config()))
     url = rig.url

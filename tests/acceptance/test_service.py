@@ -76,7 +76,7 @@ def test_every_page_answers_during_the_start(rig: Rig, tmp_path: Path) -> None:
             seen.update(filter(None, [status(f"http://127.0.0.1:{port}/{page}")]))
         return any('"daemon.ready"' in line for line in daemon.lines())
 
-    wait_for(is_ready, 30)
+    wait_for(is_ready, 60)
     assert seen <= {200, 503}
 
 
@@ -93,9 +93,9 @@ def test_pages_answer_while_another_program_holds_the_journal(running_rig: Rig, 
         for page in ("metrics", "readyz", "api/montages", "api/montages/1", "healthz"):
             with timed(page, 5):
                 assert status(f"{running_rig.url}/{page}") in (200, 503)
-        wait_for(lambda: "journal cannot be written" in str(running_rig.ready()), 30)
-    wait_for(lambda: running_rig.ready().get("ready"), 30, "ready again")
-    wait_for(lambda: len(running_rig.montages()) == 2, 30, "the new section recorded")
+        wait_for(lambda: "journal cannot be written" in str(running_rig.ready()), 60)
+    wait_for(lambda: running_rig.ready().get("ready"), 60, "ready again")
+    wait_for(lambda: len(running_rig.montages()) == 2, 60, "the new section recorded")
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_a_montage_on_which_alone_render_ws_fails_is_failed_even_after_an_outage
     rig.tell_standin(match=r"PUT .*/stack/bitter_raw/z/", kind="status", status=500, text="a bug in render-ws")
     rig.tell_standin(match=".", kind="status", status=503, times=60)
     section = image(rig, "bitter")
-    wait_for(lambda: away_reasons(rig), 30, lambda: f"not ready; {rig.ready()}")
+    wait_for(lambda: away_reasons(rig), 60, lambda: f"not ready; {rig.ready()}")
     rig.tell_standin()
     rig.tell_standin(match=r"PUT .*/stack/bitter_raw/z/", kind="status", status=500, text="a bug in render-ws")
     wait_for(lambda: (rig.montage_of(section.metafile) or {}).get("state") == "failed", 100, "FAILED")

@@ -123,7 +123,7 @@ class Machine:
         self._booting.kill()
         self._booting.wait()
         self._log.close()
-        wait_for(self._is_empty, 30)
+        wait_for(self._is_empty, 60)
 
     def _is_empty(self) -> bool:
         for group in sorted(self._group.rglob("*/"), reverse=True):

@@ -60,7 +60,7 @@ def test_two_daemons_use_one_render_ws_and_nothing_is_lost_when_one_is_killed(
             for z, section in sections.items() if of == name else ():
                 expected.setdefault(z, set()).update(f"{image.stem}.{z}" for image in section.images)
         for stack in (f"{name}_raw", f"{name}_mips"):
-            wait_for(lambda stack=stack: rig.stack_state(stack) == "COMPLETE", 30, stack)
+            wait_for(lambda stack=stack: rig.stack_state(stack) == "COMPLETE", 60, stack)
             assert {z: set(rig.tiles(stack, z)) for z in fetch(f"{rig.stack_url(stack)}/zValues")} == expected
         for z, ids in expected.items():
             assert verify_levels(rig.tiles(f"{name}_mips", z)) == 6 * len(ids)

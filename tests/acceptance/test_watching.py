@@ -84,13 +84,13 @@ def wait_for_reason(rig: Rig, text: str) -> str:
     """Return the first reason of a not ready daemon that contains a text."""
     return wait_for(
         lambda: next((reason for reason in rig.ready().get("reasons", ()) if text in reason), None),
-        30,
+        60,
         lambda: f"not ready because of {text}; {rig.ready()}",
     )
 
 
 def wait_until_ready(rig: Rig) -> None:
-    wait_for(lambda: rig.ready().get("ready"), 30, lambda: f"ready; {rig.ready()}")
+    wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
 
 
 def said(rig: Rig, event: str) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ def test_past_the_watch_limit_every_metafile_is_found_and_health_says_how_many_a
         later = [write_set(path.parent, 1000 + number) for number, path in enumerate(metafiles)]
         wait_until_found(rig, later)
         unannounced = len(later) - LIMIT
-        wait_for(lambda: watch_of(rig)["found_only_by_scan"] >= unannounced, 30, "what events missed is counted")
+        wait_for(lambda: watch_of(rig)["found_only_by_scan"] >= unannounced, 60, "what events missed is counted")
         assert watch_of(rig)["status"] == "watching", "events that were never asked for are not held against the others"
 
 
@@ -274,7 +274,7 @@ def test_a_root_that_is_suddenly_empty_alarms_and_recovers(running_rig, write):
     wait_until_ready(rig)
     second = write(1052)
     rig.wait_until("complete", first.metafile, second.metafile)
-    wait_for(lambda: len(rig.montages()) == 3, 20, "what came while it was empty")
+    wait_for(lambda: len(rig.montages()) == 3, 60, "what came while it was empty")
     rig.wait_until("complete", *(Path(row["metafile"]) for row in rig.montages()))
     events = rig.montage(rig.montage_of(first.metafile)["id"])["events"]
     assert [event["event"] for event in events].count("ingested") == 1
@@ -300,12 +300,12 @@ def test_a_good_configuration_is_taken_over_at_sighup(running_rig, write):
     (rig.root / "b").mkdir()
     there_before = image(rig.root / "b", 1060)
     reload(rig, with_second_watch(rig))
-    wait_for(lambda: said(rig, "config.reloaded"), 20, "config.reloaded")
+    wait_for(lambda: said(rig, "config.reloaded"), 60, "config.reloaded")
     assert said(rig, "config.reloaded")[0]["watches"] == [rig.name, "second"]
     first, second = write(1050), image(rig.root / "b", 1061)
     rig.wait_until("complete", first.metafile, second.metafile, there_before.metafile)
     reload(rig, rig.config_text())
-    wait_for(lambda: len(said(rig, "config.reloaded")) == 2, 20, "config.reloaded again")
+    wait_for(lambda: len(said(rig, "config.reloaded")) == 2, 60, "config.reloaded again")
     assert [watch["name"] for watch in rig.ready()["watches"]] == [rig.name]
     last = write(1052)
     rig.wait_until("complete", last.metafile)
@@ -321,7 +321,7 @@ def test_a_bad_configuration_at_sighup_is_refused_with_its_reason_and_the_old_on
     }
     for count, (words, spoiled) in enumerate(bad.items(), start=1):
         reload(rig, spoiled)
-        wait_for(lambda count=count: len(said(rig, "config.refused")) == count, 20, "config.refused")
+        wait_for(lambda count=count: len(said(rig, "config.refused")) == count, 60, "config.refused")
         assert words in said(rig, "config.refused")[-1]["problem"]
     section = write()
     rig.wait_until("complete", section.metafile)
@@ -380,11 +380,11 @@ def test_sigterm_during_mipmaps_lets_the_tiles_under_way_end_and_the_next_start_
     rig.start()
     journal = rig.root / "daemon.sqlite"
     with rig.held_at_mipmaps(lambda: write(1050, 24, size=(1536, 1536)), first=8) as (section, lease):
-        wait_for(lambda: len(tiles_made(journal)) >= 6, 30, "some tiles are made")
+        wait_for(lambda: len(tiles_made(journal)) >= 6, 60, "some tiles are made")
         rig.daemon.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: said(rig, "daemon.draining"), 30, "the daemon drains")
+        wait_for(lambda: said(rig, "daemon.draining"), 60, "the daemon drains")
         lease.give_back()
-        assert rig.daemon.process.wait(30) == 0
+        assert rig.daemon.process.wait(60) == 0
     made = tiles_made(journal)
     assert 6 <= len(made) < len(section.images)
     level1 = {path: path.stat().st_ino for path in (rig.mipmaps / "1").rglob("*.tif")}
@@ -402,9 +402,9 @@ def test_a_second_sigterm_does_not_wait_for_a_render_ws_that_does_not_answer(run
     rig = running_rig
     rig.tell_standin(match="^PUT .*resolvedTiles", kind="stall", seconds=100)
     section = write()
-    wait_for(lambda: any("resolvedTiles" in asked["path"] for asked in rig.requests()), 30, "tiles put")
+    wait_for(lambda: any("resolvedTiles" in asked["path"] for asked in rig.requests()), 60, "tiles put")
     rig.daemon.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: said(rig, "daemon.draining"), 10, "daemon.draining")
+    wait_for(lambda: said(rig, "daemon.draining"), 60, "daemon.draining")
     assert rig.daemon.stop(timeout_s=10) == 0
     rig.tell_standin()
     rig.start()
@@ -416,7 +416,7 @@ def test_sigterm_while_a_stack_is_being_closed_is_no_crash(running_rig, write):
     rig = running_rig
     rig.tell_standin(match="^PUT .*/state/COMPLETE", kind="stall", seconds=100)
     section = write()
-    wait_for(lambda: any("COMPLETE" in asked["path"] for asked in rig.requests()), 30, "a stack being closed")
+    wait_for(lambda: any("COMPLETE" in asked["path"] for asked in rig.requests()), 60, "a stack being closed")
     assert rig.daemon.stop(timeout_s=20) == 0
     rig.tell_standin()
     rig.start()

@@ -135,7 +135,7 @@ http {{ access_log off; {places} server {{ listen 127.0.0.1:{port}; location {pa
     )
     process = subprocess.Popen([program, "-p", str(directory), "-e", "error.log", "-c", str(config)])
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             assert process.poll() is None, (directory / "error.log").read_text()
             with contextlib.suppress(OSError):
@@ -146,4 +146,4 @@ http {{ access_log off; {places} server {{ listen 127.0.0.1:{port}; location {pa
         yield f"http://127.0.0.1:{port}{path}/"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)

@@ -124,7 +124,7 @@ class Bench:
         """Stop in order, as the daemon does."""
         self.assembly.pipeline.stop()
         self.assembly.keeper.stop()
-        await asyncio.wait([self.tasks["pipeline"]], timeout=20)
+        await asyncio.wait([self.tasks["pipeline"]], timeout=60)
         await self.end()
 
     async def end(self) -> None:

@@ -334,7 +334,7 @@ async def test_a_scheduler_without_temwatch_keeps_nothing_of_finished_jobs(
     await asyncio.sleep(0)
     cancelled.cancel()
     with Client(cluster.address, set_as_default=False) as client:
-        wait_for(lambda: client.run_on_scheduler(kept_by) == KEPT_WHEN_IDLE, "the scheduler forgets the tasks", 20)
+        wait_for(lambda: client.run_on_scheduler(kept_by) == KEPT_WHEN_IDLE, "the scheduler forgets the tasks", 60)
     wait_for_crew(pool, lambda crew: crew.tiles == 0, "no job is left here")
 
 

@@ -321,7 +321,7 @@ class TestAWorkerThatDies:
             assert futures[4].cancel()
             os.kill(pids_of(pool.executor)[0], signal.SIGKILL)
             for future in (*futures[:4], futures[5]):
-                assert isinstance(future.exception(timeout=20), BrokenExecutor)
+                assert isinstance(future.exception(timeout=60), BrokenExecutor)
 
     async def test_a_job_that_is_submitted_while_the_pool_breaks_is_submitted_again(
         self, processes: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -336,7 +336,7 @@ class TestAWorkerThatDies:
             return Future()
 
         monkeypatch.setattr(ProcessPoolExecutor, "submit", too_late)
-        report = await asyncio.wait_for(run_job(processes, job_for(tmp_path)), 30)
+        report = await asyncio.wait_for(run_job(processes, job_for(tmp_path)), 60)
         assert report.fault is None
         assert processes.rebuilt == 1
 
@@ -693,7 +693,7 @@ def test_killing_the_daemon_leaves_no_process_and_no_partial_file(
     with daemon(tmp_path, TMPDIR=str(temporary)) as (process, line):
         server, workers = pids_after_start(line)
         process.kill()
-        process.wait(20)
+        process.wait(60)
         wait_for(lambda: not any(map(is_running, [server, *workers])), "workers and their server end")
     assert not list(temporary.iterdir())
     require_whole(tmp_path / "mipmaps", 1024)

@@ -678,7 +678,7 @@ async def test_the_number_of_concurrent_requests_is_limited() -> None:
         maximum = max(maximum, under_way)
         if under_way == 3:
             is_full.set()
-        await asyncio.wait_for(is_full.wait(), 20)
+        await asyncio.wait_for(is_full.wait(), 60)
         await asyncio.sleep(0.01)
         under_way -= 1
         return web.json_response([])

@@ -70,7 +70,7 @@ class Renames(FileSystemEventHandler):
         mark = self._level1 / f"mark_{self._marks}"
         mark.with_suffix(".part").touch()
         mark.with_suffix(".part").rename(mark)
-        wait_for(lambda: str(mark) in self._seen, 20, "the observer to catch up")
+        wait_for(lambda: str(mark) in self._seen, 60, "the observer to catch up")
         mark.unlink()
         return dict(self.count)
 
@@ -161,7 +161,7 @@ def kill_at_a_random_moment(rig: Rig, rng: random.Random) -> None:
     leader = rig.daemon.process.pid
     assert rig.daemon.process.poll() is None, rig.daemon.lines()[-20:]
     rig.daemon.kill()
-    wait_for(lambda: not processes_of_session(leader), 10, lambda: f"the end of {processes_of_session(leader)}")
+    wait_for(lambda: not processes_of_session(leader), 60, lambda: f"the end of {processes_of_session(leader)}")
 
 
 def survive(tmp_path: Path, kills: int, seed: int) -> FaultRun:

@@ -185,7 +185,7 @@ def test_montages_wait_for_a_mipmap_disk_that_becomes_read_only(tmp_path, scale,
         def turn(mode: str) -> Callable[[], None]:
             def remount() -> None:
                 # A file system cannot become read-only while a file is open for writing.
-                wait_for(lambda: _succeeds(lambda: mounts.mount("-o", f"remount,{mode}", str(rig.mipmaps))), 20, mode)
+                wait_for(lambda: _succeeds(lambda: mounts.mount("-o", f"remount,{mode}", str(rig.mipmaps))), 60, mode)
 
             return remount
 
@@ -225,7 +225,7 @@ def test_no_montage_is_lost_when_an_acquisition_mount_disappears_and_comes_back(
             mounts.unmount(mountpoint)
             meanwhile = write(on_server, 2 * number + 2)
             metafiles += [mountpoint / path.relative_to(server) for path in (there, meanwhile)]
-            wait_for(lambda: not rig.ready().get("ready"), 30, "not ready")
+            wait_for(lambda: not rig.ready().get("ready"), 60, "not ready")
             assert not [row for row in present_rows(rig).values() if row["state"] == "failed"]
             mounts.mount("--bind", str(server), str(mountpoint))
             wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")

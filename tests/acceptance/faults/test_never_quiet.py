@@ -85,7 +85,7 @@ def run_without_pause(rig: Rig, flow: Flow) -> FaultRun:
         during, closes = len(completed(rig)), len(closes_of(rig))
         assert during, f"none of {len(metafiles)} COMPLETE while sections arrive"
         wait_until_ended(rig, metafiles, 300)
-        wait_for(lambda: rig.ready().get("ready"), 30, lambda: f"ready; {rig.ready()}")
+        wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
         found = completed(rig)
         account = audit(rig, metafiles, levels=LEVELS)
         assert "Traceback" not in rig.daemon.log.read_text()

@@ -91,7 +91,7 @@ def test_all_montages_of_eight_microscopes_become_complete_in_bounded_memory(tmp
         metafiles = [path for each in written for path in each]
         wait_until_ended(rig, metafiles, 120)
         took_s = time.monotonic() - began
-        wait_for(lambda: rig.ready().get("ready"), 30, lambda: f"ready; {rig.ready()}")
+        wait_for(lambda: rig.ready().get("ready"), 60, lambda: f"ready; {rig.ready()}")
         account = audit(rig, metafiles, levels=LEVELS)
         assert "Traceback" not in rig.daemon.log.read_text()
     daemon, worker = (first_and_last([each[column] for each in samples]) for column in (0, 1))

@@ -110,7 +110,7 @@ class FileActions(RuleBasedStateMachine):
         root = WatchRoot("model", self.root, scan_interval_s=0.1, full_scan_interval_s=0.5)
         self.watcher = Watcher([root], self._take, timing=QUICK, open_hints=self.open_hints)
         self.task = self.loop.create_task(self.watcher.run())
-        self.loop.run_until_complete(asyncio.wait_for(self.watcher.caught_up.wait(), 20))
+        self.loop.run_until_complete(asyncio.wait_for(self.watcher.caught_up.wait(), 60))
 
     async def _take(self, sighting: Sighting) -> None:
         self.last[sighting.path] = sighting.identity

@@ -48,7 +48,7 @@ def test_no_tile_or_montage_is_lost_when_workers_are_killed_at_random_moments(tm
         wait_until_ended(rig, metafiles, 240)
         account = audit(rig, metafiles, levels=LEVELS)
         assert fetch(f"{rig.url}/healthz") == {"alive": True}
-        wait_for(lambda: rig.ready().get("ready"), 30, "ready")
+        wait_for(lambda: rig.ready().get("ready"), 60, "ready")
         assert "Traceback" not in rig.daemon.log.read_text()
     enter(FaultRun("kill -9 of a worker process", len(killed), **account.counts(), note=f"seed {seed}"))
     assert not account.problems
