@@ -20,6 +20,7 @@ from daemon.montages.sighting import FoundBy, Sighting
 from daemon.montages.states import UNFINISHED, MontageState
 from daemon.pipeline.changes.recheck import Recheck
 from daemon.pipeline.metrics import Metrics
+from daemon.pipeline.order.retry import MAX_DELAY_S
 from daemon.pipeline.order.schedule import Ticket
 from daemon.pipeline.runner import PipelineRunner
 from daemon.pipeline.settling.metafile_cache import MetafileCache
@@ -307,6 +308,9 @@ class World:
         """Run the daemon until no work is left, including work that fails after a time-out."""
         for _ in range(4):
             await self.work(ARRIVAL_TIMEOUT_S / 2 + 1)
+        last = self.now + 4 * MAX_DELAY_S
+        while len(self.pipeline._queue) and self.now < last:
+            await self.work()
 
     # --- actions of users
 
