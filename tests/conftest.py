@@ -18,9 +18,11 @@ from tests.order import begin_with_longest
 
 forget_caller(os.environ)
 
-# Tests must not depend on the speed of the machine. HYPOTHESIS_PROFILE=thorough draws more examples.
+# Tests must not depend on the speed of the machine. HYPOTHESIS_PROFILE=thorough draws more examples; `repeatable` draws
+# the same ones in each run, so that a change is judged by what it changes.
 settings.register_profile("temwatch", deadline=None, max_examples=50)
-settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.register_profile("thorough", settings.get_profile("temwatch"), max_examples=300)
+settings.register_profile("repeatable", settings.get_profile("temwatch"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "temwatch"))
 
 # structlog's own format shows the locals of each frame, which takes half a second of CPU for each traceback.
