@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation
 
+# The demonstration and the tests start many processes, each of which would compile temwatch and its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all faults bench fuzz mutants lint types contracts spelling check wheel lock config-example clean
 
@@ -21,9 +24,8 @@ $(READY): requirements-dev.lock pyproject.toml hatch_build.py $(wildcard handler
 demo: $(READY) ## run the main job: a simulated microscope, the daemon, a stand-in render-ws
 	$(BIN)/temwatch demo
 
-# Most tests often wait for processes: six at a time keep two cores busy. They start hundreds of processes; each would compile
-# temwatch again if PYTHONDONTWRITEBYTECODE were set.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 6 --dist worksteal
+# Most tests often wait for processes: six at a time keep two cores busy.
+PYTEST := $(BIN)/python -m pytest -n 6 --dist worksteal
 TESTS ?= tests
 test: $(READY) ## run the tests (about six minutes on two cores; TESTS=tests/unit runs only these)
 	$(PYTEST) $(TESTS)
@@ -41,7 +43,7 @@ faults: $(READY) ## inject every fault and print what was lost (an hour; SCALE=s
 # ARGS="images --seed 17" tries one input; docs/reliability.md.
 FUZZ_MINUTES ?= 4
 fuzz: $(READY) ## fuzz everything that others write: images, metafiles, answers, requests (FUZZ_MINUTES=60: longer)
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES) $(ARGS)
+	$(BIN)/python -m tests.fuzz --minutes $(FUZZ_MINUTES) $(ARGS)
 
 BENCHED := $(VENV)/.bench-ready
 $(BENCHED): $(READY) benchmarks/requirements-build.lock benchmarks/requirements.lock
